@@ -1,0 +1,63 @@
+"""A LlamaIndex query bundle that carries the dialogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.schema import QueryBundle
+
+from reges_index.dialogue.messages import Dialogue, to_messages
+from reges_index.dialogue.render import render_history
+
+__all__ = ["DialogueQueryBundle", "dialogue_of"]
+
+
+@dataclass
+class DialogueQueryBundle(QueryBundle):
+    """A query bundle with the chat messages that the query stands for.
+
+    It goes through LlamaIndex's engines, postprocessors, synthesizers and events as it is. Before
+    `ReGeSQueryTransform` the query string is the dialogue as text (the paper's *Original*); after it the
+    query string and what is embedded are the refined query, and the messages are still there.
+
+    Attributes
+    ----------
+    messages
+        The dialogue, oldest first.
+    report
+        What the components so far have to say about this query (messages cut, fall-backs, tokens).
+    """
+
+    messages: tuple[ChatMessage, ...] = ()
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dialogue(cls, dialogue: Dialogue) -> DialogueQueryBundle:
+        """Make a bundle from a string, a `Turn` or a sequence of messages.
+
+        Raises
+        ------
+        InputError
+            If the dialogue is empty.
+        """
+        messages = to_messages(dialogue)
+        return cls(query_str=render_history(messages).text, messages=messages)
+
+    def refined(self, queries: list[str], report: dict[str, Any]) -> DialogueQueryBundle:
+        """Return a copy that searches with ``queries`` (their mean vector) instead of the dialogue."""
+        return replace(
+            self,
+            query_str=queries[0],
+            custom_embedding_strs=queries,
+            embedding=None,  # else the vector of the unrefined text would be used
+            report={**self.report, **report},
+        )
+
+
+def dialogue_of(bundle: QueryBundle) -> tuple[ChatMessage, ...]:
+    """Return the dialogue behind a bundle; a plain bundle counts as one message of the user."""
+    if isinstance(bundle, DialogueQueryBundle) and bundle.messages:
+        return bundle.messages
+    return (ChatMessage(role=MessageRole.USER, content=bundle.query_str),)

@@ -1,0 +1,1 @@
+"""Both halves in LlamaIndex engines (section 2.1)."""

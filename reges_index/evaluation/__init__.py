@@ -1,0 +1,1 @@
+"""Protocols, metrics, baselines, experiments and reports (section 3)."""

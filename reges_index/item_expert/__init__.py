@@ -1,0 +1,1 @@
+"""Retrieval-augmented generation (section 2.4): the item expert LLM_G."""
