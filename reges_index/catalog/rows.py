@@ -1,0 +1,77 @@
+"""Rows of a collection: what Chroma keeps of an item.
+
+A row is a LlamaIndex node as `ChromaVectorStore` writes it (so stock LlamaIndex reads it), with lists as
+real lists to filter on and a hash to tell whether the item has changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from chromadb import Collection
+from llama_index.core.schema import BaseNode, MetadataMode, TextNode
+from llama_index.core.vector_stores.utils import (
+    legacy_metadata_dict_to_node,
+    metadata_dict_to_node,
+    node_to_metadata_dict,
+)
+
+from reges_index.catalog.item import Item
+from reges_index.catalog.nodes import LIST_FIELDS, MARKER
+from reges_index.catalog.template import TextTemplate
+
+__all__ = ["HASH_KEY", "Row", "item_row", "iter_rows", "node_row", "row_node"]
+
+HASH_KEY = "reges_hash"
+
+
+class Row(NamedTuple):
+    """What is written for one item; the vector goes beside it."""
+
+    id: str
+    document: str
+    metadata: dict[str, Any]
+
+
+def item_row(item: Item, template: TextTemplate) -> Row:
+    """Return the row of an item."""
+    row = node_row(item.to_node(template))
+    row.metadata[HASH_KEY] = item.content_hash
+    return row
+
+
+def node_row(node: BaseNode) -> Row:
+    """Return the row of any node. Without an item's hash, so that the next sync writes it anew."""
+    metadata = node_to_metadata_dict(node, remove_text=True, flat_metadata=False)
+    if MARKER in node.metadata:
+        del metadata[MARKER]
+        metadata.pop("abstract", None)  # in the node's JSON and in the document already
+        for key in (*LIST_FIELDS, *json.loads(node.metadata[MARKER])["lists"]):
+            if key in metadata and not (names := json.loads(metadata[key])):
+                del metadata[key]  # Chroma has no empty lists
+            elif key in metadata:
+                metadata[key] = names
+    flat = {key: value for key, value in metadata.items() if value is not None}
+    return Row(node.node_id, node.get_content(metadata_mode=MetadataMode.NONE), flat)
+
+
+def row_node(row_id: str, document: str | None, metadata: Mapping[str, Any] | None) -> BaseNode:
+    """Return the node of a row, whoever wrote it: this package, LlamaIndex, or Chroma's own client."""
+    values = dict(metadata or {})
+    if "_node_content" in values:
+        node = metadata_dict_to_node(values, text=document or "")
+        if node.node_id != row_id:
+            node = node.model_copy(update={"id_": row_id})
+        return node
+    plain, _info, relationships = legacy_metadata_dict_to_node(values)
+    return TextNode(id_=row_id, text=document or "", metadata=plain, relationships=relationships)
+
+
+def iter_rows(
+    collection: Collection, ids: Sequence[str], include: list[str], batch_size: int
+) -> Iterator[dict[str, Any]]:
+    """Get rows in Chroma's batches; rows of a batch come in Chroma's order, unknown ids are left out."""
+    for start in range(0, len(ids), batch_size):
+        yield dict(collection.get(ids=list(ids[start : start + batch_size]), include=include))
