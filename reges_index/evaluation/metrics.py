@@ -1,0 +1,169 @@
+"""Metrics per (turn, target) pair: ranx computes them, each pair being one query with one right answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import ranx
+from numpy.typing import NDArray
+
+from reges_index.evaluation.protocol import Pairs, visible
+
+__all__ = [
+    "DEPTH",
+    "METRICS",
+    "SUCCESS",
+    "PairScores",
+    "RecommendationProfile",
+    "profile_recommendations",
+    "score_pairs",
+]
+
+SUCCESS = "rec_success_rate"
+"""Recall@1 of what was recommended (section 3.3 of the paper)."""
+
+_RANKING_METRICS = (
+    "recall@1",
+    "recall@5",
+    "recall@10",
+    "recall@20",
+    "recall@50",
+    "mrr@10",
+    "mrr@50",
+    "ndcg@10",
+    "ndcg@50",
+)
+METRICS: tuple[str, ...] = (SUCCESS, *_RANKING_METRICS)
+DEPTH = 50
+"""Rankings count down to here. All metrics are cut, or a system that lists more would look better."""
+
+# Codes in the arrays given to ranx; catalog items are 0, 1, ... A target outside the catalog equals nothing.
+_PADDING, _OUTSIDE_ITEM, _OUTSIDE_TARGET = -1, -2, -3
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """What one system scores on each of P pairs.
+
+    Attributes
+    ----------
+    values
+        Shape (P, M), columns in the order of `METRICS`, each in [0, 1].
+    rank
+        Shape (P,): place of the target in the ranking that the protocol leaves, 1 being the best; 0 where
+        the ranking does not hold it. Not cut at `DEPTH`.
+    """
+
+    values: NDArray[np.float64]
+    rank: NDArray[np.int64]
+
+    def column(self, metric: str) -> NDArray[np.float64]:
+        """Return one metric's values, shape (P,)."""
+        return self.values[:, METRICS.index(metric)]
+
+
+def score_pairs(
+    pairs: Pairs,
+    rankings: Sequence[Sequence[str]],
+    catalog: Mapping[str, int],
+    recommended: Sequence[str | None] | None = None,
+) -> PairScores:
+    """Score the rankings of one system.
+
+    Rankings are lists, so there are no ties to break: the scores that ranx sorts by fall strictly.
+
+    Parameters
+    ----------
+    rankings
+        One for each turn, item ids best first, none twice. Ids that are not in ``catalog`` keep their
+        place and are misses.
+    catalog
+        Item id to a number, 0 to M-1.
+    recommended
+        For each turn the item that was recommended, where that may differ from the first of the ranking;
+        None for the first. One that the protocol excludes gives way to the first that it does not.
+    """
+    count = len(pairs.target)
+    if not count:
+        return PairScores(np.zeros((0, len(METRICS))), np.zeros(0, dtype=np.int64))
+    left = {int(t): visible(rankings[t], pairs.excluded[t]) for t in np.unique(pairs.turn)}
+    run = np.full((count, DEPTH, 2), _PADDING, dtype=np.float64)
+    run[:, :, 1] = np.arange(DEPTH, 0, -1)
+    truth = np.ones((count, 1, 2), dtype=np.float64)
+    rank = np.zeros(count, dtype=np.int64)
+    success = np.zeros(count)
+    for row, (turn, target) in enumerate(zip(pairs.turn.tolist(), pairs.target, strict=True)):
+        ranking = left[turn]
+        codes = [catalog.get(item, _OUTSIDE_ITEM) for item in ranking[:DEPTH]]
+        run[row, : len(codes), 0] = codes
+        truth[row, 0, 0] = catalog.get(target, _OUTSIDE_TARGET)
+        if target in catalog:
+            rank[row] = ranking.index(target) + 1 if target in ranking else 0
+            pick = recommended[turn] if recommended is not None else None
+            if pick is None or pick in pairs.excluded[turn]:
+                pick = ranking[0] if ranking else None
+            success[row] = pick == target
+    scores = ranx.evaluate(truth, run, list(_RANKING_METRICS), return_mean=False)
+    columns = [success, *(np.asarray(scores[name], dtype=np.float64) for name in _RANKING_METRICS)]
+    return PairScores(np.stack(columns, axis=1), rank)
+
+
+@dataclass(frozen=True)
+class RecommendationProfile:
+    """How varied and how popular a system's recommendations are, over the turns that a protocol counts.
+
+    Attributes
+    ----------
+    coverage_at_1, coverage_at_10
+        Share of the catalog that appears at rank 1, or in the first ten, of any turn.
+    distinct_at_1, distinct_at_10
+        The same as counts of items.
+    mean_popularity
+        How often the first item was a target in the train turns, averaged over the turns that have a
+        first item; None without train turns or without any first item.
+    share_unseen
+        Share of first items that no train turn has as a target; None as above.
+    turns_without_ranking
+        Turns whose ranking is empty.
+    """
+
+    coverage_at_1: float
+    coverage_at_10: float
+    distinct_at_1: int
+    distinct_at_10: int
+    mean_popularity: float | None
+    share_unseen: float | None
+    turns_without_ranking: int
+
+
+def profile_recommendations(
+    pairs: Pairs,
+    rankings: Sequence[Sequence[str]],
+    catalog: Mapping[str, int],
+    popularity: Counter[str] | None = None,
+) -> RecommendationProfile:
+    """Describe what is recommended; ids outside the catalog cover nothing.
+
+    Parameters
+    ----------
+    popularity
+        Item id to how often it was a target in training (`baselines.target_counts`).
+    """
+    turns = np.unique(pairs.turn).tolist()
+    tops = [visible(rankings[t], pairs.excluded[t])[:10] for t in turns]
+    firsts = [top[0] for top in tops if top]
+    at_1 = {item for item in firsts if item in catalog}
+    at_10 = {item for top in tops for item in top if item in catalog}
+    seen = [popularity[item] for item in firsts] if popularity is not None else []
+    return RecommendationProfile(
+        coverage_at_1=len(at_1) / len(catalog) if catalog else 0.0,
+        coverage_at_10=len(at_10) / len(catalog) if catalog else 0.0,
+        distinct_at_1=len(at_1),
+        distinct_at_10=len(at_10),
+        mean_popularity=float(np.mean(seen)) if seen else None,
+        share_unseen=float(np.mean([n == 0 for n in seen])) if seen else None,
+        turns_without_ranking=len(tops) - len(firsts),
+    )

@@ -1,0 +1,282 @@
+"""Predictions as `reges predict` writes them, made by this package or by any other system."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from reges_index.errors import InputError
+from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.files import json_lines
+from reges_index.evaluation.titles import MATCH_KINDS, TitleMatcher
+
+__all__ = ["AlignedPredictions", "Prediction", "align", "dump", "read_predictions"]
+
+_EXAMPLES = 5
+
+
+class Prediction(BaseModel):
+    """What one system says for one turn. Only ``id`` and ``ranking`` are required.
+
+    Attributes
+    ----------
+    id
+        Of the turn.
+    ranking
+        Item ids or titles, best first.
+    query
+        What was searched with.
+    probabilities
+        For the first items of the ranking, in its order; none is NaN or outside [0, 1].
+    recommendation
+        The item that was recommended (id or title, or an object with ``id``); default the first of the
+        ranking.
+    answer
+        Free text of a system that generates; what is in it decides the hallucination ratio.
+    hallucinated
+        Whether the answer named no catalog item, when the system knows that itself.
+    candidates
+        How many of the ranking's first items the item expert saw; None when unknown.
+    timings, tokens
+        Seconds and token counts by stage.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    id: str = Field(min_length=1)
+    ranking: tuple[str, ...]
+    query: str | None = None
+    probabilities: tuple[float, ...] | None = None
+    recommendation: str | None = None
+    answer: str | None = None
+    hallucinated: bool | None = None
+    candidates: int | None = Field(default=None, ge=0)
+    timings: dict[str, float] = Field(default_factory=dict)
+    tokens: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("ranking", mode="before")
+    @classmethod
+    def _ids_as_text(cls, value: Any) -> Any:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ValueError("expected a list of item ids or titles, best first")
+        # CRSLab and UniCRS number their entities.
+        return [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in value]
+
+    @field_validator("recommendation", mode="before")
+    @classmethod
+    def _recommended_id(cls, value: Any) -> Any:
+        return value.get("id") if isinstance(value, Mapping) else value
+
+    @field_validator("probabilities")
+    @classmethod
+    def _are_probabilities(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        for place, p in enumerate(value or ()):
+            if math.isnan(p):
+                raise ValueError(f"entry {place} is NaN; a ranking sorted by NaN has no order")
+            if not -1e-6 <= p <= 1 + 1e-6:
+                raise ValueError(f"entry {place} is {p}, outside 0 to 1")
+        return value
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """Read a predictions file (JSON Lines).
+
+    Raises
+    ------
+    InputError
+        Naming file and line: malformed JSON, a missing field, an id predicted twice, a NaN; or naming the
+        file when there is no prediction in it.
+    """
+    path = Path(path)
+    predictions: list[Prediction] = []
+    lines: dict[str, int] = {}
+    for number, row in json_lines(path):
+        try:
+            prediction = Prediction.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
+            raise InputError(
+                f"{path}:{number}: {place}: {reason}",
+                hint='a line is {"id": TURN, "ranking": [ITEM, ...]}; docs/evaluation.md lists the rest',
+            ) from error
+        if prediction.id in lines:
+            raise InputError(
+                f"{path}:{number}: turn {prediction.id!r} was predicted already, "
+                f"on line {lines[prediction.id]}",
+                hint="keep one prediction for each turn",
+            )
+        lines[prediction.id] = number
+        predictions.append(prediction)
+    if not predictions:
+        raise InputError(
+            f"{path}: no prediction in it", hint="one JSON object with 'id' and 'ranking' a line"
+        )
+    return predictions
+
+
+@dataclass(frozen=True)
+class AlignedPredictions:
+    """One system's predictions brought into the order of T turns and into catalog ids.
+
+    Attributes
+    ----------
+    name
+        Of the system, as it stands in the tables.
+    rankings
+        T rankings without doubles; an entry that is no catalog item keeps its place.
+    recommended
+        T recommended items, None where the ranking's first is meant.
+    predictions
+        T predictions as they were read, None where a turn is missing.
+    hallucinated
+        T times whether the answer names no catalog item; None where nobody can tell.
+    counts
+        What was wrong, by name; see `align`.
+    matching
+        How many ranking entries were matched in which way (`titles.MATCH_KINDS`).
+    examples
+        A few ids or titles for each count that is not 0.
+    source
+        Path and SHA-256 of the file, if it came from one.
+    """
+
+    name: str
+    rankings: tuple[tuple[str, ...], ...]
+    recommended: tuple[str | None, ...]
+    predictions: tuple[Prediction | None, ...]
+    hallucinated: tuple[bool | None, ...]
+    counts: dict[str, int]
+    matching: dict[str, int]
+    examples: dict[str, list[str]]
+    source: dict[str, str] = field(default_factory=dict)
+
+
+class _Log:
+    def __init__(self, *names: str) -> None:
+        self.counts: dict[str, int] = dict.fromkeys(names, 0)
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, name: str, example: str) -> None:
+        self.counts[name] += 1
+        kept = self.examples.setdefault(name, [])
+        if len(kept) < _EXAMPLES and example not in kept:
+            kept.append(example)
+
+
+def align(
+    name: str,
+    predictions: Iterable[Prediction],
+    data: EvaluationData,
+    *,
+    matcher: TitleMatcher | None = None,
+    source: dict[str, str] | None = None,
+) -> AlignedPredictions:
+    """Bring predictions into the order of the turns and into catalog ids, counting what does not fit.
+
+    Counts: ``unknown_turns`` (predicted, not in the data, ignored), ``missing_turns`` (not predicted, scored
+    as misses), ``empty_rankings``, ``doubles_dropped`` (an item listed again further down),
+    ``outside_catalog`` (entries that are no id and no title of the catalog; they keep their place and are
+    misses), ``ambiguous_titles``.
+
+    Parameters
+    ----------
+    matcher
+        Of the data's catalog, to share between systems.
+
+    Raises
+    ------
+    InputError
+        If not one of the predicted turns is in the data.
+    """
+    matcher = matcher or TitleMatcher(data.items)
+    by_id = {prediction.id: prediction for prediction in predictions}
+    log = _Log(
+        "unknown_turns",
+        "missing_turns",
+        "empty_rankings",
+        "doubles_dropped",
+        "outside_catalog",
+        "ambiguous_titles",
+    )
+    known = {turn.id for turn in data.turns}
+    for turn_id in by_id:
+        if turn_id not in known:
+            log.add("unknown_turns", turn_id)
+    if log.counts["unknown_turns"] == len(by_id):
+        raise InputError(
+            f"{name}: none of its {len(by_id)} predictions is for a turn of these conversations "
+            f"(first: {next(iter(by_id), 'none')!r}, expected such as {data.turns[0].id!r})",
+            hint="predict on the same file that is given as --conversations",
+        )
+    kinds: Counter[str] = Counter()
+    rankings: list[tuple[str, ...]] = []
+    recommended: list[str | None] = []
+    hallucinated: list[bool | None] = []
+    for turn in data.turns:
+        prediction = by_id.get(turn.id)
+        if prediction is None:
+            log.add("missing_turns", turn.id)
+            rankings.append(())
+            recommended.append(None)
+            hallucinated.append(None)
+            continue
+        ranking = _resolve(prediction.ranking, matcher, kinds, log)
+        if not ranking:
+            log.add("empty_rankings", turn.id)
+        pick = matcher.match(prediction.recommendation).item if prediction.recommendation else None
+        # A named recommendation that is no item must not be replaced by the ranking's first.
+        recommended.append(prediction.recommendation if prediction.recommendation and pick is None else pick)
+        rankings.append(ranking)
+        hallucinated.append(_is_hallucinated(prediction, matcher))
+    return AlignedPredictions(
+        name=name,
+        rankings=tuple(rankings),
+        recommended=tuple(recommended),
+        predictions=tuple(by_id.get(turn.id) for turn in data.turns),
+        hallucinated=tuple(hallucinated),
+        counts=log.counts,
+        matching={kind: kinds[kind] for kind in MATCH_KINDS},
+        examples=log.examples,
+        source=source or {},
+    )
+
+
+def _resolve(
+    ranking: Sequence[str], matcher: TitleMatcher, kinds: Counter[str], log: _Log
+) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for entry in ranking:
+        match = matcher.match(entry)
+        kinds[match.kind] += 1
+        if match.item is None:
+            log.add("outside_catalog", entry)
+        elif match.kind == "ambiguous":
+            log.add("ambiguous_titles", entry)
+        item = entry if match.item is None else match.item
+        if item in found:
+            log.add("doubles_dropped", entry)
+        found[item] = None
+    return tuple(found)
+
+
+def _is_hallucinated(prediction: Prediction, matcher: TitleMatcher) -> bool | None:
+    if prediction.hallucinated is not None:
+        return prediction.hallucinated
+    said = prediction.answer if prediction.answer is not None else prediction.recommendation
+    if said is None:
+        said = prediction.ranking[0] if prediction.ranking else None
+    return None if said is None else matcher.match(said).item is None
+
+
+def dump(prediction: Prediction) -> str:
+    """Return a prediction as one line of JSON, without the fields that are not set."""
+    return json.dumps(prediction.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False)
