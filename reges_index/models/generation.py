@@ -1,0 +1,205 @@
+"""Sampling and greedy decoding in batches, on top of ``transformers``' ``generate``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import Any, Literal
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from reges_index.errors import InputError
+from reges_index.models.chat_frame import ChatFrame
+
+__all__ = ["Generation", "GenerationOptions", "generate_batch"]
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated text.
+
+    Attributes
+    ----------
+    text
+        The text, without special tokens and without the stop string.
+    prompt_tokens, new_tokens
+        Tokens read and written; ``new_tokens`` counts the end token.
+    finish_reason
+        "stop" for an end token or a stop string, "length" for ``max_new_tokens``, "cancelled" for a stream
+        whose reader left.
+    """
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How to decode. The defaults are greedy; the paper's item expert samples at temperature 0.1.
+
+    Attributes
+    ----------
+    max_new_tokens
+        At most this many tokens, end token included.
+    temperature
+        0 is greedy; above, tokens are sampled.
+    top_p
+        Sample from the smallest set of tokens with this much probability.
+    stop
+        Texts at which to end; they are cut off.
+    repetition_penalty
+        Above 1 makes tokens that have occurred (prompt included) less likely.
+    no_repeat_ngram_size
+        Forbid token n-grams of this size to occur twice (prompt included); 0 allows them.
+    num_return_sequences
+        Samples per prompt; more than one needs a temperature.
+    seed
+        Seed of the sampling; the global random state is left as it was. None samples from the global state.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    num_return_sequences: int = 1
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that ``generate`` would refuse later, or worse, accept."""
+        for name, good, wanted in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 or more"),
+            ("num_return_sequences", self.num_return_sequences >= 1, "at least 1"),
+            ("stop", all(self.stop), "texts that are not empty"),
+        ):
+            if not good:
+                raise InputError(f"{name}={getattr(self, name)!r} cannot be used", hint=f"give {wanted}")
+        if self.num_return_sequences > 1 and self.temperature == 0:
+            raise InputError(
+                f"num_return_sequences={self.num_return_sequences} with temperature=0: greedy has one result",
+                hint="give a temperature above 0",
+            )
+
+    def to_config(self, frame: ChatFrame) -> GenerationConfig:
+        """Every field is set, because transformers fills gaps from the model's own generation config."""
+        sampling = self.temperature > 0
+        pad = frame.tokenizer.pad_token_id
+        return GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            min_new_tokens=0,
+            do_sample=sampling,
+            temperature=self.temperature if sampling else 1.0,
+            top_p=self.top_p if sampling else 1.0,
+            top_k=0 if sampling else 50,  # 50 is transformers' neutral default without sampling
+            num_beams=1,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            num_return_sequences=self.num_return_sequences,
+            eos_token_id=frame.stop_token_ids,
+            pad_token_id=frame.end_token_id if pad is None else pad,
+            use_cache=True,
+            return_dict_in_generate=False,
+        )
+
+
+class StopOnText(StoppingCriteria):
+    """Ends a row once a stop string has been written, or all rows once ``cancel`` is set."""
+
+    def __init__(
+        self, frame: ChatFrame, prompt_length: int, stop: Sequence[str], cancel: Event | None = None
+    ) -> None:
+        self._frame, self._prompt_length, self._stop, self._cancel = frame, prompt_length, stop, cancel
+        # A token writes at least one byte, except for pieces of a character: this tail is always enough.
+        self._tail = max((len(text.encode()) for text in stop), default=0) + 8
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:  # noqa: ARG002 (transformers' signature)
+        """Return which rows are finished, bool [rows]."""
+        rows = input_ids.shape[0]
+        if self._cancel is not None and self._cancel.is_set():
+            return torch.ones(rows, dtype=torch.bool, device=input_ids.device)
+        new = input_ids[:, self._prompt_length :][:, -self._tail :].tolist() if self._stop else [[]] * rows
+        done = [any(text in self._frame.decode(row) for text in self._stop) for row in new]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Seed torch for the block and put its random state back afterwards."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def generate_batch(
+    model: Any,
+    frame: ChatFrame,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    *,
+    streamer: Any = None,
+    cancel: Event | None = None,
+) -> list[list[Generation]]:
+    """Decode one batch, padded on the left.
+
+    Parameters
+    ----------
+    prompts
+        Token ids of each prompt.
+
+    Returns
+    -------
+    list of list of Generation
+        For each prompt, ``num_return_sequences`` generations.
+    """
+    longest = max(map(len, prompts))
+    config = options.to_config(frame)
+    ids = torch.full((len(prompts), longest), config.pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(list(prompt))
+        mask[row, longest - len(prompt) :] = 1
+    with torch.inference_mode(), seeded(options.seed, model.device):
+        output = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([StopOnText(frame, longest, options.stop, cancel)]),
+            streamer=streamer,
+        )
+    cancelled = cancel is not None and cancel.is_set()
+    results = [
+        _finish(frame, row, len(prompts[number // options.num_return_sequences]), options, cancelled)
+        for number, row in enumerate(output[:, longest:].tolist())
+    ]
+    step = options.num_return_sequences
+    return [results[start : start + step] for start in range(0, len(results), step)]
+
+
+def _finish(
+    frame: ChatFrame, new: list[int], prompt_tokens: int, options: GenerationOptions, cancelled: bool
+) -> Generation:
+    """Cut a row at its end token or padding, and its text at the first stop string."""
+    ends = {*frame.stop_token_ids, frame.tokenizer.pad_token_id}
+    length = next((index for index, token in enumerate(new) if token in ends), len(new))
+    text = frame.decode(new[:length])
+    cuts = [position for position in (text.find(mark) for mark in options.stop) if position >= 0]
+    if cuts:
+        return Generation(text[: min(cuts)], prompt_tokens, length, "stop")
+    if length < len(new):
+        return Generation(text, prompt_tokens, length + 1, "stop")
+    return Generation(text, prompt_tokens, length, "cancelled" if cancelled else "length")

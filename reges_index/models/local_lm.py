@@ -1,0 +1,510 @@
+"""One causal LM and its LoRA adapters, in one memory, for any number of threads and tasks.
+
+The only module of the package that lets the model run. Both experts of ReGeS (the paper's LLM_QR and LLM_G,
+section 3.3) are adapters of one base, so one of them costs two megabytes and no second model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from llama_index.core.base.llms.types import ChatMessage
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reges_index.errors import AdapterError, InputError, ModelError
+from reges_index.models.adapter_switch import AdapterSwitch
+from reges_index.models.chat_frame import ChatFrame
+from reges_index.models.constrained import choose_greedily
+from reges_index.models.device import pick_device, pick_dtype
+from reges_index.models.embedded import resolve_base
+from reges_index.models.fingerprint import base_fingerprint
+from reges_index.models.generation import Generation, GenerationOptions, generate_batch
+from reges_index.models.quiet import no_progress_bars
+from reges_index.models.streaming import TextStream
+from reges_index.models.tree_scoring import ChoiceScore, can_score_tree, score_separately, score_tree
+
+if TYPE_CHECKING:
+    from reges_index.models.adapters import AdapterManifest
+    from reges_index.models.llm import ReGeSLLM
+
+__all__ = ["LocalLM", "Prompt"]
+
+logger = logging.getLogger(__name__)
+
+Prompt: TypeAlias = str | Sequence[ChatMessage]
+"""Raw text, taken verbatim, or chat messages, to which the model's chat template is applied once."""
+
+SHIPPED_ADAPTERS = Path(__file__).parents[1] / "adapters"
+
+
+class LocalLM:
+    """A Hugging Face causal LM with named LoRA adapters.
+
+    All methods are thread-safe: one lock covers the choice of the adapter and the forward that uses it, so
+    concurrent callers wait for each other and get what they would get alone.
+
+    Parameters
+    ----------
+    model
+        A causal LM. It is put in eval mode and stays where it is, in its own number format.
+    tokenizer
+        Its tokenizer.
+    name
+        What adapters call this base; the model's own name or path by default.
+    """
+
+    _default: LocalLM | None = None
+    _default_lock = threading.Lock()
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str | None = None) -> None:
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self.name = name or str(getattr(model, "name_or_path", "") or type(model).__name__)
+        self._frame = ChatFrame(tokenizer, model.generation_config.eos_token_id)
+        self._switch = AdapterSwitch(model)
+        self._manifests: dict[str, AdapterManifest | None] = {}
+        self._lock = threading.RLock()
+        self._no_tree = can_score_tree(model)
+        self.separate_scorings = 0
+        """How many calls of :meth:`score` took k separate forwards, since the model cannot take a tree."""
+        if self._no_tree:
+            logger.warning(
+                "%s cannot score choices as a tree (%s): each choice will cost a forward of the whole prompt",
+                self.name,
+                self._no_tree,
+            )
+
+    # -- making one ------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | None = None,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        revision: str | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
+    ) -> LocalLM:
+        """Load a base model and, if given, its adapters.
+
+        Parameters
+        ----------
+        name_or_path
+            A folder or hub name; None or "embedded" for SmolLM2-135M-Instruct (see :mod:`.embedded`).
+        dtype
+            "auto" is bf16 on hardware that computes in it, else fp32.
+        device
+            "auto" is a GPU if there is one.
+        revision
+            Branch, tag or commit of a hub model.
+        adapters
+            Adapter name -> folder.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If the model is nowhere.
+        ModelError
+            If it is there and cannot be loaded; only safetensors are read, and no code of the model's own.
+        AdapterError
+            If an adapter is damaged or belongs to another base.
+        """
+        base = resolve_base(None if name_or_path is None else str(name_or_path), revision=revision)
+        place = pick_device(device)
+        try:
+            with no_progress_bars():
+                tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+                model = AutoModelForCausalLM.from_pretrained(
+                    base.path, dtype=pick_dtype(dtype, place), use_safetensors=True, trust_remote_code=False
+                )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as problem:
+            raise ModelError(
+                f"{base.name} (in {base.path}) cannot be loaded: {problem}",
+                hint="the folder must hold config.json, a tokenizer and *.safetensors of a causal LM",
+            ) from problem
+        lm = cls(model.to(place), tokenizer, name=base.name)
+        for adapter, path in (adapters or {}).items():
+            lm.load_adapter(adapter, path)
+        return lm
+
+    @classmethod
+    def default(cls) -> LocalLM:
+        """Return the embedded base with the adapters that ship with this package, loaded once per process.
+
+        Adapters are the folders in ``reges_index/adapters`` that hold one; each is named after its folder.
+        """
+        with cls._default_lock:
+            if cls._default is None:
+                folders = sorted(SHIPPED_ADAPTERS.glob("*/adapter_config.json"))
+                cls._default = cls.from_pretrained(
+                    adapters={file.parent.name: file.parent for file in folders}
+                )
+            return cls._default
+
+    def load_adapter(self, name: str, path: str | Path, *, role: str | None = None) -> AdapterManifest | None:
+        """Load a LoRA adapter from a folder.
+
+        Parameters
+        ----------
+        name
+            Name to use it by.
+        path
+            Folder with ``adapter_config.json``, ``adapter_model.safetensors`` and, from this package's
+            training, ``reges_adapter.json``.
+        role
+            What it must have been trained for, such as "query-expert"; None takes any.
+
+        Returns
+        -------
+        AdapterManifest or None
+            What the adapter says of itself; None for a plain PEFT adapter, which is logged as a warning.
+
+        Raises
+        ------
+        AdapterError
+            If the folder is missing or damaged, if the adapter is for another base or role, or if the name
+            is taken. The model is then as it was before.
+        """
+        # Imported here because check_adapter takes a LocalLM.
+        from reges_index.models.adapters import check_adapter
+
+        if name in self._switch.paths:
+            raise AdapterError(
+                f"an adapter {name!r} is loaded already, from {self._switch.paths[name]}",
+                hint="load the other one under another name",
+            )
+        manifest = check_adapter(path, base=self, role=role)
+        with self._lock:
+            self._switch.load(name, Path(path))
+            self._manifests[name] = manifest
+        return manifest
+
+    # -- what it is ------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        where = f"{self._model.dtype}, {self._model.device}"
+        return f"LocalLM({self.name!r}, adapters={list(self.adapters)}, {where})"
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model; its adapters are switched off whenever no method runs."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self._tokenizer
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the loaded adapters, in the order of loading."""
+        return tuple(self._switch.paths)
+
+    def has_adapter(self, name: str) -> bool:
+        """Whether an adapter of this name is loaded."""
+        return name in self._switch.paths
+
+    def manifest(self, name: str) -> AdapterManifest | None:
+        """Return what a loaded adapter says of itself; None for a plain PEFT adapter.
+
+        Raises
+        ------
+        AdapterError
+            If no adapter of this name is loaded.
+        """
+        self._check_known(name)
+        return self._manifests[name]
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer brings a chat template."""
+        return self._frame.has_template
+
+    @cached_property
+    def context_window(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        config = self._model.config.get_text_config()
+        limits = [getattr(config, "max_position_embeddings", None), getattr(config, "n_positions", None)]
+        # Tokenizers without a limit say 10^30.
+        limits.append(getattr(self._tokenizer, "model_max_length", None))
+        known = [int(limit) for limit in limits if limit and limit < 10**8]
+        if not known:
+            raise ModelError(
+                f"neither the config nor the tokenizer of {self.name} says how long its context is",
+                hint="set model.config.max_position_embeddings",
+            )
+        return min(known)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what an adapter depends on: architecture, sizes and vocabulary."""
+        return base_fingerprint(self._model.config, self._tokenizer)
+
+    @property
+    def end_token_id(self) -> int:
+        """The token that ends an answer (the chat template's, where there is one)."""
+        return self._frame.end_token_id
+
+    # -- text to tokens --------------------------------------------------------------------------------
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of ``text``, without any that a template or the tokenizer puts around it."""
+        return len(self._frame.encode_answer(text)) - 1
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Token ids of chat messages, the chat template applied once and opened for the answer.
+
+        Text that equals a special token or a marker of the template is broken up by a space, so that no
+        message can imitate the template. Without a chat template messages become "User: ..." lines and a
+        warning is logged.
+        """
+        return self._frame.encode(messages)
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of an answer as scored by :meth:`score`, end token included: what training aims at."""
+        return self._frame.encode_answer(text)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt; a ``str`` is raw text, taken verbatim.
+
+        Raises
+        ------
+        InputError
+            If it is empty, or leaves no room for an answer in the context window. Nothing is cut here.
+        """
+        ids = self._frame.encode_raw(prompt) if isinstance(prompt, str) else self.encode_chat(prompt)
+        if not ids:
+            raise InputError("the prompt is empty", hint="give text or messages")
+        return ids
+
+    def _encode_within(self, prompt: Prompt, room: int) -> list[int]:
+        ids = self.encode(prompt)
+        if len(ids) + room > self.context_window:
+            raise InputError(
+                f"a prompt of {len(ids)} tokens and {room} for the answer do not fit into the "
+                f"{self.context_window} tokens of {self.name}",
+                hint="shorten the prompt (the experts cut dialogues and abstracts), or ask for less",
+            )
+        return ids
+
+    # -- running it ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _using(self, adapter: str | None) -> Iterator[None]:
+        """Hold the model with this adapter switched on, or none; the bare base comes back in any case."""
+        self._check_known(adapter)
+        with self._lock, self._switch.on(adapter):
+            yield
+
+    def _check_known(self, adapter: str | None) -> None:
+        if adapter is not None and adapter not in self._switch.paths:
+            known = ", ".join(self.adapters) or "none is loaded"
+            raise AdapterError(
+                f"{self.name} has no adapter {adapter!r}; known: {known}",
+                hint="load it with load_adapter(name, path), or use adapter=None for the bare base",
+            )
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        adapter: str | None = None,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram_size: int = 0,
+        num_return_sequences: int = 1,
+        seed: int | None = None,
+        batch_size: int = 8,
+    ) -> list[list[Generation]]:
+        """Write answers, in batches sorted by length.
+
+        Parameters
+        ----------
+        prompts
+            Raw texts or message lists, mixed as you like.
+        adapter
+            Name of a loaded adapter, or None for the bare base.
+        max_new_tokens, temperature, top_p, stop, repetition_penalty, no_repeat_ngram_size, \
+num_return_sequences, seed
+            See :class:`GenerationOptions`. With a seed, samples are the same for the same prompts and
+            ``batch_size``.
+        batch_size
+            Prompts per forward; the answers do not depend on it in fp32, and in bf16 nearly not.
+
+        Returns
+        -------
+        list of list of Generation
+            For each prompt, in the order given, ``num_return_sequences`` generations (so ``[0]`` is the
+            answer in the usual case of one).
+
+        Raises
+        ------
+        InputError
+            For a prompt that does not fit, or options that contradict each other.
+        AdapterError
+            For an adapter that is not loaded.
+        """
+        if isinstance(prompts, str):
+            raise InputError("prompts is a text, not a list of prompts", hint="give [text]")
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} cannot be used", hint="give at least 1")
+        options = GenerationOptions(
+            max_new_tokens,
+            temperature,
+            top_p,
+            _as_tuple(stop),
+            repetition_penalty,
+            no_repeat_ngram_size,
+            num_return_sequences,
+            seed,
+        )
+        self._check_known(adapter)
+        encoded = [self._encode_within(prompt, max_new_tokens) for prompt in prompts]
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        results: list[list[Generation]] = [[] for _ in encoded]
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            with self._using(adapter):
+                batch = generate_batch(self._model, self._frame, [encoded[i] for i in chosen], options)
+            for index, generations in zip(chosen, batch, strict=True):
+                results[index] = generations
+        return results
+
+    def stream(self, prompt: Prompt, *, adapter: str | None = None, **options: Any) -> TextStream:
+        """Write one answer piece by piece.
+
+        Parameters
+        ----------
+        prompt
+            Raw text or messages.
+        adapter
+            Name of a loaded adapter, or None for the bare base.
+        **options
+            Fields of :class:`GenerationOptions` except ``num_return_sequences``.
+
+        Returns
+        -------
+        TextStream
+            An iterator of texts, whose ``result`` is the whole :class:`Generation` afterwards. What goes
+            wrong while writing is raised to the reader. A reader that leaves early should ``close()`` it
+            (a ``with`` block does; so does garbage collection), which ends the writing.
+        """
+        parsed = GenerationOptions(**_known_options(options))
+        ids = self._encode_within(prompt, parsed.max_new_tokens)
+        self._check_known(adapter)
+        return TextStream(self._model, self._frame, ids, parsed, lambda: self._using(adapter))
+
+    def score(
+        self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None
+    ) -> list[ChoiceScore]:
+        """Score every choice as the whole answer to a prompt, for little more than reading the prompt.
+
+        Parameters
+        ----------
+        prompt
+            Raw text or messages.
+        choices
+            Texts of one or more tokens; equal ones get equal scores.
+        adapter
+            Name of a loaded adapter, or None for the bare base.
+
+        Returns
+        -------
+        list of ChoiceScore
+            One for each choice: log-probability of its tokens and of the end token after them.
+        """
+        ids, answers = self._encode_choices(prompt, choices, adapter)
+        with self._using(adapter), torch.inference_mode():
+            if self._no_tree:
+                self.separate_scorings += 1
+                return score_separately(self._model, ids, answers)
+            return score_tree(self._model, ids, answers)
+
+    def choose(self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None) -> int:
+        """Write the answer greedily, limited to the choices, and return which one it was.
+
+        See :func:`~reges_index.models.constrained.choose_greedily`. Parameters as in :meth:`score`. Of equal
+        choices the first is returned.
+        """
+        ids, answers = self._encode_choices(prompt, choices, adapter)
+        with self._using(adapter), torch.inference_mode():
+            return choose_greedily(self._model, ids, answers)
+
+    def _encode_choices(
+        self, prompt: Prompt, choices: Sequence[str], adapter: str | None
+    ) -> tuple[list[int], list[list[int]]]:
+        if isinstance(choices, str) or not choices:
+            raise InputError("there is nothing to choose from", hint="give a list of one or more texts")
+        empty = next((number for number, choice in enumerate(choices) if not choice.strip()), None)
+        if empty is not None:
+            raise InputError(f"choice {empty} is empty", hint="leave it out, or give it a text")
+        self._check_known(adapter)
+        answers = [self.encode_answer(choice) for choice in choices]
+        return self._encode_within(prompt, max(map(len, answers))), answers
+
+    # -- the same without blocking an event loop -------------------------------------------------------
+
+    async def agenerate(self, prompts: Sequence[Prompt], **options: Any) -> list[list[Generation]]:
+        """Do :meth:`generate` in a thread."""
+        return await asyncio.to_thread(self.generate, prompts, **options)
+
+    async def ascore(
+        self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None
+    ) -> list[ChoiceScore]:
+        """Do :meth:`score` in a thread."""
+        return await asyncio.to_thread(self.score, prompt, choices, adapter=adapter)
+
+    async def achoose(self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None) -> int:
+        """Do :meth:`choose` in a thread."""
+        return await asyncio.to_thread(self.choose, prompt, choices, adapter=adapter)
+
+    async def astream(
+        self, prompt: Prompt, *, adapter: str | None = None, **options: Any
+    ) -> AsyncIterator[str]:
+        """Do :meth:`stream` without blocking the event loop."""
+        stream = await asyncio.to_thread(self.stream, prompt, adapter=adapter, **options)
+        try:
+            while (piece := await asyncio.to_thread(next, stream, None)) is not None:
+                yield piece
+        finally:
+            stream.close()
+
+    def as_llm(self, adapter: str | None = None, **fields: Any) -> ReGeSLLM:
+        """Present this model, with one adapter or none, as a LlamaIndex LLM.
+
+        ``fields`` are those of :class:`~reges_index.models.llm.ReGeSLLM`, such as ``max_new_tokens``.
+        """
+        # Imported here because that class holds a LocalLM.
+        from reges_index.models.llm import ReGeSLLM
+
+        self._check_known(adapter)
+        return ReGeSLLM(self, adapter=adapter, **fields)
+
+
+def _known_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    known = set(GenerationOptions.__dataclass_fields__) - {"num_return_sequences"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InputError(
+            f"generation has no option {', '.join(unknown)}", hint=f"known: {', '.join(sorted(known))}"
+        )
+    if "stop" in options:
+        options = {**options, "stop": _as_tuple(options["stop"])}
+    return dict(options)
+
+
+def _as_tuple(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop text or several; a text is a sequence too, of letters that nobody means."""
+    return (stop,) if isinstance(stop, str) else tuple(stop)

@@ -1,0 +1,22 @@
+"""Keeps libraries below from writing progress bars where this package only logs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from transformers.utils import logging as transformers_logging
+
+__all__ = ["no_progress_bars"]
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Turn transformers' progress bars off for the block, then back as they were."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()

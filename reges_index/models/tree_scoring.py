@@ -1,0 +1,208 @@
+"""Log-probabilities of k answers to one prompt, for about the price of reading the prompt.
+
+The prompt goes through the model once and leaves its keys and values in a cache. Then all answers go through
+together, as one trie: every node is one position, sees the prompt and its own ancestors only (a 4D additive
+mask), and has the position id that it would have had on its own. In fp32 this equals k separate forwards to
+within rounding; the costs are measured in ``benchmarks/selection.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from transformers import DynamicCache
+
+from reges_index.models.trie import TokenTrie
+
+__all__ = ["ChoiceScore", "can_score_tree", "prefill", "score_separately", "score_tree"]
+
+logger = logging.getLogger(__name__)
+
+_LOGITS_BUDGET = 256 * 1024 * 1024
+"""Bytes of fp32 logits that one forward over trie nodes may make; more nodes go in several forwards."""
+
+_MASKED_ATTENTION = ("sdpa", "eager")
+"""Attention implementations that take a 4D additive mask as it is."""
+
+
+class ChoiceScore(NamedTuple):
+    """What the model thinks of one choice.
+
+    Attributes
+    ----------
+    logprob
+        Natural-log probability of all its tokens and the end token after them, given the prompt.
+    num_tokens
+        How many tokens that is, end token included; divide by it for a length-normalised score.
+    """
+
+    logprob: float
+    num_tokens: int
+
+
+def can_score_tree(model: Any) -> str:
+    """Say why :func:`score_tree` does not fit ``model``; an empty string means that it does.
+
+    A model fits if its layers are plain or sliding-window attention, if it takes position ids, and if its
+    attention kernel takes an additive mask. State-space layers, chunked attention, flash attention and ALiBi
+    do not fit.
+    """
+    config = model.config.get_text_config()
+    implementation = getattr(config, "_attn_implementation", None)
+    if implementation not in _MASKED_ATTENTION:
+        return f"attention implementation {implementation!r} takes no 4D mask"
+    other = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if other:
+        return f"layers of type {', '.join(sorted(other))}"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "bidirectional attention"
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return "its forward takes no position ids"
+    return ""
+
+
+def prefill(model: Any, prompt_ids: Sequence[int]) -> tuple[torch.Tensor, DynamicCache]:
+    """Read the prompt once.
+
+    Parameters
+    ----------
+    prompt_ids
+        P token ids, at least one.
+
+    Returns
+    -------
+    tuple
+        The logits after the last prompt token, shape [vocabulary], and the cache of P positions. The cache
+        keeps every position in sliding-window layers too: nodes of a trie look back from different depths.
+    """
+    cache = DynamicCache()
+    input_ids = torch.tensor([list(prompt_ids)], device=model.device)
+    output = model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return output.logits[0, -1], cache
+
+
+def score_tree(
+    model: Any, prompt_ids: Sequence[int], choices: Sequence[Sequence[int]], *, max_nodes: int | None = None
+) -> list[ChoiceScore]:
+    """Score every choice with one forward of the prompt and one of the trie.
+
+    Parameters
+    ----------
+    model
+        A causal LM for which :func:`can_score_tree` has no objection, in eval mode, under
+        ``torch.inference_mode()``.
+    prompt_ids
+        Token ids of the prompt, P of them.
+    choices
+        Token ids of each choice, with an end token at the end of each.
+    max_nodes
+        Trie nodes per forward; by default as many as keep the logits under 256 MiB.
+
+    Returns
+    -------
+    list of ChoiceScore
+        One for each choice, in their order; equal choices have equal scores.
+    """
+    trie = TokenTrie.build(choices)
+    last_logits, cache = prefill(model, prompt_ids)
+    edges = torch.zeros(len(trie.tokens), dtype=torch.float32)
+    _read_edges(edges, trie, [0], last_logits[None])
+
+    inner = trie.inner
+    chunk = max_nodes or max(1, _LOGITS_BUDGET // (4 * last_logits.shape[-1]))
+    for start in range(0, len(inner), chunk):
+        nodes = inner[start : start + chunk]
+        allowed = _visible(trie, inner, start, len(nodes), len(prompt_ids))
+        positions = [len(prompt_ids) + trie.depths[node] - 1 for node in nodes]
+        logits = model(
+            input_ids=torch.tensor([[trie.tokens[node] for node in nodes]], device=model.device),
+            attention_mask=_masks(model, allowed, positions, trie, inner, start, len(prompt_ids)),
+            position_ids=torch.tensor([positions], device=model.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[0]
+        _read_edges(edges, trie, nodes, logits)
+
+    # The sums run over a path of tens of tokens; float64 on the CPU costs nothing and adds no rounding.
+    totals = [0.0] * len(trie.tokens)
+    for node, value in enumerate(edges.tolist()):
+        if node:
+            totals[node] = totals[trie.parents[node]] + value
+    return [ChoiceScore(totals[leaf], trie.depths[leaf]) for leaf in trie.leaves]
+
+
+def score_separately(
+    model: Any, prompt_ids: Sequence[int], choices: Sequence[Sequence[int]]
+) -> list[ChoiceScore]:
+    """Score every choice with a forward of its own: the reference, and the way for models without a tree.
+
+    Costs k forwards of prompt and choice. Parameters and result as in :func:`score_tree`.
+    """
+    known: dict[tuple[int, ...], ChoiceScore] = {}
+    for choice in choices:
+        key = tuple(choice)
+        if key in known:
+            continue
+        ids = torch.tensor([[*prompt_ids, *choice]], device=model.device)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(choice) + 1).logits[0, :-1].float()
+        targets = torch.tensor(choice, device=logits.device)
+        picked = logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+        known[key] = ChoiceScore(float(picked.double().sum()), len(choice))
+    return [known[tuple(choice)] for choice in choices]
+
+
+def _read_edges(edges: torch.Tensor, trie: TokenTrie, nodes: Sequence[int], logits: torch.Tensor) -> None:
+    """Write the log-probability of every child of ``nodes`` into ``edges``; logits [nodes, vocabulary]."""
+    rows = [row for row, node in enumerate(nodes) for _ in trie.children[node]]
+    targets = [token for node in nodes for token in trie.children[node]]
+    below = [child for node in nodes for child in trie.children[node].values()]
+    logits = logits.float()
+    row_index = torch.tensor(rows, device=logits.device)
+    picked = logits[row_index, torch.tensor(targets, device=logits.device)]
+    edges[torch.tensor(below)] = (picked - logits.logsumexp(-1)[row_index]).cpu()
+
+
+def _visible(trie: TokenTrie, inner: Sequence[int], start: int, count: int, prompt: int) -> torch.Tensor:
+    """Which cached and new positions each of ``count`` nodes sees: bool [count, prompt+start+count]."""
+    column = {node: prompt + index for index, node in enumerate(inner)}
+    allowed = torch.zeros(count, prompt + start + count, dtype=torch.bool)
+    allowed[:, :prompt] = True
+    for row, node in enumerate(inner[start : start + count]):
+        allowed[row, [column[step] for step in trie.path(node)]] = True
+    return allowed
+
+
+def _masks(
+    model: Any,
+    allowed: torch.Tensor,
+    positions: Sequence[int],
+    trie: TokenTrie,
+    inner: Sequence[int],
+    start: int,
+    prompt: int,
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Additive mask [1, 1, nodes, keys], or one per layer type where a model has several.
+
+    Sliding-window layers see a key only if it is less than the window away in *positions*, which for a node
+    of a tree is not the same as in columns.
+    """
+    config = model.config.get_text_config()
+
+    def additive(seen: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros(seen.shape, dtype=model.dtype)
+        mask.masked_fill_(~seen, torch.finfo(model.dtype).min)
+        return mask[None, None].to(model.device)
+
+    window = getattr(config, "sliding_window", None)
+    types = set(getattr(config, "layer_types", None) or ())
+    if window is None or types == {"full_attention"}:
+        return additive(allowed)
+    keys = [*range(prompt), *(prompt + trie.depths[node] - 1 for node in inner[: start + len(positions)])]
+    distance = torch.tensor(positions)[:, None] - torch.tensor(keys)[None, :]
+    sliding = additive(allowed & (distance < window))
+    # A model without layer types but with a window (Mistral) slides in every layer.
+    return {"full_attention": additive(allowed), "sliding_attention": sliding} if len(types) > 1 else sliding
