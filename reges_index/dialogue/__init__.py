@@ -2,9 +2,10 @@
 
 from reges_index.dialogue.bundle import DialogueQueryBundle, dialogue_of
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
+from reges_index.dialogue.mentions import find_mentions
 from reges_index.dialogue.messages import Dialogue, Message, Turn, read_conversation, read_turns, to_messages
 from reges_index.dialogue.render import RenderedHistory, render_history
-from reges_index.dialogue.text import one_line
+from reges_index.dialogue.text import normalise, one_line
 
 __all__ = [
     "Dialogue",
@@ -16,6 +17,8 @@ __all__ = [
     "Turn",
     "default_measure",
     "dialogue_of",
+    "find_mentions",
+    "normalise",
     "one_line",
     "read_conversation",
     "read_turns",

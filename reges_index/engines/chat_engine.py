@@ -1,0 +1,318 @@
+"""`ReGeSChatEngine`: ReGeS with a memory, as a LlamaIndex chat engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
+from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.callbacks import trace_method
+from llama_index.core.chat_engine.types import (
+    AgentChatResponse,
+    BaseChatEngine,
+    StreamingAgentChatResponse,
+)
+from llama_index.core.llms.llm import LLM
+from llama_index.core.memory import BaseMemory, Memory
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import ToolOutput
+
+from reges_index.catalog import ItemCatalog
+from reges_index.dialogue import one_line, to_messages
+from reges_index.engines.query_engine import ReGeSQueryEngine
+from reges_index.engines.recommendation import Recommendation
+from reges_index.engines.small_talk import SmallTalkDetector
+from reges_index.errors import ConfigError
+from reges_index.models.backend import Backend, resolve_backend
+from reges_index.models.local_lm import LocalLM
+
+__all__ = ["DEFAULT_SMALL_TALK_TMPL", "ReGeSChatEngine"]
+
+# Long enough that the memory never drops a message: the experts cut the dialogue themselves, and say so.
+_MEMORY_TOKENS = 10**9
+
+DEFAULT_SMALL_TALK_TMPL = PromptTemplate(
+    "You are a friendly assistant who recommends {item_plural}. The user makes small talk. Answer in one "
+    "short friendly sentence. Do not name any {item_noun}. If it fits, ask what the user likes."
+)
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """One answer before it is put into a LlamaIndex response object."""
+
+    text: str
+    found: Recommendation | None
+    response: RESPONSE_TYPE | None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        if self.response is None:
+            return {"small_talk": True, "item_id": None}
+        return {"small_talk": False, **(self.response.metadata or {})}
+
+    @property
+    def sources(self) -> list[ToolOutput]:
+        if self.found is None:
+            return []
+        return [
+            ToolOutput(
+                tool_name="reges",
+                content=self.text,
+                raw_input={"query": self.found.query},
+                raw_output=self.found,
+            )
+        ]
+
+
+class ReGeSChatEngine(BaseChatEngine):
+    """Chat that recommends from the catalog.
+
+    One engine is one session: it holds the memory of one conversation. Engines may share a query engine,
+    models and catalog. Calls on one engine wait for each other, so that turns do not mix.
+
+    Parameters
+    ----------
+    query_engine
+        Does the recommending.
+    memory
+        Any LlamaIndex memory; by default one that keeps every message.
+    llm
+        Answers small talk; None takes the embedded default. Never decides on an item.
+    is_small_talk
+        Says of a dialogue whether its newest message is small talk; None recommends at every turn.
+    exclude_recommended
+        Do not recommend the same item twice in a session.
+    small_talk_prompt
+        System prompt with the slots ``{item_noun}`` and ``{item_plural}``.
+    """
+
+    def __init__(
+        self,
+        query_engine: ReGeSQueryEngine,
+        *,
+        memory: BaseMemory | None = None,
+        llm: LLM | LocalLM | None = None,
+        is_small_talk: Callable[[Sequence[ChatMessage]], bool] | None = None,
+        exclude_recommended: bool = True,
+        small_talk_prompt: PromptTemplate = DEFAULT_SMALL_TALK_TMPL,
+    ) -> None:
+        self.query_engine = query_engine
+        self.callback_manager = query_engine.callback_manager
+        self._memory = memory or Memory.from_defaults(token_limit=_MEMORY_TOKENS)
+        self._is_small_talk = is_small_talk
+        self._talk: Backend | None = (
+            resolve_backend(llm, role="small-talk") if is_small_talk is not None else None
+        )
+        self._talk_prompt = small_talk_prompt
+        self._exclude_recommended = exclude_recommended
+        self._recommended: list[str] = []
+        self._turn = threading.Lock()
+
+    @classmethod
+    def from_defaults(
+        cls,
+        catalog: ItemCatalog | None = None,
+        *,
+        query_engine: ReGeSQueryEngine | None = None,
+        llm: LLM | LocalLM | None = None,
+        memory: BaseMemory | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        small_talk: bool = True,
+        exclude_mentioned: bool = True,
+        exclude_recommended: bool = True,
+        **engine_kwargs: Any,
+    ) -> ReGeSChatEngine:
+        """Build a chat over a catalog, or over a query engine that you have.
+
+        Parameters
+        ----------
+        catalog, query_engine
+            Exactly one of them. With a query engine, small talk is not told apart unless you pass
+            ``is_small_talk`` to the class yourself.
+        chat_history
+            Messages to start from.
+        small_talk
+            Answer greetings and thanks without a recommendation.
+        exclude_mentioned
+            Never recommend what anyone has named in the chat.
+        engine_kwargs
+            Passed to `ReGeSQueryEngine.from_defaults`.
+        """
+        if (catalog is None) == (query_engine is None):
+            raise ConfigError("a chat engine needs a catalog or a query engine, one of the two")
+        if memory is None:
+            memory = Memory.from_defaults(token_limit=_MEMORY_TOKENS, chat_history=chat_history)
+        elif chat_history:
+            memory.set(chat_history)
+        detector = None
+        if query_engine is None:
+            assert catalog is not None
+            query_engine = ReGeSQueryEngine.from_defaults(
+                catalog, llm=llm, exclude_mentioned=exclude_mentioned, **engine_kwargs
+            )
+            detector = SmallTalkDetector(catalog.embed_model) if small_talk else None
+        return cls(
+            query_engine,
+            memory=memory,
+            llm=llm,
+            is_small_talk=detector,
+            exclude_recommended=exclude_recommended,
+        )
+
+    # -- memory ----------------------------------------------------------------------------------------
+
+    @property
+    def chat_history(self) -> list[ChatMessage]:
+        """All messages so far."""
+        return self._memory.get_all()
+
+    def reset(self) -> None:
+        """Forget the conversation and what was recommended in it."""
+        self._memory.reset()
+        self._recommended = []
+
+    # -- one turn --------------------------------------------------------------------------------------
+
+    def _excluded(self) -> list[str]:
+        return list(self._recommended) if self._exclude_recommended else []
+
+    def _talk_messages(self, dialogue: Sequence[ChatMessage]) -> list[ChatMessage]:
+        domain = self.query_engine.domain
+        system = self._talk_prompt.format(item_noun=domain.noun, item_plural=domain.plural)
+        return [ChatMessage(role=MessageRole.SYSTEM, content=system), *dialogue[-6:]]
+
+    def _note(self, found: Recommendation) -> None:
+        if found.item is not None:
+            self._recommended.append(found.item.id)
+
+    def _reply(self, dialogue: Sequence[ChatMessage]) -> _Reply:
+        if self._talk is not None and self._is_small_talk is not None and self._is_small_talk(dialogue):
+            text = self._talk.generate([self._talk_messages(dialogue)], max_new_tokens=48)[0][0]
+            return _Reply(_first_sentence(text), None, None)
+        found = self.query_engine.recommend(dialogue, exclude_ids=self._excluded())
+        response = self.query_engine.answer(found)
+        self._note(found)
+        return _Reply(_text_of(response), found, response)
+
+    async def _areply(self, dialogue: Sequence[ChatMessage]) -> _Reply:
+        if self._talk is not None and self._is_small_talk is not None:
+            small = await asyncio.to_thread(self._is_small_talk, dialogue)
+            if small:
+                messages = self._talk_messages(dialogue)
+                text = (await self._talk.agenerate([messages], max_new_tokens=48))[0][0]
+                return _Reply(_first_sentence(text), None, None)
+        found = await self.query_engine.arecommend(dialogue, exclude_ids=self._excluded())
+        response = await self.query_engine.aanswer(found)
+        self._note(found)
+        return _Reply(_text_of(response), found, response)
+
+    def _turn_reply(self, message: str, chat_history: list[ChatMessage] | None) -> _Reply:
+        user = to_messages(message)[0]  # refuses an empty message before the memory changes
+        with self._turn:
+            if chat_history is not None:
+                self._memory.set(chat_history)
+            reply = self._reply([*self._memory.get_all(), user])
+            self._memory.put(user)
+            self._memory.put(ChatMessage(role=MessageRole.ASSISTANT, content=reply.text))
+        return reply
+
+    async def _aturn_reply(self, message: str, chat_history: list[ChatMessage] | None) -> _Reply:
+        user = to_messages(message)[0]
+        await asyncio.to_thread(self._turn.acquire)
+        try:
+            if chat_history is not None:
+                await self._memory.aset(chat_history)
+            reply = await self._areply([*await self._memory.aget_all(), user])
+            await self._memory.aput(user)
+            await self._memory.aput(ChatMessage(role=MessageRole.ASSISTANT, content=reply.text))
+        finally:
+            self._turn.release()
+        return reply
+
+    # -- LlamaIndex ------------------------------------------------------------------------------------
+
+    @trace_method("chat")
+    def chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+        """Answer a message.
+
+        Parameters
+        ----------
+        chat_history
+            Replaces the memory where given, as in LlamaIndex's own engines.
+
+        Raises
+        ------
+        InputError
+            If the message is empty; the memory is then as it was.
+        """
+        return _as_response(self._turn_reply(message, chat_history))
+
+    @trace_method("chat")
+    async def achat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+        """Answer a message without blocking the event loop."""
+        return _as_response(await self._aturn_reply(message, chat_history))
+
+    @trace_method("chat")
+    def stream_chat(
+        self, message: str, chat_history: list[ChatMessage] | None = None
+    ) -> StreamingAgentChatResponse:
+        """Answer a message word by word.
+
+        The item is chosen before the first word: what is streamed is its presentation.
+        """
+        reply = self._turn_reply(message, chat_history)
+        return _as_stream(reply, chat_stream=_pieces(reply.text))
+
+    @trace_method("chat")
+    async def astream_chat(
+        self, message: str, chat_history: list[ChatMessage] | None = None
+    ) -> StreamingAgentChatResponse:
+        """Answer a message word by word without blocking the event loop."""
+        reply = await self._aturn_reply(message, chat_history)
+        return _as_stream(reply, achat_stream=_apieces(reply.text))
+
+
+def _first_sentence(text: str) -> str:
+    return next((one_line(line) for line in text.splitlines() if line.strip()), "Hello! What do you like?")
+
+
+def _text_of(response: RESPONSE_TYPE) -> str:
+    return str(response)
+
+
+def _as_response(reply: _Reply) -> AgentChatResponse:
+    return AgentChatResponse(
+        response=reply.text,
+        sources=reply.sources,
+        source_nodes=reply.found.nodes if reply.found else [],
+        metadata=reply.metadata,
+    )
+
+
+def _as_stream(reply: _Reply, **stream: Any) -> StreamingAgentChatResponse:
+    # The memory has the answer already, so LlamaIndex's history-writing thread is not needed.
+    return StreamingAgentChatResponse(
+        response=reply.text,
+        sources=reply.sources,
+        source_nodes=reply.found.nodes if reply.found else [],
+        is_writing_to_memory=False,
+        **stream,
+    )
+
+
+def _pieces(text: str) -> Generator[ChatResponse, None, None]:
+    written = ""
+    for number, word in enumerate(text.split(" ")):
+        delta = word if number == 0 else f" {word}"
+        written += delta
+        yield ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=written), delta=delta)
+
+
+async def _apieces(text: str) -> AsyncGenerator[ChatResponse, None]:
+    for piece in _pieces(text):
+        yield piece

@@ -1,0 +1,321 @@
+"""`ReGeSQueryEngine`: one dialogue in, one catalog item out (section 2.1, figure 2, right side)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.llms.llm import LLM
+from llama_index.core.prompts.mixin import PromptMixinType
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores import MetadataFilters
+
+from reges_index.catalog import ItemCatalog
+from reges_index.dialogue import Dialogue, DialogueQueryBundle, dialogue_of
+from reges_index.dialogue.wording import MOVIES, Domain
+from reges_index.engines.recommendation import Recommendation
+from reges_index.errors import ConfigError
+from reges_index.item_expert.exclusion import without_excluded
+from reges_index.item_expert.rerank import Ranking, ReGeSRerank
+from reges_index.item_expert.synthesizer import ReGeSSynthesizer
+from reges_index.models.local_lm import LocalLM
+from reges_index.query_expert.transform import ReGeSQueryTransform
+
+__all__ = ["ReGeSQueryEngine"]
+
+# Retrieved on top of similarity_top_k when named items are left out, so that k candidates remain.
+_SPARE_FOR_MENTIONS = 20
+
+
+class ReGeSQueryEngine(BaseQueryEngine):
+    """The whole of ReGeS as a LlamaIndex query engine.
+
+    ``query`` takes a `DialogueQueryBundle` (``DialogueQueryBundle.from_dialogue(messages)``) or a string,
+    which counts as one message of the user. `recommend` takes any form of a dialogue and returns the full
+    result instead of a response.
+
+    Parameters
+    ----------
+    retrieve
+        Makes a retriever for a number of items: ``lambda k: catalog.as_retriever(similarity_top_k=k)``; or
+        a retriever, whose own top-k then stays.
+    query_transform, rerank, response_synthesizer
+        The two experts and the answer.
+    similarity_top_k
+        Items to retrieve (k of the paper, 50 there).
+    rerank_top_k
+        How many of them the item expert sees; None shows it all.
+    exclude_mentioned
+        Never recommend what the dialogue names (`find_mentions`).
+    """
+
+    def __init__(
+        self,
+        retrieve: Callable[[int], BaseRetriever] | BaseRetriever,
+        query_transform: ReGeSQueryTransform,
+        rerank: ReGeSRerank,
+        response_synthesizer: ReGeSSynthesizer | None = None,
+        *,
+        similarity_top_k: int = 50,
+        rerank_top_k: int | None = None,
+        exclude_mentioned: bool = False,
+        callback_manager: CallbackManager | None = None,
+    ) -> None:
+        if similarity_top_k < 1:
+            raise ConfigError(f"similarity_top_k={similarity_top_k} retrieves nothing", hint="use 1 or more")
+        if rerank_top_k is not None and rerank_top_k < 1:
+            raise ConfigError(f"rerank_top_k={rerank_top_k} ranks nothing", hint="use 1 or more, or None")
+        super().__init__(callback_manager=callback_manager)
+        self._retrieve_with = retrieve
+        self._query_transform = query_transform
+        self._rerank = rerank
+        self._synthesizer = response_synthesizer or ReGeSSynthesizer()
+        self._rerank.callback_manager = self.callback_manager
+        self._synthesizer.callback_manager = self.callback_manager
+        self.similarity_top_k = similarity_top_k
+        self.rerank_top_k = rerank_top_k
+        self.exclude_mentioned = exclude_mentioned
+
+    @classmethod
+    def from_defaults(
+        cls,
+        catalog: ItemCatalog | None = None,
+        *,
+        retriever: BaseRetriever | None = None,
+        llm: LLM | LocalLM | None = None,
+        query_llm: LLM | LocalLM | None = None,
+        similarity_top_k: int = 50,
+        rerank_top_k: int | None = None,
+        filters: MetadataFilters | None = None,
+        exclude_mentioned: bool = False,
+        domain: Domain = MOVIES,
+        query_transform: ReGeSQueryTransform | None = None,
+        rerank: ReGeSRerank | None = None,
+        response_synthesizer: ReGeSSynthesizer | None = None,
+        callback_manager: CallbackManager | None = None,
+        verbose: bool = False,
+        **rerank_kwargs: Any,
+    ) -> ReGeSQueryEngine:
+        """Build an engine from a catalog or a retriever, with defaults for all the rest.
+
+        Parameters
+        ----------
+        catalog, retriever
+            Exactly one of them.
+        llm
+            For both experts, each with its own adapter where the model holds it; None takes the embedded
+            default.
+        query_llm
+            Another model for the query expert.
+        filters
+            LlamaIndex metadata filters that every recommendation obeys; with a catalog only.
+        rerank_kwargs
+            Passed to `ReGeSRerank` (``mode``, ``max_input_tokens``, ...).
+
+        Raises
+        ------
+        ConfigError
+            If neither or both of catalog and retriever are given.
+        """
+        if (catalog is None) == (retriever is None):
+            raise ConfigError("an engine needs a catalog or a retriever, one of the two")
+        source: Callable[[int], BaseRetriever] | BaseRetriever
+        if catalog is not None:
+            items = catalog
+            source = lambda k: items.as_retriever(similarity_top_k=k, filters=filters)  # noqa: E731
+        else:
+            if filters is not None:
+                raise ConfigError("filters go into your retriever", hint="or pass catalog= instead of it")
+            assert retriever is not None
+            source = retriever
+        if llm is None and query_llm is None and (query_transform is None or rerank is None):
+            llm = LocalLM.default()
+        return cls(
+            source,
+            query_transform
+            or ReGeSQueryTransform(
+                query_llm if query_llm is not None else llm, domain=domain, verbose=verbose
+            ),
+            rerank
+            or ReGeSRerank(
+                llm,
+                domain=domain,
+                top_n=rerank_top_k or similarity_top_k,
+                keep_retrieval_score=True,
+                verbose=verbose,
+                **rerank_kwargs,
+            ),
+            response_synthesizer,
+            similarity_top_k=similarity_top_k,
+            rerank_top_k=rerank_top_k,
+            exclude_mentioned=exclude_mentioned,
+            callback_manager=callback_manager,
+        )
+
+    @property
+    def domain(self) -> Domain:
+        """What an item is called in prompts."""
+        return self._query_transform.domain
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return {
+            "query_transform": self._query_transform,
+            "rerank": self._rerank,  # type: ignore[dict-item]  # has the methods, not the class, of a mixin
+            "response_synthesizer": self._synthesizer,
+        }
+
+    # -- the stages ----------------------------------------------------------------------------------
+
+    def _retriever(self, spare: int) -> BaseRetriever:
+        if isinstance(self._retrieve_with, BaseRetriever):
+            return self._retrieve_with
+        return self._retrieve_with(self.similarity_top_k + spare)
+
+    def _spare(self, exclude: Sequence[str]) -> int:
+        return len(exclude) + (_SPARE_FOR_MENTIONS if self.exclude_mentioned else 0)
+
+    def _allowed(
+        self, nodes: list[NodeWithScore], bundle: QueryBundle, exclude: Sequence[str]
+    ) -> tuple[list[NodeWithScore], int]:
+        allowed = without_excluded(nodes, dialogue_of(bundle), ids=exclude, mentioned=self.exclude_mentioned)
+        return allowed[: self.similarity_top_k], len(nodes) - len(allowed)
+
+    def _finish(
+        self,
+        bundle: DialogueQueryBundle,
+        ranking: Ranking,
+        allowed: list[NodeWithScore],
+        excluded: int,
+        times: list[float],
+    ) -> Recommendation:
+        seconds = [after - before for before, after in itertools.pairwise(times)]
+        timings = dict(zip(("query", "retrieval", "rerank"), seconds, strict=True))
+        report = {
+            **bundle.report,
+            **ranking.report,
+            "retrieval": {"retrieved": len(allowed) + excluded, "excluded": excluded},
+        }
+        return Recommendation(
+            bundle=replace(bundle, report=report),
+            candidates=ranking.candidates,
+            rest=tuple(allowed[self.rerank_top_k :]) if self.rerank_top_k else (),
+            excluded=excluded,
+            timings=timings,
+            report=report,
+        )
+
+    def recommend(
+        self, dialogue: Dialogue | QueryBundle, *, exclude_ids: Iterable[str] = ()
+    ) -> Recommendation:
+        """Recommend one item for a dialogue and return everything that is known about the choice.
+
+        Parameters
+        ----------
+        dialogue
+            A string, a `Turn`, messages, or a query bundle.
+        exclude_ids
+            Items that must not be recommended, whatever the dialogue says.
+
+        Raises
+        ------
+        InputError
+            If the dialogue is empty, or the candidates do not fit into the model's context.
+        """
+        bundle, exclude = _as_bundle(dialogue), list(dict.fromkeys(exclude_ids))
+        times = [time.perf_counter()]
+        refined = self._query_transform.run(bundle)
+        times.append(time.perf_counter())
+        assert isinstance(refined, DialogueQueryBundle)
+        nodes = self._retriever(self._spare(exclude)).retrieve(refined)
+        allowed, excluded = self._allowed(nodes, refined, exclude)
+        times.append(time.perf_counter())
+        ranking = self._rerank.rank(allowed[: self.rerank_top_k], refined)
+        times.append(time.perf_counter())
+        return self._finish(refined, ranking, allowed, excluded, times)
+
+    async def arecommend(
+        self, dialogue: Dialogue | QueryBundle, *, exclude_ids: Iterable[str] = ()
+    ) -> Recommendation:
+        """Recommend without blocking the event loop; see `recommend`."""
+        bundle, exclude = _as_bundle(dialogue), list(dict.fromkeys(exclude_ids))
+        times = [time.perf_counter()]
+        refined = await self._query_transform.arun(bundle)
+        times.append(time.perf_counter())
+        nodes = await self._retriever(self._spare(exclude)).aretrieve(refined)
+        allowed, excluded = await asyncio.to_thread(self._allowed, nodes, refined, exclude)
+        times.append(time.perf_counter())
+        ranking = await self._rerank.arank(allowed[: self.rerank_top_k], refined)
+        times.append(time.perf_counter())
+        return self._finish(refined, ranking, allowed, excluded, times)
+
+    # -- LlamaIndex ------------------------------------------------------------------------------------
+
+    def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """Return the ranked candidates as nodes, best first."""
+        return self.recommend(query_bundle).nodes
+
+    async def aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """Return the ranked candidates without blocking the event loop."""
+        return (await self.arecommend(query_bundle)).nodes
+
+    def synthesize(
+        self,
+        query_bundle: QueryBundle,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+    ) -> RESPONSE_TYPE:
+        """Return the answer for nodes that are ranked already."""
+        return self._synthesizer.synthesize(query_bundle, nodes, additional_source_nodes)
+
+    async def asynthesize(
+        self,
+        query_bundle: QueryBundle,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+    ) -> RESPONSE_TYPE:
+        """Return the answer for nodes that are ranked already."""
+        return await self._synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
+
+    def answer(self, found: Recommendation) -> RESPONSE_TYPE:
+        """Turn a recommendation into a response with its timings in the metadata."""
+        return _with_timings(self._synthesizer.synthesize(found.bundle, found.nodes), found)
+
+    async def aanswer(self, found: Recommendation) -> RESPONSE_TYPE:
+        """Turn a recommendation into a response without blocking the event loop."""
+        return _with_timings(await self._synthesizer.asynthesize(found.bundle, found.nodes), found)
+
+    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
+        with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
+            response = self.answer(self.recommend(query_bundle))
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
+        with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
+            response = await self.aanswer(await self.arecommend(query_bundle))
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+
+def _as_bundle(dialogue: Dialogue | QueryBundle) -> QueryBundle:
+    if isinstance(dialogue, DialogueQueryBundle):
+        return dialogue
+    if isinstance(dialogue, QueryBundle):
+        return DialogueQueryBundle.from_dialogue(dialogue.query_str)
+    return DialogueQueryBundle.from_dialogue(dialogue)
+
+
+def _with_timings(response: RESPONSE_TYPE, found: Recommendation) -> RESPONSE_TYPE:
+    response.metadata = {**(response.metadata or {}), "timings": found.timings}
+    return response

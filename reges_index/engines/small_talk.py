@@ -1,0 +1,112 @@
+"""Telling small talk from a wish, so that a greeting does not get a film thrown at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from numpy.typing import NDArray
+
+from reges_index.dialogue import one_line
+
+__all__ = ["SmallTalkDetector"]
+
+SMALL_TALK = (
+    "hi",
+    "hello there",
+    "hey, good morning",
+    "good evening, how are you?",
+    "how is it going?",
+    "I am fine, thanks, and you?",
+    "nice to meet you",
+    "what is your name?",
+    "who are you?",
+    "are you a human or a robot?",
+    "thank you very much",
+    "thanks, that was helpful",
+    "great, thanks, bye",
+    "goodbye, have a nice day",
+    "you too, see you later",
+    "nice weather today",
+    "haha, you are funny",
+)
+REQUESTS = (
+    "can you recommend something to me?",
+    "I am looking for something good",
+    "what do you suggest?",
+    "I like comedies and thrillers",
+    "I loved the last one by that director",
+    "something like the one that you just named",
+    "no, I have seen that already, another one please",
+    "I do not like horror",
+    "yes, tell me about it",
+    "anything with a strong story",
+    "what is it about?",
+    "who plays in it?",
+    "ok, what else do you have?",
+    "my favourite genre is science fiction",
+    "I want a book for my children",
+    "surprise me",
+)
+
+
+class SmallTalkDetector:
+    """Decide whether the newest message is small talk, by its nearest example sentences.
+
+    The encoder of the catalog is used, so nothing more is loaded. Only short messages are considered:
+    small talk is short, and calling a wish small talk costs more than the other way round.
+
+    Parameters
+    ----------
+    embed_model
+        Any LlamaIndex embedding.
+    margin
+        How much closer (cosine) small talk has to be than the nearest request.
+    max_words
+        Longer messages are never small talk.
+    small_talk, requests
+        Example sentences; give your own for another language.
+    """
+
+    def __init__(
+        self,
+        embed_model: BaseEmbedding,
+        *,
+        margin: float = 0.1,
+        max_words: int = 10,
+        small_talk: Sequence[str] = SMALL_TALK,
+        requests: Sequence[str] = REQUESTS,
+    ) -> None:
+        self._embed_model = embed_model
+        self.margin = margin
+        self.max_words = max_words
+        self._small_talk, self._requests = list(small_talk), list(requests)
+
+    @cached_property
+    def _examples(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        vectors = self._embed_model.get_text_embedding_batch([*self._small_talk, *self._requests])
+        unit = _unit(np.asarray(vectors))
+        return unit[: len(self._small_talk)], unit[len(self._small_talk) :]
+
+    def __call__(self, dialogue: Sequence[ChatMessage]) -> bool:
+        """Say whether the newest message of the dialogue is small talk.
+
+        Parameters
+        ----------
+        dialogue
+            Oldest first; the newest message decides.
+        """
+        newest = one_line(dialogue[-1].content or "") if dialogue else ""
+        if not newest or dialogue[-1].role != MessageRole.USER or len(newest.split()) > self.max_words:
+            return False
+        vector = _unit(np.asarray(self._embed_model.get_text_embedding(newest)))
+        talk, requests = self._examples
+        return bool(np.max(talk @ vector) >= np.max(requests @ vector) + self.margin)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12))

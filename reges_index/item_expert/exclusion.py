@@ -1,0 +1,66 @@
+"""`ExcludeItems`: candidates that must not be recommended leave before the item expert sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from pydantic import Field
+
+from reges_index.catalog.item import Item
+from reges_index.dialogue import dialogue_of, find_mentions
+
+__all__ = ["ExcludeItems", "without_excluded"]
+
+
+def without_excluded(
+    nodes: Sequence[NodeWithScore],
+    dialogue: Sequence[ChatMessage],
+    *,
+    ids: Iterable[str] = (),
+    mentioned: bool = False,
+) -> list[NodeWithScore]:
+    """Return the nodes that may be recommended, in their order.
+
+    Parameters
+    ----------
+    ids
+        Items that must not be recommended.
+    mentioned
+        Leave out items that anyone in the dialogue has named (`find_mentions`): the seeker knows them, or
+        has turned them down.
+    """
+    barred = set(ids)
+    items = [Item.from_node(node.node) for node in nodes]
+    if mentioned:
+        found = find_mentions(dialogue, [item.title for item in items], [item.year for item in items])
+        barred |= {items[index].id for index in found}
+    return [node for node, item in zip(nodes, items, strict=True) if item.id not in barred]
+
+
+class ExcludeItems(BaseNodePostprocessor):
+    """Drop known items from the candidates; goes before `ReGeSRerank` in a list of postprocessors.
+
+    Parameters
+    ----------
+    item_ids
+        Ids that must not be recommended.
+    mentioned
+        Also drop what the dialogue in the query bundle names; on by default.
+    """
+
+    item_ids: list[str] = Field(default_factory=list, description="Ids that must not be recommended.")
+    mentioned: bool = Field(default=True, description="Whether to drop items that the dialogue names.")
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name of the component."""
+        return "ExcludeItems"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        dialogue = dialogue_of(query_bundle) if query_bundle is not None else ()
+        return without_excluded(nodes, dialogue, ids=self.item_ids, mentioned=self.mentioned)

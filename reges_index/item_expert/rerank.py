@@ -1,0 +1,351 @@
+"""`ReGeSRerank`: the item expert as a LlamaIndex node postprocessor (section 2.4)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.llms.llm import LLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
+from pydantic import Field, PrivateAttr
+
+from reges_index.catalog.item import Item
+from reges_index.dialogue import dialogue_of
+from reges_index.dialogue.wording import MOVIES, Domain
+from reges_index.errors import ConfigError, InputError, ReGeSError
+from reges_index.item_expert.api_selection import ApiSelector
+from reges_index.item_expert.local_selection import LocalSelector, SelectionMode
+from reges_index.item_expert.prompt import (
+    DEFAULT_SELECT_TMPL,
+    PromptBudget,
+    SelectionPrompt,
+    build_selection_prompt,
+    selection_prompt_hash,
+)
+from reges_index.item_expert.selection import Selection, Selector
+from reges_index.models.backend import AUTO, ApiBackend, Backend, LocalBackend, resolve_backend
+from reges_index.models.local_lm import LocalLM
+
+__all__ = ["RankedCandidate", "Ranking", "ReGeSRerank"]
+
+logger = logging.getLogger(__name__)
+dispatcher = get_dispatcher(__name__)
+
+ROLE = "item-expert"
+# Chat template around the prompt (system message, role marks), beside what build_selection_prompt counts.
+_FRAME_TOKENS = 96
+_ADDED_KEYS = ("probability", "retrieval_score", "retrieval_rank")
+
+
+@dataclass(frozen=True)
+class RankedCandidate:
+    """One candidate with what is known of it after the choice.
+
+    Attributes
+    ----------
+    rank
+        From 1, best first.
+    probability
+        Of all candidates these sum to 1; None where the model gave only a pick.
+    logprob
+        Of the candidate's label, in nats; None likewise.
+    retrieval_score, retrieval_rank
+        The retriever's score (cosine) and rank, from 1.
+    """
+
+    item: Item
+    rank: int
+    probability: float | None
+    logprob: float | None
+    retrieval_score: float | None
+    retrieval_rank: int
+    node: NodeWithScore
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All candidates, best first, and a report of how it went (cuts, fall-backs, tokens)."""
+
+    candidates: tuple[RankedCandidate, ...]
+    report: dict[str, Any]
+
+
+class ReGeSRerank(BaseNodePostprocessor):
+    """Let LLM_G rank the retrieved candidates for the dialogue in the query bundle.
+
+    Parameters
+    ----------
+    llm
+        A `LocalLM`, `ReGeSLLM`, ``HuggingFaceLLM`` or any other LlamaIndex LLM; None takes the embedded
+        default. ``Settings.llm`` is never asked.
+    top_n
+        How many nodes to return, 1 or more; all are ranked in any case.
+    mode
+        "score", "constrained" or "generate", see `LocalSelector`. LLMs behind an API give one pick.
+    adapter
+        By default ``item-expert`` where it is loaded; None runs the bare model.
+    select_prompt
+        Template with the slots ``{candidates}`` and ``{conversation_history}``; also by
+        ``update_prompts``-style ``_update_prompts({"select_prompt": ...})``.
+    domain
+        What an item is called in the prompt.
+    max_input_tokens, max_history_tokens, max_candidate_tokens
+        Budgets of the prompt: all of it (4,096 in the paper), the dialogue, one candidate's details. By
+        default what the adapter recommends. The context window of the model is never exceeded.
+    length_penalty
+        See `LocalSelector`.
+    keep_retrieval_score
+        Put the retriever's score into each node's metadata as ``retrieval_score``.
+    on_error
+        What to do when the model cannot be asked (server down, time-out): "raise", or
+        "retrieval_order" to keep the retriever's order and say so in the report and the log.
+    verbose
+        Log the ranking at INFO.
+
+    Notes
+    -----
+    A node's score is its probability where the model gives probabilities, else the retriever's score.
+    """
+
+    top_n: int = Field(description="Number of nodes to return.")
+    mode: str = Field(description="score, constrained or generate.")
+    keep_retrieval_score: bool = Field(description="Whether to keep the retrieval score in metadata.")
+    on_error: str = Field(description="raise or retrieval_order.")
+    verbose: bool = Field(description="Whether to log the ranking.")
+
+    _backend: Backend = PrivateAttr()
+    _selector: Selector = PrivateAttr()
+    _template: PromptTemplate = PrivateAttr()
+    _domain: Domain = PrivateAttr()
+    _budget: PromptBudget = PrivateAttr()
+
+    def __init__(
+        self,
+        llm: LLM | LocalLM | None = None,
+        *,
+        top_n: int = 10,
+        mode: SelectionMode = "score",
+        adapter: str | None = AUTO,
+        select_prompt: BasePromptTemplate | str | None = None,
+        domain: Domain = MOVIES,
+        max_input_tokens: int | None = None,
+        max_history_tokens: int | None = None,
+        max_candidate_tokens: int | None = None,
+        length_penalty: float | None = None,
+        keep_retrieval_score: bool = False,
+        on_error: Literal["raise", "retrieval_order"] = "raise",
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        if top_n < 1:
+            raise ConfigError(f"top_n={top_n} would return nothing", hint="use 1 or more")
+        if on_error not in ("raise", "retrieval_order"):
+            raise ConfigError(f"on_error={on_error!r} is unknown", hint="use raise or retrieval_order")
+        fields: dict[str, Any] = {
+            "top_n": top_n,
+            "mode": mode,
+            "keep_retrieval_score": keep_retrieval_score,
+            "on_error": on_error,
+            "verbose": verbose,
+        }
+        super().__init__(**fields)
+        self._backend = resolve_backend(llm, role=ROLE, adapter=adapter)
+        advice = self._backend.inference_settings
+        self._template = _as_template(select_prompt or DEFAULT_SELECT_TMPL)
+        self._backend.check_prompt(selection_prompt_hash(self._template))
+        self._domain = domain
+        self._budget = PromptBudget(
+            total=max_input_tokens or advice.get("max_input_tokens", 4096),
+            history=max_history_tokens or advice.get("max_history_tokens", 1024),
+            details=max_candidate_tokens or advice.get("max_candidate_tokens"),
+        )
+        if isinstance(self._backend, LocalBackend):
+            penalty = advice.get("length_penalty", 0.0) if length_penalty is None else length_penalty
+            self._selector = LocalSelector(self._backend, mode, length_penalty=penalty, seed=seed)
+        elif isinstance(self._backend, ApiBackend):
+            self._selector = ApiSelector(self._backend.llm)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name of the component."""
+        return "ReGeSRerank"
+
+    @classmethod
+    def from_defaults(cls, llm: LLM | LocalLM | None = None, **kwargs: Any) -> ReGeSRerank:
+        """Build with the embedded model when ``llm`` is None; see the class for the arguments."""
+        return cls(llm, **kwargs)
+
+    def _get_prompts(self) -> PromptDictType:
+        return {"select_prompt": self._template}
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        if "select_prompt" in prompts:
+            template = _as_template(prompts["select_prompt"])
+            self._backend.check_prompt(selection_prompt_hash(template))
+            self._template = template
+
+    # -- the prompt --------------------------------------------------------------------------------
+
+    def build_prompt(self, items: Sequence[Item], bundle: QueryBundle) -> SelectionPrompt:
+        """Return the prompt that would be sent for these candidates."""
+        longest = max((self._backend.measure.count(item.title) for item in items), default=0)
+        room = self._backend.context_window - longest - _FRAME_TOKENS
+        budget = PromptBudget(min(self._budget.total, room), self._budget.history, self._budget.details)
+        return build_selection_prompt(
+            dialogue_of(bundle),
+            items,
+            measure=self._backend.measure,
+            budget=budget,
+            template=self._template,
+            domain=self._domain,
+        )
+
+    # -- ranking -----------------------------------------------------------------------------------
+
+    def rank(self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle) -> Ranking:
+        """Rank all nodes; `postprocess_nodes` returns the first ``top_n`` of these.
+
+        Raises
+        ------
+        InputError
+            If the candidates' names do not fit into the model's context beside the dialogue.
+        """
+        if not nodes:
+            return Ranking((), {"rerank": {"candidates": 0}})
+        items = [Item.from_node(node.node) for node in nodes]
+        prompt = self.build_prompt(items, query_bundle)
+        try:
+            selection = self._selector.select(prompt)
+        except Exception as error:  # whatever a client library raises; re-raised unless told otherwise
+            selection = self._failed(error, len(nodes))
+            return self._ranking(nodes, items, prompt, selection, error=error)
+        return self._ranking(nodes, items, prompt, selection)
+
+    async def arank(self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle) -> Ranking:
+        """Rank without blocking the event loop; see `rank`."""
+        if not nodes:
+            return Ranking((), {"rerank": {"candidates": 0}})
+        items = [Item.from_node(node.node) for node in nodes]
+        prompt = self.build_prompt(items, query_bundle)
+        try:
+            selection = await self._selector.aselect(prompt)
+        except Exception as error:  # as in rank
+            selection = self._failed(error, len(nodes))
+            return self._ranking(nodes, items, prompt, selection, error=error)
+        return self._ranking(nodes, items, prompt, selection)
+
+    def _failed(self, error: Exception, size: int) -> Selection:
+        if self.on_error == "raise" or isinstance(error, (ReGeSError, AssertionError)):
+            raise error
+        logger.warning("%s could not choose (%s); keeping retrieval order", self._backend.name, error)
+        return Selection(tuple(range(size)), "hallucinated", fallbacks=1)
+
+    def _ranking(
+        self,
+        nodes: Sequence[NodeWithScore],
+        items: Sequence[Item],
+        prompt: SelectionPrompt,
+        selection: Selection,
+        *,
+        error: Exception | None = None,
+    ) -> Ranking:
+        candidates = []
+        for rank, index in enumerate(selection.order, 1):
+            probability = selection.probabilities[index] if selection.probabilities else None
+            candidates.append(
+                RankedCandidate(
+                    item=items[index],
+                    rank=rank,
+                    probability=probability,
+                    logprob=selection.logprobs[index] if selection.logprobs else None,
+                    retrieval_score=nodes[index].score,
+                    retrieval_rank=index + 1,
+                    node=self._mark(nodes[index], probability, index + 1),
+                )
+            )
+        report = {
+            "mode": self.mode if isinstance(self._backend, LocalBackend) else "api",
+            "adapter": self._backend.adapter,
+            "candidates": len(nodes),
+            "candidates_shortened": prompt.candidates.shortened,
+            "candidate_tokens": prompt.candidates.tokens,
+            "messages_dropped": prompt.history.dropped,
+            "message_shortened": prompt.history.shortened,
+            "outcome": "failed" if error is not None else selection.outcome,
+            "answer": selection.answer,
+            "fallbacks": selection.fallbacks,
+            "error": None if error is None else type(error).__name__,
+        }
+        if self.verbose:
+            for candidate in candidates[: self.top_n]:
+                logger.info("%3d %s %s", candidate.rank, candidate.probability, candidate.item.title)
+        return Ranking(tuple(candidates), {"rerank": report})
+
+    def _mark(self, node: NodeWithScore, probability: float | None, retrieval_rank: int) -> NodeWithScore:
+        # A copy: other components may hold the retriever's node.
+        inner = node.node.model_copy()
+        inner.metadata = dict(inner.metadata)
+        inner.metadata["retrieval_rank"] = retrieval_rank
+        if probability is not None:
+            inner.metadata["probability"] = probability
+        if self.keep_retrieval_score and node.score is not None:
+            inner.metadata["retrieval_score"] = node.score
+        for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
+            setattr(inner, name, [*getattr(inner, name), *_ADDED_KEYS])
+        return NodeWithScore(node=inner, score=node.score if probability is None else probability)
+
+    # -- LlamaIndex --------------------------------------------------------------------------------
+
+    def _start(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None
+    ) -> tuple[QueryBundle, dict[str, Any]]:
+        if query_bundle is None:
+            raise InputError("ReGeSRerank needs the query bundle", hint="pass query_bundle= or query_str=")
+        dispatcher.event(
+            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._backend.name)
+        )
+        return query_bundle, {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self._backend.name,
+            EventPayload.QUERY_STR: query_bundle.query_str,
+            EventPayload.TOP_K: self.top_n,
+        }
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        bundle, payload = self._start(nodes, query_bundle)
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            ranked = [c.node for c in self.rank(nodes, bundle).candidates[: self.top_n]]
+            event.on_end(payload={EventPayload.NODES: ranked})
+        dispatcher.event(ReRankEndEvent(nodes=ranked))
+        return ranked
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        bundle, payload = self._start(nodes, query_bundle)
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            ranked = [c.node for c in (await self.arank(nodes, bundle)).candidates[: self.top_n]]
+            event.on_end(payload={EventPayload.NODES: ranked})
+        dispatcher.event(ReRankEndEvent(nodes=ranked))
+        return ranked
+
+
+def _as_template(prompt: BasePromptTemplate | str) -> PromptTemplate:
+    template = PromptTemplate(prompt) if isinstance(prompt, str) else prompt
+    slots = ("{candidates}", "{conversation_history}")
+    if not isinstance(template, PromptTemplate) or not all(s in template.template for s in slots):
+        raise ConfigError(
+            "select_prompt needs the slots {candidates} and {conversation_history}",
+            hint="see DEFAULT_SELECT_TMPL",
+        )
+    return template

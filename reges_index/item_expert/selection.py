@@ -1,0 +1,78 @@
+"""What choosing one of k candidates gives back, whichever model chose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from reges_index.item_expert.prompt import SelectionPrompt
+
+__all__ = ["Outcome", "Selection", "Selector", "share_among_equals"]
+
+Outcome = Literal["scored", "constrained", "structured", "matched", "hallucinated"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice among the candidates of one prompt.
+
+    Attributes
+    ----------
+    order
+        Indices of all candidates, best first. Where the model only picked one, the others follow in the
+        order in which they came (the retriever's).
+    probabilities
+        Of each candidate, in the prompt's order, summing to 1; None where the model gave only a pick.
+    logprobs
+        Log-probability of each candidate's label with its end token, in nats; None likewise.
+    outcome
+        How the choice came about. "hallucinated": the model named no candidate, so the retriever's first
+        stands in.
+    answer
+        The model's text where it wrote any.
+    fallbacks
+        How many ways of asking failed before this one gave a choice.
+    """
+
+    order: tuple[int, ...]
+    outcome: Outcome
+    probabilities: tuple[float, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    answer: str | None = None
+    fallbacks: int = 0
+
+    @classmethod
+    def of_pick(
+        cls, pick: int | None, size: int, outcome: Outcome, *, answer: str | None = None, fallbacks: int = 0
+    ) -> Selection:
+        """Build a selection from one picked index; None means that no candidate was named."""
+        if pick is None:
+            return cls(tuple(range(size)), "hallucinated", answer=answer, fallbacks=fallbacks)
+        order = (pick, *(index for index in range(size) if index != pick))
+        return cls(order, outcome, answer=answer, fallbacks=fallbacks)
+
+
+class Selector(Protocol):
+    """Chooses among the candidates of a prompt."""
+
+    def select(self, prompt: SelectionPrompt) -> Selection:
+        """Choose; blocks until the model has answered."""
+        ...
+
+    async def aselect(self, prompt: SelectionPrompt) -> Selection:
+        """Choose without blocking the event loop."""
+        ...
+
+
+def share_among_equals(labels: Sequence[str], probabilities: Sequence[float]) -> list[float]:
+    """Divide a label's probability among the candidates that bear it.
+
+    Parameters
+    ----------
+    labels
+        Of each candidate, repeats allowed.
+    probabilities
+        Of each candidate's label, so that equal labels come with equal values that were counted once.
+    """
+    return [p / labels.count(label) for label, p in zip(labels, probabilities, strict=True)]

@@ -1,0 +1,237 @@
+"""`ReGeSSynthesizer`: the first of the ranked nodes becomes the answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import Any, Literal
+
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
+    AsyncStreamingResponse,
+    Response,
+    StreamingResponse,
+)
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
+from llama_index.core.llms.llm import LLM
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.response_synthesizers import BaseSynthesizer
+from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
+from llama_index_instrumentation import get_dispatcher
+
+from reges_index.catalog.item import Item
+from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line, render_history
+from reges_index.errors import ConfigError
+from reges_index.models.backend import Backend, resolve_backend
+from reges_index.models.local_lm import LocalLM
+
+__all__ = ["DEFAULT_SENTENCE_TMPL", "ReGeSSynthesizer", "answer_title"]
+
+dispatcher = get_dispatcher(__name__)
+
+NOTHING_TO_RECOMMEND = "Nothing in the catalog fits: no candidate is left to recommend."
+
+DEFAULT_SENTENCE_TMPL = PromptTemplate(
+    "Conversation between a seeker and a recommender:\n{conversation_history}\n\n"
+    "The recommender has chosen: {item}\n\n"
+    "In one short sentence, tell the seeker why it fits what they asked for."
+)
+
+
+def answer_title(item: Item) -> str:
+    """Return the title of an item as an answer: on one line, with the year where it is known."""
+    title = one_line(item.title)
+    return f"{title} ({item.year})" if item.year is not None else title
+
+
+class ReGeSSynthesizer(BaseSynthesizer):
+    """Answer with the best-ranked item.
+
+    Parameters
+    ----------
+    llm
+        Only asked for ``style="sentence"``; None takes the embedded default then.
+    style
+        "title": the title alone, as in the paper. "sentence": the title and year, then one sentence by
+        the LLM on why it fits. The item itself is never the LLM's doing, so it is always in the catalog.
+    streaming
+        Return a `StreamingResponse`.
+    sentence_prompt
+        Template with the slots ``{conversation_history}`` and ``{item}``; also by ``update_prompts``.
+
+    Notes
+    -----
+    ``response.metadata`` has ``item_id``, ``title``, ``probability``, ``query`` (the refined one, where
+    the bundle carries it) and ``candidates`` (id, title, probability, retrieval_score, rank).
+    """
+
+    def __init__(
+        self,
+        llm: LLM | LocalLM | None = None,
+        *,
+        style: Literal["title", "sentence"] = "title",
+        streaming: bool = False,
+        sentence_prompt: PromptTemplate | None = None,
+        callback_manager: CallbackManager | None = None,
+        empty_response: str = NOTHING_TO_RECOMMEND,
+    ) -> None:
+        # Not super().__init__(): it resolves Settings.llm, which reaches for OpenAI, and titles need no LLM.
+        if style not in ("title", "sentence"):
+            raise ConfigError(f"style={style!r} is unknown", hint="use title or sentence")
+        self.style = style
+        self._backend: Backend | None = (
+            resolve_backend(llm, role="synthesizer") if style == "sentence" else None
+        )
+        self._callback_manager = callback_manager or CallbackManager([])
+        self._streaming = streaming
+        self._empty_response = empty_response
+        self._sentence_prompt = sentence_prompt or DEFAULT_SENTENCE_TMPL
+
+    @property
+    def callback_manager(self) -> CallbackManager:
+        """The callback manager."""
+        return self._callback_manager
+
+    @callback_manager.setter
+    def callback_manager(self, callback_manager: CallbackManager) -> None:
+        self._callback_manager = callback_manager
+
+    def _get_prompts(self) -> PromptDictType:
+        return {"sentence_prompt": self._sentence_prompt}
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        if "sentence_prompt" in prompts:
+            template = prompts["sentence_prompt"]
+            if not isinstance(template, PromptTemplate):
+                raise ConfigError("sentence_prompt is no PromptTemplate")
+            self._sentence_prompt = template
+
+    # -- text only: what LlamaIndex calls when it has no nodes ---------------------------------------
+
+    def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:  # noqa: ARG002
+        """Return the first line of the first chunk, which is its item's title."""
+        return text_chunks[0].splitlines()[0] if text_chunks and text_chunks[0] else self._empty_response
+
+    async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
+        """Return the first line of the first chunk."""
+        return self.get_response(query_str, text_chunks, **response_kwargs)
+
+    # -- with nodes ------------------------------------------------------------------------------------
+
+    def synthesize(
+        self,
+        query: QueryType,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+        **response_kwargs: Any,  # noqa: ARG002
+    ) -> RESPONSE_TYPE:
+        """Return the answer for ranked nodes, best first."""
+        bundle = self._start(query)
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
+        with self._callback_manager.event(CBEventType.SYNTHESIZE, payload=payload) as event:
+            sentence = None
+            if nodes and self._backend is not None:
+                sentence = self._backend.generate([self._sentence_request(bundle, nodes)], max_new_tokens=64)
+            text = self._compose(nodes, sentence)
+            response: RESPONSE_TYPE
+            metadata, sources = response_metadata(bundle, nodes), [*nodes, *(additional_source_nodes or ())]
+            if self._streaming:
+                response = StreamingResponse(_words(text), source_nodes=sources, metadata=metadata)
+            else:
+                response = Response(text, source_nodes=sources, metadata=metadata)
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        dispatcher.event(SynthesizeEndEvent(query=bundle, response=response))
+        return response
+
+    async def asynthesize(
+        self,
+        query: QueryType,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+        **response_kwargs: Any,  # noqa: ARG002
+    ) -> RESPONSE_TYPE:
+        """Return the answer without blocking the event loop; see `synthesize`."""
+        bundle = self._start(query)
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
+        with self._callback_manager.event(CBEventType.SYNTHESIZE, payload=payload) as event:
+            sentence = None
+            if nodes and self._backend is not None:
+                request = self._sentence_request(bundle, nodes)
+                sentence = await self._backend.agenerate([request], max_new_tokens=64)
+            text = self._compose(nodes, sentence)
+            response: RESPONSE_TYPE
+            metadata, sources = response_metadata(bundle, nodes), [*nodes, *(additional_source_nodes or ())]
+            if self._streaming:
+                response = AsyncStreamingResponse(_awords(text), source_nodes=sources, metadata=metadata)
+            else:
+                response = Response(text, source_nodes=sources, metadata=metadata)
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        dispatcher.event(SynthesizeEndEvent(query=bundle, response=response))
+        return response
+
+    def _start(self, query: QueryType) -> QueryBundle:
+        dispatcher.event(SynthesizeStartEvent(query=query))
+        return QueryBundle(query_str=query) if isinstance(query, str) else query
+
+    def _sentence_request(
+        self, bundle: QueryBundle, nodes: Sequence[NodeWithScore]
+    ) -> tuple[ChatMessage, ...]:
+        assert self._backend is not None
+        history = render_history(dialogue_of(bundle), budget=512, measure=self._backend.measure)
+        item = Item.from_node(nodes[0].node)
+        details = self._backend.measure.head(one_line(item.text()), 160)
+        text = self._sentence_prompt.format(conversation_history=history.text, item=details)
+        return (ChatMessage(role=MessageRole.USER, content=text),)
+
+    def _compose(self, nodes: Sequence[NodeWithScore], sentence: list[list[str]] | None) -> str:
+        if not nodes:
+            return self._empty_response
+        item = Item.from_node(nodes[0].node)
+        if sentence is None:
+            return one_line(item.title)
+        reason = one_line(sentence[0][0])
+        return f"{answer_title(item)}. {reason}" if reason else answer_title(item)
+
+
+def response_metadata(bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> dict[str, Any]:
+    """Return what a response says about the choice, from the ranked nodes and their bundle."""
+    candidates = [candidate_row(node, rank) for rank, node in enumerate(nodes, 1)]
+    best = candidates[0] if candidates else None
+    report = bundle.report if isinstance(bundle, DialogueQueryBundle) else {}
+    refined = bundle.custom_embedding_strs
+    return {
+        "item_id": best["id"] if best else None,
+        "title": best["title"] if best else None,
+        "probability": best["probability"] if best else None,
+        "query": refined[0] if refined else None,
+        "candidates": candidates,
+        **report,
+    }
+
+
+def candidate_row(node: NodeWithScore, rank: int) -> dict[str, Any]:
+    """Return one candidate as the command line and the metadata show it."""
+    item = Item.from_node(node.node)
+    metadata = node.node.metadata
+    probability = metadata.get("probability")
+    return {
+        "id": item.id,
+        "title": item.title,
+        "year": item.year,
+        "probability": probability,
+        "retrieval_score": metadata.get("retrieval_score", node.score if probability is None else None),
+        "rank": rank,
+    }
+
+
+def _words(text: str) -> Generator[str, None, None]:
+    for number, word in enumerate(text.split(" ")):
+        yield word if number == 0 else f" {word}"
+
+
+async def _awords(text: str) -> AsyncGenerator[str, None]:
+    for word in _words(text):
+        yield word

@@ -1,0 +1,185 @@
+"""One way to ask a model, whichever it is: a `LocalLM` with adapters, or any LlamaIndex LLM."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.llms.llm import LLM
+
+from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
+from reges_index.errors import AdapterError, ConfigError
+from reges_index.models.llm import ReGeSLLM, wrap_llm
+from reges_index.models.local_lm import LocalLM
+
+__all__ = ["AUTO", "ApiBackend", "Backend", "LocalBackend", "resolve_backend"]
+
+# The default of every ``adapter`` argument: the adapter of the component's role, where it is loaded.
+AUTO = "auto"
+
+
+class Backend(ABC):
+    """What the two experts need of a model.
+
+    Attributes
+    ----------
+    adapter
+        Name of the LoRA adapter in use; None for the bare model.
+    measure
+        Counts tokens as the model does (API models: approximately).
+    inference_settings
+        What the adapter's manifest recommends (budgets, decoding); empty without an adapter.
+    """
+
+    adapter: str | None = None
+    measure: TextMeasure
+    inference_settings: Mapping[str, Any]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the model."""
+
+    @property
+    @abstractmethod
+    def context_window(self) -> int:
+        """Most tokens that prompt and answer may have together."""
+
+    @abstractmethod
+    def check_prompt(self, prompt_hash: str) -> None:
+        """Raise `AdapterError` if the adapter was trained with another prompt."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
+        """Return the answers to each prompt; options as in `LocalLM.generate`."""
+
+    @abstractmethod
+    async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
+        """Return the answers to each prompt without blocking the event loop."""
+
+
+class LocalBackend(Backend):
+    """A model in this process, with one of its adapters or none."""
+
+    def __init__(self, lm: LocalLM, adapter: str | None) -> None:
+        self.lm = lm
+        self.adapter = adapter
+        self.measure = HFMeasure(lm.tokenizer)
+        self._manifest = lm.manifest(adapter) if adapter is not None else None
+        self.inference_settings = self._manifest.inference if self._manifest is not None else {}
+
+    @property
+    def name(self) -> str:
+        """Name of the base model."""
+        return self.lm.name
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens of prompt and answer."""
+        return self.lm.context_window
+
+    def check_prompt(self, prompt_hash: str) -> None:
+        """Raise `AdapterError` if the adapter was trained with another prompt."""
+        if self._manifest is not None and self._manifest.prompt_hash != prompt_hash:
+            raise AdapterError(
+                f"adapter {self.adapter!r} was trained with prompt {self._manifest.prompt_hash}, "
+                f"this prompt is {prompt_hash}",
+                hint="use the default prompt, pass adapter=None, or train an adapter for your prompt",
+            )
+
+    def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
+        """Return the answers to each prompt, decoded in batches."""
+        results = self.lm.generate(prompts, adapter=self.adapter, **options)
+        return [[generation.text for generation in own] for own in results]
+
+    async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
+        """Return the answers to each prompt; the model runs in a thread."""
+        return await asyncio.to_thread(self.generate, prompts, **options)
+
+
+class ApiBackend(Backend):
+    """Any LlamaIndex LLM. Its own settings decide on temperature and length of the answers."""
+
+    inference_settings: Mapping[str, Any] = {}
+
+    def __init__(self, llm: LLM) -> None:
+        self.llm = llm
+        self.measure = default_measure()
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return str(self.llm.metadata.model_name)
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens of prompt and answer, as the LLM's metadata say."""
+        return int(self.llm.metadata.context_window)
+
+    def check_prompt(self, prompt_hash: str) -> None:
+        """Accept every prompt: no adapter of ours is involved."""
+
+    def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
+        """Return the answers to each prompt, one request after the other."""
+        times = int(options.get("num_return_sequences", 1))
+        return [
+            [str(self.llm.chat(list(prompt)).message.content or "") for _ in range(times)]
+            for prompt in prompts
+        ]
+
+    async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
+        """Return the answers to each prompt; all requests are under way at once."""
+        times = int(options.get("num_return_sequences", 1))
+        replies = await asyncio.gather(
+            *(self.llm.achat(list(prompt)) for prompt in prompts for _ in range(times))
+        )
+        texts = [str(reply.message.content or "") for reply in replies]
+        return [texts[start : start + times] for start in range(0, len(texts), times)]
+
+
+def resolve_backend(llm: LLM | LocalLM | None, *, role: str, adapter: str | None = AUTO) -> Backend:
+    """Find the back end behind what a user passed as ``llm``.
+
+    Parameters
+    ----------
+    llm
+        None stands for the embedded default with its shipped adapters.
+    role
+        The adapter that `AUTO` looks for.
+    adapter
+        A name, None for the bare model, or `AUTO`. A `ReGeSLLM` that names an adapter keeps it under `AUTO`.
+
+    Raises
+    ------
+    ConfigError
+        If ``llm`` is no LLM, or an adapter is asked of a model that cannot hold one.
+    AdapterError
+        If a named adapter is not loaded.
+    """
+    if llm is None:
+        llm = LocalLM.default()
+    if not isinstance(llm, (LocalLM, LLM)):
+        raise ConfigError(
+            f"llm is a {type(llm).__name__}, which is no LLM",
+            hint="pass a LocalLM, a LlamaIndex LLM, or None for the embedded model",
+        )
+    local = llm if isinstance(llm, LocalLM) else wrap_llm(llm)
+    if local is None:
+        if adapter not in (AUTO, None):
+            raise ConfigError(
+                f"adapter={adapter!r} needs a LocalLM; {type(llm).__name__} holds no adapters of ours",
+                hint="behind a server, adapters are addressed by the LLM's model name",
+            )
+        return ApiBackend(llm)  # type: ignore[arg-type]  # wrap_llm always knows a LocalLM
+    if adapter == AUTO:
+        own = llm.adapter if isinstance(llm, ReGeSLLM) else None
+        adapter = own or (role if local.has_adapter(role) else None)
+    elif adapter is not None and not local.has_adapter(adapter):
+        raise AdapterError(
+            f"no adapter {adapter!r} is loaded in {local.name}",
+            hint=f"loaded: {', '.join(local.adapters) or 'none'}; load it with LocalLM.load_adapter",
+        )
+    return LocalBackend(local, adapter)

@@ -1,0 +1,249 @@
+"""`ReGeSQueryTransform`: a dialogue in, the refined query out (section 2.3)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.indices.query.query_transform.base import BaseQueryTransform
+from llama_index.core.llms.llm import LLM
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.schema import QueryBundle
+
+from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line
+from reges_index.dialogue.wording import MOVIES, Domain
+from reges_index.errors import ConfigError
+from reges_index.models.backend import AUTO, Backend, resolve_backend
+from reges_index.models.local_lm import LocalLM
+from reges_index.query_expert.prompt import (
+    DEFAULT_QUERY_TMPL,
+    QueryPrompt,
+    build_query_prompt,
+    query_prompt_hash,
+)
+
+__all__ = ["QueryDecoding", "ReGeSQueryTransform"]
+
+logger = logging.getLogger(__name__)
+
+ROLE = "query-expert"
+_LABEL = re.compile(r"^\W*(?:search |natural-language )*query\W*:\s*", re.IGNORECASE)
+_QUOTES = "\"'`“”‘’ "
+
+
+@dataclass(frozen=True)
+class QueryDecoding:
+    """How queries are written.
+
+    Attributes
+    ----------
+    max_new_tokens
+        Most tokens of one query.
+    num_queries
+        Queries per dialogue: the first by greedy decoding, further ones sampled. The vector that is
+        searched with is the mean of theirs.
+    temperature
+        Of the sampled ones.
+    no_repeat_ngram_size, repetition_penalty
+        Against loops, which small models fall into. Local models only.
+    context_messages
+        How many of the newest messages are embedded beside the query, as one more text.
+    seed
+        Of the sampling.
+    """
+
+    max_new_tokens: int = 64
+    num_queries: int = 1
+    temperature: float = 0.7
+    no_repeat_ngram_size: int = 3
+    repetition_penalty: float = 1.0
+    context_messages: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_queries < 1 or self.max_new_tokens < 1 or self.context_messages < 0:
+            raise ConfigError(
+                f"num_queries={self.num_queries}, max_new_tokens={self.max_new_tokens}, "
+                f"context_messages={self.context_messages}: a query needs at least one text of one token"
+            )
+
+
+class ReGeSQueryTransform(BaseQueryTransform):
+    """Turn the dialogue in a query bundle into a refined search query.
+
+    With the query-expert adapter this is the paper's LLM_QR; without one it is its *Direct Prompt*
+    (section 3.5). The result is a `DialogueQueryBundle` whose query string and embedding strings are the
+    refined query, with the dialogue still in ``messages`` for the components behind it.
+
+    Parameters
+    ----------
+    llm
+        A `LocalLM`, a `ReGeSLLM`, a ``HuggingFaceLLM`` or any other LlamaIndex LLM. None takes the
+        embedded default; LlamaIndex's global ``Settings.llm`` is never asked.
+    adapter
+        Name of the adapter in a `LocalLM`. The default takes ``query-expert`` where it is loaded; None
+        runs the bare model.
+    query_prompt
+        Template with the slot ``{conversation_history}``; also by ``update_prompts({"query_prompt": ...})``.
+    domain
+        What an item is called in the prompt, movies by default.
+    max_history_tokens
+        Budget of the dialogue's text; older messages are cut and counted. By default what the adapter was
+        trained with, else 1,024, and never more than the model's context leaves.
+    decoding
+        See `QueryDecoding`. By default what the adapter recommends.
+    verbose
+        Log the query at INFO.
+    """
+
+    def __init__(
+        self,
+        llm: LLM | LocalLM | None = None,
+        *,
+        adapter: str | None = AUTO,
+        query_prompt: BasePromptTemplate | str | None = None,
+        domain: Domain = MOVIES,
+        max_history_tokens: int | None = None,
+        decoding: QueryDecoding | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__()
+        self._backend: Backend = resolve_backend(llm, role=ROLE, adapter=adapter)
+        self._prompt = _as_template(query_prompt or DEFAULT_QUERY_TMPL)
+        self._backend.check_prompt(query_prompt_hash(self._prompt))
+        self.domain = domain
+        self._max_history_tokens = max_history_tokens
+        advice = self._backend.inference_settings
+        self.decoding = decoding or QueryDecoding(**advice.get("decoding", {}))
+        self._trained_history: int | None = advice.get("max_history_tokens")
+        self.verbose = verbose
+
+    @classmethod
+    def from_defaults(cls, llm: LLM | LocalLM | None = None, **kwargs: Any) -> ReGeSQueryTransform:
+        """Build with the embedded model when ``llm`` is None; see the class for the arguments."""
+        return cls(llm, **kwargs)
+
+    # -- prompts -----------------------------------------------------------------------------------
+
+    def _get_prompts(self) -> PromptDictType:
+        return {"query_prompt": self._prompt}
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        if "query_prompt" in prompts:
+            template = _as_template(prompts["query_prompt"])
+            self._backend.check_prompt(query_prompt_hash(template))
+            self._prompt = template
+
+    @property
+    def max_history_tokens(self) -> int:
+        """The dialogue's token budget that is in force."""
+        wanted = self._max_history_tokens or self._trained_history or 1024
+        frame = self._backend.measure.count(self._prompt.template) + 64
+        return max(16, min(wanted, self._backend.context_window - frame - self.decoding.max_new_tokens))
+
+    def build_prompt(self, bundle: QueryBundle) -> QueryPrompt:
+        """Return the prompt that would be sent for this bundle."""
+        return build_query_prompt(
+            dialogue_of(bundle),
+            template=self._prompt,
+            domain=self.domain,
+            max_history_tokens=self.max_history_tokens,
+            measure=self._backend.measure,
+        )
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def _run(self, query_bundle: QueryBundle, metadata: dict[str, Any]) -> DialogueQueryBundle:  # noqa: ARG002
+        return self.run_batch([query_bundle])[0]
+
+    async def arun(self, query_bundle_or_str: QueryBundle | str) -> DialogueQueryBundle:
+        """Transform without blocking the event loop."""
+        bundle = _as_bundle(query_bundle_or_str)
+        prompt = self.build_prompt(bundle)
+        texts: list[str] = []
+        for kwargs in self._passes():
+            texts += (await self._backend.agenerate([prompt.messages], **kwargs))[0]
+        return self._finish(bundle, prompt, texts)
+
+    def run_batch(self, bundles: list[QueryBundle]) -> list[DialogueQueryBundle]:
+        """Transform many bundles at once; local models decode them in batches."""
+        prompts = [self.build_prompt(bundle) for bundle in bundles]
+        texts: list[list[str]] = [[] for _ in bundles]
+        for kwargs in self._passes():
+            for own, new in zip(
+                texts, self._backend.generate([p.messages for p in prompts], **kwargs), strict=True
+            ):
+                own += new
+        return [self._finish(b, p, t) for b, p, t in zip(bundles, prompts, texts, strict=True)]
+
+    def _passes(self) -> list[dict[str, Any]]:
+        decoding = self.decoding
+        common: dict[str, Any] = {
+            "max_new_tokens": decoding.max_new_tokens,
+            "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+            "repetition_penalty": decoding.repetition_penalty,
+        }
+        passes = [{**common, "temperature": 0.0}]
+        if decoding.num_queries > 1:
+            sampled = {"num_return_sequences": decoding.num_queries - 1, "seed": decoding.seed}
+            passes.append({**common, **sampled, "temperature": decoding.temperature})
+        return passes
+
+    def _finish(self, bundle: QueryBundle, prompt: QueryPrompt, texts: list[str]) -> DialogueQueryBundle:
+        dialogue = dialogue_of(bundle)
+        queries = list(dict.fromkeys(query for query in map(clean_query, texts) if query))
+        fallback = not queries
+        if fallback:
+            queries = [_last_words(dialogue)]
+            logger.warning("the model wrote no query; searching with the seeker's last message instead")
+        if self.decoding.context_messages:
+            newest = dialogue[-self.decoding.context_messages :]
+            queries.append(" ".join(one_line(m.content or "") for m in newest))
+        if self.verbose:
+            logger.info("query: %s", queries[0])
+        report = {
+            "query": {
+                "messages_dropped": prompt.history.dropped,
+                "message_shortened": prompt.history.shortened,
+                "history_tokens": prompt.history.tokens,
+                "fallback": fallback,
+                "adapter": self._backend.adapter,
+            }
+        }
+        carrier = (
+            bundle
+            if isinstance(bundle, DialogueQueryBundle)
+            else DialogueQueryBundle(query_str=bundle.query_str, messages=dialogue)
+        )
+        return carrier.refined([query for query in queries if query], report)
+
+
+def clean_query(text: str) -> str:
+    """Return the query in a model's answer: its first line, without label or quotes."""
+    lines = [one_line(line) for line in text.splitlines()]
+    first = next((line for line in lines if _LABEL.sub("", line).strip(_QUOTES)), "")
+    return _LABEL.sub("", first).strip(_QUOTES)
+
+
+def _last_words(dialogue: tuple[ChatMessage, ...]) -> str:
+    spoken = [one_line(m.content or "") for m in dialogue if m.role == MessageRole.USER]
+    spoken = spoken or [one_line(m.content or "") for m in dialogue]
+    return next(text for text in (*reversed(spoken), "recommendation") if text)
+
+
+def _as_bundle(query: QueryBundle | str) -> QueryBundle:
+    return DialogueQueryBundle.from_dialogue(query) if isinstance(query, str) else query
+
+
+def _as_template(prompt: BasePromptTemplate | str) -> PromptTemplate:
+    template = PromptTemplate(prompt) if isinstance(prompt, str) else prompt
+    if not isinstance(template, PromptTemplate) or "{conversation_history}" not in template.template:
+        raise ConfigError(
+            "query_prompt has no slot {conversation_history}",
+            hint="the dialogue is filled in there; see DEFAULT_QUERY_TMPL",
+        )
+    return template
