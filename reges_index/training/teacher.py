@@ -1,0 +1,305 @@
+"""Asking the teacher: any LlamaIndex LLM, with bounded retries, token counts and cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.llms.llm import LLM
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_exponential_jitter
+
+from reges_index.dialogue import TextMeasure
+from reges_index.errors import ConfigError, ModelError
+from reges_index.models.backend import ApiBackend, LocalBackend, resolve_backend
+from reges_index.models.local_lm import LocalLM
+
+__all__ = ["Teacher", "TeacherAnswer", "TeacherRefused", "TeacherSettings", "is_transient"]
+
+logger = logging.getLogger(__name__)
+
+_TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
+# Every further request would be answered the same: wrong key, no permission, no such model.
+_HOPELESS_STATUS = frozenset({401, 403, 404})
+_LONGEST_RETRY_AFTER_S = 120.0
+_KEY = re.compile(r"\b(sk|key|Bearer)[-_ ][\w*.-]{4,}")
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How a teacher is asked.
+
+    Attributes
+    ----------
+    concurrency
+        Requests under way at once. A model in this process runs one after the other, whatever this says.
+    max_retries
+        Further attempts after a time-out, a rate limit, a server error or a broken connection.
+    first_wait_s, longest_wait_s
+        Back-off in seconds: doubled from the first, with up to ``first_wait_s`` of jitter, never above the
+        longest. A server's ``Retry-After`` header (up to 120 s) goes before it.
+    timeout_s
+        Most seconds that one request may take. Not for models in this process.
+    max_new_tokens
+        Most tokens of an answer, for models in this process; other LLMs have settings of their own.
+    max_input_tokens
+        Most tokens of a prompt (4,096 as in section 3.3); old messages are cut and counted.
+    price_in, price_out
+        Cost of a million tokens read and written, in any currency; None where it is not known.
+    patience
+        How many turns in a row may fail, retries included, before the run gives up.
+    """
+
+    concurrency: int = 4
+    max_retries: int = 5
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 60.0
+    timeout_s: float = 120.0
+    max_new_tokens: int = 128
+    max_input_tokens: int = 4096
+    price_in: float | None = None
+    price_out: float | None = None
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("concurrency", 1), ("max_retries", 0), ("first_wait_s", 0), ("longest_wait_s", 0),
+            ("timeout_s", 0.001), ("max_new_tokens", 1), ("max_input_tokens", 64), ("patience", 1),
+        ):  # fmt: skip
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name}={getattr(self, name)} cannot be used", hint=f"at least {low}")
+        if (self.price_in is None) != (self.price_out is None):
+            raise ConfigError("the cost needs both prices", hint="give price_in and price_out, or neither")
+        if min(self.price_in or 0, self.price_out or 0) < 0:
+            raise ConfigError(f"prices are {self.price_in} and {self.price_out}", hint="0 or more")
+
+    def cost(self, prompt_tokens: int, new_tokens: int) -> float | None:
+        """Return what so many tokens cost; None without prices."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return (prompt_tokens * self.price_in + new_tokens * self.price_out) / 1e6
+
+
+@dataclass(frozen=True)
+class TeacherAnswer:
+    """One answer.
+
+    Attributes
+    ----------
+    text
+        As the model wrote it.
+    prompt_tokens, new_tokens
+        As the server reports them, or counted with the model's tokenizer.
+    estimated
+        Whether the server reported none and they were counted with another tokenizer.
+    cut
+        Whether the answer ended at its length limit.
+    """
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    estimated: bool = False
+    cut: bool = False
+
+
+class TeacherRefused(ModelError):
+    """The teacher did not answer this prompt; another one may fare better."""
+
+
+@dataclass
+class Teacher:
+    """A teacher LLM with retries.
+
+    Parameters
+    ----------
+    llm
+        A `LocalLM`, `ReGeSLLM` or any LlamaIndex LLM; None is the embedded model.
+    settings
+        How to ask it.
+
+    Attributes
+    ----------
+    retries
+        Attempts so far beyond the first of each question.
+    """
+
+    llm: LLM | LocalLM | None
+    settings: TeacherSettings = field(default_factory=TeacherSettings)
+    retries: int = 0
+
+    def __post_init__(self) -> None:
+        self._backend = resolve_backend(self.llm, role="teacher")
+
+    @property
+    def name(self) -> str:
+        """Name of the model, with the adapter it runs with."""
+        adapter = self._backend.adapter
+        return f"{self._backend.name}+{adapter}" if adapter else self._backend.name
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the model is in this process: one question at a time, no time-out."""
+        return isinstance(self._backend, LocalBackend)
+
+    @property
+    def measure(self) -> TextMeasure:
+        """Counts tokens as the model does, approximately for models behind an API."""
+        return self._backend.measure
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Most tokens that a prompt may have."""
+        answer = self.settings.max_new_tokens
+        return min(self.settings.max_input_tokens, self._backend.context_window - answer)
+
+    async def ask(self, messages: Sequence[ChatMessage]) -> TeacherAnswer:
+        """Ask one question and wait for the answer.
+
+        Raises
+        ------
+        TeacherRefused
+            If the server refuses this prompt, or does not answer after all retries.
+        ModelError
+            If it would refuse every prompt (wrong key, unknown model), or the model cannot run.
+        """
+        backend = self._backend
+        if isinstance(backend, LocalBackend):
+            return await asyncio.to_thread(self._ask_here, backend, messages)
+        assert isinstance(backend, ApiBackend)
+        try:
+            async for attempt in self._attempts():
+                with attempt:
+                    reply = await asyncio.wait_for(backend.llm.achat(list(messages)), self.settings.timeout_s)
+        except Exception as error:
+            raise self._explained(error) from error
+        return self._answer(reply, messages)
+
+    def _ask_here(self, backend: LocalBackend, messages: Sequence[ChatMessage]) -> TeacherAnswer:
+        [[done]] = backend.lm.generate(
+            [messages], adapter=backend.adapter, max_new_tokens=self.settings.max_new_tokens
+        )
+        return TeacherAnswer(
+            done.text, done.prompt_tokens, done.new_tokens, cut=done.finish_reason == "length"
+        )
+
+    def _attempts(self) -> AsyncRetrying:
+        backoff = wait_exponential_jitter(
+            self.settings.first_wait_s, self.settings.longest_wait_s, jitter=self.settings.first_wait_s
+        )
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome is not None else None
+            asked = _retry_after(error)
+            return backoff(state) if asked is None else asked
+
+        def note(state: RetryCallState) -> None:
+            self.retries += 1
+            error = state.outcome.exception() if state.outcome is not None else None
+            logger.warning("%s: %s; attempt %d follows", self.name, _kind(error), state.attempt_number + 1)
+
+        return AsyncRetrying(
+            stop=stop_after_attempt(self.settings.max_retries + 1),
+            wait=wait,
+            retry=retry_if_exception(is_transient),
+            before_sleep=note,
+            reraise=True,
+        )
+
+    def _explained(self, error: Exception) -> ModelError:
+        if isinstance(error, ModelError):
+            return error
+        status = _status(error)
+        what = f"{self.name}: {_kind(error)}: {self._without_key(str(error))[:300]}"
+        if status in _HOPELESS_STATUS:
+            return ModelError(
+                f"the teacher cannot be used: {what}",
+                hint="check the key in the environment, the model's name and the server's address",
+            )
+        if is_transient(error):
+            tries = self.settings.max_retries + 1
+            return TeacherRefused(f"no answer after {tries} attempts: {what}", hint="run again later")
+        if status is not None:
+            return TeacherRefused(f"the teacher refused the prompt: {what}")
+        return ModelError(f"the teacher failed: {what}", hint="does this LLM answer achat() at all?")
+
+    def _without_key(self, text: str) -> str:
+        secret = getattr(self.llm, "api_key", None)
+        if isinstance(secret, str) and secret:
+            text = text.replace(secret, "***")
+        return _KEY.sub(r"\1-***", text)
+
+    def _answer(self, reply: Any, messages: Sequence[ChatMessage]) -> TeacherAnswer:
+        text = str(reply.message.content or "")
+        counts = _usage(reply)
+        estimated = counts is None
+        if counts is None:
+            counts = (
+                sum(self.measure.count(m.content or "") for m in messages),
+                self.measure.count(text),
+            )
+        choices = getattr(reply.raw, "choices", None) or [None]
+        cut = getattr(choices[0], "finish_reason", None) == "length"
+        return TeacherAnswer(text, *counts, estimated=estimated, cut=cut)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Say whether the same question may be answered a moment later.
+
+    Time-outs, broken connections, half an answer, and the HTTP statuses 408, 409, 425, 429 and 5xx. API
+    clients wrap what happened in classes of their own, so causes are looked at too.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        status = _status(seen)
+        if status is not None:
+            return status in _TRANSIENT_STATUS or status >= 500
+        if isinstance(
+            seen,
+            (TimeoutError, asyncio.TimeoutError, ConnectionError, httpx.TransportError, json.JSONDecodeError),
+        ):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def _status(error: BaseException) -> int | None:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _kind(error: BaseException | None) -> str:
+    status = _status(error) if error is not None else None
+    return type(error).__name__ + (f" (HTTP {status})" if status is not None else "")
+
+
+def _retry_after(error: BaseException | None) -> float | None:
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    try:
+        seconds = float(headers["retry-after"]) if headers is not None else None
+    except (KeyError, ValueError):  # absent, or a date; the back-off does as well
+        return None
+    return None if seconds is None or seconds < 0 else min(seconds, _LONGEST_RETRY_AFTER_S)
+
+
+def _usage(reply: Any) -> tuple[int, int] | None:
+    """Find token counts where LlamaIndex's integrations put them."""
+    raw = reply.raw
+    usage = raw.get("usage") if isinstance(raw, dict) else getattr(raw, "usage", None)
+    for source in (reply.additional_kwargs, usage):
+        for names in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
+            if source is None:
+                continue
+            read, written = (
+                source.get(n) if isinstance(source, dict) else getattr(source, n, None) for n in names
+            )
+            if isinstance(read, int) and isinstance(written, int):
+                return read, written
+    return None
