@@ -1,0 +1,153 @@
+"""Hard negatives from a real catalog, with queries from a file and from a model."""
+
+import json
+
+import pytest
+from llama_index.core.schema import QueryBundle
+
+from reges_index.catalog import Item, ItemCatalog
+from reges_index.dialogue import DialogueQueryBundle
+from reges_index.errors import ConfigError, InputError
+from reges_index.query_expert import QueryDecoding, ReGeSQueryTransform
+from reges_index.training.negatives import mine_negatives, read_negatives
+from tests.catalog.hashing import HashingEmbedding
+from tests.tiny import tiny_lm
+
+from .films import items, turn, turns
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return ItemCatalog.from_items(items().values(), embed_model=HashingEmbedding(), name="negatives")
+
+
+def rows(path):
+    return {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
+
+
+def test_the_nearest_wrong_items_in_the_retrievers_order(tmp_path, catalog):
+    given = [turn("a", "hello", targets=("f3",)), turn("b", "hello", targets=("f0", "f8"))]
+    queries = {"a": "Star Harbour, science fiction with stars", "b": "a hotel with a heat wave"}
+    report = mine_negatives(given, queries, catalog, tmp_path / "n.jsonl", top_k=4)
+    assert (report.written, report.short) == (2, [])
+    for one in given:
+        row = rows(tmp_path / "n.jsonl")[one.id]
+        hits = catalog.as_retriever(similarity_top_k=10).retrieve(queries[one.id])
+        right = [
+            (hit.node.node_id, rank)
+            for rank, hit in enumerate(hits, 1)
+            if hit.node.node_id not in one.targets
+        ]
+        assert [(n["id"], n["rank"]) for n in row["negatives"]] == right[:4]
+        scores = [n["score"] for n in row["negatives"]]
+        assert scores == sorted(scores, reverse=True)
+        assert row["query"] == queries[one.id]
+    # f3 is the second hit of "a" (its namesake is first); f8 the first of "b", f0 not among the first four.
+    assert report.targets_removed == 2
+    assert report.turns_with_target_found == 2
+    negatives = read_negatives(tmp_path / "n.jsonl", turns=given, item_ids=catalog.ids())
+    assert all(len(ids) == 4 for ids in negatives.values())
+
+
+def test_items_with_title_and_year_of_a_target_are_kept_out(tmp_path, catalog):
+    """f2 and f7 are both called The Glass Orchard (2003)."""
+    report = mine_negatives(
+        [turn("a", "hello", targets=("f7",))], {"a": "the glass orchard"}, catalog, tmp_path / "n", top_k=5
+    )
+    assert (report.targets_removed, report.lookalikes_removed) == (1, 1)
+    found = read_negatives(tmp_path / "n")["a"]
+    assert len(found) == 5
+    assert not {"f2", "f7"} & set(found)
+
+
+def test_k_larger_than_the_catalog_gives_all_others_and_says_so(tmp_path, catalog):
+    given = [turn("a", "hello", targets=("f0",)), turn("b", "hello", targets=("f1", "f5"))]
+    report = mine_negatives(given, {"a": "a film", "b": "a film"}, catalog, tmp_path / "n", top_k=50)
+    assert report.short == ["a", "b"]
+    assert {key: len(ids) for key, ids in read_negatives(tmp_path / "n").items()} == {"a": 9, "b": 8}
+
+
+def test_turns_that_cannot_be_mined_are_listed(tmp_path, catalog):
+    given = [
+        turn("good", "hello"),
+        turn("targetless", "hello", targets=()),
+        turn("unknown", "hello", targets=("nowhere",)),
+        turn("queryless", "hello"),
+    ]
+    report = mine_negatives(given, {"good": "western"}, catalog, tmp_path / "n", top_k=3)
+    assert (report.without_target, report.unknown_target, report.without_query) == (
+        ["targetless"], ["unknown"], ["queryless"],
+    )  # fmt: skip
+    assert list(rows(tmp_path / "n")) == ["good"]
+    with pytest.raises(InputError, match="none of 3 turns can be mined: 1 without target"):
+        mine_negatives(given[1:], {"good": "western"}, catalog, tmp_path / "m", top_k=3)
+    with pytest.raises(ConfigError):
+        mine_negatives(given, {"good": "western"}, catalog, tmp_path / "m", top_k=0)
+
+
+def test_the_query_expert_writes_the_queries_and_a_begun_file_goes_on(tmp_path, catalog):
+    expert = ReGeSQueryTransform(tiny_lm(), decoding=QueryDecoding(max_new_tokens=6))
+    whole, begun = tmp_path / "whole.jsonl", tmp_path / "begun.jsonl"
+    report = mine_negatives(turns(5), expert, catalog, whole, top_k=3, batch_size=2)
+    assert (report.written, report.already) == (5, 0)
+    bundle = expert.run(DialogueQueryBundle.from_dialogue(turns(5)[0]))
+    row = rows(whole)["t0"]
+    assert row["query"] == bundle.query_str
+    nearest = [hit.node.node_id for hit in catalog.as_retriever(10).retrieve(bundle)]
+    assert [n["id"] for n in row["negatives"]] == [i for i in nearest if i != "f0"][:3]
+
+    mine_negatives(turns(2), expert, catalog, begun, top_k=3)
+    with begun.open("ab") as file:
+        file.write(b'{"id": "t2", "negat')
+    report = mine_negatives(turns(5), expert, catalog, begun, top_k=3)
+    assert (report.written, report.already, report.repaired_bytes) == (3, 2, 19)
+    assert rows(begun).keys() == rows(whole).keys()
+    with pytest.raises(InputError, match="top_k was 3, now 4"):
+        mine_negatives(turns(5), expert, catalog, begun, top_k=4)
+    with pytest.raises(InputError, match="adapter was None, now 'new'"):
+        mine_negatives(turns(5), expert, catalog, begun, top_k=3, made_by={"adapter": "new"})
+
+
+def test_several_query_texts_are_searched_with_their_mean(tmp_path, catalog):
+    """As the catalog's own retriever does at inference."""
+    decoding = QueryDecoding(max_new_tokens=6, context_messages=2)
+    expert = ReGeSQueryTransform(tiny_lm(), decoding=decoding)
+    mine_negatives(turns(1), expert, catalog, tmp_path / "n", top_k=9)
+    bundle = expert.run(DialogueQueryBundle.from_dialogue(turns(1)[0]))
+    assert len(bundle.embedding_strs) == 2
+    own = [hit.node.node_id for hit in catalog.as_retriever(10).retrieve(bundle)]
+    alone = [hit.node.node_id for hit in catalog.as_retriever(10).retrieve(QueryBundle(bundle.query_str))]
+    assert own != alone
+    assert read_negatives(tmp_path / "n")["t0"] == [item_id for item_id in own if item_id != "f0"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"id": "t0", "negatives": []}', "'t0' occurs twice"),
+        ('{"id": "t1"}', "no list 'negatives'"),
+        ('{"id": "t1", "negatives": [{"rank": 1}]}', "is no negative"),
+        ('{"id": "t1", "negatives": ["f3", {"id": "f3"}]}', "'f3' occurs twice"),
+        ('{"id": "t1", "negatives": ["f99"]}', "'f99' of 't1' is not in the catalog"),
+        ('{"id": "t1", "negatives": ["f1"]}', "'f1' is a target of 't1'"),
+        ('{"id": "x", "negatives": ["f1"]}', "'x' is none of the 3 turns"),
+        ('{"negatives": ["f1"]}', "has no 'id'"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_its_line(tmp_path, line, problem):
+    file = tmp_path / "n.jsonl"
+    file.write_text('{"id": "t0", "negatives": [{"id": "f2", "rank": 1, "score": 0.5}]}\n' + line + "\n")
+    with pytest.raises(InputError) as caught:
+        read_negatives(file, turns=turns(3), item_ids=items())
+    assert "n.jsonl:2: " in str(caught.value)
+    assert problem in str(caught.value)
+
+
+def test_equal_titles_of_other_years_are_negatives(tmp_path):
+    remakes = [Item(id=str(year), title="Dune", year=year) for year in (1984, 2021, None)]
+    catalog = ItemCatalog.from_items(remakes, embed_model=HashingEmbedding(), name="remakes")
+    report = mine_negatives(
+        [turn("a", "sand", targets=("2021",))], {"a": "dune"}, catalog, tmp_path / "n", top_k=2
+    )
+    assert set(read_negatives(tmp_path / "n")["a"]) == {"1984", "None"}
+    assert report.lookalikes_removed == 0
