@@ -1,1 +1,75 @@
-"""ReGeS Index."""
+"""ReGeS Index: conversational recommendation for LlamaIndex.
+
+The two halves of ReGeS (Yang and Fang 2025): a query expert that turns a dialogue into a search query, and
+an item expert that picks one of the candidates which the query retrieves. Names are loaded on first use:
+importing this package takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reges_index.catalog.catalog import ItemCatalog as ItemCatalog
+    from reges_index.catalog.demo import demo_catalog as demo_catalog
+    from reges_index.catalog.demo import demo_dialogue as demo_dialogue
+    from reges_index.catalog.item import Item as Item
+    from reges_index.catalog.readers import read_items as read_items
+    from reges_index.dialogue.bundle import DialogueQueryBundle as DialogueQueryBundle
+    from reges_index.dialogue.messages import Turn as Turn
+    from reges_index.dialogue.messages import read_turns as read_turns
+    from reges_index.dialogue.wording import Domain as Domain
+    from reges_index.engines.chat_engine import ReGeSChatEngine as ReGeSChatEngine
+    from reges_index.engines.query_engine import ReGeSQueryEngine as ReGeSQueryEngine
+    from reges_index.engines.recommendation import Recommendation as Recommendation
+    from reges_index.errors import ReGeSError as ReGeSError
+    from reges_index.item_expert.exclusion import ExcludeItems as ExcludeItems
+    from reges_index.item_expert.rerank import ReGeSRerank as ReGeSRerank
+    from reges_index.item_expert.synthesizer import ReGeSSynthesizer as ReGeSSynthesizer
+    from reges_index.models.llm import ReGeSLLM as ReGeSLLM
+    from reges_index.models.local_lm import LocalLM as LocalLM
+    from reges_index.query_expert.retriever import ReGeSRetriever as ReGeSRetriever
+    from reges_index.query_expert.transform import QueryDecoding as QueryDecoding
+    from reges_index.query_expert.transform import ReGeSQueryTransform as ReGeSQueryTransform
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DialogueQueryBundle": "dialogue.bundle",
+    "Domain": "dialogue.wording",
+    "ExcludeItems": "item_expert.exclusion",
+    "Item": "catalog.item",
+    "ItemCatalog": "catalog.catalog",
+    "LocalLM": "models.local_lm",
+    "QueryDecoding": "query_expert.transform",
+    "ReGeSChatEngine": "engines.chat_engine",
+    "ReGeSError": "errors",
+    "ReGeSLLM": "models.llm",
+    "ReGeSQueryEngine": "engines.query_engine",
+    "ReGeSQueryTransform": "query_expert.transform",
+    "ReGeSRerank": "item_expert.rerank",
+    "ReGeSRetriever": "query_expert.retriever",
+    "ReGeSSynthesizer": "item_expert.synthesizer",
+    "Recommendation": "engines.recommendation",
+    "Turn": "dialogue.messages",
+    "demo_catalog": "catalog.demo",
+    "demo_dialogue": "catalog.demo",
+    "read_items": "catalog.readers",
+    "read_turns": "dialogue.messages",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -177,6 +177,20 @@ class ItemCatalog:
         catalog.sync(checked, show_progress=show_progress)
         return catalog
 
+    @staticmethod
+    def names(persist_dir: str | Path | None = None, *, url: str | None = None) -> list[str]:
+        """Return the names of the catalogs in a store, sorted.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is no such store or server.
+        """
+        location = StoreLocation.of(persist_dir, url)
+        client = open_client(location, create=False)
+        with store_errors(str(location)):
+            return sorted(found.name for found in client.list_collections())
+
     @classmethod
     def from_defaults(
         cls,

@@ -162,6 +162,16 @@ class ReGeSQueryEngine(BaseQueryEngine):
         )
 
     @property
+    def query_transform(self) -> ReGeSQueryTransform:
+        """The query expert."""
+        return self._query_transform
+
+    @property
+    def rerank(self) -> ReGeSRerank:
+        """The item expert."""
+        return self._rerank
+
+    @property
     def domain(self) -> Domain:
         """What an item is called in prompts."""
         return self._query_transform.domain
@@ -195,9 +205,10 @@ class ReGeSQueryEngine(BaseQueryEngine):
         ranking: Ranking,
         allowed: list[NodeWithScore],
         excluded: int,
+        query_seconds: float,
         times: list[float],
     ) -> Recommendation:
-        seconds = [after - before for before, after in itertools.pairwise(times)]
+        seconds = [query_seconds, *(after - before for before, after in itertools.pairwise(times))]
         timings = dict(zip(("query", "retrieval", "rerank"), seconds, strict=True))
         report = {
             **bundle.report,
@@ -230,32 +241,61 @@ class ReGeSQueryEngine(BaseQueryEngine):
         InputError
             If the dialogue is empty, or the candidates do not fit into the model's context.
         """
-        bundle, exclude = _as_bundle(dialogue), list(dict.fromkeys(exclude_ids))
-        times = [time.perf_counter()]
-        refined = self._query_transform.run(bundle)
-        times.append(time.perf_counter())
+        start = time.perf_counter()
+        refined = self._query_transform.run(_as_bundle(dialogue))
+        return self._choose(refined, exclude_ids, time.perf_counter() - start)
+
+    def recommend_batch(
+        self,
+        dialogues: Sequence[Dialogue | QueryBundle],
+        *,
+        exclude_ids: Sequence[Iterable[str]] | None = None,
+    ) -> list[Recommendation]:
+        """Recommend for many dialogues; a local query expert writes their queries in batches.
+
+        Parameters
+        ----------
+        exclude_ids
+            For each dialogue the items that must not be recommended; None allows everything.
+
+        Returns
+        -------
+        list of Recommendation
+            In the order of the dialogues. The query's seconds are the batch's divided by its size.
+        """
+        barred = exclude_ids if exclude_ids is not None else [()] * len(dialogues)
+        start = time.perf_counter()
+        refined = self._query_transform.run_batch([_as_bundle(dialogue) for dialogue in dialogues])
+        each = (time.perf_counter() - start) / max(1, len(dialogues))
+        return [self._choose(bundle, ids, each) for bundle, ids in zip(refined, barred, strict=True)]
+
+    def _choose(
+        self, refined: QueryBundle, exclude_ids: Iterable[str], query_seconds: float
+    ) -> Recommendation:
         assert isinstance(refined, DialogueQueryBundle)
+        exclude = list(dict.fromkeys(exclude_ids))
+        times = [time.perf_counter()]
         nodes = self._retriever(self._spare(exclude)).retrieve(refined)
         allowed, excluded = self._allowed(nodes, refined, exclude)
         times.append(time.perf_counter())
         ranking = self._rerank.rank(allowed[: self.rerank_top_k], refined)
         times.append(time.perf_counter())
-        return self._finish(refined, ranking, allowed, excluded, times)
+        return self._finish(refined, ranking, allowed, excluded, query_seconds, times)
 
     async def arecommend(
         self, dialogue: Dialogue | QueryBundle, *, exclude_ids: Iterable[str] = ()
     ) -> Recommendation:
         """Recommend without blocking the event loop; see `recommend`."""
         bundle, exclude = _as_bundle(dialogue), list(dict.fromkeys(exclude_ids))
-        times = [time.perf_counter()]
+        start = time.perf_counter()
         refined = await self._query_transform.arun(bundle)
-        times.append(time.perf_counter())
+        times = [time.perf_counter()]
         nodes = await self._retriever(self._spare(exclude)).aretrieve(refined)
         allowed, excluded = await asyncio.to_thread(self._allowed, nodes, refined, exclude)
         times.append(time.perf_counter())
         ranking = await self._rerank.arank(allowed[: self.rerank_top_k], refined)
         times.append(time.perf_counter())
-        return self._finish(refined, ranking, allowed, excluded, times)
+        return self._finish(refined, ranking, allowed, excluded, times[0] - start, times)
 
     # -- LlamaIndex ------------------------------------------------------------------------------------
 

@@ -183,6 +183,11 @@ class ReGeSRerank(BaseNodePostprocessor):
         """Build with the embedded model when ``llm`` is None; see the class for the arguments."""
         return cls(llm, **kwargs)
 
+    @property
+    def local_model(self) -> LocalLM | None:
+        """The model in this process that ranks; None when it is behind an API."""
+        return self._backend.lm if isinstance(self._backend, LocalBackend) else None
+
     def _get_prompts(self) -> PromptDictType:
         return {"select_prompt": self._template}
 

@@ -65,7 +65,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
     Notes
     -----
     ``response.metadata`` has ``item_id``, ``title``, ``probability``, ``query`` (the refined one, where
-    the bundle carries it) and ``candidates`` (id, title, probability, retrieval_score, rank).
+    the bundle carries it), ``candidates`` (id, title, probability, retrieval_score, rank) and ``report``.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ def response_metadata(bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> di
         "probability": best["probability"] if best else None,
         "query": refined[0] if refined else None,
         "candidates": candidates,
-        **report,
+        "report": report,
     }
 
 

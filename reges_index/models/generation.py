@@ -9,7 +9,15 @@ from threading import Event
 from typing import Any, Literal
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from reges_index.errors import InputError
 from reges_index.models.chat_frame import ChatFrame
@@ -55,9 +63,10 @@ class GenerationOptions:
     stop
         Texts at which to end; they are cut off.
     repetition_penalty
-        Above 1 makes tokens that have occurred (prompt included) less likely.
+        Above 1 makes tokens that the answer has already less likely.
     no_repeat_ngram_size
-        Forbid token n-grams of this size to occur twice (prompt included); 0 allows them.
+        Forbid token n-grams of this size to occur twice in the answer; 0 allows them. The prompt does not
+        count for either, unlike in transformers: a query may name a title that the dialogue names.
     num_return_sequences
         Samples per prompt; more than one needs a temperature.
     seed
@@ -104,14 +113,36 @@ class GenerationOptions:
             top_p=self.top_p if sampling else 1.0,
             top_k=0 if sampling else 50,  # 50 is transformers' neutral default without sampling
             num_beams=1,
-            repetition_penalty=self.repetition_penalty,
-            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            repetition_penalty=1.0,  # both of these are `answer_processors`
+            no_repeat_ngram_size=0,
             num_return_sequences=self.num_return_sequences,
             eos_token_id=frame.stop_token_ids,
             pad_token_id=frame.end_token_id if pad is None else pad,
             use_cache=True,
             return_dict_in_generate=False,
         )
+
+
+class _NoRepeatInAnswer(LogitsProcessor):
+    """transformers' n-gram ban, blind to the prompt."""
+
+    def __init__(self, size: int, prompt_length: int) -> None:
+        self._ban, self._prompt_length = NoRepeatNGramLogitsProcessor(size), prompt_length
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Return the scores with repeating tokens banned, [rows, vocabulary]."""
+        return self._ban(input_ids[:, self._prompt_length :], scores)
+
+
+def answer_processors(options: GenerationOptions, prompt_length: int) -> LogitsProcessorList:
+    """Return what keeps an answer from repeating itself."""
+    processors = LogitsProcessorList()
+    if options.repetition_penalty != 1.0:
+        penalty = options.repetition_penalty
+        processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=prompt_length))
+    if options.no_repeat_ngram_size:
+        processors.append(_NoRepeatInAnswer(options.no_repeat_ngram_size, prompt_length))
+    return processors
 
 
 class StopOnText(StoppingCriteria):
@@ -178,6 +209,7 @@ def generate_batch(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=config,
+            logits_processor=answer_processors(options, longest),
             stopping_criteria=StoppingCriteriaList([StopOnText(frame, longest, options.stop, cancel)]),
             streamer=streamer,
         )

@@ -144,11 +144,14 @@ class LocalLM:
         """
         with cls._default_lock:
             if cls._default is None:
-                folders = sorted(SHIPPED_ADAPTERS.glob("*/adapter_config.json"))
-                cls._default = cls.from_pretrained(
-                    adapters={file.parent.name: file.parent for file in folders}
-                )
+                cls._default = cls.from_pretrained(adapters=cls.shipped_adapters())
             return cls._default
+
+    @staticmethod
+    def shipped_adapters() -> dict[str, Path]:
+        """Return the adapters of the embedded base that come with this package: name -> folder."""
+        files = sorted(SHIPPED_ADAPTERS.glob("*/adapter_config.json"))
+        return {file.parent.name: file.parent for file in files}
 
     def load_adapter(self, name: str, path: str | Path, *, role: str | None = None) -> AdapterManifest | None:
         """Load a LoRA adapter from a folder.

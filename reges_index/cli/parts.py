@@ -1,0 +1,93 @@
+"""Options that several commands share, and the parts that they build from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reges_index.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reges_index.catalog import ItemCatalog
+    from reges_index.dialogue.wording import Domain
+    from reges_index.models import LocalLM
+
+__all__ = ["open_catalog", "open_model", "parse_domain"]
+
+Store = Annotated[
+    str, typer.Option("--store", help="Folder of the catalog store, or http://host:port of a Chroma server.")
+]
+Name = Annotated[str, typer.Option("--name", help="Name of the catalog within the store.")]
+Encoder = Annotated[
+    str | None, typer.Option("--encoder", help="Embedding model; all-MiniLM-L6-v2 by default.")
+]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Folder or hub name of the LLM; embedded SmolLM2 by default.")
+]
+QueryAdapter = Annotated[
+    str | None, typer.Option("--query-adapter", help="Folder of a query-expert adapter, or 'none'.")
+]
+ItemAdapter = Annotated[
+    str | None, typer.Option("--item-adapter", help="Folder of an item-expert adapter, or 'none'.")
+]
+DomainNoun = Annotated[
+    str, typer.Option("--domain", help="What an item is called: NOUN or NOUN,PLURAL, such as book,books.")
+]
+TopK = Annotated[int, typer.Option("--similarity-top-k", min=1, help="How many items to retrieve.")]
+RerankTopK = Annotated[
+    int | None,
+    typer.Option("--rerank-top-k", min=1, help="How many of them the item expert sees; all by default."),
+]
+ExcludeMentioned = Annotated[
+    bool, typer.Option("--exclude-mentioned", help="Never recommend what the dialogue has named.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def store_place(store: str) -> dict[str, Any]:
+    """Return the arguments of `ItemCatalog.open` for a folder or an address."""
+    return {"url": store} if store.startswith(("http://", "https://")) else {"persist_dir": Path(store)}
+
+
+def open_catalog(store: str, name: str, encoder: str | None) -> ItemCatalog:
+    """Open an existing catalog."""
+    from reges_index.catalog import ItemCatalog
+
+    return ItemCatalog.open(**store_place(store), name=name, embed_model=encoder)
+
+
+def parse_domain(text: str) -> Domain:
+    """Read ``NOUN`` or ``NOUN,PLURAL``."""
+    from reges_index.dialogue.wording import Domain
+
+    noun, _, plural = (part.strip() for part in text.partition(","))
+    if not noun:
+        raise ConfigError("--domain is empty", hint="give a noun, such as book,books")
+    return Domain(noun, plural or f"{noun}s")
+
+
+def open_model(model: str | None, query_adapter: str | None, item_adapter: str | None) -> LocalLM:
+    """Load the LLM with the adapters asked for; the shipped ones where nothing was said."""
+    from reges_index.models import LocalLM
+
+    wanted = {"query-expert": query_adapter, "item-expert": item_adapter}
+    given = {role: path for role, path in wanted.items() if path not in (None, "none")}
+    if model is None and not given:
+        return LocalLM.default()
+    lm = LocalLM.from_pretrained(model)
+    for role, path in given.items():
+        lm.load_adapter(role, str(path), role=role)
+    if model is None:
+        for role, folder in LocalLM.shipped_adapters().items():
+            if wanted.get(role) is None and not lm.has_adapter(role):
+                lm.load_adapter(role, folder)
+    return lm
+
+
+def adapter_choice(option: str | None) -> str | None:
+    """Return the ``adapter`` argument of a component for one of the adapter options."""
+    from reges_index.models.backend import AUTO
+
+    return None if option == "none" else AUTO

@@ -1,0 +1,155 @@
+"""Batch prediction over many turns, streamed to a file that a killed run goes on with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from reges_index.dialogue import Turn
+from reges_index.engines.query_engine import ReGeSQueryEngine
+from reges_index.engines.recommendation import Recommendation
+from reges_index.errors import InputError, StorageError
+
+__all__ = ["PredictionLog", "predict_turns", "prediction_row"]
+
+
+class PredictionLog:
+    """A JSONL file of predictions: read on opening, appended to line by line.
+
+    Parameters
+    ----------
+    path
+        The file; made when missing. A half-written last line, left by a killed run, is cut off.
+    settings
+        What the predictions depend on, kept in ``<path>.run.json``. A file made with others is refused.
+
+    Raises
+    ------
+    InputError
+        If the file holds something else, or was made with other settings.
+    StorageError
+        If it cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.counts: Counter[str] = Counter()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._check_settings(dict(settings))
+            self.finished = self._read()
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        beside = self.path.with_name(self.path.name + ".run.json")
+        if self.path.exists() and self.path.stat().st_size and beside.exists():
+            before = json.loads(beside.read_text(encoding="utf-8"))
+            differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+            if differing:
+                raise InputError(
+                    f"{self.path} was made with other settings: {', '.join(differing)}",
+                    hint="give another --out, or remove the file and its .run.json",
+                )
+        temporary = beside.with_suffix(".tmp")
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, beside)  # noqa: PTH105 (the one call that is atomic everywhere)
+
+    def _read(self) -> set[str]:
+        if not self.path.exists():
+            return set()
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        finished: set[str] = set()
+        for number, line in enumerate(data[:whole].split(b"\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                finished.add(str(json.loads(line)["id"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{self.path}:{number}: not a prediction", hint="give another --out, or repair the line"
+                ) from error
+        if whole < len(data):  # only now: a file that is none of ours has been refused above
+            os.truncate(self.path, whole)
+        return finished
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows and wait until they are on the disk."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        try:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self.finished.update(str(row["id"]) for row in rows)
+
+
+def prediction_row(turn_id: str, found: Recommendation) -> dict[str, Any]:
+    """Return the line of one turn: id, query, ranking, probabilities, recommendation."""
+    return {
+        "id": turn_id,
+        "query": found.query,
+        "ranking": found.ranking,
+        "probabilities": [c.probability for c in found.candidates],
+        "recommendation": found.item.id if found.item else None,
+    }
+
+
+def predict_turns(
+    engine: ReGeSQueryEngine,
+    turns: Sequence[Turn],
+    log: PredictionLog,
+    *,
+    batch_size: int = 8,
+    show_progress: bool = False,
+) -> None:
+    """Predict for every turn and write the rows, batches sorted by length.
+
+    With the engine's ``exclude_mentioned`` the items labelled as ``mentioned`` in a turn are excluded
+    beside those that are found by title. ``log.counts`` gets what was cut or went wrong.
+    """
+    order = sorted(turns, key=lambda turn: sum(len(message.content) for message in turn.messages))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not show_progress) as progress:
+        bar = progress.add_task("predicting", total=len(order))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            barred = [turn.mentioned or () if engine.exclude_mentioned else () for turn in batch]
+            results = engine.recommend_batch(batch, exclude_ids=barred)
+            log.write([prediction_row(t.id, found) for t, found in zip(batch, results, strict=True)])
+            for found in results:
+                log.counts.update(_notes(found))
+            progress.advance(bar, len(batch))
+
+
+def _notes(found: Recommendation) -> Counter[str]:
+    query, rerank = found.report.get("query", {}), found.report.get("rerank", {})
+    notes = {
+        "dialogues_cut": bool(query.get("messages_dropped") or rerank.get("messages_dropped")),
+        "abstracts_shortened": bool(rerank.get("candidates_shortened")),
+        "query_fallbacks": bool(query.get("fallback")),
+        "hallucinations": rerank.get("outcome") == "hallucinated",
+        "nothing_to_recommend": found.item is None,
+    }
+    return Counter(name for name, happened in notes.items() if happened)
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written ({error.strerror or error})",
+        hint="free some space or choose another folder; finished predictions are kept",
+    )
