@@ -1,0 +1,143 @@
+"""Settings of one expert's fine-tuning; the defaults are the paper's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reges_index.errors import ConfigError
+
+__all__ = ["ExpertTraining", "load_expert_training"]
+
+
+class ExpertTraining(BaseModel):
+    """How one adapter is trained. Frozen; unknown keys are refused.
+
+    Attributes
+    ----------
+    lora_r, lora_alpha, lora_targets, lora_dropout
+        Paper, section 3.3: "rank r = 8 and scaling factor alpha = 32, applied only to the query and value
+        projection matrices". It names no dropout.
+    learning_rate
+        Section 3.3: 1e-4 for 2B and 8B models; for 27B 2e-5 (LLM_QR) and 5e-5 (LLM_G). With AdamW. A model
+        of 135M needs ten times as much (``finetune/RESULTS.md``).
+    warmup
+        Share of all steps with a rising rate; section 3.3: "over the first 10% of training steps".
+    scheduler
+        What follows the warm-up. The paper does not say; "linear" (to zero) is what Hugging Face's trainer
+        does by default.
+    weight_decay, max_grad_norm
+        Not in the paper: no decay, and the trainer's usual clipping.
+    epochs
+        Section 3.3: one.
+    batch_size
+        Examples a forward and process; section 3.3: 2, and 1 for 27B.
+    gradient_accumulation
+        Forwards an optimizer step.
+    max_tokens
+        Most tokens of prompt and answer; section 3.3: "maximum input sequence length to 4096 tokens".
+    max_history_tokens
+        Budget of the dialogue, cut from its oldest end; None leaves it to ``max_tokens``.
+    max_candidate_tokens
+        Budget of one candidate's details (item expert); None leaves it to ``max_tokens``.
+    num_candidates
+        k of section 2.4: wrong candidates beside the true one (item expert).
+    negatives
+        Where they come from: the retriever, chance, or both (Figure 6 compares the first two).
+    share_prefixes
+        Whether examples that begin alike (the turns of one dialogue) go through the model as one tree, each
+        shared token once. Same loss; on INSPIRED and ReDial 2.4 times fewer tokens for LLM_QR. Only the plain
+        loop does it.
+    backend
+        "trl" (TRL's SFTTrainer, distributed by ``accelerate launch``), "loop" (plain PEFT loop, one
+        process), or "auto": "trl" where TRL is installed and ``share_prefixes`` is off.
+    max_steps
+        Optimizer steps after which to stop, whatever ``epochs`` says; None for no limit.
+    save_every_minutes
+        Between checkpoints.
+    dtype
+        Of the frozen base: "auto" is bf16 on hardware that computes in it, else fp32. The adapter is fp32.
+    num_threads
+        CPU threads; None leaves torch's choice.
+    seed
+        Of the adapter's first weights, the order of examples and of candidates.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lora_r: int = Field(default=8, ge=1)
+    lora_alpha: int = Field(default=32, ge=1)
+    lora_targets: tuple[str, ...] = Field(default=("q_proj", "v_proj"), min_length=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=2, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    max_tokens: int = Field(default=4096, ge=16)
+    max_history_tokens: int | None = Field(default=None, ge=1)
+    max_candidate_tokens: int | None = Field(default=None, ge=0)
+    num_candidates: int = Field(default=49, ge=1)
+    negatives: Literal["hard", "random", "mixed"] = "hard"
+    share_prefixes: bool = False
+    backend: Literal["auto", "trl", "loop"] = "auto"
+    max_steps: int | None = Field(default=None, ge=1)
+    save_every_minutes: float = Field(default=3.0, gt=0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    num_threads: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExpertTraining:
+        if self.share_prefixes and self.backend == "trl":
+            raise ValueError("share_prefixes needs the plain loop: set backend to 'loop' or 'auto'")
+        return self
+
+    @property
+    def examples_per_step(self) -> int:
+        """Examples an optimizer step takes (one process)."""
+        return self.batch_size * self.gradient_accumulation
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, where: str = "training settings") -> ExpertTraining:
+        """Check a mapping, such as a section of a recipe.
+
+        Raises
+        ------
+        ConfigError
+            Naming the key that is unknown or the value that cannot be.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "settings"
+            known = ", ".join(sorted(cls.model_fields))
+            hint = f"known keys: {known}" if first["type"] == "extra_forbidden" else ""
+            raise ConfigError(f"{where}: {key}: {first['msg']}", hint=hint) from error
+
+
+def load_expert_training(path: str | Path) -> ExpertTraining:
+    """Read settings from a YAML file of one mapping.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is no YAML mapping, or holds an unknown key or impossible value.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings", hint="for example: learning_rate: 1e-4")
+    return ExpertTraining.parse(values, where=str(path))

@@ -1,0 +1,245 @@
+"""Training examples: prompts from the very functions that inference uses, answers as they are scored."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from reges_index.catalog.item import Item
+from reges_index.dialogue.measure import HFMeasure
+from reges_index.dialogue.messages import Turn
+from reges_index.dialogue.wording import MOVIES, Domain
+from reges_index.errors import InputError
+from reges_index.item_expert.prompt import PromptBudget, build_selection_prompt
+from reges_index.query_expert.prompt import build_query_prompt
+from reges_index.training.config import ExpertTraining
+
+if TYPE_CHECKING:
+    from reges_index.models.local_lm import LocalLM
+
+__all__ = ["DataReport", "Example", "query_examples", "selection_examples"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and the answer to learn.
+
+    Attributes
+    ----------
+    id
+        Of the turn; the item expert adds the target's id.
+    prompt_ids, answer_ids
+        Token ids; the answer ends with the end token. The loss is on the answer only.
+    group
+        Examples of one group begin alike (the turns of a dialogue).
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    group: str = ""
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+@dataclass
+class DataReport:
+    """What became of the turns; every turn that gave no example is counted under its reason.
+
+    Attributes
+    ----------
+    turns, examples
+        Turns given, examples made.
+    reasons
+        Reason -> ids of the turns (or "turn target" pairs) left out.
+    shortened_histories, shortened_candidates
+        Examples whose dialogue lost its beginning, or whose candidates lost a part of their details.
+    """
+
+    turns: int = 0
+    examples: int = 0
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+    shortened_histories: int = 0
+    shortened_candidates: int = 0
+
+    def leave_out(self, reason: str, name: str) -> None:
+        """Count ``name`` under ``reason``."""
+        self.reasons.setdefault(reason, []).append(name)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """All counts, flat, for manifests and logs."""
+        plain = {k: v for k, v in asdict(self).items() if isinstance(v, int)}
+        return plain | {reason: len(names) for reason, names in self.reasons.items()}
+
+
+def query_examples(
+    turns: Sequence[Turn],
+    queries: Mapping[str, str],
+    lm: LocalLM,
+    settings: ExpertTraining,
+    *,
+    domain: Domain = MOVIES,
+) -> tuple[list[Example], DataReport]:
+    """Make LLM_QR's examples: dialogue -> pseudo-query (section 2.3).
+
+    Parameters
+    ----------
+    turns
+        Recommendation turns; their targets are not looked at.
+    queries
+        Turn id -> pseudo-query. Turns without one and queries without a turn are counted.
+    lm
+        For its tokenizer and chat template.
+
+    Raises
+    ------
+    InputError
+        If no query belongs to any of the turns, or a prompt is longer than ``settings.max_tokens`` although
+        the dialogue was cut.
+    """
+    report = DataReport(turns=len(turns))
+    known = {turn.id for turn in turns}
+    for stray in queries.keys() - known:
+        report.leave_out("pseudo_query_of_unknown_turn", stray)
+    measure = HFMeasure(lm.tokenizer)
+    frame = len(lm.encode_chat(build_query_prompt((), domain=domain).messages))
+    examples: list[Example] = []
+    for turn in turns:
+        query = queries.get(turn.id)
+        if query is None:
+            report.leave_out("no_pseudo_query", turn.id)
+            continue
+        if not query.strip():
+            report.leave_out("empty_pseudo_query", turn.id)
+            continue
+        answer = lm.encode_answer(query.strip())
+        room = settings.max_tokens - frame - len(answer)
+        if room <= 0:
+            raise InputError(
+                f"turn {turn.id}: prompt and answer need {frame + len(answer)} tokens without any dialogue",
+                hint=f"raise max_tokens (it is {settings.max_tokens}) or shorten the pseudo-query",
+            )
+        prompt = build_query_prompt(
+            turn.chat,
+            domain=domain,
+            max_history_tokens=min(settings.max_history_tokens or room, room),
+            measure=measure,
+        )
+        report.shortened_histories += bool(prompt.history.dropped or prompt.history.shortened)
+        ids = lm.encode_chat(prompt.messages)
+        examples.append(Example(turn.id, tuple(ids), tuple(answer), turn.dialog_id))
+    report.examples = len(examples)
+    if not examples:
+        raise InputError(
+            f"none of {len(queries)} pseudo-queries belongs to any of {len(turns)} turns",
+            hint="the file was made for other turns: compare the ids",
+        )
+    return examples, report
+
+
+def selection_examples(
+    turns: Sequence[Turn],
+    items: Mapping[str, Item],
+    negatives: Mapping[str, Sequence[str]],
+    lm: LocalLM,
+    settings: ExpertTraining,
+    *,
+    epoch: int = 0,
+    domain: Domain = MOVIES,
+) -> tuple[list[Example], DataReport]:
+    """Make LLM_G's examples: candidates S = {y, c1..ck} and dialogue -> name of y (section 2.4).
+
+    A turn with several targets gives one example for each; the turn's other targets are never among its
+    negatives. S is shuffled, the same way for the same seed, epoch and turn. The true item is never cut
+    away: candidates share what room there is, and lose details, not names.
+
+    Parameters
+    ----------
+    items
+        The catalog by id.
+    negatives
+        Turn id -> item ids, the hardest first; the first ``settings.num_candidates`` that are usable count.
+    epoch
+        Changes the order of the candidates.
+
+    Raises
+    ------
+    InputError
+        If no example is left, a negative is not in the catalog, or the bare names do not fit into
+        ``settings.max_tokens``.
+    """
+    report = DataReport(turns=len(turns))
+    for stray in negatives.keys() - {turn.id for turn in turns}:
+        report.leave_out("negatives_of_unknown_turn", stray)
+    measure = HFMeasure(lm.tokenizer)
+    # What the chat template takes beside the prompt's own text.
+    empty = build_selection_prompt((), (), measure=measure, domain=domain).messages
+    around = len(lm.encode_chat(empty)) - measure.count(empty[0].content or "")
+    examples: list[Example] = []
+    for turn in turns:
+        if not turn.targets:
+            report.leave_out("no_target", turn.id)
+            continue
+        if turn.id not in negatives:
+            report.leave_out("no_negatives", turn.id)
+            continue
+        wrong = _wrong_items(turn, items, negatives[turn.id], settings.num_candidates)
+        if len(wrong) < settings.num_candidates:
+            report.leave_out("fewer_negatives_than_k", turn.id)
+        for target in dict.fromkeys(turn.targets):
+            if target not in items:
+                report.leave_out("target_not_in_catalog", f"{turn.id} {target}")
+                continue
+            candidates = [items[target], *wrong]
+            random.Random(f"{settings.seed}/{epoch}/{turn.id}/{target}").shuffle(candidates)
+            position = next(i for i, item in enumerate(candidates) if item.id == target)
+            longest = max(len(lm.encode_answer(f"{item.title} (0000)")) for item in candidates)
+            budget = PromptBudget(
+                total=max(1, settings.max_tokens - around - longest),
+                history=settings.max_history_tokens or settings.max_tokens,
+                details=settings.max_candidate_tokens,
+            )
+            prompt = build_selection_prompt(
+                turn.chat, candidates, measure=measure, budget=budget, domain=domain
+            )
+            report.shortened_histories += bool(prompt.history.dropped or prompt.history.shortened)
+            report.shortened_candidates += bool(prompt.candidates.shortened)
+            examples.append(
+                Example(
+                    f"{turn.id} {target}",
+                    tuple(lm.encode_chat(prompt.messages)),
+                    tuple(lm.encode_answer(prompt.labels[position])),
+                )
+            )
+    report.examples = len(examples)
+    if not examples:
+        raise InputError(
+            f"no example could be made of {len(turns)} turns: {report.counts}",
+            hint="check that targets, catalog and negatives are of the same data set",
+        )
+    return examples, report
+
+
+def _wrong_items(turn: Turn, items: Mapping[str, Item], ids: Sequence[str], k: int) -> list[Item]:
+    """Return the first k usable negatives: no target of the turn, none that looks like one, none twice."""
+    targets = [items[t] for t in turn.targets if t in items]
+    lookalikes = {(t.title.casefold(), t.year) for t in targets}
+    wrong: dict[str, Item] = {}
+    for name in ids:
+        if len(wrong) == k:
+            break
+        if name not in items:
+            raise InputError(
+                f"turn {turn.id}: negative {name!r} is not in the catalog",
+                hint="make the negatives with the catalog that you train with",
+            )
+        item = items[name]
+        if name not in turn.targets and (item.title.casefold(), item.year) not in lookalikes:
+            wrong.setdefault(name, item)
+    return list(wrong.values())
