@@ -14,13 +14,20 @@ from reges_index.cli.parts import AsJson
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
+    from reges_index.evaluation.protocol import ProtocolName
     from reges_index.evaluation.scoring import Evaluation
 
 __all__ = ["data_app", "evaluate"]
 
 data_app = typer.Typer(no_args_is_help=True, help="Bring data sets into the form that the commands read.")
 
-_SHOWN = ("rec_success_rate", "recall@5", "recall@20", "recall@50", "mrr@50", "ndcg@50")
+_SHOWN = {
+    "rec_success_rate": "success",
+    "recall@5": "recall@5",
+    "recall@20": "recall@20",
+    "recall@50": "recall@50",
+    "mrr@50": "mrr@50",
+}
 
 
 def evaluate(
@@ -104,14 +111,13 @@ def _print_tables(evaluation: Evaluation) -> None:
         counts = pairs.counts
         title = f"{protocol} targets: {counts.pairs} pairs, {counts.turns_counted} turns"
         table = Table("system", title=title, title_justify="left", box=None, pad_edge=False)
-        for metric in _SHOWN:
-            table.add_column(metric, justify="right")
+        for heading in _SHOWN.values():
+            table.add_column(heading, justify="right", no_wrap=True)
         for system, scores in evaluation.estimates(protocol).items():
-            cells = (scores[metric] for metric in _SHOWN)
-            style = "dim" if system in evaluation.baselines else ""
-            table.add_row(
-                escape(system), *(f"{c.value:.3f} \\[{c.low:.3f}, {c.high:.3f}]" for c in cells), style=style
-            )
+            cells = [scores[metric] for metric in _SHOWN]
+            # The interval goes below its value, so that the table fits into 80 columns.
+            texts = [f"{c.value:.3f}\n{c.low:.3f}-{c.high:.3f}" for c in cells]
+            table.add_row(escape(system), *texts, style="dim" if system in evaluation.baselines else "")
         console.print(table)
 
 
@@ -123,7 +129,7 @@ def _print_errors(evaluation: Evaluation, count: int, *, as_json: bool) -> None:
     # With --json the report is what goes to standard output.
     to = errors if as_json else console
     system = evaluation.systems[0].name
-    protocol = "new" if evaluation.pairs["new"].target else "all"
+    protocol: ProtocolName = "new" if evaluation.pairs["new"].target else "all"
     to.print(f"\nTurns that {system} got wrong ({protocol} targets)", style="bold", markup=False)
     for row in islice(lost_turns(evaluation, system, protocol), count):
         found = row["systems"][system]

@@ -14,10 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.files import json_lines
+from reges_index.evaluation.files import json_lines, read_json, sha256_of
 from reges_index.evaluation.titles import MATCH_KINDS, TitleMatcher
 
-__all__ = ["AlignedPredictions", "Prediction", "align", "dump", "read_predictions"]
+__all__ = ["NOTHING", "AlignedPredictions", "Prediction", "align", "dump", "load", "read_predictions"]
+
+NOTHING = ""
+"""Stands for a recommendation when a system says that it has none (``"recommendation": null``)."""
 
 _EXAMPLES = 5
 
@@ -34,10 +37,11 @@ class Prediction(BaseModel):
     query
         What was searched with.
     probabilities
-        For the first items of the ranking, in its order; none is NaN or outside [0, 1].
+        For the first items of the ranking, in its order; null where the system gives none, never NaN or
+        outside [0, 1].
     recommendation
-        The item that was recommended (id or title, or an object with ``id``); default the first of the
-        ranking.
+        The item that was recommended (id or title, or an object with ``id``); the first of the ranking
+        where the field is absent. A null says that nothing was recommended, which is a miss.
     answer
         Free text of a system that generates; what is in it decides the hallucination ratio.
     hallucinated
@@ -53,7 +57,7 @@ class Prediction(BaseModel):
     id: str = Field(min_length=1)
     ranking: tuple[str, ...]
     query: str | None = None
-    probabilities: tuple[float, ...] | None = None
+    probabilities: tuple[float | None, ...] | None = None
     recommendation: str | None = None
     answer: str | None = None
     hallucinated: bool | None = None
@@ -76,8 +80,10 @@ class Prediction(BaseModel):
 
     @field_validator("probabilities")
     @classmethod
-    def _are_probabilities(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    def _are_probabilities(cls, value: tuple[float | None, ...] | None) -> tuple[float | None, ...] | None:
         for place, p in enumerate(value or ()):
+            if p is None:
+                continue
             if math.isnan(p):
                 raise ValueError(f"entry {place} is NaN; a ranking sorted by NaN has no order")
             if not -1e-6 <= p <= 1 + 1e-6:
@@ -134,7 +140,7 @@ class AlignedPredictions:
     rankings
         T rankings without doubles; an entry that is no catalog item keeps its place.
     recommended
-        T recommended items, None where the ranking's first is meant.
+        T recommended items, None where the ranking's first is meant, `NOTHING` where there is none.
     predictions
         T predictions as they were read, None where a turn is missing.
     hallucinated
@@ -146,7 +152,8 @@ class AlignedPredictions:
     examples
         A few ids or titles for each count that is not 0.
     source
-        Path and SHA-256 of the file, if it came from one.
+        Path and SHA-256 of the file if it came from one, and the settings that ``reges predict`` keeps
+        beside it (``<file>.run.json``).
     """
 
     name: str
@@ -157,7 +164,7 @@ class AlignedPredictions:
     counts: dict[str, int]
     matching: dict[str, int]
     examples: dict[str, list[str]]
-    source: dict[str, str] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 class _Log:
@@ -178,7 +185,7 @@ def align(
     data: EvaluationData,
     *,
     matcher: TitleMatcher | None = None,
-    source: dict[str, str] | None = None,
+    source: dict[str, Any] | None = None,
 ) -> AlignedPredictions:
     """Bring predictions into the order of the turns and into catalog ids, counting what does not fit.
 
@@ -232,9 +239,7 @@ def align(
         ranking = _resolve(prediction.ranking, matcher, kinds, log)
         if not ranking:
             log.add("empty_rankings", turn.id)
-        pick = matcher.match(prediction.recommendation).item if prediction.recommendation else None
-        # A named recommendation that is no item must not be replaced by the ranking's first.
-        recommended.append(prediction.recommendation if prediction.recommendation and pick is None else pick)
+        recommended.append(_recommended(prediction, matcher))
         rankings.append(ranking)
         hallucinated.append(_is_hallucinated(prediction, matcher))
     return AlignedPredictions(
@@ -268,6 +273,14 @@ def _resolve(
     return tuple(found)
 
 
+def _recommended(prediction: Prediction, matcher: TitleMatcher) -> str | None:
+    said = prediction.recommendation
+    if said is None:
+        return NOTHING if "recommendation" in prediction.model_fields_set else None
+    # What is no item stays as it is: the ranking's first must not take its place.
+    return matcher.match(said).item or said
+
+
 def _is_hallucinated(prediction: Prediction, matcher: TitleMatcher) -> bool | None:
     if prediction.hallucinated is not None:
         return prediction.hallucinated
@@ -275,6 +288,19 @@ def _is_hallucinated(prediction: Prediction, matcher: TitleMatcher) -> bool | No
     if said is None:
         said = prediction.ranking[0] if prediction.ranking else None
     return None if said is None else matcher.match(said).item is None
+
+
+def load(
+    name: str, path: str | Path, data: EvaluationData, matcher: TitleMatcher | None = None
+) -> AlignedPredictions:
+    """Read a predictions file and align it; see `read_predictions` and `align`."""
+    path = Path(path)
+    source: dict[str, Any] = {"path": str(path), "sha256": sha256_of(path)} if path.is_file() else {}
+    predictions = read_predictions(path)
+    beside = path.with_name(path.name + ".run.json")
+    if beside.is_file():
+        source["settings"] = read_json(beside)
+    return align(name, predictions, data, matcher=matcher, source=source)
 
 
 def dump(prediction: Prediction) -> str:

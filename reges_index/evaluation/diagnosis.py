@@ -1,0 +1,104 @@
+"""Where a target is lost: not in the catalog, not in the top k, or in it but not picked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reges_index.dialogue import Turn
+from reges_index.evaluation.metrics import PairScores
+from reges_index.evaluation.protocol import Pairs
+
+__all__ = ["FATES", "Fate", "by_group", "fate_counts", "fates", "length_group", "mention_group"]
+
+Fate: TypeAlias = Literal["not_in_catalog", "not_in_top_k", "not_picked", "picked"]
+FATES: tuple[Fate, ...] = ("not_in_catalog", "not_in_top_k", "not_picked", "picked")
+
+_LENGTHS = ((4, "1-4"), (8, "5-8"), (12, "9-12"), (16, "13-16"))
+_MENTIONS = ((0, "0"), (1, "1"), (2, "2"), (4, "3-4"))
+
+
+def fates(pairs: Pairs, scores: PairScores, catalog_ids: dict[str, int], *, top_k: int) -> list[Fate]:
+    """Say for each pair what became of its target.
+
+    Parameters
+    ----------
+    top_k
+        How many candidates the item expert chose from, by the ranking that the protocol leaves. A system
+        whose recommendation is not in its own top k but right all the same counts as ``picked``.
+    """
+    picked = scores.column("rec_success_rate") > 0
+    found: list[Fate] = []
+    for target, rank, hit in zip(pairs.target, scores.rank.tolist(), picked.tolist(), strict=True):
+        if target not in catalog_ids:
+            found.append("not_in_catalog")
+        elif hit:
+            found.append("picked")
+        else:
+            found.append("not_picked" if 0 < rank <= top_k else "not_in_top_k")
+    return found
+
+
+def fate_counts(found: Sequence[Fate]) -> dict[str, int]:
+    """Count the fates, in the order of `FATES`."""
+    return {fate: sum(f == fate for f in found) for fate in FATES}
+
+
+def length_group(turn: Turn) -> str:
+    """Return the group of a turn by its number of messages."""
+    return next((name for bound, name in _LENGTHS if len(turn.messages) <= bound), "17+")
+
+
+def mention_group(turn: Turn) -> str:
+    """Return the group of a turn by how many different items its dialogue has named."""
+    if turn.mentioned is None:
+        return "unknown"
+    count = len(set(turn.mentioned))
+    return next((name for bound, name in _MENTIONS if count <= bound), "5+")
+
+
+_ORDERS = {
+    "messages": (*(name for _, name in _LENGTHS), "17+"),
+    "mentions": (*(name for _, name in _MENTIONS), "5+", "unknown"),
+}
+
+
+@dataclass(frozen=True)
+class _Group:
+    pairs: NDArray[np.bool_]
+    name: str
+
+
+def by_group(
+    turns: Sequence[Turn], pairs: Pairs, scores: PairScores, found: Sequence[Fate]
+) -> dict[str, Any]:
+    """Break a system's results down by length of the dialogue and by number of mentions.
+
+    Returns
+    -------
+    ``{"messages": [...], "mentions": [...]}``; each entry has ``group``, ``pairs``, the means of
+    ``rec_success_rate`` and ``recall@50``, and the counts of `FATES`. Groups without a pair are left out.
+    """
+    result: dict[str, Any] = {}
+    for kind, group_of in (("messages", length_group), ("mentions", mention_group)):
+        names = np.array([group_of(turns[t]) for t in pairs.turn.tolist()], dtype=object)
+        rows = []
+        for group in (_Group(names == name, name) for name in _ORDERS[kind]):
+            if not group.pairs.any():
+                continue
+            inside = [fate for fate, kept in zip(found, group.pairs.tolist(), strict=True) if kept]
+            rows.append(
+                {
+                    "group": group.name,
+                    "pairs": len(inside),
+                    "rec_success_rate": float(scores.column("rec_success_rate")[group.pairs].mean()),
+                    "recall@50": float(scores.column("recall@50")[group.pairs].mean()),
+                    **fate_counts(inside),
+                }
+            )
+        result[kind] = rows
+    return result

@@ -1,0 +1,195 @@
+"""Pictures of a report (matplotlib, no display needed); made to be read at the width of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+__all__ = ["COLOURS", "bar_chart", "new_figure", "report_pictures", "save"]
+
+# Okabe and Ito's colours, told apart by colour-blind readers too; baselines get greys.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+_GREYS = ("#555555", "#8a8a8a", "#b5b5b5", "#d6d6d6")
+_FATE_COLOURS = {
+    "picked": "#009E73",
+    "not_picked": "#E69F00",
+    "not_in_top_k": "#D55E00",
+    "not_in_catalog": "#000000",
+}
+_FATE_NAMES = {
+    "picked": "picked",
+    "not_picked": "in the top k, not picked",
+    "not_in_top_k": "not in the top k",
+    "not_in_catalog": "not in the catalog",
+}
+_NAME_WIDTH = 28
+
+
+def new_figure(width: float = 8.0, height: float = 4.5) -> Figure:
+    """Return an empty figure, sizes in inches, that no window and no global state knows of."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG at 144 dots per inch; the same figure gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=144, metadata={"Software": None})
+    return path
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else f"{name[: _NAME_WIDTH - 1]}…"
+
+
+def _finish(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def colours_of(names: Sequence[str], baselines: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each system, greys for baselines."""
+    own = [name for name in names if name not in baselines]
+    plain = [name for name in names if name in baselines]
+    return {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(own)} | {
+        name: _GREYS[n % len(_GREYS)] for n, name in enumerate(plain)
+    }
+
+
+def bar_chart(
+    axes: Axes,
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    *,
+    errors: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    colours: Mapping[str, str] | None = None,
+    labels: bool = False,
+) -> None:
+    """Draw grouped bars.
+
+    Parameters
+    ----------
+    groups
+        G names below the axis.
+    series
+        Name in the legend to G values; None leaves a gap.
+    errors
+        For each value the two ends of its interval.
+    labels
+        Whether each bar carries its value.
+    """
+    width = 0.82 / max(len(series), 1)
+    for number, (name, values) in enumerate(series.items()):
+        shown = [(place, value) for place, value in enumerate(values) if value is not None]
+        places = [place + (number - (len(series) - 1) / 2) * width for place, _ in shown]
+        heights = [value for _, value in shown]
+        bars = axes.bar(
+            places,
+            heights,
+            width * 0.94,
+            label=_short(name),
+            color=(colours or {}).get(name, COLOURS[number % len(COLOURS)]),
+        )
+        if errors and name in errors:
+            ends = [errors[name][place] for place, _ in shown]
+            spread = [
+                [max(0.0, v - low) for v, (low, _) in zip(heights, ends, strict=True)],
+                [max(0.0, high - v) for v, (_, high) in zip(heights, ends, strict=True)],
+            ]
+            axes.errorbar(places, heights, spread, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
+        if labels:
+            axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=6)
+    axes.set_xticks(range(len(groups)), groups)
+    _finish(axes)
+
+
+def _recall(summary: dict[str, Any], path: Path) -> Path:
+    cuts = ("recall@1", "recall@5", "recall@10", "recall@20", "recall@50")
+    shown = {name: p for name, p in summary["protocols"].items() if p["systems"]}
+    names = list(summary["systems"])
+    colours = colours_of(names, [n for n in names if summary["systems"][n]["baseline"]])
+    figure = new_figure(9.5, 3.6 * len(shown))
+    for axes, (protocol, part) in zip(
+        figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown.items(), strict=True
+    ):
+        means = {n: [part["systems"][n]["per_target"][c]["value"] for c in cuts] for n in names}
+        ends = {
+            n: [
+                (part["systems"][n]["per_target"][c]["low"], part["systems"][n]["per_target"][c]["high"])
+                for c in cuts
+            ]
+            for n in names
+        }
+        bar_chart(axes, cuts, means, errors=ends, colours=colours)
+        level = round(100 * summary["settings"]["level"])
+        axes.set_title(f"Recall, {protocol} targets ({part['counts']['pairs']} pairs, {level} % intervals)")
+        axes.set_ylim(0, None)
+        axes.set_ylabel("Recall")
+    handles, texts = axes.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    return save(figure, path)
+
+
+def _fates(summary: dict[str, Any], path: Path) -> Path:
+    shown = {name: p for name, p in summary["protocols"].items() if p["systems"]}
+    names = list(summary["systems"])[::-1]
+    figure = new_figure(9.5, 1.3 + len(shown) * (0.9 + 0.34 * len(names)))
+    for axes, (protocol, part) in zip(
+        figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown.items(), strict=True
+    ):
+        left = [0.0] * len(names)
+        for fate, colour in _FATE_COLOURS.items():
+            share = [part["systems"][n]["fates"][fate] / part["counts"]["pairs"] for n in names]
+            axes.barh(range(len(names)), share, left=left, color=colour, label=_FATE_NAMES[fate])
+            left = [a + b for a, b in zip(left, share, strict=True)]
+        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        axes.set_xlim(0, 1)
+        axes.set_title(f"What became of the targets, {protocol} (k = {summary['settings']['top_k']})")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, texts = axes.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False)
+    return save(figure, path)
+
+
+def _groups(summary: dict[str, Any], path: Path) -> Path:
+    shown = {name: p for name, p in summary["protocols"].items() if p["systems"]}
+    names = list(summary["systems"])
+    colours = colours_of(names, [n for n in names if summary["systems"][n]["baseline"]])
+    figure = new_figure(9.5, 3.4 * len(shown))
+    grid = figure.subplots(len(shown), 2, squeeze=False)
+    for row, (protocol, part) in zip(grid, shown.items(), strict=True):
+        for axes, kind in zip(row, ("messages", "mentions"), strict=True):
+            first = part["systems"][names[0]]["groups"][kind]
+            groups = [f"{g['group']}\nn={g['pairs']}" for g in first]
+            means = {n: [g["rec_success_rate"] for g in part["systems"][n]["groups"][kind]] for n in names}
+            bar_chart(axes, groups, means, colours=colours)
+            axes.set_title(f"Rec Success Rate by {kind}, {protocol}", fontsize=10)
+    handles, texts = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    return save(figure, path)
+
+
+def report_pictures(summary: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """Draw a report's pictures.
+
+    Parameters
+    ----------
+    summary
+        From `summary.summarize`.
+
+    Returns
+    -------
+    Title of each picture to its PNG.
+    """
+    return {
+        "Recall": _recall(summary, folder / "recall.png"),
+        "Where targets are lost": _fates(summary, folder / "fates.png"),
+        "By length and mentions": _groups(summary, folder / "groups.png"),
+    }

@@ -1,0 +1,161 @@
+"""An evaluation from files, as ``reges evaluate`` runs it: by arguments or from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reges_index.errors import ConfigError, InputError
+from reges_index.evaluation.baselines import RetrieveBatch
+from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.predictions import load
+from reges_index.evaluation.report import write_report
+from reges_index.evaluation.scoring import Evaluation, Settings, evaluate_systems
+from reges_index.evaluation.titles import TitleMatcher
+
+__all__ = ["EvaluationConfig", "catalog_retrieve", "named_files", "run_evaluation"]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What ``reges evaluate`` needs to score predictions.
+
+    Attributes
+    ----------
+    conversations, catalog
+        The turns with targets, and the items.
+    predictions
+        Name in the tables to predictions file; may be empty, the report then has the baselines.
+    train
+        Train turns, for ``most popular`` and the popularity of what is recommended.
+    out
+        Folder of the report; None writes none.
+    store, name, encoder
+        Catalog store (folder or address), its catalog and its encoder, for the baseline ``retriever``; None
+        leaves that baseline out.
+    resamples, seed, level, top_k
+        As in `scoring.Settings`.
+    """
+
+    conversations: str = ""
+    catalog: str = ""
+    predictions: Mapping[str, str] = field(default_factory=dict)
+    train: str | None = None
+    out: str | None = None
+    store: str | None = None
+    name: str = "items"
+    encoder: str | None = None
+    resamples: int = 10_000
+    seed: int = 0
+    level: float = 0.95
+    top_k: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("conversations", "catalog"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is missing", hint=f"give --{name}, or {name}: in the YAML file")
+        if self.resamples < 100 or not 0 < self.level < 1 or self.top_k < 1:
+            raise ConfigError(
+                f"resamples={self.resamples}, level={self.level}, top_k={self.top_k}",
+                hint="at least 100 resamples, a level between 0 and 1, and a top_k of at least 1",
+            )
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **given: Any) -> EvaluationConfig:
+        """Read a YAML file with these names as keys; ``given`` values that are not None win.
+
+        Relative paths are relative to the working directory, as on the command line.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read or is no mapping.
+        ConfigError
+            For an unknown key.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})", hint="check the path") from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{path}: not valid YAML ({error})") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(str(key) for key in values if key not in known)
+        if unknown:
+            raise ConfigError(
+                f"{path}: unknown key {unknown[0]!r}", hint=f"keys are {', '.join(sorted(known))}"
+            )
+        return cls(**{**values, **{key: value for key, value in given.items() if value is not None}})
+
+
+def named_files(options: Sequence[str]) -> dict[str, str]:
+    """Read ``NAME=FILE`` or ``FILE`` (then named by its stem).
+
+    Raises
+    ------
+    ConfigError
+        If two have the same name.
+    """
+    found: dict[str, str] = {}
+    for option in options:
+        name, equals, path = option.partition("=")
+        # A path may hold "=", so a file of that very name comes first.
+        if not equals or Path(option).is_file():
+            name, path = Path(option).stem, option
+        if name in found:
+            raise ConfigError(
+                f"two predictions are named {name!r}", hint="name them: --predictions NAME=FILE"
+            )
+        found[name] = path
+    return found
+
+
+def catalog_retrieve(store: str, name: str, encoder: str | None) -> RetrieveBatch:
+    """Open a catalog store and return its batch retrieval, for the baseline ``retriever``."""
+    from reges_index.catalog import ItemCatalog
+
+    where: dict[str, Any] = (
+        {"url": store} if store.startswith(("http://", "https://")) else {"persist_dir": Path(store)}
+    )
+    catalog = ItemCatalog.open(**where, name=name, embed_model=encoder)
+
+    def retrieve(queries: list[str], top_k: int) -> list[list[str]]:
+        return [[item for item, _ in found] for found in catalog.retrieve_batch(queries, top_k)]
+
+    return retrieve
+
+
+def run_evaluation(
+    config: EvaluationConfig, *, command: Sequence[str] | None = None
+) -> tuple[Evaluation, dict[str, Any] | None]:
+    """Score the predictions and baselines, and write the report where ``config.out`` says.
+
+    Parameters
+    ----------
+    command
+        As for `summary.summarize`.
+
+    Returns
+    -------
+    The evaluation, and what ``report.json`` holds; None where none was written.
+
+    Raises
+    ------
+    ReGeSError
+        As the parts say: `EvaluationData.read`, `predictions.load`, `evaluate_systems`, `write_report`.
+    """
+    data = EvaluationData.read(config.conversations, config.catalog, config.train)
+    matcher = TitleMatcher(data.items)
+    systems = [load(name, path, data, matcher) for name, path in config.predictions.items()]
+    retrieve = catalog_retrieve(config.store, config.name, config.encoder) if config.store else None
+    settings = Settings(config.resamples, config.seed, config.level, config.top_k)
+    evaluation = evaluate_systems(data, systems, settings=settings, retrieve=retrieve)
+    summary = write_report(evaluation, config.out, command=command) if config.out else None
+    return evaluation, summary

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from reges_index.cli.evaluate import data_app, evaluate
+from reges_index.errors import ConfigError, InputError
+
+app = typer.Typer()
+app.command()(evaluate)
+app.add_typer(data_app, name="data")
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def files(write_data, tmp_path):
+    paths = write_data()
+    paths["pred"] = tmp_path / "pred.jsonl"
+    rows = [{"id": "t0", "ranking": ["i0"]}, {"id": "t1", "ranking": ["Title 1", "i0"]}]
+    paths["pred"].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return paths
+
+
+def base(files):
+    return (
+        "evaluate", "--conversations", files["turns"], "--catalog", files["catalog"], "--resamples", 200
+    )  # fmt: skip
+
+
+def test_evaluate_writes_a_report_and_prints_json(files, tmp_path):
+    out = tmp_path / "out"
+    done = call(
+        *base(files),
+        "--train",
+        files["train"],
+        "--predictions",
+        f"mine={files['pred']}",
+        "--out",
+        out,
+        "--json",
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == json.loads((out / "report.json").read_text())
+    assert "mine: 3 missing turns" in done.stderr
+    assert "baseline left out: retriever" in done.stderr
+    report = json.loads(done.stdout)
+    assert report["systems"]["mine"]["source"]["path"] == str(files["pred"])
+    assert report["protocols"]["new"]["systems"]["mine"]["per_target"]["recall@1"]["value"] == 0.5
+
+
+def test_settings_of_predict_are_kept(files, tmp_path):
+    (tmp_path / "pred.jsonl.run.json").write_text('{"model": "tiny"}')
+    done = call(*base(files), "--predictions", files["pred"], "--json")
+    assert json.loads(done.stdout)["systems"]["pred"]["source"]["settings"] == {"model": "tiny"}
+
+
+def test_a_table_and_errors_are_printed(files):
+    done = call(*base(files), "--predictions", files["pred"], "--show-errors", 1)
+    assert done.exit_code == 0, done.output
+    assert "new targets: 4 pairs, 3 turns" in done.stdout
+    assert "recall@50" in done.stdout
+    assert "Turns that pred got wrong (new targets)" in done.stdout
+    assert "seeker: something new" in done.stdout
+    assert "target: gone (not in the catalog) (not in catalog, not in the ranking)" in done.stdout
+
+
+def test_yaml_and_flags(files, tmp_path):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(
+        f"conversations: {files['turns']}\ncatalog: {files['catalog']}\nresamples: 150\nseed: 3\n"
+        f"predictions:\n  mine: {files['pred']}\n"
+    )
+    done = call("evaluate", "--config", path, "--seed", 4, "--json")
+    settings = json.loads(done.stdout)["settings"]
+    assert (settings["resamples"], settings["seed"]) == (150, 4)
+    path.write_text("converstaions: x\n")
+    assert isinstance(call("evaluate", "--config", path).exception, ConfigError)
+
+
+def test_what_is_missing_is_named(files):
+    failed = call("evaluate", "--catalog", files["catalog"])
+    assert isinstance(failed.exception, ConfigError)
+    assert "conversations is missing" in str(failed.exception)
+    twice = call(*base(files), "--predictions", files["pred"], "--predictions", files["pred"])
+    assert "two predictions are named 'pred'" in str(twice.exception)
+    absent = call(*base(files), "--predictions", "nowhere.jsonl")
+    assert isinstance(absent.exception, InputError)
+
+
+def test_compare(files, tmp_path):
+    for name in ("a", "b"):
+        made = call(*base(files), "--predictions", f"{name}={files['pred']}", "--out", tmp_path / name)
+        assert made.exit_code == 0, made.output
+    done = call("evaluate", "--compare", tmp_path / "a", tmp_path / "b", "--resamples", 200, "--json")
+    rows = json.loads(done.stdout)["all"]
+    same = [row for row in rows if (row["first"], row["second"]) == ("a", "b")]
+    assert same
+    assert all(row["p"] == 1 for row in same)
+    assert "difference" in call("evaluate", "--compare", tmp_path / "a", tmp_path / "b").stdout
+
+
+def test_import(tmp_path):
+    row = {
+        "movieMentions": {"1": "Heat (1995)"},
+        "messages": [{"text": "hi", "senderWorkerId": 0}, {"text": "@1", "senderWorkerId": 1}],
+        "conversationId": "c",
+        "initiatorWorkerId": 0,
+    }
+    source = tmp_path / "redial.jsonl"
+    source.write_text(json.dumps(row) + "\n")
+    out, catalog = tmp_path / "turns.jsonl", tmp_path / "catalog.jsonl"
+    done = call(
+        "data", "import", source, "--format", "redial", "--out", out, "--write-catalog", catalog, "--json"
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["counts"]["turns"] == 1
+    scored = call("evaluate", "--conversations", out, "--catalog", catalog, "--json", "--resamples", 200)
+    assert scored.exit_code == 0, scored.output
+    assert json.loads(scored.stdout)["protocols"]["all"]["counts"]["targets_outside_catalog"] == 0
+    plain = call("data", "import", source, "--format", "redial", "--out", out, "--catalog", catalog)
+    assert "1 turns" in plain.stdout
+    neither = call("data", "import", source, "--format", "redial", "--out", out)
+    assert isinstance(neither.exception, ConfigError)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from reges_index.dialogue import Message, Turn
+from reges_index.evaluation.diagnosis import by_group, fate_counts, fates, length_group, mention_group
+from reges_index.evaluation.metrics import score_pairs
+from reges_index.evaluation.protocol import make_pairs
+
+from .conftest import make_turn
+
+
+def test_where_targets_are_lost(items):
+    catalog = {item.id: n for n, item in enumerate(items)}
+    turns = [make_turn(n, "a", [t], []) for n, t in enumerate(["i0", "i1", "i2", "i3", "gone"])]
+    rankings = [("i0",), ("i0", "i1"), ("i0", "i1", "i2"), ("i0",), ("gone",)]
+    pairs = make_pairs(turns, "all", catalog)
+    scores = score_pairs(pairs, rankings, catalog)
+    found = fates(pairs, scores, catalog, top_k=2)
+    assert found == ["picked", "not_picked", "not_in_top_k", "not_in_top_k", "not_in_catalog"]
+    assert fate_counts(found) == {"not_in_catalog": 1, "not_in_top_k": 2, "not_picked": 1, "picked": 1}
+
+
+def test_groups_by_length_and_mentions(items):
+    catalog = {item.id: n for n, item in enumerate(items)}
+    turns = [
+        Turn(id="short", dialog_id="a", messages=messages(1), targets=("i0",), mentioned=()),
+        Turn(id="long", dialog_id="a", messages=messages(17), targets=("i1",), mentioned=("i2", "i3", "i2")),
+        Turn(id="unlabelled", dialog_id="b", messages=messages(4), targets=("i1",)),
+    ]
+    assert [length_group(t) for t in turns] == ["1-4", "17+", "1-4"]
+    assert [mention_group(t) for t in turns] == ["0", "2", "unknown"]
+    pairs = make_pairs(turns, "all", catalog)
+    scores = score_pairs(pairs, [("i0",), ("i0", "i1"), ()], catalog)
+    groups = by_group(turns, pairs, scores, fates(pairs, scores, catalog, top_k=50))
+    assert [(g["group"], g["pairs"], g["rec_success_rate"]) for g in groups["messages"]] == [
+        ("1-4", 2, 0.5),
+        ("17+", 1, 0.0),
+    ]
+    assert [g["group"] for g in groups["mentions"]] == ["0", "2", "unknown"]
+    assert groups["mentions"][1]["recall@50"] == 1
+    assert groups["mentions"][1]["not_picked"] == 1
+
+
+def messages(count):
+    return tuple(Message(role="user", content=str(n)) for n in range(count))
