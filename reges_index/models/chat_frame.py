@@ -48,6 +48,11 @@ class ChatFrame:
         """Whether the tokenizer brings a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
+    @property
+    def _added(self) -> dict[int, Any]:
+        """Tokens that were added to the vocabulary by name, special or not."""
+        return getattr(self.tokenizer, "added_tokens_decoder", {})
+
     @cached_property
     def end_token_id(self) -> int:
         """The token that ends an answer: what the template puts after an assistant's message.
@@ -56,6 +61,7 @@ class ChatFrame:
         it is the tokenizer's end token.
         """
         stops = {*self._model_eos, *self.tokenizer.all_special_ids}
+        stops.update(id_ for id_, token in self._added.items() if token.special)
         if self.has_template:
             probe = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
             text = self.tokenizer.apply_chat_template(probe, tokenize=False)
@@ -85,7 +91,7 @@ class ChatFrame:
         """Strings that must not occur in text, longest first."""
         markers = {str(token) for token in self.tokenizer.all_special_tokens}
         template = self._template_text()
-        for token in getattr(self.tokenizer, "added_tokens_decoder", {}).values():
+        for token in self._added.values():
             # Gemma lists runs of spaces and HTML tags as added tokens: they are text unless the template uses
             # them.
             if token.special or (token.content.strip() and token.content in template):

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def converted(gguf: Path) -> Path:
         with no_progress_bars():
             _convert(gguf, work)
         (work / _DONE).write_text(f"{gguf.name} format {FORMAT_VERSION}\n", encoding="utf-8")
-        # mkdtemp makes the folder private; the cache follows the user's umask like any other folder.
+        # mkdtemp and safetensors write for the owner alone; others may read what they could convert too.
+        for file in work.iterdir():
+            file.chmod(0o644)
         work.chmod(root.stat().st_mode & 0o777)
         _move_into_place(work, target)
     except OSError as problem:
@@ -120,7 +123,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         if problem.errno is not None:
             raise
         raise _unreadable(gguf, problem) from problem
-    except (ValueError, KeyError, RuntimeError, ImportError) as problem:
+    except (ValueError, LookupError, RuntimeError, ImportError, struct.error) as problem:
         raise _unreadable(gguf, problem) from problem
     # A model that remembers having been quantized cannot be saved, so its weights move into a fresh one.
     fields = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}

@@ -247,7 +247,10 @@ def wrap_llm(llm: Any) -> LocalLM | None:
     if isinstance(llm, ReGeSLLM):
         return llm.local_lm
     # Asked by name, so that llama-index-llms-huggingface need not be installed.
-    if not any(kind.__name__ == "HuggingFaceLLM" for kind in type(llm).__mro__):
+    if not any(
+        kind.__name__ == "HuggingFaceLLM" and kind.__module__.startswith("llama_index.llms.huggingface")
+        for kind in type(llm).__mro__
+    ):
         return None
     model, tokenizer = getattr(llm, "_model", None), getattr(llm, "_tokenizer", None)
     if model is None or tokenizer is None:
@@ -255,7 +258,8 @@ def wrap_llm(llm: Any) -> LocalLM | None:
     known = getattr(model, "_reges_local_lm", None)
     if isinstance(known, LocalLM) and known.tokenizer is tokenizer:
         return known
-    local = LocalLM(model, tokenizer, name=llm.model_name)
+    # A HuggingFaceLLM made from a model object keeps its default name, which says nothing.
+    local = LocalLM(model, tokenizer, name=str(getattr(model, "name_or_path", "")) or llm.model_name)
     # Kept on the model, so that it lives exactly as long. A LocalLM is no nn.Module, so nothing registers.
     model._reges_local_lm = local
     return local

@@ -1,7 +1,7 @@
 import pytest
-from tests.tiny import save_tiny_adapter, tiny_lm
 
 from reges_index.models.local_lm import LocalLM
+from tests.tiny import save_tiny_adapter, tiny_lm
 
 
 @pytest.fixture(scope="session")

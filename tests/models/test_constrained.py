@@ -2,10 +2,10 @@ import random
 
 import pytest
 import torch
-from tests.tiny import ARCHITECTURES, tiny_model
 
 from reges_index.models.constrained import choose_greedily
 from reges_index.models.trie import TokenTrie
+from tests.tiny import ARCHITECTURES, tiny_model
 
 from .test_tree_scoring import random_choices
 

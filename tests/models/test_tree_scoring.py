@@ -7,12 +7,26 @@ import random
 import pytest
 import torch
 from llama_index.core.llms import ChatMessage
-from tests.tiny import ARCHITECTURES, SLIDING_WINDOW, tiny_lm, tiny_model
 
 from reges_index.models.tree_scoring import can_score_tree, score_separately, score_tree
+from tests.tiny import ARCHITECTURES, SLIDING_WINDOW, tiny_lm, tiny_model
 
 END = 2
-WORDS = "Alien Aliens Toy Story Heat Up The Matrix Reloaded Titanic 2 3 (1979) a of Blade".split()
+WORDS = [
+    "Alien",
+    "Aliens",
+    "Toy",
+    "Story",
+    "Heat",
+    "Up",
+    "The",
+    "Matrix",
+    "Reloaded",
+    "2",
+    "3",
+    "(1979)",
+    "of",
+]
 
 
 def random_choices(rng, vocabulary=600, size=20):
@@ -100,7 +114,9 @@ def test_tree_equals_separate_forwards_under_adapters(adapted, adapter):
 
 
 def test_adapters_change_the_scores(adapted):
-    scores = {adapter: adapted.score("A film:", ["Heat", "Up"], adapter=adapter) for adapter in (None, "first")}
+    scores = {
+        adapter: adapted.score("A film:", ["Heat", "Up"], adapter=adapter) for adapter in (None, "first")
+    }
     assert worst(*scores.values()) > 0.1
 
 
