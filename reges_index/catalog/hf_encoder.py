@@ -6,7 +6,8 @@ Apart from `encoder` because importing it loads torch and sentence-transformers 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -17,6 +18,7 @@ from llama_index.embeddings.huggingface.utils import (
     get_query_instruct_for_model_name,
     get_text_instruct_for_model_name,
 )
+from transformers.utils import logging as transformers_logging
 
 __all__ = ["LocalEncoder"]
 
@@ -39,14 +41,15 @@ class LocalEncoder(HuggingFaceEmbedding):
     _lock: Any = PrivateAttr()
 
     def __init__(self, name: str, source: str) -> None:
-        super().__init__(
-            model_name=source,
-            query_instruction=get_query_instruct_for_model_name(name) or None,
-            text_instruction=get_text_instruct_for_model_name(name) or None,
-            # The hub's own cache; by default LlamaIndex keeps a second one.
-            cache_folder=constants.HF_HUB_CACHE,
-            model_kwargs={"use_safetensors": True},
-        )
+        with _no_loading_bar():
+            super().__init__(
+                model_name=source,
+                query_instruction=get_query_instruct_for_model_name(name) or None,
+                text_instruction=get_text_instruct_for_model_name(name) or None,
+                # The hub's own cache; by default LlamaIndex keeps a second one.
+                cache_folder=constants.HF_HUB_CACHE,
+                model_kwargs={"use_safetensors": True},
+            )
         self.model_name = name
         self.embed_batch_size = _CPU_BATCH if self._device == "cpu" else _GPU_BATCH
         self._lock = threading.Lock()
@@ -73,3 +76,15 @@ class LocalEncoder(HuggingFaceEmbedding):
             )
         rows: list[list[float]] = vectors.tolist()
         return rows
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    """Keep transformers from drawing its "Loading weights" bar, then leave its setting as it was."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()

@@ -2,26 +2,66 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
-import os
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from reges_index.cli.chat import chat
 from reges_index.cli.doctor import doctor
+from reges_index.cli.evaluate import data_app, evaluate
 from reges_index.cli.index import index
-from reges_index.cli.output import errors
+from reges_index.cli.output import errors, print_error
 from reges_index.cli.predict import predict
 from reges_index.cli.recommend import recommend
-from reges_index.errors import ReGeSError
+from reges_index.errors import ReGeSError, StorageError
 
 __all__ = ["app", "run"]
 
+INTERRUPTED = 130
+# Libraries that log at INFO what only matters with --verbose, or warn of what this package handles.
+_NOISY = ("httpx", "sentence_transformers", "chromadb")
+
+
+class _Commands(TyperGroup):
+    """All commands; an error of ours becomes one message on stderr and the error's exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ReGeSError as error:
+            print_error(error)
+            raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            found = _disk_error(error)
+            if found is None:
+                raise
+            print_error(found)
+            raise typer.Exit(found.exit_code) from error
+        except KeyboardInterrupt as error:
+            errors.print("interrupted; what was finished is kept", style="yellow")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def _disk_error(error: OSError) -> StorageError | None:
+    """Name what the file system said; None for errors of the network, of pipes, and of libraries."""
+    if error.errno in (None, errno.EPIPE) or isinstance(error, (ConnectionError, TimeoutError)):
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return StorageError(
+        f"{where}{error.strerror or error}",
+        hint="check the path, its rights, and that the disk is not full; what was finished is kept",
+    )
+
+
 app = typer.Typer(
     name="reges",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -34,7 +74,9 @@ app.command()(index)
 app.command()(recommend)
 app.command()(chat)
 app.command()(predict)
+app.command()(evaluate)
 app.command()(doctor)
+app.add_typer(data_app, name="data")
 
 
 def _show_version(value: bool) -> None:
@@ -45,7 +87,7 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -54,21 +96,14 @@ def _main(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     if not verbose:
-        for noisy in ("httpx", "sentence_transformers", "chromadb"):
+        for noisy in _NOISY:
             logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def run() -> None:
-    """Run the app and turn errors of ours into a message and an exit code."""
-    try:
-        app()
-    except ReGeSError as error:
-        errors.print("error:", style="bold red", end=" ")
-        errors.print(str(error), markup=False, highlight=False)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # `reges ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("interrupted; what was finished is kept", style="yellow")
-        sys.exit(130)
+    """Run the app; installed as ``reges``."""
+    # What a terminal or a pipe cannot show must not end a command after minutes of work.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app()

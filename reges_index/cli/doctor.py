@@ -6,17 +6,29 @@ import platform
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from reges_index.cli.output import console, print_json
+from reges_index.cli.output import console, print_json, say
 from reges_index.cli.parts import AsJson, store_place
-from reges_index.errors import ReGeSError
+from reges_index.errors import EncoderMismatchError, ReGeSError
 
 __all__ = ["doctor"]
 
-NEEDED = ("torch", "transformers", "peft", "llama-index-core", "chromadb", "sentence-transformers")
+NEEDED = (
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "gguf",
+    "llama-index-core",
+    "llama-index-embeddings-huggingface",
+    "llama-index-vector-stores-chroma",
+    "sentence-transformers",
+    "chromadb",
+)
 OPTIONAL = {
     "train": ("trl", "accelerate", "datasets"),
     "evaluate": ("ranx", "matplotlib", "sacrebleu", "rouge-score", "bm25s"),
@@ -50,10 +62,10 @@ def doctor(
             "missing": "[yellow]missing[/yellow]",
             "problem": "[red]problem[/red]",
         }
-        console.print(f"python {sys.version.split()[0]} on {platform.platform()}")
+        say(f"python {sys.version.split()[0]} on {platform.platform()}")
         for finding in findings:
-            console.print(f"{marks[finding.status]} {finding.subject}: ", end="")
-            console.print(finding.detail, markup=False)
+            console.print(marks[finding.status], end=" ")
+            say(f"{finding.subject}: {finding.detail}")
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(1)
 
@@ -78,46 +90,70 @@ def _packages() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
+    """Look without loading, converting or downloading anything."""
+    try:
+        return [_language_model(), _encoder(), *_adapters()]
+    except ImportError as error:
+        return [Finding("models", "problem", f"cannot be looked for: {error}")]
+
+
+def _language_model() -> Finding:
+    from huggingface_hub import try_to_load_from_cache
+
+    from reges_index.models.embedded import EMBEDDED_BASE, INSTALL_HINT, find_embedded_gguf
+    from reges_index.models.gguf_cache import cache_folder
+
+    if (gguf := find_embedded_gguf()) is not None:
+        folder = cache_folder()
+        made = next(folder.glob(f"{gguf.stem}-*"), None)
+        state = f"converted in {made}" if made else f"converted at first use into {folder}"
+        return Finding("embedded LLM", "ok", f"{EMBEDDED_BASE} in {gguf.parent}, {state}")
+    cached = try_to_load_from_cache(EMBEDDED_BASE, "model.safetensors")
+    if isinstance(cached, str):
+        return Finding("embedded LLM", "ok", f"{EMBEDDED_BASE} in the hub's cache, {Path(cached).parent}")
+    return Finding("embedded LLM", "problem", f"{EMBEDDED_BASE} is not on this machine; {INSTALL_HINT}")
+
+
+def _encoder() -> Finding:
+    from reges_index.catalog.encoder import DEFAULT_ENCODER, find_default_encoder
+
+    if (folder := find_default_encoder()) is not None:
+        return Finding("embedded encoder", "ok", f"{DEFAULT_ENCODER} in {folder}")
+    hint = "pip install 'reges-index[embedded]'"
+    return Finding("embedded encoder", "problem", f"{DEFAULT_ENCODER} is not on this machine; {hint}")
+
+
+def _adapters() -> list[Finding]:
+    from reges_index.models import LocalLM, load_manifest
+
     found = []
-    try:
-        from reges_index.models.embedded import resolve_base
-
-        base = resolve_base(None)
-        found.append(Finding("embedded LLM", "ok", f"{base.name} from {base.source}, {base.path}"))
-    except (ReGeSError, ImportError) as error:
-        found.append(Finding("embedded LLM", "problem", str(error)))
-    try:
-        from reges_index.catalog import find_default_encoder
-
-        found.append(Finding("embedded encoder", "ok", str(find_default_encoder())))
-    except (ReGeSError, ImportError) as error:
-        found.append(Finding("embedded encoder", "problem", str(error)))
-    try:
-        from reges_index.models import LocalLM, load_manifest
-
-        for name, folder in LocalLM.shipped_adapters().items():
+    for name, folder in LocalLM.shipped_adapters().items():
+        try:
             manifest = load_manifest(folder)
-            made = f"for {manifest.base_model}, made {manifest.created}" if manifest else "no manifest"
-            found.append(Finding(f"adapter {name}", "ok", made))
-        if not LocalLM.shipped_adapters():
-            found.append(Finding("adapters", "missing", "none ship with this version; models run untrained"))
-    except (ReGeSError, ImportError) as error:
-        found.append(Finding("adapters", "problem", str(error)))
-    return found
+        except ReGeSError as error:
+            found.append(Finding(f"adapter {name}", "problem", str(error)))
+            continue
+        made = f"for {manifest.base_model}, made {manifest.created}" if manifest else "no manifest"
+        found.append(Finding(f"adapter {name}", "ok", made))
+    return found or [Finding("adapters", "missing", "none ship with this version; models run untrained")]
 
 
 def _store(store: str) -> list[Finding]:
+    place = store_place(store)
+
     from reges_index.catalog import ItemCatalog
 
     try:
-        names = ItemCatalog.names(**store_place(store))
+        names = ItemCatalog.names(**place)
     except ReGeSError as error:
         return [Finding(f"store {store}", "problem", str(error))]
     found = []
     for name in names:
         try:
-            catalog = ItemCatalog.open(**store_place(store), name=name)
+            catalog = ItemCatalog.open(**place, name=name)
             found.append(Finding(f"catalog {name}", "ok", f"{len(catalog):,} items, {catalog.encoder.name}"))
+        except EncoderMismatchError as error:
+            found.append(Finding(f"catalog {name}", "ok", f"needs its own --encoder: {error.message}"))
         except ReGeSError as error:
             found.append(Finding(f"catalog {name}", "problem", str(error)))
     return found or [Finding(f"store {store}", "problem", "it holds no catalog; make one with `reges index`")]

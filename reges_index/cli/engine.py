@@ -2,54 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reges_index.cli.parts import adapter_choice, open_catalog, open_model, parse_domain
+from reges_index.cli.parts import Mode, adapter_choice, is_url, open_catalog, open_model, parse_domain
 
 if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog
     from reges_index.engines import ReGeSQueryEngine
 
-__all__ = ["build_engine"]
+__all__ = ["EngineOptions", "build_engine"]
 
 
-def build_engine(
-    *,
-    store: str,
-    name: str,
-    encoder: str | None,
-    model: str | None,
-    query_adapter: str | None,
-    item_adapter: str | None,
-    domain: str,
-    similarity_top_k: int,
-    rerank_top_k: int | None,
-    exclude_mentioned: bool,
-    mode: str = "score",
-) -> tuple[ReGeSQueryEngine, ItemCatalog]:
+@dataclass(frozen=True)
+class EngineOptions:
+    """What recommendations depend on: the options that recommend, chat and predict share."""
+
+    store: str
+    name: str
+    encoder: str | None
+    model: str | None
+    query_adapter: str | None
+    item_adapter: str | None
+    domain: str
+    similarity_top_k: int
+    rerank_top_k: int | None
+    exclude_mentioned: bool
+    mode: Mode = Mode.score
+
+    def settings(self) -> dict[str, Any]:
+        """Return them as plain values, the store as one name whichever folder `reges` was called in."""
+        store = self.store if is_url(self.store) else str(Path(self.store).expanduser().resolve())
+        return {**asdict(self), "store": store, "mode": self.mode.value}
+
+
+def build_engine(options: EngineOptions) -> tuple[ReGeSQueryEngine, ItemCatalog]:
     """Open catalog and models, and put the engine together."""
-    catalog = open_catalog(store, name, encoder)  # first: it fails fast, models take seconds
+    domain = parse_domain(options.domain)
+    # First, since it fails fast; models take seconds.
+    catalog = open_catalog(options.store, options.name, options.encoder)
 
     from reges_index.engines import ReGeSQueryEngine
     from reges_index.item_expert import ReGeSRerank
     from reges_index.query_expert import ReGeSQueryTransform
 
-    lm = open_model(model, query_adapter, item_adapter)
-    wording = parse_domain(domain)
-    selection: dict[str, Any] = {"mode": mode}
+    lm = open_model(options.model, options.query_adapter, options.item_adapter)
+    query_adapter, item_adapter = map(adapter_choice, (options.query_adapter, options.item_adapter))
     engine = ReGeSQueryEngine.from_defaults(
         catalog,
-        query_transform=ReGeSQueryTransform(lm, adapter=adapter_choice(query_adapter), domain=wording),
+        query_transform=ReGeSQueryTransform(lm, adapter=query_adapter, domain=domain),
         rerank=ReGeSRerank(
             lm,
-            adapter=adapter_choice(item_adapter),
-            domain=wording,
-            top_n=similarity_top_k,
+            adapter=item_adapter,
+            domain=domain,
+            mode=options.mode.value,
+            top_n=options.similarity_top_k,
             keep_retrieval_score=True,
-            **selection,
         ),
-        similarity_top_k=similarity_top_k,
-        rerank_top_k=rerank_top_k,
-        exclude_mentioned=exclude_mentioned,
+        similarity_top_k=options.similarity_top_k,
+        rerank_top_k=options.rerank_top_k,
+        exclude_mentioned=options.exclude_mentioned,
     )
     return engine, catalog

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reges_index.cli.output import console, print_json
-from reges_index.cli.parts import AsJson, Encoder, Name, Store, store_place
+from reges_index.cli.output import print_json, say
+from reges_index.cli.parts import AsJson, Encoder, Name, Quiet, Store, store_place
 from reges_index.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reges_index.catalog import Item
 
 __all__ = ["index"]
 
@@ -26,34 +29,49 @@ def index(
     encoder: Encoder = None,
     column: Columns = None,
     encoding: Annotated[str, typer.Option(help="Text encoding of the file.")] = "utf-8",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Make or update a catalog: only items whose content changed are embedded.
 
     Items that are not in the file any more leave the store. May be killed and run again at any time.
     """
-    from reges_index.catalog import ItemCatalog, demo_catalog, read_items
+    place = store_place(store)
+    items = _read(catalog, _mapping(column or []), encoding)
 
-    mapping = dict(_pair(text) for text in column or [])
-    if catalog.startswith("demo:"):
-        items = demo_catalog(catalog.removeprefix("demo:"))
-    else:
-        items = read_items(catalog, columns=mapping or None, encoding=encoding)
-    opened = ItemCatalog.open(**store_place(store), name=name, embed_model=encoder, create=True)
+    from reges_index.catalog import ItemCatalog
+
+    opened = ItemCatalog.open(**place, name=name, embed_model=encoder, create=True)
     report = opened.sync(items, show_progress=not quiet)
     if as_json:
         print_json({"store": store, "name": name, "items": len(opened), **asdict(report)})
     else:
-        console.print(
+        say(
             f"{len(opened):,} items in catalog {name!r} of {store}: {report.added:,} added, "
             f"{report.changed:,} changed, {report.removed:,} removed, {report.unchanged:,} unchanged "
             f"in {report.seconds:.1f} s"
         )
 
 
-def _pair(text: str) -> tuple[str, str]:
-    field, equals, column = text.partition("=")
-    if not equals or not field.strip() or not column.strip():
-        raise ConfigError(f"--column {text!r} is not FIELD=COLUMN", hint="for example --column title=name")
-    return field.strip(), column.strip()
+def _mapping(columns: list[str]) -> dict[str, str]:
+    mapping: dict[str, str] = {}
+    for text in columns:
+        field, equals, name = (part.strip() for part in text.partition("="))
+        if not equals or not field or not name:
+            raise ConfigError(
+                f"--column {text!r} is not FIELD=COLUMN", hint="for example --column title=name"
+            )
+        if field in mapping:
+            raise ConfigError(f"--column names {field!r} twice", hint="a field comes from one column")
+        mapping[field] = name
+    return mapping
+
+
+def _read(catalog: str, mapping: dict[str, str], encoding: str) -> list[Item]:
+    from reges_index.catalog import demo_catalog, read_items
+
+    if not catalog.startswith("demo:"):
+        return read_items(catalog, columns=mapping or None, encoding=encoding)
+    if mapping:
+        raise ConfigError("--column is for files; a demo catalog needs none", hint="leave it out")
+    return demo_catalog(catalog.removeprefix("demo:"))

@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-__all__ = ["bar", "candidate_table", "console", "errors", "print_json"]
+from reges_index.errors import ReGeSError
+
+__all__ = [
+    "bar",
+    "candidate_table",
+    "console",
+    "errors",
+    "notes",
+    "print_error",
+    "print_json",
+    "say",
+    "shown",
+]
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+# Titles and queries are other people's text: an escape sequence in one must not reach the terminal.
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def shown(text: str) -> str:
+    """Return text with control characters, except line breaks, as blanks."""
+    return _CONTROL.sub(" ", text)
+
+
+def say(text: str, style: str = "", *, to: Console = console) -> None:
+    """Print text as it is: no markup, no line breaks put in."""
+    to.print(Text(shown(text), style=style), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
     """Print a value as one JSON document, unwrapped and uncoloured."""
     print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_error(error: ReGeSError) -> None:
+    """Print an error and its hint to standard error."""
+    errors.print("error:", style="bold red", end=" ")
+    say(str(error), to=errors)
 
 
 def bar(share: float, width: int = 24) -> str:
@@ -26,7 +60,7 @@ def bar(share: float, width: int = 24) -> str:
     return "█" * full + ("" if part == 0 else "▏▎▍▌▋▊▉"[part - 1])
 
 
-def candidate_table(rows: list[dict[str, Any]]) -> Table:
+def candidate_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Make the table of candidates: rank, title, probability as a bar, retrieval score."""
     table = Table(box=None, pad_edge=False)
     table.add_column("#", justify="right", style="dim")
@@ -38,8 +72,28 @@ def candidate_table(rows: list[dict[str, Any]]) -> Table:
         score = row["retrieval_score"]
         table.add_row(
             str(row["rank"]),
-            str(row["title"]),
+            Text(shown(str(row["title"])).replace("\n", " ")),
             "" if share is None else f"{share:6.1%} {bar(share)}",
             "" if score is None else f"{score:.3f}",
         )
     return table
+
+
+def notes(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say in words what a recommendation's report says was cut or went otherwise than asked."""
+    query, rerank = report.get("query", {}), report.get("rerank", {})
+    retrieval = report.get("retrieval", {})
+    found = [
+        (query.get("messages_dropped"), "oldest messages were cut for the query expert"),
+        (rerank.get("messages_dropped"), "oldest messages were cut for the item expert"),
+        (rerank.get("candidates_shortened"), "abstracts were shortened to fit into the prompt"),
+        (retrieval.get("excluded"), "retrieved items were excluded"),
+    ]
+    said = [f"{count:,} {what}" for count, what in found if count]
+    if query.get("message_shortened") or rerank.get("message_shortened"):
+        said.append("a message was too long and was shortened")
+    if query.get("fallback"):
+        said.append("the model wrote no query; the last message was searched for")
+    if rerank.get("outcome") == "hallucinated":
+        said.append("the model named no candidate; the nearest item stands in")
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,16 @@ if TYPE_CHECKING:
     from reges_index.dialogue.wording import Domain
     from reges_index.models import LocalLM
 
-__all__ = ["open_catalog", "open_model", "parse_domain"]
+__all__ = ["Mode", "adapter_choice", "is_url", "open_catalog", "open_model", "parse_domain", "store_place"]
+
+
+class Mode(str, Enum):
+    """How the item expert chooses; see `reges_index.item_expert.ReGeSRerank`."""
+
+    score = "score"
+    constrained = "constrained"
+    generate = "generate"
+
 
 Store = Annotated[
     str, typer.Option("--store", help="Folder of the catalog store, or http://host:port of a Chroma server.")
@@ -40,22 +50,39 @@ RerankTopK = Annotated[
     int | None,
     typer.Option("--rerank-top-k", min=1, help="How many of them the item expert sees; all by default."),
 ]
+ShownTopK = Annotated[int, typer.Option("--top-k", "--top-n", min=1, help="How many candidates to show.")]
 ExcludeMentioned = Annotated[
     bool, typer.Option("--exclude-mentioned", help="Never recommend what the dialogue has named.")
 ]
+ModeChoice = Annotated[
+    Mode,
+    typer.Option(
+        "--mode", help="Score all candidates, or write a title limited to them, or write freely and match."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
+def is_url(store: str) -> bool:
+    """Whether a store is a server."""
+    return store.startswith(("http://", "https://"))
 
 
 def store_place(store: str) -> dict[str, Any]:
     """Return the arguments of `ItemCatalog.open` for a folder or an address."""
-    return {"url": store} if store.startswith(("http://", "https://")) else {"persist_dir": Path(store)}
+    if not store.strip():
+        raise ConfigError("--store is empty", hint="name a folder, or http://host:port of a Chroma server")
+    return {"url": store} if is_url(store) else {"persist_dir": Path(store)}
 
 
 def open_catalog(store: str, name: str, encoder: str | None) -> ItemCatalog:
     """Open an existing catalog."""
+    place = store_place(store)
+
     from reges_index.catalog import ItemCatalog
 
-    return ItemCatalog.open(**store_place(store), name=name, embed_model=encoder)
+    return ItemCatalog.open(**place, name=name, embed_model=encoder)
 
 
 def parse_domain(text: str) -> Domain:

@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
-from reges_index.cli.engine import build_engine
-from reges_index.cli.output import console, print_json
+from reges_index.cli.engine import EngineOptions, build_engine
+from reges_index.cli.output import print_json, say
 from reges_index.cli.parts import (
     AsJson,
     DomainNoun,
     Encoder,
     ExcludeMentioned,
     ItemAdapter,
+    Mode,
+    ModeChoice,
     Model,
     Name,
     QueryAdapter,
+    Quiet,
     RerankTopK,
     Store,
     TopK,
@@ -36,13 +39,13 @@ def predict(
     exclude_mentioned: ExcludeMentioned = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N turns.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Queries written at once.")] = 8,
-    mode: Annotated[str, typer.Option(help="score, constrained or generate.")] = "score",
+    mode: ModeChoice = Mode.score,
     domain: DomainNoun = "movie,movies",
     encoder: Encoder = None,
     model: Model = None,
     query_adapter: QueryAdapter = None,
     item_adapter: ItemAdapter = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict for every turn of a file: one line a turn with query, ranking and probabilities.
@@ -54,35 +57,23 @@ def predict(
     from reges_index.engines.batch import PredictionLog, predict_turns
 
     turns = read_turns(conversations)[:limit]
-    settings = {
-        "store": store,
-        "name": name,
-        "encoder": encoder,
-        "model": model,
-        "query_adapter": query_adapter,
-        "item_adapter": item_adapter,
-        "domain": domain,
-        "similarity_top_k": similarity_top_k,
-        "rerank_top_k": rerank_top_k,
-        "exclude_mentioned": exclude_mentioned,
-        "mode": mode,
-    }
-    log = PredictionLog(out, settings)
+    options = EngineOptions(
+        store=store,
+        name=name,
+        encoder=encoder,
+        model=model,
+        query_adapter=query_adapter,
+        item_adapter=item_adapter,
+        domain=domain,
+        similarity_top_k=similarity_top_k,
+        rerank_top_k=rerank_top_k,
+        exclude_mentioned=exclude_mentioned,
+        mode=mode,
+    )
+    log = PredictionLog(out, options.settings())
     todo = [turn for turn in turns if turn.id not in log.finished]
     if todo:
-        engine, _ = build_engine(
-            store=store,
-            name=name,
-            encoder=encoder,
-            model=model,
-            query_adapter=query_adapter,
-            item_adapter=item_adapter,
-            domain=domain,
-            similarity_top_k=similarity_top_k,
-            rerank_top_k=rerank_top_k,
-            exclude_mentioned=exclude_mentioned,
-            mode=mode,
-        )
+        engine, _ = build_engine(options)
         predict_turns(engine, todo, log, batch_size=batch_size, show_progress=not quiet)
     report = {
         "turns": len(turns),
@@ -93,6 +84,4 @@ def predict(
     if as_json:
         print_json({"out": str(out), **report})
     else:
-        console.print(
-            f"{out}: " + ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in report.items())
-        )
+        say(f"{out}: " + ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in report.items()))

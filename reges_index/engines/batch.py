@@ -7,14 +7,14 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from reges_index.dialogue import Turn
-from reges_index.engines.query_engine import ReGeSQueryEngine
-from reges_index.engines.recommendation import Recommendation
 from reges_index.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from reges_index.dialogue import Turn
+    from reges_index.engines.query_engine import ReGeSQueryEngine
+    from reges_index.engines.recommendation import Recommendation
 
 __all__ = ["PredictionLog", "predict_turns", "prediction_row"]
 
@@ -27,7 +27,8 @@ class PredictionLog:
     path
         The file; made when missing. A half-written last line, left by a killed run, is cut off.
     settings
-        What the predictions depend on, kept in ``<path>.run.json``. A file made with others is refused.
+        What the predictions depend on, kept in ``<path>.run.json``. A file made with others, or with
+        unknown ones, is refused.
 
     Raises
     ------
@@ -41,6 +42,8 @@ class PredictionLog:
         self.path = path
         self.counts: Counter[str] = Counter()
         try:
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path} is no regular file", hint="name a file for the predictions")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._check_settings(dict(settings))
             self.finished = self._read()
@@ -49,17 +52,30 @@ class PredictionLog:
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         beside = self.path.with_name(self.path.name + ".run.json")
-        if self.path.exists() and self.path.stat().st_size and beside.exists():
-            before = json.loads(beside.read_text(encoding="utf-8"))
+        if self.path.exists() and self.path.stat().st_size:
+            before = self._read_settings(beside)
             differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
             if differing:
                 raise InputError(
                     f"{self.path} was made with other settings: {', '.join(differing)}",
                     hint="give another --out, or remove the file and its .run.json",
                 )
+            return
         temporary = beside.with_suffix(".tmp")
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, beside)  # noqa: PTH105 (the one call that is atomic everywhere)
+
+    def _read_settings(self, beside: Path) -> dict[str, Any]:
+        try:
+            before = json.loads(beside.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            before = None
+        if not isinstance(before, dict):
+            raise InputError(
+                f"{self.path} is there, but {beside.name} does not say how it was made",
+                hint="give another --out, or remove the file",
+            )
+        return before
 
     def _read(self) -> set[str]:
         if not self.path.exists():
@@ -115,16 +131,20 @@ def predict_turns(
     """Predict for every turn and write the rows, batches sorted by length.
 
     With the engine's ``exclude_mentioned`` the items labelled as ``mentioned`` in a turn are excluded
-    beside those that are found by title. ``log.counts`` gets what was cut or went wrong.
+    beside those that are found by title. ``log.counts`` gets what was cut or went wrong. The progress bar
+    goes to standard error.
     """
     order = sorted(turns, key=lambda turn: sum(len(message.content) for message in turn.messages))
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not show_progress) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not show_progress) as progress:
         bar = progress.add_task("predicting", total=len(order))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -145,7 +165,7 @@ def _notes(found: Recommendation) -> Counter[str]:
         "hallucinations": rerank.get("outcome") == "hallucinated",
         "nothing_to_recommend": found.item is None,
     }
-    return Counter(name for name, happened in notes.items() if happened)
+    return Counter({name: int(happened) for name, happened in notes.items()})
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:
