@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from chromadb import Collection
-from chromadb.api import ClientAPI
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import NodeWithScore
@@ -18,12 +17,13 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from reges_index.catalog import collection as collections
 from reges_index.catalog.encoder import EncoderIdentity, embed_queries, encoder_identity, resolve_encoder
 from reges_index.catalog.filters import to_where
+from reges_index.catalog.handle import StoreHandle, Write
 from reges_index.catalog.item import Item
 from reges_index.catalog.nodes import LIST_FIELDS
 from reges_index.catalog.retriever import CatalogRetriever
 from reges_index.catalog.rows import iter_rows, row_node
-from reges_index.catalog.search import search
-from reges_index.catalog.store import StoreLocation, check_name, open_client, store_errors, write_lock
+from reges_index.catalog.search import Hits, search_store
+from reges_index.catalog.store import StoreLocation, check_name, store_errors
 from reges_index.catalog.sync import SyncReport, sync_collection, unique_items
 from reges_index.catalog.template import DEFAULT_TEMPLATE, TextTemplate
 from reges_index.catalog.vector_store import CatalogVectorStore
@@ -41,8 +41,9 @@ _warned: set[tuple[str, str]] = set()
 class ItemCatalog:
     """Items in a vector store; made by `open`, `from_items` or `from_defaults`.
 
-    Safe to use from several threads. A process that has a folder open may miss what another process writes
-    to it later: open the catalog again, or share it through a server (``chroma run``).
+    Safe to use from several threads, and a folder from several processes: one writes at a time, and the
+    others see it at their next call. While one writes, reading in another may fail; where that matters, share
+    the catalog through a server (``chroma run``).
 
     Examples
     --------
@@ -54,25 +55,22 @@ class ItemCatalog:
 
     def __init__(
         self,
-        client: ClientAPI,
-        collection: Collection,
-        location: StoreLocation,
+        store: StoreHandle,
+        name: str,
         *,
         identity: EncoderIdentity,
         embed_model: BaseEmbedding | str | None,
         template: TextTemplate,
         foreign: bool,
     ) -> None:
-        self._client = client
-        self._collection = collection
-        self._location = location
+        self._store = store
+        self._name = name
         self._identity = identity
         self._embed_model = embed_model
         self._template = template
         self._foreign = foreign
         self._list_keys = frozenset() if foreign else frozenset(LIST_FIELDS)
-        self._batch_size: int = client.get_max_batch_size()
-        self._writing = threading.Lock()
+        self._batch_size = store.batch_size
 
     @classmethod
     def open(
@@ -124,15 +122,12 @@ class ItemCatalog:
         where = f"catalog {name!r} in {location}"
         template = template or DEFAULT_TEMPLATE
         identity = encoder_identity(embed_model, template)
-        if create and location.persist_dir is not None:
-            with store_errors(where):
-                location.persist_dir.mkdir(parents=True, exist_ok=True)
-        client = open_client(location, create=create)
-        with store_errors(where):
-            if create:
-                with write_lock(location):
-                    if name not in {found.name for found in client.list_collections()}:
-                        collections.create_collection(client, name, identity)
+        store = StoreHandle.of(location, create=create)
+        if create and name not in _names(store):
+            with store_errors(where), store.writing(name) as write:
+                if name not in {found.name for found in write.client.list_collections()}:
+                    collections.create_collection(write.client, name, identity)
+        with store_errors(where), store.reading() as client:
             collection = collections.find_collection(client, name, str(location))
             recorded = collections.recorded_identity(collection, where)
             if recorded is None:
@@ -144,15 +139,19 @@ class ItemCatalog:
                         f"{where} is half-written: its first sync stopped after {collection.count()} items",
                         hint="index the items again; what is there is kept and not embedded twice",
                     )
-            return cls(
-                client,
-                collection,
-                location,
-                identity=identity,
-                embed_model=embed_model,
-                template=template,
-                foreign=recorded is None,
+        if not create and store.is_broken(name):
+            raise CatalogError(
+                f"{where} is half-written: a sync was killed while its vector index was saved",
+                hint="index the items again; the catalog is then made anew",
             )
+        return cls(
+            store,
+            name,
+            identity=identity,
+            embed_model=embed_model,
+            template=template,
+            foreign=recorded is None,
+        )
 
     @classmethod
     def from_items(
@@ -187,9 +186,7 @@ class ItemCatalog:
             If there is no such store or server.
         """
         location = StoreLocation.of(persist_dir, url)
-        client = open_client(location, create=False)
-        with store_errors(str(location)):
-            return sorted(found.name for found in client.list_collections())
+        return _names(StoreHandle.of(location, create=False))
 
     @classmethod
     def from_defaults(
@@ -251,22 +248,23 @@ class ItemCatalog:
                 hint="make a catalog of its items: ItemCatalog.from_items(catalog.items(), ...)",
             )
         checked = unique_items(items)
-        with self._writing, write_lock(self._location), store_errors(self._where):
+        with store_errors(self._where), self._store.writing(self._name) as write:
             report = sync_collection(
-                self._collection,
+                self._writable(write),
                 checked,
                 lambda: self.embed_model,
                 self._template,
                 batch_size=min(batch_size, self._batch_size),
                 show_progress=show_progress,
+                checkpoint=write.checkpoint,
             )
-            collections.mark_complete(self._collection)
+            collections.mark_complete(collections.find_collection(write.client, self._name, self._where))
         return report
 
     @property
     def name(self) -> str:
         """Name of the catalog in its store."""
-        return str(self._collection.name)
+        return self._name
 
     @property
     def encoder(self) -> EncoderIdentity:
@@ -285,8 +283,8 @@ class ItemCatalog:
 
     def ids(self) -> list[str]:
         """Ids of all items, sorted."""
-        with store_errors(self._where):
-            return sorted(self._collection.get(include=[])["ids"])
+        with self._reading() as collection:
+            return sorted(collection.get(include=[])["ids"])
 
     def items(self) -> Iterator[Item]:
         """Iterate over all items in the order of `ids`."""
@@ -305,9 +303,9 @@ class ItemCatalog:
         if isinstance(ids, str):
             raise InputError(f"ids is the text {ids!r}", hint="pass a list of ids")
         found: dict[str, Item] = {}
-        with store_errors(self._where):
+        with self._reading() as collection:
             include = ["documents", "metadatas"]
-            for rows in iter_rows(self._collection, list(dict.fromkeys(ids)), include, self._batch_size):
+            for rows in iter_rows(collection, list(dict.fromkeys(ids)), include, self._batch_size):
                 for row in zip(rows["ids"], rows["documents"], rows["metadatas"], strict=True):
                     found[row[0]] = Item.from_node(row_node(*row))
         if missing := [item_id for item_id in dict.fromkeys(ids) if item_id not in found]:
@@ -317,15 +315,15 @@ class ItemCatalog:
         return [found[item_id] for item_id in ids]
 
     def __len__(self) -> int:
-        with store_errors(self._where):
-            return int(self._collection.count())
+        with self._reading() as collection:
+            return int(collection.count())
 
     def __contains__(self, item_id: object) -> bool:
-        with store_errors(self._where):
-            return isinstance(item_id, str) and bool(self._collection.get(ids=[item_id], include=[])["ids"])
+        with self._reading() as collection:
+            return isinstance(item_id, str) and bool(collection.get(ids=[item_id], include=[])["ids"])
 
     def __repr__(self) -> str:
-        return f"ItemCatalog({self.name!r}, {self._location}, encoder={self._identity.name!r})"
+        return f"ItemCatalog({self.name!r}, {self._store.location}, encoder={self._identity.name!r})"
 
     def query(
         self, query: str | Sequence[float], top_k: int = 50, *, filters: MetadataFilters | None = None
@@ -347,9 +345,7 @@ class ItemCatalog:
             Best first; scores are cosines.
         """
         [vector] = self._vectors([query] if isinstance(query, str) else [list(query)])
-        with store_errors(self._where):
-            where = to_where(filters, self._list_keys)
-            [hits] = search(self._collection, [vector], top_k, where=where)
+        [hits] = self._search([vector], top_k, filters)
         nodes = map(row_node, hits.ids, hits.documents, hits.metadatas)
         return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, hits.scores, strict=True)]
 
@@ -377,16 +373,14 @@ class ItemCatalog:
             One list for each query, best first.
         """
         vectors = self._vectors(queries)
-        with store_errors(self._where):
-            where = to_where(filters, self._list_keys)
-            found = search(self._collection, vectors, top_k, where=where, with_rows=False)
+        found = self._search(vectors, top_k, filters, with_rows=False)
         return [list(zip(hits.ids, hits.scores, strict=True)) for hits in found]
 
     def as_index(self) -> VectorStoreIndex:
         """Return the catalog as an ordinary LlamaIndex index."""
         store = CatalogVectorStore(
-            self._collection,
-            batch_size=self._batch_size,
+            self._store,
+            self._name,
             list_keys=self._list_keys,
             read_only=self._foreign,
         )
@@ -400,7 +394,43 @@ class ItemCatalog:
 
     @property
     def _where(self) -> str:
-        return f"catalog {self.name!r} in {self._location}"
+        return f"catalog {self.name!r} in {self._store.location}"
+
+    @contextmanager
+    def _reading(self) -> Iterator[Collection]:
+        with store_errors(self._where), self._store.reading() as client:
+            yield client.get_collection(self._name, embedding_function=None)
+
+    def _writable(self, write: Write) -> Collection:
+        collection = collections.find_collection(write.client, self._name, self._where)
+        recorded = collections.recorded_identity(collection, self._where)
+        if recorded is not None:  # made anew by another process since this catalog was opened
+            recorded.check(self._identity, self._where)
+        if not write.broken:
+            return collection
+        logger.warning(
+            "%s: a write was killed while its vector index was saved; all items are embedded again",
+            self._where,
+        )
+        write.client.delete_collection(self._name)
+        return collections.create_collection(write.client, self._name, self._identity)
+
+    def _search(
+        self,
+        vectors: list[list[float]],
+        top_k: int,
+        filters: MetadataFilters | None,
+        *,
+        with_rows: bool = True,
+    ) -> list[Hits]:
+        return search_store(
+            self._store,
+            self._name,
+            vectors,
+            top_k,
+            where=to_where(filters, self._list_keys),
+            with_rows=with_rows,
+        )
 
     def _vectors(self, queries: Sequence[str | Sequence[float]]) -> list[list[float]]:
         texts = [query for query in queries if isinstance(query, str)]
@@ -415,6 +445,11 @@ class ItemCatalog:
                     hint="embed queries with the catalog's own encoder",
                 )
         return vectors
+
+
+def _names(store: StoreHandle) -> list[str]:
+    with store_errors(str(store.location)), store.reading() as client:
+        return sorted(found.name for found in client.list_collections())
 
 
 def _check_foreign(collection: Collection, identity: EncoderIdentity, where: str) -> None:

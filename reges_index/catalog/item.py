@@ -161,6 +161,15 @@ class Item(BaseModel):
                 raise ValueError(f"metadata {key!r} does not fit into 64 bits; store it as text")
         return value
 
+    @model_validator(mode="after")
+    def _is_unicode(self) -> Item:
+        try:
+            self._canonical()
+        except UnicodeEncodeError as error:  # JSON can carry half of a surrogate pair; no store can
+            broken = str(error.object)[max(0, error.start - 20) : error.end]
+            raise ValueError(f"is not valid Unicode near {broken!a}") from error
+        return self
+
     def __hash__(self) -> int:
         return hash(self.id)
 
@@ -177,8 +186,10 @@ class Item(BaseModel):
     @property
     def content_hash(self) -> str:
         """SHA-256 (hex) over all fields; the same on every machine and in every process."""
-        canonical = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(self._canonical()).hexdigest()
+
+    def _canonical(self) -> bytes:
+        return json.dumps(self.model_dump(), ensure_ascii=False, sort_keys=True).encode()
 
     def to_node(self, template: TextTemplate | None = None) -> TextNode:
         """Return the item as a LlamaIndex node; see `reges_index.catalog.nodes.item_to_node`."""

@@ -10,9 +10,11 @@ from chromadb import Collection
 
 from reges_index.catalog.collection import space_of
 from reges_index.catalog.filters import Where
+from reges_index.catalog.handle import StoreHandle
+from reges_index.catalog.store import store_errors
 from reges_index.errors import CatalogError, InputError
 
-__all__ = ["Hits", "search"]
+__all__ = ["Hits", "search", "search_store"]
 
 # Vectors that go to Chroma in one call; bounds what comes back at once.
 _QUERY_BATCH = 64
@@ -38,6 +40,41 @@ class Hits(NamedTuple):
     documents: list[str | None]
     metadatas: list[dict[str, Any] | None]
     vectors: np.ndarray[Any, Any] | None
+
+
+class ShortIndexError(CatalogError):
+    """The vector index holds fewer rows than the collection."""
+
+
+def search_store(
+    store: StoreHandle,
+    name: str,
+    vectors: Sequence[Sequence[float]],
+    top_k: int,
+    *,
+    where: Where | None = None,
+    with_rows: bool = True,
+    with_vectors: bool = False,
+) -> list[Hits]:
+    """Search a collection of a store as `search` does.
+
+    Programs that do not use this package write without notice, so an index that lacks rows is read anew once
+    before it counts as damaged.
+    """
+
+    def attempt() -> list[Hits]:
+        with store_errors(f"catalog {name!r} in {store.location}"), store.reading() as client:
+            collection = client.get_collection(name, embedding_function=None)
+            return search(
+                collection, vectors, top_k, where=where, with_rows=with_rows, with_vectors=with_vectors
+            )
+
+    try:
+        return attempt()
+    except ShortIndexError:
+        if not store.refresh():
+            raise
+        return attempt()
 
 
 def search(
@@ -90,12 +127,12 @@ def search(
         )
         for position, query in enumerate(batch):
             one = _hits(found, position, query if foreign_space else None)
-            if where is None and len(one.ids) < min(top_k, count):
-                raise CatalogError(
+            # Counted again because rows may have been deleted meanwhile.
+            if where is None and len(one.ids) < min(top_k, count, collection.count()):
+                raise ShortIndexError(
                     f"catalog {collection.name!r} has {count} items, but its vector index found "
                     f"{len(one.ids)} of the {min(top_k, count)} asked for",
-                    hint="if another process has changed it, open it again; otherwise the store is damaged: "
-                    "delete it and index the items again",
+                    hint="the store is damaged: delete it and index the items again",
                 )
             hits.append(one)
     return hits

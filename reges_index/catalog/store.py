@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,9 +25,11 @@ from filelock import FileLock
 
 from reges_index.errors import CatalogError, InputError, ReGeSError, StorageError, StoreNotFoundError
 
-__all__ = ["StoreLocation", "check_name", "open_client", "store_errors", "write_lock"]
+__all__ = ["StoreLocation", "check_name", "free_to_write", "open_client", "store_errors", "write_lock"]
 
 logger = logging.getLogger(__name__)
+
+_naming = threading.Lock()
 
 _DATABASE_FILE = "chroma.sqlite3"
 _LOCK_FILE = ".reges.lock"
@@ -131,8 +135,8 @@ def write_lock(location: StoreLocation) -> Iterator[None]:
     if location.persist_dir is None:
         yield
         return
+    lock = FileLock(location.persist_dir / _LOCK_FILE)
     with store_errors(str(location)):
-        lock = FileLock(location.persist_dir / _LOCK_FILE)
         try:
             lock.acquire(blocking=False)
         except TimeoutError:
@@ -140,6 +144,21 @@ def write_lock(location: StoreLocation) -> Iterator[None]:
             lock.acquire()
     try:
         yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def free_to_write(location: StoreLocation) -> Iterator[bool]:
+    """Hold the lock of a folder if nobody else does; tell whether that is so."""
+    if location.persist_dir is None:
+        yield True
+        return
+    lock = FileLock(location.persist_dir / _LOCK_FILE)
+    with store_errors(str(location)), suppress(TimeoutError):
+        lock.acquire(blocking=False)
+    try:
+        yield lock.is_locked
     finally:
         lock.release()
 
@@ -188,23 +207,23 @@ def _folder_client(folder: Path, create: bool) -> ClientAPI:
             f"{folder}: there is {found}", hint="check the path, or index the items there first"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    settings = _settings(persist_directory=str(folder), is_persistent=True)
-    return chromadb.PersistentClient(str(folder), settings=_shared_settings(str(folder), settings))
+    # Chroma knows a folder by the text of its path and shares one system, with what that has read so far,
+    # between equal texts. "/." at the end is another text for the same folder: this client reads anew.
+    with _naming:
+        path = str(folder)
+        while path in SharedSystemClient._identifier_to_system:
+            path += f"{os.sep}."
+        return chromadb.PersistentClient(path, settings=_settings(persist_directory=path, is_persistent=True))
 
 
 def _memory_client() -> ClientAPI:
     # All in-memory clients of a process share one database; one database for each keeps them apart.
-    settings = _shared_settings("ephemeral", _settings(is_persistent=False))
+    # Chroma refuses a second client with other settings: if the user's own code made the first, those stand.
+    system = SharedSystemClient._identifier_to_system.get("ephemeral")
+    settings = _settings(is_persistent=False) if system is None else system.settings
     name = f"reges-{uuid.uuid4().hex}"
     AdminClient(settings).create_database(name)
     return chromadb.EphemeralClient(settings=settings, database=name)
-
-
-def _shared_settings(identifier: str, settings: Settings) -> Settings:
-    # Chroma refuses to open a place twice in one process with different settings. If the user's own code has
-    # opened it first, its settings stand.
-    system = SharedSystemClient._identifier_to_system.get(identifier)
-    return settings if system is None else system.settings
 
 
 def _server_client(url: str) -> ClientAPI:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from chromadb import Collection
 
 from reges_index.catalog.item import Item
-from reges_index.catalog.rows import HASH_KEY, item_row, iter_rows
+from reges_index.catalog.rows import HASH_KEY, Row, item_row, iter_rows
 from reges_index.catalog.template import TextTemplate
 from reges_index.errors import CatalogError, InputError
 
@@ -70,6 +70,7 @@ def sync_collection(
     *,
     batch_size: int,
     show_progress: bool,
+    checkpoint: Callable[[], None],
 ) -> SyncReport:
     """Make the collection hold exactly these items.
 
@@ -87,6 +88,8 @@ def sync_collection(
         Rows embedded and written in one step.
     show_progress
         Show a progress bar on stderr.
+    checkpoint
+        Called after each batch, when it is in the vector index.
 
     Raises
     ------
@@ -99,10 +102,17 @@ def sync_collection(
     todo = [item for item in items if stored.get(item.id, {}).get(HASH_KEY) != item.content_hash]
     added = sum(item.id not in stored for item in todo)
     gone = [item_id for item_id in stored if item_id not in wanted]
-    if todo:
-        _write(collection, todo, stored, encoder(), template, batch_size, show_progress)
+    if todo or gone:
+        checkpoint()
+    with _progress(len(todo), show_progress and bool(todo)) as advance:
+        for rows in _batches(todo, template, batch_size):
+            _write(collection, rows, stored, encoder())
+            checkpoint()
+            advance(len(rows))
     for start in range(0, len(gone), batch_size):
         collection.delete(ids=gone[start : start + batch_size])
+        _settle(collection)
+        checkpoint()
     if (count := collection.count()) != len(wanted):
         raise CatalogError(
             f"catalog {collection.name!r} holds {count} items after a sync of {len(wanted)}",
@@ -130,34 +140,38 @@ def _stored_rows(collection: Collection, batch_size: int) -> dict[str, dict[str,
     return stored
 
 
-def _write(
-    collection: Collection,
-    items: list[Item],
-    stored: dict[str, dict[str, Any]],
-    encoder: BaseEmbedding,
-    template: TextTemplate,
-    batch_size: int,
-    show_progress: bool,
-) -> None:
+def _batches(items: list[Item], template: TextTemplate, batch_size: int) -> Iterator[list[Row]]:
     # Texts of like length together, so that little is spent on padding. The longest first: what does not fit
     # into memory fails at once, not at the end.
     rows = sorted(
         (item_row(item, template) for item in items), key=lambda row: len(row.document), reverse=True
     )
-    with _progress(len(rows), show_progress) as advance:
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            documents = [row.document for row in part]
-            # An upsert merges metadata; None deletes the keys that only the old row has, in the same
-            # transaction, so no kill can lose the item between a delete and an add.
-            metadatas = [{**dict.fromkeys(stored.get(row.id, ())), **row.metadata} for row in part]
-            collection.upsert(
-                ids=[row.id for row in part],
-                embeddings=encoder.get_text_embedding_batch(documents),
-                documents=documents,
-                metadatas=metadatas,
-            )
-            advance(len(part))
+    for start in range(0, len(rows), batch_size):
+        yield rows[start : start + batch_size]
+
+
+def _write(
+    collection: Collection, rows: list[Row], stored: dict[str, dict[str, Any]], encoder: BaseEmbedding
+) -> None:
+    documents = [row.document for row in rows]
+    vectors = encoder.get_text_embedding_batch(documents)
+    # An upsert merges metadata; None deletes the keys that only the old row has, in the same transaction, so
+    # no kill can lose the item between a delete and an add.
+    metadatas = [{**dict.fromkeys(stored.get(row.id, ())), **row.metadata} for row in rows]
+    collection.upsert(
+        ids=[row.id for row in rows], embeddings=vectors, documents=documents, metadatas=metadatas
+    )
+    _settle(collection, vectors[0])
+
+
+def _settle(collection: Collection, vector: list[float] | None = None) -> None:
+    """Wait until what was written is in the vector index (Chroma gets to it later, but before it answers)."""
+    if vector is None:
+        found = collection.get(limit=1, include=["embeddings"])["embeddings"]
+        if found is None or len(found) == 0:
+            return
+        vector = list(found[0])
+    collection.query(query_embeddings=[vector], n_results=1, include=[])
 
 
 @contextmanager
