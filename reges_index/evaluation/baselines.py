@@ -12,7 +12,15 @@ from reges_index.dialogue import Turn, render_history
 from reges_index.evaluation.data import EvaluationData, target_counts
 from reges_index.evaluation.predictions import AlignedPredictions, Prediction, align
 
-__all__ = ["BASELINES", "baseline_predictions", "bm25", "last_mentioned", "most_popular", "retriever_order"]
+__all__ = [
+    "BASELINES",
+    "baseline_predictions",
+    "bm25",
+    "bm25_queries",
+    "last_mentioned",
+    "most_popular",
+    "retriever_order",
+]
 
 LIST_LENGTH = 200
 """Items that BM25 and the retriever list: the 50 that are scored, and room for mentioned ones that leave."""
@@ -35,33 +43,36 @@ def last_mentioned(turns: Sequence[Turn]) -> list[tuple[str, ...]]:
     return [tuple(dict.fromkeys(reversed(turn.mentioned or ()))) for turn in turns]
 
 
-def bm25(turns: Sequence[Turn], items: Sequence[Item], *, top_k: int = LIST_LENGTH) -> list[tuple[str, ...]]:
-    """Rank by BM25 (bm25s, Lucene's variant, English stop words) of the whole dialogue against items' texts.
+def bm25_queries(
+    queries: Sequence[str], items: Sequence[Item], *, top_k: int = LIST_LENGTH
+) -> list[tuple[str, ...]]:
+    """Rank by BM25 (bm25s, Lucene's variant, English stop words) of each query against the items' texts.
 
-    The items' text is what dense retrievers get too (`Item.text`). Equal scores keep the catalog's order.
+    The items' text is what dense retrievers get too (`Item.text`). Equal scores keep the catalog's order;
+    items that share no word with the query are not listed.
     """
     index = bm25s.BM25()
     index.index(
         bm25s.tokenize([item.text() for item in items], stopwords="en", show_progress=False),
         show_progress=False,
     )
-    queries = bm25s.tokenize(
-        [render_history(turn.chat).text for turn in turns],
-        stopwords="en",
-        return_ids=False,
-        show_progress=False,
-    )
+    tokenized = bm25s.tokenize(list(queries), stopwords="en", return_ids=False, show_progress=False)
     ids = [item.id for item in items]
     rankings: list[tuple[str, ...]] = []
-    for words in queries:
+    for words in tokenized:
         known = [word for word in words if word in index.vocab_dict]
-        if not known:  # nothing in common with any item: no order at all
+        if not known:
             rankings.append(())
             continue
         scores = np.asarray(index.get_scores(known))
         best = np.argsort(-scores, kind="stable")[:top_k]
         rankings.append(tuple(ids[i] for i in best if scores[i] > 0))
     return rankings
+
+
+def bm25(turns: Sequence[Turn], items: Sequence[Item], *, top_k: int = LIST_LENGTH) -> list[tuple[str, ...]]:
+    """Rank by BM25 of the whole dialogue; see `bm25_queries`."""
+    return bm25_queries([render_history(turn.chat).text for turn in turns], items, top_k=top_k)
 
 
 RetrieveBatch = Callable[[list[str], int], Sequence[Sequence[str]]]

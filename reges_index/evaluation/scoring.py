@@ -122,6 +122,7 @@ def evaluate_systems(
     *,
     settings: Settings | None = None,
     retrieve: RetrieveBatch | None = None,
+    baselines: bool = True,
 ) -> Evaluation:
     """Score systems and the baselines under both protocols.
 
@@ -133,6 +134,8 @@ def evaluate_systems(
         None for the defaults.
     retrieve
         The dense retriever for the baseline of that name; None leaves it out, and the report says so.
+    baselines
+        Whether to run the baselines at all; an experiment with its own comparison needs none.
 
     Raises
     ------
@@ -153,8 +156,8 @@ def evaluate_systems(
             raise InputError(
                 f"{system.name}: aligned with {len(system.rankings)} turns, not {len(data.turns)}"
             )
-    baselines, missing = baseline_predictions(data, retrieve=retrieve)
-    everything = (*systems, *baselines)
+    plain, missing = baseline_predictions(data, retrieve=retrieve) if baselines else ([], {})
+    everything = (*systems, *plain)
     pairs = {protocol: make_pairs(data.turns, protocol, data.positions) for protocol in PROTOCOLS}
     scores = {
         protocol: {
@@ -167,7 +170,7 @@ def evaluate_systems(
     return Evaluation(
         data=data,
         systems=everything,
-        baselines=frozenset(system.name for system in baselines),
+        baselines=frozenset(system.name for system in plain),
         missing_baselines=missing,
         settings=settings or Settings(),
         pairs=pairs,

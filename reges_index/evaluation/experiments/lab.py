@@ -1,0 +1,280 @@
+"""What the experiments share: data, retriever, model, and the runs that several of them need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from reges_index.catalog.catalog import ItemCatalog
+from reges_index.dialogue import Turn
+from reges_index.errors import ConfigError
+from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.experiments.paper import Dataset
+from reges_index.evaluation.experiments.queries import (
+    QueryKind,
+    original_queries,
+    retrieve,
+    written_queries,
+)
+from reges_index.evaluation.experiments.systems import Selecting, System, run_system
+from reges_index.evaluation.predictions import Prediction
+from reges_index.evaluation.titles import TitleMatcher
+from reges_index.item_expert.local_selection import SelectionMode
+from reges_index.item_expert.rerank import ReGeSRerank
+from reges_index.models.local_lm import LocalLM
+from reges_index.query_expert.transform import ReGeSQueryTransform
+
+__all__ = ["Lab", "LabSettings", "NotRunnable"]
+
+logger = logging.getLogger(__name__)
+
+QUERY_ADAPTER = "query-expert"
+ITEM_ADAPTER = "item-expert"
+RANDOM_ADAPTER = "item-expert-random"
+COT_ADAPTER = "item-expert-cot"
+
+
+class NotRunnable(ConfigError):
+    """The experiment, or one of its systems, needs something that was not given."""
+
+
+@dataclass(frozen=True)
+class LabSettings:
+    """How the experiments are run.
+
+    Attributes
+    ----------
+    dataset
+        Whose column of the paper stands beside ours; None for other data.
+    candidates
+        Items that the item expert chooses from where an experiment does not vary it (the paper's k, 50).
+    depth
+        Items retrieved: room for 50 after mentioned ones have left.
+    train_sample
+        Train turns that Figure 8 draws.
+    batch_size
+        Dialogues at once.
+    seed, resamples, level
+        Of draws, intervals and tests.
+    """
+
+    dataset: Dataset | None = None
+    candidates: int = 50
+    depth: int = 200
+    train_sample: int = 200
+    batch_size: int = 8
+    seed: int = 0
+    resamples: int = 10_000
+    level: float = 0.95
+
+
+@dataclass
+class Lab:
+    """A data set, a retriever and a model, with a folder that keeps every run.
+
+    Attributes
+    ----------
+    data
+        Turns to measure on, items, and train turns where Figure 8 shall run.
+    catalog
+        The retriever; holds the same items as ``data``.
+    folder
+        Runs go to ``folder/runs``.
+    lm
+        The model with its adapters (``query-expert``, ``item-expert``, ``item-expert-random``,
+        ``item-expert-cot``, as far as there are any); None allows only what needs no model.
+    references
+        Turn id to reference query, for Table 2.
+    retrievers
+        Further retrievers by name, for Figures 5 and 7.
+    systems
+        Systems of the caller's own, which join Table 1.
+    command
+        What was called, for the reports; None for this process's command line.
+    """
+
+    data: EvaluationData
+    catalog: ItemCatalog
+    folder: Path
+    lm: LocalLM | None = None
+    settings: LabSettings = field(default_factory=LabSettings)
+    references: Mapping[str, str] = field(default_factory=dict)
+    retrievers: Mapping[str, ItemCatalog] = field(default_factory=dict)
+    systems: Sequence[System] = ()
+    command: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        absent = [item.id for item in self.data.items if item.id not in self.catalog]
+        if absent:
+            raise ConfigError(
+                f"{len(absent)} items are not in catalog {self.catalog.name!r} (first: {absent[0]!r})",
+                hint="index the same file that is given as --catalog",
+            )
+        self._queries: dict[tuple[QueryKind, str], dict[str, list[str]]] = {}
+        self._found: dict[QueryKind, dict[str, list[str]]] = {}
+
+    # -- what everything depends on ----------------------------------------------------------------
+
+    @cached_property
+    def matcher(self) -> TitleMatcher:
+        """Titles of the catalog."""
+        return TitleMatcher(self.data.items)
+
+    def model(self) -> LocalLM:
+        """Return the model, or raise `NotRunnable`."""
+        if self.lm is None:
+            raise NotRunnable("it needs a model", hint="give --model, or install the embedded default")
+        return self.lm
+
+    def needs_adapter(self, name: str, what: str) -> str:
+        """Return the adapter's name, or raise `NotRunnable`."""
+        if not self.model().has_adapter(name):
+            raise NotRunnable(f"it needs {what}, which is not loaded")
+        return name
+
+    def adapter_or_none(self, name: str) -> str | None:
+        """Return the adapter's name if it is loaded."""
+        return name if self.model().has_adapter(name) else None
+
+    def _adapter_hash(self, name: str | None) -> str | None:
+        if name is None:
+            return None
+        manifest = self.model().manifest(name)
+        if manifest is None:
+            return f"{name} (no manifest)"
+        return f"{name} {hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()[:16]}"
+
+    def about(self) -> dict[str, Any]:
+        """Describe data, model, adapters and settings for the reports."""
+        adapters = [self._adapter_hash(name) for name in (self.lm.adapters if self.lm else ())]
+        return {
+            "data": {"hash": self.data.hash, "files": self.data.files, "turns": len(self.data.turns)},
+            "encoder": self.catalog.encoder.name,
+            "model": repr(self.lm) if self.lm else "none",
+            "adapters": ", ".join(str(name) for name in adapters),
+            "settings": asdict(self.settings),
+            "command": self.command,
+        }
+
+    def _run_settings(self, turns: Sequence[Turn], **more: Any) -> dict[str, Any]:
+        said = json.dumps([[turn.id, [m.content for m in turn.messages]] for turn in turns])
+        return {
+            "turns": hashlib.sha256(said.encode()).hexdigest()[:16],
+            "items": hashlib.sha256(json.dumps(sorted(self.data.positions)).encode()).hexdigest()[:16],
+            "encoder": self.catalog.encoder.name,
+            "model": self.lm.name if self.lm else None,
+            "base": self.lm.fingerprint if self.lm else None,
+            **more,
+        }
+
+    # -- queries and candidates --------------------------------------------------------------------
+
+    def queries(self, kind: QueryKind, *, train: Sequence[Turn] = ()) -> dict[str, list[str]]:
+        """Return the texts to search with, by turn id; written by the model once and then kept.
+
+        Parameters
+        ----------
+        train
+            Train turns to write queries for, instead of the turns that are measured on.
+        """
+        split = "train" if train else "turns"
+        turns = train or self.data.turns
+        if (kind, split) not in self._queries:
+            if kind == "original":
+                found = original_queries(turns)
+            else:
+                lm = self.model()
+                adapter = None
+                if kind == "augmented":
+                    adapter = self.needs_adapter(
+                        QUERY_ADAPTER, "a trained query expert (adapter query-expert)"
+                    )
+                transform = ReGeSQueryTransform(lm, adapter=adapter)
+                settings = self._run_settings(
+                    turns,
+                    kind=kind,
+                    adapter=self._adapter_hash(adapter),
+                    decoding=asdict(transform.decoding),
+                    history=transform.max_history_tokens,
+                )
+                path = self.folder / "runs" / f"queries-{kind}-{split}.jsonl"
+                logger.info("%s queries for %d turns: %s", kind, len(turns), path)
+                found = written_queries(turns, transform, path, settings, batch_size=self.settings.batch_size)
+            self._queries[kind, split] = found
+        return self._queries[kind, split]
+
+    def best_kind(self) -> QueryKind:
+        """Return ``augmented`` where there is a query expert, else ``original``."""
+        return "augmented" if self.lm is not None and self.lm.has_adapter(QUERY_ADAPTER) else "original"
+
+    def shown(self, top_k: int, kind: QueryKind | None = None) -> dict[str, list[str]]:
+        """Return the first ``top_k`` items that the retriever finds, by turn id, best first.
+
+        Parameters
+        ----------
+        kind
+            Of the queries; None takes `best_kind`.
+        """
+        kind = kind or self.best_kind()
+        if kind not in self._found:
+            # Retrieved once at full depth: an approximate index may order a shorter list otherwise.
+            self._found[kind] = retrieve(self.queries(kind), self.catalog, self.settings.depth)
+        return {turn: ids[:top_k] for turn, ids in self._found[kind].items()}
+
+    # -- selection ---------------------------------------------------------------------------------
+
+    def rerank(self, adapter: str | None, *, mode: SelectionMode = "score", **options: Any) -> ReGeSRerank:
+        """Return an item expert that ranks everything it is shown."""
+        return ReGeSRerank(
+            self.model(), adapter=adapter, mode=mode, top_n=10**6, seed=self.settings.seed, **options
+        )
+
+    def select(
+        self,
+        name: str,
+        candidates: Mapping[str, Sequence[str]],
+        *,
+        adapter: str | None,
+        mode: SelectionMode = "score",
+        turns: Sequence[Turn] | None = None,
+        run: str,
+    ) -> list[Prediction]:
+        """Let the item expert choose among given candidates; kept in ``runs/<run>.jsonl``."""
+        system = Selecting(name, self.rerank(adapter, mode=mode), candidates, self.data.by_id, self.matcher)
+        settings: dict[str, Any] = {"adapter": self._adapter_hash(adapter), "mode": mode}
+        return self.run(system, candidates, settings, turns=turns, run=run)
+
+    def end_to_end(
+        self, name: str, top_k: int, adapter: str | None, *, mode: SelectionMode = "score"
+    ) -> list[Prediction]:
+        """Retrieve and choose; run once for all experiments that want the same."""
+        run = f"{mode}-{top_k}-{adapter or 'bare'}"
+        return self.select(name, self.shown(top_k), adapter=adapter, mode=mode, run=run)
+
+    def run(
+        self,
+        system: System,
+        candidates: Mapping[str, Sequence[str]],
+        settings: Mapping[str, Any],
+        *,
+        turns: Sequence[Turn] | None = None,
+        run: str,
+    ) -> list[Prediction]:
+        """Run any system; what it was shown is part of what a run is known by."""
+        turns = self.data.turns if turns is None else turns
+        shown = json.dumps([[turn.id, list(candidates.get(turn.id, ()))] for turn in turns])
+        described = self._run_settings(
+            turns,
+            **settings,
+            seed=self.settings.seed,
+            candidates=hashlib.sha256(shown.encode()).hexdigest()[:16],
+        )
+        path = self.folder / "runs" / f"{run}.jsonl"
+        logger.info("%s over %d turns: %s", system.name, len(turns), path)
+        return run_system(system, turns, path, described, batch_size=self.settings.batch_size)

@@ -1,0 +1,153 @@
+"""Choosing with the true item forced into the list, and end to end: Table 4 and Figure 6."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from reges_index.dialogue import Turn
+from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.experiments.drawing import draw_rows
+from reges_index.evaluation.experiments.lab import ITEM_ADAPTER, RANDOM_ADAPTER, Lab, NotRunnable
+from reges_index.evaluation.experiments.measure import PaperValue, compared, measured, rows_of
+from reges_index.evaluation.experiments.paper import FIGURE6_GAINS, TABLE4, TABLE4_NOTE
+from reges_index.evaluation.experiments.result import ComparisonRow, ExperimentResult, Row
+from reges_index.evaluation.predictions import Prediction
+
+__all__ = ["SUCCESS", "figure6", "forced_candidates", "forced_data", "table4"]
+
+_NEGATIVES: dict[str | None, str] = {
+    ITEM_ADAPTER: "R-augmented G (hard negatives)",
+    RANDOM_ADAPTER: "fine-tune (random negatives)",
+    None: "untrained",
+}
+SUCCESS = {"rec_success_rate": "Rec Success Rate"}
+_FORCED = {"rec_success_rate": "Item Generation Success"}
+_FORCED_NOTE = (
+    "Forced: a target that was not retrieved takes the last candidate's seat and then a random place "
+    "(seeded), so that its place gives nothing away; one that was retrieved stays where it is."
+)
+
+
+def forced_data(data: EvaluationData) -> tuple[EvaluationData, int]:
+    """Return the data with a turn of its own for each target in the catalog, and how many targets are not."""
+    turns: list[Turn] = []
+    outside = 0
+    for turn in data.turns:
+        for target in dict.fromkeys(turn.targets):
+            if target in data.by_id:
+                changes = {"id": f"{turn.id}#{target}", "targets": (target,)}
+                turns.append(turn.model_copy(update={"dialog_id": turn.dialog_id or turn.id, **changes}))
+            else:
+                outside += 1
+    return data.subset(turns), outside
+
+
+def forced_candidates(
+    data: EvaluationData, candidates: Mapping[str, Sequence[str]], top_k: int, seed: int
+) -> dict[str, list[str]]:
+    """Return the first ``top_k`` candidates with the true item among them, for the turns of `forced_data`."""
+    found = {}
+    for turn in data.turns:
+        target = turn.targets[0]
+        listed = list(candidates[turn.id.removesuffix(f"#{target}")][:top_k])
+        if target not in listed:
+            place = random.Random(f"{seed} {turn.id}").randrange(top_k)
+            listed = listed[: top_k - 1]
+            listed.insert(place, target)
+        found[turn.id] = listed
+    return found
+
+
+def _forced(
+    lab: Lab, name: str, adapter: str | None, top_k: int
+) -> tuple[EvaluationData, list[Prediction], int]:
+    data, outside = forced_data(lab.data)
+    shown = forced_candidates(data, lab.shown(lab.settings.depth), top_k, lab.settings.seed)
+    run = f"forced-{top_k}-{adapter or 'bare'}"
+    return data, lab.select(name, shown, adapter=adapter, turns=data.turns, run=run), outside
+
+
+def table4(lab: Lab) -> ExperimentResult:
+    """Success with 10 and 50 candidates, the true item forced into the list and end to end."""
+    adapter = lab.adapter_or_none(ITEM_ADAPTER)
+    name = "ReGeS" if adapter else "untrained item expert"
+    rows: list[Row] = []
+    outside = 0
+    for top_k in (50, 10):
+        setting = f"{top_k} candidates"
+        if top_k > len(lab.data.items):
+            raise NotRunnable(f"the catalog has fewer than {top_k} items")
+        chosen = lab.end_to_end(name, top_k, adapter)
+        end = measured(lab, {name: chosen})
+        data, forced, outside = _forced(lab, name, adapter, top_k)
+        inside = measured(lab, {name: forced}, data=data)
+        for place, (evaluation, metric) in enumerate(((end, SUCCESS), (inside, _FORCED))):
+            rows += rows_of(evaluation, metric, setting, paper=_table4_paper(lab, top_k, place))
+    return ExperimentResult(
+        name="table4",
+        title="Table 4: number of candidates",
+        source="Table 4, section 3.7.1",
+        rows=rows,
+        notes=[_FORCED_NOTE, f"{outside} targets are not in the catalog and cannot be forced.", TABLE4_NOTE],
+        draw=lambda: draw_rows(rows, "Success by number of candidates"),
+    )
+
+
+def _table4_paper(lab: Lab, top_k: int, place: int) -> PaperValue:
+    def value(_system: str, _metric: str) -> tuple[float | None, str]:
+        dataset = lab.settings.dataset
+        if dataset is None:
+            return None, ""
+        small = TABLE4[top_k, "2B, DPR"][dataset][place]
+        middle = TABLE4[top_k, "8B, BGE"][dataset][place]
+        return small, f"2B, DPR ({dataset}); 8B, BGE has {middle:.4f}"
+
+    return value
+
+
+def figure6(lab: Lab) -> ExperimentResult:
+    """Item experts trained with hard and with random negatives, and untrained (section 3.5)."""
+    names: dict[str | None, str] = {}
+    missing: dict[str, str] = {}
+    for adapter, name in _NEGATIVES.items():
+        if adapter is None or lab.adapter_or_none(adapter):
+            names[adapter] = name
+        else:
+            missing[name] = f"no adapter {adapter} is loaded"
+    if len(missing) == 2:
+        raise NotRunnable("it needs item experts trained with hard and with random negatives to compare")
+    rows: list[Row] = []
+    comparisons: list[ComparisonRow] = []
+    dataset = lab.settings.dataset
+
+    def gain(other: str, _metric: str) -> float | None:
+        known = other == _NEGATIVES[RANDOM_ADAPTER] and ITEM_ADAPTER in names
+        return FIGURE6_GAINS[dataset] if known and dataset else None
+
+    for top_k in sorted({10, lab.settings.candidates}):
+        chosen: dict[str, Sequence[Prediction]] = {}
+        forced: dict[str, Sequence[Prediction]] = {}
+        data = lab.data
+        for adapter, name in names.items():
+            chosen[name] = lab.end_to_end(name, top_k, adapter)
+            data, forced[name], _ = _forced(lab, name, adapter, top_k)
+        first = next(iter(names.values()))
+        pairs = [(first, other) for other in list(names.values())[1:]]
+        for evaluation, metric in (
+            (measured(lab, chosen), SUCCESS),
+            (measured(lab, forced, data=data), _FORCED),
+        ):
+            setting = f"{top_k} candidates"
+            rows += rows_of(evaluation, metric, setting)
+            comparisons += compared(evaluation, pairs, metric, setting, paper_gain=gain)
+    return ExperimentResult(
+        name="figure6",
+        title="Figure 6: hard against random negatives",
+        source="Section 3.5, Retrieval-Augmented Generation",
+        rows=rows,
+        comparisons=comparisons,
+        notes=[_FORCED_NOTE, "The paper's gain is the average over its models and retrievers, end to end."],
+        left_out=missing,
+        draw=lambda: draw_rows(rows, "Hard against random negatives"),
+    )
