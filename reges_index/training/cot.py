@@ -24,7 +24,7 @@ from reges_index.query_expert.prompt import QueryPrompt, build_pseudo_query_prom
 from reges_index.training.annotate import NoteTask, Progress, TeacherReport, annotate, read_notes
 from reges_index.training.teacher import Teacher, TeacherSettings
 
-__all__ = ["DEFAULT_REASONING_TMPL", "read_reasoning", "write_reasoning"]
+__all__ = ["DEFAULT_REASONING_TMPL", "REASONING_PROMPT_HASH", "read_reasoning", "write_reasoning"]
 
 # The paper describes this prompt without printing it; the wording is ours.
 DEFAULT_REASONING_TMPL = PromptTemplate(
@@ -62,10 +62,12 @@ def _build(
     )  # fmt: skip
 
 
+REASONING_PROMPT_HASH = template_hash("reasoning", DEFAULT_REASONING_TMPL.template, HISTORY_FORMAT)
+
 _TASK = NoteTask(
     field="reasoning",
     build=_build,
-    prompt_hash=template_hash("reasoning", DEFAULT_REASONING_TMPL.template, HISTORY_FORMAT),
+    prompt_hash=REASONING_PROMPT_HASH,
     clean=clean_reasoning,
 )
 

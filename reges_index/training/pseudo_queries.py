@@ -18,16 +18,18 @@ from reges_index.query_expert.transform import clean_query
 from reges_index.training.annotate import NoteTask, Progress, TeacherReport, annotate, read_notes
 from reges_index.training.teacher import Teacher, TeacherSettings
 
-__all__ = ["PseudoQueryReport", "read_pseudo_queries", "write_pseudo_queries"]
+__all__ = ["PSEUDO_QUERY_PROMPT_HASH", "PseudoQueryReport", "read_pseudo_queries", "write_pseudo_queries"]
 
 PseudoQueryReport: TypeAlias = TeacherReport
 
 DEFAULT_SETTINGS = TeacherSettings()
 
+PSEUDO_QUERY_PROMPT_HASH = template_hash("pseudo-query", DEFAULT_PSEUDO_QUERY_TMPL.template, HISTORY_FORMAT)
+
 _TASK = NoteTask(
     field="query",
     build=build_pseudo_query_prompt,
-    prompt_hash=template_hash("pseudo-query", DEFAULT_PSEUDO_QUERY_TMPL.template, HISTORY_FORMAT),
+    prompt_hash=PSEUDO_QUERY_PROMPT_HASH,
     clean=clean_query,
 )
 

@@ -1,0 +1,321 @@
+"""`reges finetune`: pseudo-queries, LLM_QR, hard negatives, LLM_G, and whole runs from a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reges_index.cli import finetune_parts as parts
+from reges_index.cli.finetune_parts import (
+    load_base,
+    load_model,
+    no_overlap,
+    print_counts,
+    print_training,
+    progress_bars,
+    read_all_items,
+    read_all_turns,
+    training_settings,
+)
+from reges_index.cli.output import console, print_json
+from reges_index.cli.parts import AsJson, DomainNoun, Encoder, Model, parse_domain
+from reges_index.errors import ConfigError, ModelError
+
+__all__ = ["finetune_app"]
+
+finetune_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Train both experts. Each step can be killed and run again; `run` does all of them from a recipe.",
+)
+
+
+@finetune_app.command("pseudo-queries")
+def pseudo_queries(
+    conversations: parts.Conversations,
+    catalog: parts.Catalogs,
+    teacher: parts.Teacher,
+    out: parts.Out,
+    concurrency: parts.Concurrency = 4,
+    max_retries: parts.MaxRetries = 5,
+    timeout: parts.Timeout = 120.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    price_in: parts.PriceIn = None,
+    price_out: parts.PriceOut = None,
+    keep_leaks: parts.KeepLeaks = False,
+    reasoning: Annotated[
+        bool,
+        typer.Option("--reasoning", help="Write reasoning for the chain-of-thought item expert instead."),
+    ] = False,
+    domain: DomainNoun = "movie,movies",
+    quiet: parts.Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a teacher write each turn's search query, with the true items in sight (section 2.3)."""
+    from reges_index.training.cot import write_reasoning
+    from reges_index.training.pseudo_queries import write_pseudo_queries
+    from reges_index.training.teacher import TeacherSettings
+    from reges_index.training.teacher_spec import open_teacher
+
+    settings = TeacherSettings(
+        concurrency=concurrency, max_retries=max_retries, timeout_s=timeout, max_new_tokens=max_new_tokens,
+        price_in=price_in, price_out=price_out,
+    )  # fmt: skip
+    turns, items = read_all_turns(conversations), read_all_items(catalog)
+    write = write_reasoning if reasoning else write_pseudo_queries
+    with progress_bars(quiet) as bar:
+        report = write(
+            turns, items, open_teacher(teacher, settings, max_answer_tokens=max_new_tokens), out,
+            settings=settings, domain=parse_domain(domain), filter_leaks=not keep_leaks,
+            progress=bar and bar("turns"),
+        )  # fmt: skip
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        cost = "" if report.cost is None else f", cost {report.cost:.4f}"
+        console.print(
+            f"{report.written:,} written to {out}, {report.already:,} were there; "
+            f"{report.requests:,} requests and {report.retries:,} retries, "
+            f"{report.prompt_tokens:,} tokens read, {report.new_tokens:,} written{cost}"
+        )
+        print_counts(
+            {
+                "without target": report.without_target, "no target in the catalog": report.unknown_target,
+                "naming a target twice, left out": report.leaked, "empty twice, left out": report.empty,
+            }
+        )  # fmt: skip
+    if report.failed:
+        name, reason = next(iter(report.failed.items()))
+        raise ModelError(
+            f"{len(report.failed)} turns got no answer; {name}: {reason}", hint="run the same command again"
+        )
+
+
+@finetune_app.command("query-expert")
+def query_expert(
+    conversations: parts.Conversations,
+    pseudo_queries: Annotated[
+        list[Path],
+        typer.Option("--pseudo-queries", help="Queries, JSONL with id and query; one or more files."),
+    ],
+    out: parts.OutDir,
+    model: Model = None,
+    settings: parts.Settings = None,
+    epochs: parts.Epochs = None,
+    learning_rate: parts.LearningRate = None,
+    batch_size: parts.BatchSize = None,
+    max_steps: parts.MaxSteps = None,
+    seed: parts.Seed = None,
+    domain: DomainNoun = "movie,movies",
+    no_resume: parts.NoResume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train LLM_QR: the dialogue in, the pseudo-query out (section 2.3)."""
+    from reges_index.training.provenance import data_file
+    from reges_index.training.pseudo_queries import read_pseudo_queries
+    from reges_index.training.query_expert import train_query_expert
+
+    chosen = training_settings(
+        settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, max_steps=max_steps,
+        seed=seed,
+    )  # fmt: skip
+    turns = read_all_turns(conversations)
+    queries: dict[str, str] = {}
+    data = [data_file(path, len(read_all_turns([path]))) for path in conversations]
+    for path in pseudo_queries:
+        own = read_pseudo_queries(path, turns=turns)
+        no_overlap(path, queries, own)
+        queries |= own
+        data.append(data_file(path, len(own)))
+    result = train_query_expert(
+        turns, queries, load_base(model, chosen), chosen, out,
+        domain=parse_domain(domain), manifest_fields={"data": data}, resume=not no_resume,
+    )  # fmt: skip
+    print_training(result, as_json)
+
+
+@finetune_app.command("negatives")
+def negatives(
+    conversations: parts.Conversations,
+    catalog: parts.Catalogs,
+    out: parts.Out,
+    query_expert: Annotated[
+        Path | None, typer.Option("--query-expert", help="Folder of the trained query expert.")
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option("--queries", help="Or queries that are there: JSONL with id and query.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Negatives a turn; 50 in the paper.")] = 50,
+    model: Model = None,
+    encoder: Encoder = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Folder that keeps the catalog's vectors for the next time."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Turns decoded together.")] = 16,
+    domain: DomainNoun = "movie,movies",
+    quiet: parts.Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Retrieve each turn's nearest wrong items with the query expert's query (section 2.4)."""
+    from reges_index.catalog import ItemCatalog
+    from reges_index.query_expert import ReGeSQueryTransform
+    from reges_index.training.negatives import mine_negatives
+    from reges_index.training.pseudo_queries import read_pseudo_queries
+    from reges_index.training.steps import content_hash
+
+    if (query_expert is None) == (queries is None):
+        raise ConfigError("give either --query-expert or --queries", hint="an adapter's folder, or a file")
+    turns = read_all_turns(conversations)
+    made_by = {"source": content_hash(query_expert or queries or Path())}
+    if queries is not None:
+        source: Any = read_pseudo_queries(queries, turns=turns)
+    else:
+        lm = load_model(model)
+        lm.load_adapter("query-expert", str(query_expert), role="query-expert")
+        source = ReGeSQueryTransform(lm, domain=parse_domain(domain))
+    items = ItemCatalog.from_items(
+        read_all_items(catalog).values(), persist_dir=store, embed_model=encoder, show_progress=not quiet
+    )
+    with progress_bars(quiet) as bar:
+        report = mine_negatives(
+            turns, source, items, out, top_k=top_k, batch_size=batch_size, made_by=made_by,
+            progress=bar and bar("turns"),
+        )  # fmt: skip
+    if as_json:
+        print_json(report.to_dict())
+        return
+    console.print(
+        f"{report.written:,} turns written to {out}, {report.already:,} were there; in "
+        f"{report.turns_with_target_found:,} of them a target was among the first {top_k} hits"
+    )
+    print_counts(
+        {
+            "without target": report.without_target, "no target in the catalog": report.unknown_target,
+            "without query": report.without_query, f"fewer than {top_k} negatives": report.short,
+        }
+    )  # fmt: skip
+
+
+@finetune_app.command("item-expert")
+def item_expert(
+    conversations: parts.Conversations,
+    catalog: parts.Catalogs,
+    out: parts.OutDir,
+    hard_negatives: Annotated[
+        list[Path] | None, typer.Option("--hard-negatives", help="Files from `reges finetune negatives`.")
+    ] = None,
+    negatives: Annotated[
+        str | None, typer.Option("--negatives", help="hard (the paper's), random or mixed.")
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option("--k", min=1, help="Wrong candidates beside the true one.")
+    ] = None,
+    reasoning: Annotated[
+        list[Path] | None,
+        typer.Option("--reasoning", help="Reasoning files: train the chain-of-thought variant."),
+    ] = None,
+    model: Model = None,
+    settings: parts.Settings = None,
+    epochs: parts.Epochs = None,
+    learning_rate: parts.LearningRate = None,
+    batch_size: parts.BatchSize = None,
+    max_steps: parts.MaxSteps = None,
+    seed: parts.Seed = None,
+    domain: DomainNoun = "movie,movies",
+    no_resume: parts.NoResume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train LLM_G: dialogue and shuffled candidates in, the true item's title out (section 2.4)."""
+    from reges_index.training.cot import read_reasoning
+    from reges_index.training.item_expert import train_item_expert
+    from reges_index.training.negatives import read_negatives
+    from reges_index.training.provenance import data_file
+
+    chosen = training_settings(
+        settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, max_steps=max_steps,
+        seed=seed, negatives=negatives, num_candidates=candidates,
+    )  # fmt: skip
+    if chosen.negatives != "random" and not hard_negatives:
+        raise ConfigError(
+            f"--negatives {chosen.negatives} needs --hard-negatives FILE",
+            hint="write it with `reges finetune negatives`, or use --negatives random",
+        )
+    turns, items = read_all_turns(conversations), read_all_items(catalog)
+    data = [data_file(path, len(read_all_turns([path]))) for path in conversations]
+    data += [data_file(path, len(read_all_items([path]))) for path in catalog if not path.startswith("demo:")]
+    hard: dict[str, list[str]] = {}
+    for path in hard_negatives or []:
+        own = read_negatives(path, turns=turns, item_ids=items)
+        no_overlap(path, hard, own)
+        hard |= own
+        data.append(data_file(path, len(own)))
+    notes: dict[str, str] = {}
+    for path in reasoning or []:
+        text = read_reasoning(path, turns=turns)
+        no_overlap(path, notes, text)
+        notes |= text
+        data.append(data_file(path, len(text)))
+    result = train_item_expert(
+        turns, items, hard, load_base(model, chosen), chosen, out, reasoning=notes or None,
+        domain=parse_domain(domain), manifest_fields={"data": data}, resume=not no_resume,
+    )  # fmt: skip
+    print_training(result, as_json)
+
+
+@finetune_app.command("run")
+def run(
+    recipe: Annotated[Path, typer.Argument(help="YAML; see finetune/recipes.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the run; the recipe's own by default.")
+    ] = None,
+    quiet: parts.Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run all steps of a recipe; what is done is skipped, what was killed goes on."""
+    from reges_index.training.pipeline import run_recipe
+
+    with progress_bars(quiet) as bar:
+        bars: dict[str, Callable[[int, int], None]] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if bar is None:
+                return
+            if step not in bars:
+                bars[step] = bar(step)
+            bars[step](done, total)
+
+        report = run_recipe(recipe, out=out, progress=progress)
+    if not parts.leads():
+        return
+    if as_json:
+        print_json(report.to_dict())
+        return
+    for step in report.steps:
+        outputs = ", ".join(step.outputs)
+        console.print(f"{step.name}: {step.state}, {step.seconds:.1f} s  {outputs}", highlight=False)
+
+
+@finetune_app.command("card")
+def card(
+    adapter: Annotated[Path, typer.Argument(help="An adapter's folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print an adapter's model card, made from its manifest."""
+    from reges_index.errors import AdapterError
+    from reges_index.models.adapters import load_manifest
+    from reges_index.models.model_card import model_card
+
+    manifest = load_manifest(adapter)
+    if manifest is None:
+        raise AdapterError(
+            f"{adapter} holds no reges_adapter.json, so there is nothing to say about it",
+            hint="adapters trained with `reges finetune` have one",
+        )
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+    else:
+        typer.echo(model_card(manifest))

@@ -1,0 +1,238 @@
+"""A whole run as one YAML file: what to train, on what, with which settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from reges_index.dialogue.wording import Domain
+from reges_index.errors import ConfigError
+from reges_index.query_expert.transform import QueryDecoding
+from reges_index.training.config import ExpertTraining
+from reges_index.training.teacher import TeacherSettings
+
+__all__ = ["DataSet", "NegativesSettings", "Recipe", "TeacherChoice", "load_recipe"]
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+_T = TypeVar("_T")
+
+
+def _checked(kind: type[_T], values: dict[str, Any]) -> _T:
+    """Build a dataclass from a recipe's section; wrong types and unknown keys are errors."""
+    unknown = set(values) - set(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+    if unknown:
+        known = ", ".join(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+        raise ValueError(f"unknown key {sorted(unknown)[0]!r}; known: {known}")
+    return TypeAdapter(kind).validate_python(values)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSet(_Section):
+    """Conversations with their catalog.
+
+    Attributes
+    ----------
+    name
+        For file names.
+    conversations, catalog
+        Turns (JSONL) and items (JSONL or CSV).
+    pseudo_queries
+        A file that is there already, taken as it is; None has the teacher write one.
+    reasoning
+        The same for the chain-of-thought variant.
+    """
+
+    name: _Name
+    conversations: Path
+    catalog: Path
+    pseudo_queries: Path | None = None
+    reasoning: Path | None = None
+
+
+class TeacherChoice(_Section):
+    """The teacher and how it is asked.
+
+    Attributes
+    ----------
+    llm
+        See `reges_index.training.teacher_spec.open_teacher`.
+    options
+        Fields of `TeacherSettings`.
+    filter_leaks
+        Leave out queries that name a target which the dialogue does not name.
+    """
+
+    llm: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    filter_leaks: bool = True
+
+    @model_validator(mode="after")
+    def _options_exist(self) -> TeacherChoice:
+        _ = self.settings
+        return self
+
+    @property
+    def settings(self) -> TeacherSettings:
+        """The options, checked."""
+        return _checked(TeacherSettings, self.options)
+
+
+class NegativesSettings(_Section):
+    """Hard negatives; see `reges_index.training.negatives.mine_negatives`.
+
+    Attributes
+    ----------
+    top_k
+        Section 3.3: the retriever returns the top 50.
+    batch_size
+        Turns decoded together.
+    """
+
+    top_k: int = Field(default=50, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+
+
+class Recipe(_Section):
+    """A run of all four steps.
+
+    Attributes
+    ----------
+    name
+        Of the run.
+    base, revision
+        The model to train, as `LocalLM.from_pretrained` takes it.
+    out
+        Folder for everything that the run writes.
+    data
+        One or more data sets; ids of turns and items have to be unique over all of them.
+    encoder
+        Of the catalogs; "embedded" is all-MiniLM-L6-v2.
+    teacher
+        Needed when a data set brings no pseudo-queries (or, with ``cot``, no reasoning).
+    query_expert, item_expert
+        Training settings of each; None leaves out the item expert.
+    decoding
+        Fields of `QueryDecoding`, used for the negatives and recommended by the query expert's manifest.
+    selection
+        What the item expert's manifest recommends at inference, such as ``length_penalty``.
+    negatives
+        How hard negatives are mined.
+    cot
+        Train the item expert to write down preferences first (section 3.7.2).
+    item_noun, item_plural
+        What an item is called.
+    """
+
+    name: _Name
+    out: Path
+    data: tuple[DataSet, ...] = Field(min_length=1)
+    base: str = "embedded"
+    revision: str | None = None
+    encoder: str = "embedded"
+    teacher: TeacherChoice | None = None
+    query_expert: ExpertTraining = ExpertTraining()
+    decoding: dict[str, Any] = Field(default_factory=dict)
+    negatives: NegativesSettings = NegativesSettings()
+    item_expert: ExpertTraining | None = ExpertTraining()
+    selection: dict[str, Any] = Field(default_factory=dict)
+    cot: bool = False
+    item_noun: str = "movie"
+    item_plural: str = "movies"
+
+    @field_validator("data")
+    @classmethod
+    def _names_once(cls, data: tuple[DataSet, ...]) -> tuple[DataSet, ...]:
+        if len({part.name for part in data}) < len(data):
+            raise ValueError("two data sets have the same name")
+        return data
+
+    @model_validator(mode="after")
+    def _teacher_where_needed(self) -> Recipe:
+        for part in self.data:
+            missing = "pseudo_queries" if part.pseudo_queries is None else None
+            if self.cot and self.item_expert is not None and part.reasoning is None:
+                missing = missing or "reasoning"
+            if missing and self.teacher is None:
+                raise ValueError(f"{part.name} brings no {missing} and there is no teacher to write them")
+        _ = self.query_decoding  # raises where a value cannot be
+        hard = self.item_expert is not None and self.item_expert.negatives != "random"
+        if hard and self.item_expert is not None and self.item_expert.num_candidates > self.negatives.top_k:
+            raise ValueError(
+                f"item_expert.num_candidates={self.item_expert.num_candidates} is more than "
+                f"negatives.top_k={self.negatives.top_k}"
+            )
+        return self
+
+    @property
+    def domain(self) -> Domain:
+        """What an item is called in prompts."""
+        return Domain(self.item_noun, self.item_plural)
+
+    @property
+    def query_decoding(self) -> QueryDecoding:
+        """How the query expert writes when negatives are mined."""
+        return _checked(QueryDecoding, self.decoding)
+
+
+def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
+    """Read a recipe; its paths are relative to its own folder.
+
+    Parameters
+    ----------
+    path
+        A YAML file.
+    out
+        Goes before the recipe's own (and is relative to the working directory).
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is no YAML mapping, or holds an unknown key or an impossible value.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping", hint="see finetune/recipes for examples")
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the recipe"
+        known = ", ".join(Recipe.model_fields)
+        hint = f"keys of a recipe: {known}" if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"{path}: {key}: {first['msg']}", hint=hint) from error
+    folder = path.resolve().parent
+    data = [
+        part.model_copy(
+            update={
+                field: folder / getattr(part, field)
+                for field in ("conversations", "catalog", "pseudo_queries", "reasoning")
+                if getattr(part, field) is not None
+            }
+        )
+        for part in recipe.data
+    ]
+    base = str(folder / recipe.base) if recipe.base.startswith((".", "..")) else recipe.base
+    place = Path(out) if out is not None else folder / recipe.out
+    return recipe.model_copy(update={"data": tuple(data), "out": place, "base": base})

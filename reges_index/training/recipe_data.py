@@ -1,0 +1,88 @@
+"""What a recipe reads, and where it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from reges_index.catalog import Item, read_items
+from reges_index.dialogue import Turn, read_turns
+from reges_index.errors import InputError
+from reges_index.training.cot import read_reasoning
+from reges_index.training.pseudo_queries import read_pseudo_queries
+from reges_index.training.recipe import DataSet, Recipe
+
+__all__ = ["RecipeData"]
+
+
+@dataclass
+class RecipeData:
+    """The data sets of a recipe, read once, and the places of its outputs."""
+
+    recipe: Recipe
+
+    # -- the data --------------------------------------------------------------------------------------
+
+    @cached_property
+    def turns(self) -> dict[str, list[Turn]]:
+        """Turns of each data set."""
+        return {part.name: read_turns(part.conversations) for part in self.recipe.data}
+
+    @cached_property
+    def items(self) -> dict[str, dict[str, Item]]:
+        """Items of each data set, by id."""
+        return {part.name: {item.id: item for item in read_items(part.catalog)} for part in self.recipe.data}
+
+    @property
+    def all_turns(self) -> list[Turn]:
+        """Turns of all data sets."""
+        return [turn for turns in self.turns.values() for turn in turns]
+
+    @property
+    def all_items(self) -> dict[str, Item]:
+        """Items of all data sets, by id."""
+        return {key: item for items in self.items.values() for key, item in items.items()}
+
+    def check(self) -> None:
+        """Read everything that is there already: hours later would be a bad time to find a typo."""
+        for kind, parts in (("turn", self.turns), ("item", self.items)):
+            owner: dict[str, str] = {}
+            for name, entries in parts.items():
+                for entry in entries:
+                    key = entry if isinstance(entry, str) else entry.id
+                    if key in owner:
+                        raise InputError(
+                            f"{kind} {key!r} is in {owner[key]} and in {name}",
+                            hint="ids have to be unique over all data sets of a recipe",
+                        )
+                    owner[key] = name
+        for part in self.recipe.data:
+            if part.pseudo_queries is not None:
+                read_pseudo_queries(part.pseudo_queries, turns=self.turns[part.name])
+            if self.recipe.cot and part.reasoning is not None:
+                read_reasoning(part.reasoning, turns=self.turns[part.name])
+
+    # -- where things are ------------------------------------------------------------------------------
+
+    @property
+    def query_dir(self) -> Path:
+        """Folder of the query expert."""
+        return self.recipe.out / "query-expert"
+
+    @property
+    def item_dir(self) -> Path:
+        """Folder of the item expert."""
+        return self.recipe.out / ("item-expert-cot" if self.recipe.cot else "item-expert")
+
+    def queries_file(self, part: DataSet) -> Path:
+        """Return the file of pseudo-queries, given or to be written."""
+        return part.pseudo_queries or self.recipe.out / "pseudo-queries" / f"{part.name}.jsonl"
+
+    def reasoning_file(self, part: DataSet) -> Path:
+        """Return the file of reasoning, given or to be written."""
+        return part.reasoning or self.recipe.out / "reasoning" / f"{part.name}.jsonl"
+
+    def negatives_file(self, part: DataSet) -> Path:
+        """Return the file of hard negatives."""
+        return self.recipe.out / "negatives" / f"{part.name}.jsonl"

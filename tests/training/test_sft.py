@@ -1,0 +1,369 @@
+"""Training of a tiny random model: the loss falls, both back ends agree, a killed run goes on exactly."""
+
+import math
+
+import pytest
+import torch
+from tests.tiny import tiny_lm
+
+from reges_index.catalog.item import Item
+from reges_index.dialogue.messages import Message, Turn
+from reges_index.errors import ConfigError, InputError, StorageError, TrainingError
+from reges_index.item_expert.prompt import PromptBudget, build_selection_prompt
+from reges_index.models.adapters import load_manifest
+from reges_index.models.local_lm import LocalLM
+from reges_index.query_expert.prompt import build_query_prompt, query_prompt_hash
+from reges_index.training.batches import merge_prefixes, pad_right, plan_epoch
+from reges_index.training.checkpoints import latest_checkpoint, whole_folder
+from reges_index.training.config import ExpertTraining
+from reges_index.training.data import query_examples
+from reges_index.training.item_expert import train_item_expert
+from reges_index.training.query_expert import train_query_expert
+from reges_index.training.selection_data import selection_examples
+from reges_index.training.sft import _lora, train_expert
+from reges_index.training.trainer_loop import answer_loss
+
+TITLES = ("Alien", "Aliens", "Heat", "Up", "Titanic", "Inception", "Interstellar", "Toy Story")
+ITEMS = {
+    f"i{n}": Item(id=f"i{n}", title=title, year=1980 + n, genres=["drama"], abstract=f"A film about {title}.")
+    for n, title in enumerate(TITLES)
+}
+FIELDS = {"name": "test", "prompt_hash": "0" * 16, "prompt_template": "x"}
+
+
+def dialogue(number, turns=2):
+    """Turns of one dialogue; the messages of each begin with those of the one before it."""
+    words = ("funny", "scary", "old", "romantic", "epic")
+    said = [Message(role="user", content=f"I want something {words[number % 5]}, please.")]
+    made = []
+    for turn in range(turns):
+        target = f"i{(number + 3 * turn) % len(TITLES)}"
+        made.append(
+            Turn(id=f"d{number}-{turn}", dialog_id=f"d{number}", messages=tuple(said), targets=(target,))
+        )
+        said = [
+            *said,
+            Message(role="assistant", content=f"Have you seen {TITLES[turn]}?"),
+            Message(role="user", content="Yes, I liked it. Another one?"),
+        ]
+    return made
+
+
+TURNS = [turn for number in range(6) for turn in dialogue(number)]
+QUERIES = {turn.id: f"a {turn.messages[0].content.split()[3]} film" for turn in TURNS}
+
+
+def settings(**changes):
+    fast = {"learning_rate": 1e-2, "lora_r": 4, "epochs": 3, "batch_size": 2, "backend": "loop"}
+    return ExpertTraining(**(fast | changes))
+
+
+def examples(lm=None, **changes):
+    return query_examples(TURNS, QUERIES, lm or tiny_lm(), settings(**changes))[0]
+
+
+def test_defaults_are_the_papers():
+    paper = ExpertTraining()
+    assert (paper.lora_r, paper.lora_alpha, paper.lora_targets) == (8, 32, ("q_proj", "v_proj"))
+    assert (paper.learning_rate, paper.warmup, paper.epochs, paper.batch_size) == (1e-4, 0.1, 1, 2)
+    assert paper.max_tokens == 4096
+
+
+@pytest.mark.parametrize(
+    "values", [{"lerning_rate": 1}, {"epochs": 0}, {"share_prefixes": True, "backend": "trl"}]
+)
+def test_impossible_settings_are_refused(values):
+    with pytest.raises(ConfigError):
+        ExpertTraining.parse(values)
+
+
+# -- the data ------------------------------------------------------------------------------------------
+
+
+def test_training_prompts_are_inference_prompts():
+    lm = tiny_lm()
+    made = {e.id: e for e in query_examples(TURNS, QUERIES, lm, settings())[0]}
+    turn = TURNS[3]
+    prompt = build_query_prompt(turn.chat)
+    assert list(made[turn.id].prompt_ids) == lm.encode_chat(prompt.messages)
+    assert list(made[turn.id].answer_ids) == lm.encode_answer(QUERIES[turn.id])
+
+    hard = {t.id: [name for name in ITEMS if name not in t.targets] for t in TURNS}
+    made, _ = selection_examples(TURNS, ITEMS, hard, lm, settings(num_candidates=3, max_candidate_tokens=9))
+    example = next(e for e in made if e.id == f"{turn.id} {turn.targets[0]}")
+    text = lm.tokenizer.decode(example.prompt_ids)
+    shown = [ITEMS[name] for name in sorted(ITEMS, key=lambda n: text.find(f"\n{ITEMS[n].title} ("))]
+    shown = [item for item in shown if f"\n{item.title} (" in text]
+    from reges_index.dialogue.measure import HFMeasure
+
+    same = build_selection_prompt(
+        turn.chat, shown, measure=HFMeasure(lm.tokenizer), budget=PromptBudget(details=9)
+    )
+    assert len(shown) == 4
+    assert list(example.prompt_ids) == lm.encode_chat(same.messages)
+    assert list(example.answer_ids) == lm.encode_answer(ITEMS[turn.targets[0]].title)
+
+
+def test_turns_without_a_usable_query_are_counted():
+    queries = {**QUERIES, TURNS[0].id: "  ", "stranger": "a film"}
+    del queries[TURNS[1].id]
+    made, report = query_examples(TURNS, queries, tiny_lm(), settings())
+    assert len(made) == len(TURNS) - 2
+    assert report.reasons == {
+        "pseudo_query_of_unknown_turn": ["stranger"],
+        "empty_pseudo_query": [TURNS[0].id],
+        "no_pseudo_query": [TURNS[1].id],
+    }
+    with pytest.raises(InputError, match="belongs to any"):
+        query_examples(TURNS, {"stranger": "a film"}, tiny_lm(), settings())
+
+
+def test_a_long_dialogue_is_cut_and_the_answer_never():
+    lm = tiny_lm()
+    long = TURNS[0].model_copy(update={"messages": (Message(role="user", content="word " * 900),)})
+    made, report = query_examples([long], {long.id: "a film"}, lm, settings(max_tokens=400))
+    assert made[0].length <= 400
+    assert made[0].answer_ids == tuple(lm.encode_answer("a film"))
+    assert report.shortened_histories == 1
+
+
+def test_several_targets_give_several_examples_without_each_other():
+    turn = TURNS[0].model_copy(update={"targets": ("i0", "i1", "gone")})
+    hard = {turn.id: ["i1", "i2", "i0", "i3", "i4"]}
+    lm = tiny_lm()
+    made, report = selection_examples([turn], ITEMS, hard, lm, settings(num_candidates=3))
+    assert [e.id for e in made] == ["d0-0 i0", "d0-0 i1"]
+    first, second = (lm.tokenizer.decode(e.prompt_ids) for e in made)
+    assert "\nAlien (" in first and "\nAliens (" not in first
+    assert "\nAliens (" in second and "\nAlien (" not in second
+    assert report.reasons == {"target_not_in_catalog": ["d0-0 gone"]}
+
+
+def test_lookalikes_of_the_truth_are_no_negatives():
+    items = {**ITEMS, "copy": Item(id="copy", title="ALIEN", year=1980)}
+    turn = TURNS[0].model_copy(update={"targets": ("i0",)})
+    lm = tiny_lm()
+    made, report = selection_examples(
+        [turn], items, {turn.id: ["copy", "i2"]}, lm, settings(num_candidates=2)
+    )
+    assert "ALIEN" not in lm.tokenizer.decode(made[0].prompt_ids)
+    assert report.reasons == {"fewer_negatives_than_k": ["d0-0"]}
+
+
+def test_candidates_are_shuffled_by_seed_and_epoch_and_k_is_checked():
+    lm = tiny_lm()
+    options = settings(num_candidates=5, negatives="random")
+    first, _ = selection_examples(TURNS, ITEMS, {}, lm, options)
+    again, _ = selection_examples(TURNS, ITEMS, {}, lm, options)
+    later, _ = selection_examples(TURNS, ITEMS, {}, lm, options, epoch=1)
+    assert first == again != later
+    with pytest.raises(ConfigError, match="num_candidates=8"):
+        selection_examples(TURNS, ITEMS, {}, lm, settings(num_candidates=8, negatives="random"))
+
+
+def test_too_many_names_for_the_context_is_an_error_not_a_cut():
+    with pytest.raises(InputError, match="do not fit"):
+        selection_examples(
+            TURNS, ITEMS, {}, tiny_lm(), settings(num_candidates=7, negatives="random", max_tokens=230)
+        )
+
+
+def test_a_dialogue_can_share_one_list():
+    lm = tiny_lm()
+    options = settings(num_candidates=4, negatives="random", candidates_of="dialogue")
+    made, _ = selection_examples(TURNS[:2], ITEMS, {}, lm, options)
+    assert len(made) == 2
+    shared = [a == b for a, b in zip(made[0].prompt_ids, made[1].prompt_ids, strict=False)]
+    text = lm.tokenizer.decode(made[0].prompt_ids)
+    assert text.count("A film about") == 5
+    assert all(shared[: len(made[0].prompt_ids) - 12])  # up to the end of the shorter dialogue
+
+    both = TURNS[0].model_copy(update={"targets": ("i0", "i3"), "dialog_id": "d0"})
+    other = TURNS[1].model_copy(update={"targets": ("i0",)})
+    third = TURNS[1].model_copy(update={"id": "d0-2", "targets": ("i3",)})
+    _, report = selection_examples([both, other, third], ITEMS, {}, lm, options)
+    assert report.reasons == {"several_targets_in_the_shared_list": ["d0-0"]}
+
+
+# -- batches -------------------------------------------------------------------------------------------
+
+
+def test_a_tree_gives_each_answer_the_loss_it_has_alone():
+    lm = tiny_lm()
+    made = examples(lm)
+    with _lora(lm, settings(share_prefixes=True)) as model:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+        model.eval()
+        tree = merge_prefixes(made[:5])
+        together = answer_loss(model, tree).item()
+        alone = sum(answer_loss(model, pad_right([e], 0)).item() for e in made[:5])
+        padded = answer_loss(model, pad_right(made[:5], 0)).item()
+    assert tree.input_ids.numel() < 0.6 * sum(e.length for e in made[:5])
+    assert together == pytest.approx(alone, rel=1e-5)
+    assert padded == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_every_epoch_holds_every_example_once(share):
+    made = examples()
+    options = {"batch_size": 2, "accumulation": 2, "share_prefixes": share, "seed": 3}
+    plan = plan_epoch(made, epoch=0, **options)
+    ids = [e.id for step in plan for part in step for e in part]
+    assert sorted(ids) == sorted(e.id for e in made)
+    assert plan == plan_epoch(made, epoch=0, **options)
+    assert plan != plan_epoch(made, epoch=1, **options)
+
+
+# -- training ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["loop", "trl"])
+def test_query_expert_learns_loads_and_changes_the_output(tmp_path, backend):
+    lm = tiny_lm()
+    result = train_query_expert(
+        TURNS, QUERIES, lm, settings(epochs=5, backend=backend), tmp_path / "qr",
+        manifest_fields={"name": "tiny"},
+    )  # fmt: skip
+    assert result.steps == len(result.losses) == 5 * len(TURNS) / 2
+    assert sum(result.losses[-6:]) < 0.5 * sum(result.losses[:6])
+    manifest = load_manifest(result.adapter_dir)
+    assert manifest.prompt_hash == query_prompt_hash()
+    assert manifest.training["steps"] == result.steps
+
+    prompt = build_query_prompt(TURNS[0].chat).messages
+    before = lm.generate([prompt], max_new_tokens=8)[0][0].text
+    lm.load_adapter("qr", result.adapter_dir, role="query-expert")
+    after = lm.generate([prompt], max_new_tokens=8, adapter="qr")[0][0].text
+    assert after != before
+    assert after.startswith("a ")
+    assert before == lm.generate([prompt], max_new_tokens=8)[0][0].text
+
+
+def test_item_expert_learns(tmp_path):
+    hard = {turn.id: [name for name in ITEMS if name not in turn.targets] for turn in TURNS}
+    options = settings(num_candidates=3, epochs=4, max_candidate_tokens=4)
+    result = train_item_expert(TURNS, ITEMS, hard, tiny_lm(), options, tmp_path / "g")
+    assert sum(result.losses[-6:]) < 0.8 * sum(result.losses[:6])
+    manifest = load_manifest(result.adapter_dir)
+    assert manifest.negatives == {"kind": "hard", "k": 3, "candidates_of": "turn"}
+    assert manifest.inference == {"max_candidate_tokens": 4}
+
+
+def test_chain_of_thought_answers_with_reasoning_then_the_item(tmp_path):
+    lm = tiny_lm()
+    reasoning = {turn.id: "The seeker wants a film." for turn in TURNS[1:]}
+    options = settings(num_candidates=3, negatives="random", epochs=1)
+    made, report = selection_examples(TURNS, ITEMS, {}, lm, options, reasoning=reasoning)
+    assert report.reasons == {"no_reasoning": [TURNS[0].id]}
+    assert (
+        lm.tokenizer.decode(made[0].answer_ids[:-1]) == "The seeker wants a film.\nInception"[:25] + TITLES[3]
+    )
+    result = train_item_expert(TURNS, ITEMS, {}, lm, options, tmp_path / "cot", reasoning=reasoning)
+    assert load_manifest(result.adapter_dir).role == "item-expert-cot"
+
+
+def test_both_back_ends_give_the_same_losses(tmp_path):
+    options = {"gradient_accumulation": 2, "epochs": 2}
+    runs = [
+        train_query_expert(TURNS, QUERIES, tiny_lm(), settings(backend=name, **options), tmp_path / name)
+        for name in ("loop", "trl")
+    ]
+    assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["loop", "trl"])
+def test_a_killed_run_goes_on_exactly(tmp_path, backend, monkeypatch):
+    made = examples()
+    options = settings(backend=backend, save_every_minutes=1e-9)
+    whole = train_expert(
+        made, tiny_lm(), options, tmp_path / "whole", role="query-expert", manifest_fields=FIELDS
+    )
+
+    class Killed(Exception):
+        pass
+
+    from reges_index.training.run_state import RunState
+
+    finish = RunState.finish_step
+
+    def stop_after_seven(self, loss, **rest):
+        finish(self, loss, **rest)
+        if self.step == 7:
+            raise Killed
+
+    monkeypatch.setattr(RunState, "finish_step", stop_after_seven)
+    with pytest.raises(Killed):
+        train_expert(made, tiny_lm(), options, tmp_path / "cut", role="query-expert", manifest_fields=FIELDS)
+    assert not (tmp_path / "cut").exists()
+    monkeypatch.setattr(RunState, "finish_step", finish)
+    went_on = train_expert(
+        made, tiny_lm(), options, tmp_path / "cut", role="query-expert", manifest_fields=FIELDS
+    )
+    assert went_on.losses == pytest.approx(whole.losses, rel=1e-6)
+    name = "adapter_model.safetensors"
+    assert (went_on.adapter_dir / name).read_bytes() == (whole.adapter_dir / name).read_bytes()
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    train_query_expert(TURNS, QUERIES, tiny_lm(), settings(epochs=1), tmp_path / "a")
+    with pytest.raises(TrainingError, match="other data or settings"):
+        train_query_expert(TURNS, QUERIES, tiny_lm(), settings(epochs=1, seed=1), tmp_path / "a")
+    longer = train_query_expert(TURNS, QUERIES, tiny_lm(), settings(epochs=2), tmp_path / "a")
+    assert longer.steps == len(TURNS)
+
+
+@pytest.mark.parametrize("backend", ["loop", "trl"])
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, backend, monkeypatch):
+    lm = tiny_lm()
+    options = settings(backend=backend, save_every_minutes=1e-9)
+    from reges_index.training.run_state import RunState
+
+    finish = RunState.finish_step
+
+    def poison(self, loss, **rest):
+        finish(self, loss, **rest)
+        if self.step == 4:
+            with torch.no_grad():
+                next(iter(self.named.values())).fill_(math.nan)
+
+    monkeypatch.setattr(RunState, "finish_step", poison)
+    with pytest.raises(TrainingError, match="step 5 is nan"):
+        train_expert(examples(), lm, options, tmp_path / "a", role="query-expert", manifest_fields=FIELDS)
+    assert latest_checkpoint(tmp_path / "a.run").name == "checkpoint-4"
+    assert not (tmp_path / "a").exists()
+    assert not any("lora" in name for name, _ in lm.model.named_parameters())
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(StorageError, match="No space left"), whole_folder(target) as work:
+        (work / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+    assert (target / "old").read_text() == "old"
+
+
+def test_the_base_comes_back_as_it_was(tmp_path):
+    lm = tiny_lm()
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    train_query_expert(TURNS, QUERIES, lm, settings(epochs=1, share_prefixes=True), tmp_path / "a")
+    after = dict(lm.model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert lm.model.config._attn_implementation == tiny_lm().model.config._attn_implementation
+    lm.load_adapter("a", tmp_path / "a")
+    with pytest.raises(ConfigError, match="on top"):
+        train_query_expert(TURNS, QUERIES, lm, settings(), tmp_path / "b")
+
+
+def test_module_names_that_the_base_lacks_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="lora_targets"):
+        train_query_expert(TURNS, QUERIES, tiny_lm(), settings(lora_targets=("nope",)), tmp_path / "a")
+
+
+def test_local_lm_type_is_what_training_takes():
+    assert isinstance(tiny_lm(), LocalLM)
