@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 __all__ = ["HFMeasure", "TextMeasure", "TiktokenMeasure", "default_measure"]
 
-# No tokenizer in use here makes tokens longer than this from one-line text; a text longer than
-# budget * _MAX_TOKEN_CHARS characters is over the budget for certain and need not be tokenized whole.
-_MAX_TOKEN_CHARS = 32
+# The longest tokens in use are runs of 128 equal characters; a text longer than budget * _MAX_TOKEN_CHARS
+# characters is over the budget for certain and need not be tokenized whole.
+_MAX_TOKEN_CHARS = 128
 
 
 class TextMeasure(Protocol):
@@ -36,10 +36,14 @@ class HFMeasure:
     ----------
     tokenizer
         A fast tokenizer (one that gives character offsets).
+    prepare
+        What happens to text before the model reads it, such as `ChatFrame.break_up`: counts are of the
+        prepared text, and cuts give pieces of it. Prepared text has to be left as it is by it.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, prepare: Callable[[str], str] | None = None) -> None:
         self._tokenizer = tokenizer
+        self._prepare = prepare or (lambda text: text)
 
     def _offsets(self, text: str) -> list[tuple[int, int]]:
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -47,23 +51,32 @@ class HFMeasure:
 
     def count(self, text: str) -> int:
         """Return the number of tokens of ``text``."""
-        return len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        prepared = self._prepare(text)
+        return len(self._tokenizer(prepared, add_special_tokens=False, verbose=False)["input_ids"])
 
     def head(self, text: str, tokens: int) -> str:
         """Return the beginning of ``text`` that fits into ``tokens`` tokens."""
         if tokens <= 0:
             return ""
-        text = text[: tokens * _MAX_TOKEN_CHARS]
+        text = self._prepare(text[: tokens * _MAX_TOKEN_CHARS])
         offsets = self._offsets(text)
-        return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]].rstrip("\ufffd")
+        if len(offsets) <= tokens:
+            return text
+        # Bytes of one character may be several tokens, all with its offsets: such a one goes as a whole.
+        whole = (offsets[n - 1][1] for n in range(tokens, 0, -1) if offsets[n][0] >= offsets[n - 1][1])
+        return text[: next(whole, 0)]
 
     def tail(self, text: str, tokens: int) -> str:
         """Return the end of ``text`` that fits into ``tokens`` tokens."""
         if tokens <= 0:
             return ""
-        text = text[-tokens * _MAX_TOKEN_CHARS :]
+        text = self._prepare(text[-tokens * _MAX_TOKEN_CHARS :])
         offsets = self._offsets(text)
-        return text if len(offsets) <= tokens else text[offsets[-tokens][0] :]
+        if len(offsets) <= tokens:
+            return text
+        first = len(offsets) - tokens
+        whole = (offsets[n][0] for n in range(first, len(offsets)) if offsets[n][0] >= offsets[n - 1][1])
+        return text[next(whole, len(text)) :]
 
 
 class TiktokenMeasure:
@@ -80,7 +93,11 @@ class TiktokenMeasure:
         return len(self._encode(text))
 
     def _longest(self, text: str, tokens: int, cut: Callable[[int], str]) -> str:
-        low, high = 0, min(len(text), max(tokens, 0) * _MAX_TOKEN_CHARS)
+        if tokens <= 0:
+            return ""
+        low, high = 0, min(len(text), 4 * tokens)  # 4 characters a token are usual
+        while high < len(text) and self.count(cut(high)) <= tokens:
+            low, high = high, min(len(text), 2 * high)
         while low < high:  # token count grows with length, near enough for a budget
             middle = (low + high + 1) // 2
             if self.count(cut(middle)) <= tokens:

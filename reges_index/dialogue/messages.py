@@ -89,11 +89,19 @@ def to_messages(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
     return found
 
 
+# Roles of LlamaIndex and chat APIs that are no part of a dialogue between seeker and recommender.
+_ASIDES = frozenset(
+    role.value for role in MessageRole if role not in (MessageRole.USER, MessageRole.ASSISTANT)
+)
+
+
 def _to_message(message: Any, number: int) -> ChatMessage:
     if isinstance(message, ChatMessage):
         return message
     if isinstance(message, Message):
         return ChatMessage(role=message.role, content=message.content)
+    if isinstance(message, Mapping) and message.get("role") in _ASIDES:
+        return ChatMessage(role=message["role"], content=None)  # left out by the caller
     try:
         checked = Message.model_validate(message)
     except ValidationError as error:
@@ -112,6 +120,8 @@ def _parse_turn(text: str, where: str) -> Turn:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: JSON nested too deeply") from error
     if not isinstance(raw, dict) or "messages" not in raw:
         raise InputError(
             f"{where}: expected a JSON object with 'messages'",
@@ -128,13 +138,18 @@ def _parse_turn(text: str, where: str) -> Turn:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return _decode(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
 
 
 def read_conversation(path: str | Path) -> Turn:
@@ -146,7 +161,7 @@ def read_conversation(path: str | Path) -> Turn:
         If the file is missing, no JSON, or holds no message with text.
     """
     if str(path) == "-":
-        return _parse_turn(sys.stdin.read(), "standard input")
+        return _parse_turn(_decode(sys.stdin.buffer.read(), "standard input"), "standard input")
     return _parse_turn(_read_text(Path(path)), str(path))
 
 

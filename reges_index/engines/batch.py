@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reges_index.errors import InputError, StorageError
+from reges_index.errors import ConfigError, InputError, StorageError
 
 if TYPE_CHECKING:
     from reges_index.dialogue import Turn
@@ -33,7 +33,7 @@ class PredictionLog:
     Raises
     ------
     InputError
-        If the file holds something else, or was made with other settings.
+        If the file holds something else, or was made with other settings. It is left as it was.
     StorageError
         If it cannot be written.
     """
@@ -50,7 +50,8 @@ class PredictionLog:
         except OSError as error:
             raise _unwritable(path, error) from error
 
-    def _check_settings(self, settings: dict[str, Any]) -> None:
+    def _check_settings(self, given: Mapping[str, Any]) -> None:
+        settings = json.loads(json.dumps(given, default=str))  # as they will be read again
         beside = self.path.with_name(self.path.name + ".run.json")
         if self.path.exists() and self.path.stat().st_size:
             before = self._read_settings(beside)
@@ -128,13 +129,16 @@ def predict_turns(
     batch_size: int = 8,
     show_progress: bool = False,
 ) -> None:
-    """Predict for every turn and write the rows, batches sorted by length.
+    """Predict for every turn that the log has not yet, and write the rows, batches sorted by length.
 
     With the engine's ``exclude_mentioned`` the items labelled as ``mentioned`` in a turn are excluded
     beside those that are found by title. ``log.counts`` gets what was cut or went wrong. The progress bar
     goes to standard error.
     """
-    order = sorted(turns, key=lambda turn: sum(len(message.content) for message in turn.messages))
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size} cannot be used", hint="give at least 1")
+    todo = [turn for turn in turns if turn.id not in log.finished]
+    order = sorted(todo, key=lambda turn: sum(len(message.content) for message in turn.messages))
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -163,6 +167,8 @@ def _notes(found: Recommendation) -> Counter[str]:
         "abstracts_shortened": bool(rerank.get("candidates_shortened")),
         "query_fallbacks": bool(query.get("fallback")),
         "hallucinations": rerank.get("outcome") == "hallucinated",
+        "selection_fallbacks": bool(rerank.get("fallbacks")),
+        "selection_failures": rerank.get("outcome") == "failed",
         "nothing_to_recommend": found.item is None,
     }
     return Counter({name: int(happened) for name, happened in notes.items()})

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
-from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.callbacks import trace_method
 from llama_index.core.chat_engine.types import (
     AgentChatResponse,
@@ -19,12 +17,11 @@ from llama_index.core.chat_engine.types import (
 from llama_index.core.llms.llm import LLM
 from llama_index.core.memory import BaseMemory, Memory
 from llama_index.core.prompts import PromptTemplate
-from llama_index.core.tools import ToolOutput
 
 from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import one_line, to_messages
+from reges_index.engines.chat_reply import Reply, as_response, as_stream, text_of, whole_sentences
 from reges_index.engines.query_engine import ReGeSQueryEngine
-from reges_index.engines.recommendation import Recommendation
 from reges_index.engines.small_talk import SmallTalkDetector
 from reges_index.errors import ConfigError
 from reges_index.models.backend import Backend, resolve_backend
@@ -34,39 +31,15 @@ __all__ = ["DEFAULT_SMALL_TALK_TMPL", "ReGeSChatEngine"]
 
 # Long enough that the memory never drops a message: the experts cut the dialogue themselves, and say so.
 _MEMORY_TOKENS = 10**9
+# Of small talk the model sees the end only: this many messages, and tokens of each.
+_TALK_MESSAGES, _TALK_TOKENS = 6, 128
+# Seconds between two looks at whether the turn before has ended.
+_POLL = 0.005
 
 DEFAULT_SMALL_TALK_TMPL = PromptTemplate(
     "You are a friendly assistant who recommends {item_plural}. The user makes small talk. Answer in one "
     "short friendly sentence. Do not name any {item_noun}. If it fits, ask what the user likes."
 )
-
-
-@dataclass(frozen=True)
-class _Reply:
-    """One answer before it is put into a LlamaIndex response object."""
-
-    text: str
-    found: Recommendation | None
-    response: RESPONSE_TYPE | None
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        if self.response is None:
-            return {"small_talk": True, "item_id": None}
-        return {"small_talk": False, **(self.response.metadata or {})}
-
-    @property
-    def sources(self) -> list[ToolOutput]:
-        if self.found is None:
-            return []
-        return [
-            ToolOutput(
-                tool_name="reges",
-                content=self.text,
-                raw_input={"query": self.found.query},
-                raw_output=self.found,
-            )
-        ]
 
 
 class ReGeSChatEngine(BaseChatEngine):
@@ -103,7 +76,7 @@ class ReGeSChatEngine(BaseChatEngine):
     ) -> None:
         self.query_engine = query_engine
         self.callback_manager = query_engine.callback_manager
-        self._memory = memory or Memory.from_defaults(token_limit=_MEMORY_TOKENS)
+        self._memory = memory if memory is not None else _endless_memory()
         self._is_small_talk = is_small_talk
         self._talk: Backend | None = (
             resolve_backend(llm, role="small-talk") if is_small_talk is not None else None
@@ -132,8 +105,8 @@ class ReGeSChatEngine(BaseChatEngine):
         Parameters
         ----------
         catalog, query_engine
-            Exactly one of them. With a query engine, small talk is not told apart unless you pass
-            ``is_small_talk`` to the class yourself.
+            Exactly one of them. A query engine keeps its own ``exclude_mentioned``, and small talk is not
+            told apart unless you pass ``is_small_talk`` to the class yourself.
         chat_history
             Messages to start from.
         small_talk
@@ -141,13 +114,22 @@ class ReGeSChatEngine(BaseChatEngine):
         exclude_mentioned
             Never recommend what anyone has named in the chat.
         engine_kwargs
-            Passed to `ReGeSQueryEngine.from_defaults`.
+            Passed to `ReGeSQueryEngine.from_defaults`; with a catalog only.
+
+        Raises
+        ------
+        ConfigError
+            If neither or both of catalog and query engine are given, or options of an engine that is given.
         """
         if (catalog is None) == (query_engine is None):
             raise ConfigError("a chat engine needs a catalog or a query engine, one of the two")
-        if memory is None:
-            memory = Memory.from_defaults(token_limit=_MEMORY_TOKENS, chat_history=chat_history)
-        elif chat_history:
+        if query_engine is not None and engine_kwargs:
+            raise ConfigError(
+                f"{', '.join(engine_kwargs)} cannot be set on the query engine that was given",
+                hint="give them to ReGeSQueryEngine.from_defaults",
+            )
+        memory = memory if memory is not None else _endless_memory()
+        if chat_history:
             memory.set(chat_history)
         detector = None
         if query_engine is None:
@@ -178,58 +160,72 @@ class ReGeSChatEngine(BaseChatEngine):
 
     # -- one turn --------------------------------------------------------------------------------------
 
-    def _excluded(self) -> list[str]:
-        return list(self._recommended) if self._exclude_recommended else []
-
     def _talk_messages(self, dialogue: Sequence[ChatMessage]) -> list[ChatMessage]:
         domain = self.query_engine.domain
         system = self._talk_prompt.format(item_noun=domain.noun, item_plural=domain.plural)
-        return [ChatMessage(role=MessageRole.SYSTEM, content=system), *dialogue[-6:]]
+        assert self._talk is not None
+        cut = self._talk.measure.tail
+        newest = [
+            ChatMessage(role=m.role, content=cut(one_line(m.content or ""), _TALK_TOKENS).strip())
+            for m in to_messages(dialogue)[-_TALK_MESSAGES:]
+        ]
+        return [ChatMessage(role=MessageRole.SYSTEM, content=system), *newest]
 
-    def _note(self, found: Recommendation) -> None:
-        if found.item is not None:
-            self._recommended.append(found.item.id)
-
-    def _reply(self, dialogue: Sequence[ChatMessage]) -> _Reply:
+    def _reply(self, dialogue: Sequence[ChatMessage], barred: Sequence[str]) -> Reply:
         if self._talk is not None and self._is_small_talk is not None and self._is_small_talk(dialogue):
             text = self._talk.generate([self._talk_messages(dialogue)], max_new_tokens=48)[0][0]
-            return _Reply(_first_sentence(text), None, None)
-        found = self.query_engine.recommend(dialogue, exclude_ids=self._excluded())
+            return Reply(whole_sentences(text), None, None)
+        found = self.query_engine.recommend(dialogue, exclude_ids=barred)
         response = self.query_engine.answer(found)
-        self._note(found)
-        return _Reply(_text_of(response), found, response)
+        return Reply(str(response), found, response)
 
-    async def _areply(self, dialogue: Sequence[ChatMessage]) -> _Reply:
+    async def _areply(self, dialogue: Sequence[ChatMessage], barred: Sequence[str]) -> Reply:
         if self._talk is not None and self._is_small_talk is not None:
             small = await asyncio.to_thread(self._is_small_talk, dialogue)
             if small:
-                messages = self._talk_messages(dialogue)
+                messages = await asyncio.to_thread(self._talk_messages, dialogue)
                 text = (await self._talk.agenerate([messages], max_new_tokens=48))[0][0]
-                return _Reply(_first_sentence(text), None, None)
-        found = await self.query_engine.arecommend(dialogue, exclude_ids=self._excluded())
+                return Reply(whole_sentences(text), None, None)
+        found = await self.query_engine.arecommend(dialogue, exclude_ids=barred)
         response = await self.query_engine.aanswer(found)
-        self._note(found)
-        return _Reply(_text_of(response), found, response)
+        return Reply(await text_of(response), found, response)
 
-    def _turn_reply(self, message: str, chat_history: list[ChatMessage] | None) -> _Reply:
+    def _barred(self, chat_history: list[ChatMessage] | None) -> list[str]:
+        # With a history of the caller's this is another conversation, of which we have recommended nothing.
+        return list(self._recommended) if self._exclude_recommended and chat_history is None else []
+
+    def _note(self, reply: Reply, barred: Sequence[str]) -> None:
+        picked = [reply.found.item.id] if reply.found and reply.found.item else []
+        self._recommended = [*barred, *picked]
+
+    def _turn_reply(self, message: str, chat_history: list[ChatMessage] | None) -> Reply:
         user = to_messages(message)[0]  # refuses an empty message before the memory changes
         with self._turn:
+            barred = self._barred(chat_history)
+            before = self._memory.get_all() if chat_history is None else chat_history
+            reply = self._reply([*before, user], barred)
+            # Only now: a turn that failed leaves the memory as it was.
             if chat_history is not None:
                 self._memory.set(chat_history)
-            reply = self._reply([*self._memory.get_all(), user])
             self._memory.put(user)
             self._memory.put(ChatMessage(role=MessageRole.ASSISTANT, content=reply.text))
+            self._note(reply, barred)
         return reply
 
-    async def _aturn_reply(self, message: str, chat_history: list[ChatMessage] | None) -> _Reply:
+    async def _aturn_reply(self, message: str, chat_history: list[ChatMessage] | None) -> Reply:
         user = to_messages(message)[0]
-        await asyncio.to_thread(self._turn.acquire)
+        # Waiting in threads would use up the very threads that the turn under way needs.
+        while not self._turn.acquire(blocking=False):
+            await asyncio.sleep(_POLL)
         try:
+            barred = self._barred(chat_history)
+            before = await self._memory.aget_all() if chat_history is None else chat_history
+            reply = await self._areply([*before, user], barred)
             if chat_history is not None:
                 await self._memory.aset(chat_history)
-            reply = await self._areply([*await self._memory.aget_all(), user])
             await self._memory.aput(user)
             await self._memory.aput(ChatMessage(role=MessageRole.ASSISTANT, content=reply.text))
+            self._note(reply, barred)
         finally:
             self._turn.release()
         return reply
@@ -250,12 +246,12 @@ class ReGeSChatEngine(BaseChatEngine):
         InputError
             If the message is empty; the memory is then as it was.
         """
-        return _as_response(self._turn_reply(message, chat_history))
+        return as_response(self._turn_reply(message, chat_history))
 
     @trace_method("chat")
     async def achat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """Answer a message without blocking the event loop."""
-        return _as_response(await self._aturn_reply(message, chat_history))
+        return as_response(await self._aturn_reply(message, chat_history))
 
     @trace_method("chat")
     def stream_chat(
@@ -266,7 +262,7 @@ class ReGeSChatEngine(BaseChatEngine):
         The item is chosen before the first word: what is streamed is its presentation.
         """
         reply = self._turn_reply(message, chat_history)
-        return _as_stream(reply, chat_stream=_pieces(reply.text))
+        return as_stream(reply)
 
     @trace_method("chat")
     async def astream_chat(
@@ -274,45 +270,9 @@ class ReGeSChatEngine(BaseChatEngine):
     ) -> StreamingAgentChatResponse:
         """Answer a message word by word without blocking the event loop."""
         reply = await self._aturn_reply(message, chat_history)
-        return _as_stream(reply, achat_stream=_apieces(reply.text))
+        return as_stream(reply, asynchronous=True)
 
 
-def _first_sentence(text: str) -> str:
-    return next((one_line(line) for line in text.splitlines() if line.strip()), "Hello! What do you like?")
-
-
-def _text_of(response: RESPONSE_TYPE) -> str:
-    return str(response)
-
-
-def _as_response(reply: _Reply) -> AgentChatResponse:
-    return AgentChatResponse(
-        response=reply.text,
-        sources=reply.sources,
-        source_nodes=reply.found.nodes if reply.found else [],
-        metadata=reply.metadata,
-    )
-
-
-def _as_stream(reply: _Reply, **stream: Any) -> StreamingAgentChatResponse:
-    # The memory has the answer already, so LlamaIndex's history-writing thread is not needed.
-    return StreamingAgentChatResponse(
-        response=reply.text,
-        sources=reply.sources,
-        source_nodes=reply.found.nodes if reply.found else [],
-        is_writing_to_memory=False,
-        **stream,
-    )
-
-
-def _pieces(text: str) -> Generator[ChatResponse, None, None]:
-    written = ""
-    for number, word in enumerate(text.split(" ")):
-        delta = word if number == 0 else f" {word}"
-        written += delta
-        yield ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=written), delta=delta)
-
-
-async def _apieces(text: str) -> AsyncGenerator[ChatResponse, None]:
-    for piece in _pieces(text):
-        yield piece
+def _endless_memory() -> Memory:
+    # Nothing is ever dropped, so nothing need be counted; a message of a megabyte takes seconds to tokenize.
+    return Memory.from_defaults(token_limit=_MEMORY_TOKENS, tokenizer_fn=lambda _: [])

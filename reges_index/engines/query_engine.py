@@ -23,7 +23,7 @@ from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import Dialogue, DialogueQueryBundle, dialogue_of
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.engines.recommendation import Recommendation
-from reges_index.errors import ConfigError
+from reges_index.errors import ConfigError, InputError
 from reges_index.item_expert.exclusion import without_excluded
 from reges_index.item_expert.rerank import Ranking, ReGeSRerank
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
@@ -51,7 +51,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
     query_transform, rerank, response_synthesizer
         The two experts and the answer.
     similarity_top_k
-        Items to retrieve (k of the paper, 50 there).
+        Items to retrieve (k of the paper, 50 there). A retriever that was given keeps its own number.
     rerank_top_k
         How many of them the item expert sees; None shows it all.
     exclude_mentioned
@@ -124,7 +124,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         Raises
         ------
         ConfigError
-            If neither or both of catalog and retriever are given.
+            If neither or both of catalog and retriever are given, or options of a part that is given too.
         """
         if (catalog is None) == (retriever is None):
             raise ConfigError("an engine needs a catalog or a retriever, one of the two")
@@ -137,6 +137,11 @@ class ReGeSQueryEngine(BaseQueryEngine):
                 raise ConfigError("filters go into your retriever", hint="or pass catalog= instead of it")
             assert retriever is not None
             source = retriever
+        if rerank is not None and rerank_kwargs:
+            raise ConfigError(
+                f"{', '.join(rerank_kwargs)} cannot be set on the rerank that was given",
+                hint="give them to ReGeSRerank",
+            )
         if llm is None and query_llm is None and (query_transform is None or rerank is None):
             llm = LocalLM.default()
         return cls(
@@ -149,10 +154,12 @@ class ReGeSQueryEngine(BaseQueryEngine):
             or ReGeSRerank(
                 llm,
                 domain=domain,
-                top_n=rerank_top_k or similarity_top_k,
-                keep_retrieval_score=True,
                 verbose=verbose,
-                **rerank_kwargs,
+                **{
+                    "top_n": rerank_top_k or similarity_top_k,
+                    "keep_retrieval_score": True,
+                    **rerank_kwargs,
+                },
             ),
             response_synthesizer,
             similarity_top_k=similarity_top_k,
@@ -179,7 +186,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
     def _get_prompt_modules(self) -> PromptMixinType:
         return {
             "query_transform": self._query_transform,
-            "rerank": self._rerank,  # type: ignore[dict-item]  # has the methods, not the class, of a mixin
+            "rerank": self._rerank,
             "response_synthesizer": self._synthesizer,
         }
 
@@ -195,15 +202,19 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
     def _allowed(
         self, nodes: list[NodeWithScore], bundle: QueryBundle, exclude: Sequence[str]
-    ) -> tuple[list[NodeWithScore], int]:
-        allowed = without_excluded(nodes, dialogue_of(bundle), ids=exclude, mentioned=self.exclude_mentioned)
-        return allowed[: self.similarity_top_k], len(nodes) - len(allowed)
+    ) -> list[NodeWithScore]:
+        return without_excluded(nodes, dialogue_of(bundle), ids=exclude, mentioned=self.exclude_mentioned)
+
+    def _shown(self, allowed: list[NodeWithScore]) -> list[NodeWithScore]:
+        """Take off what was retrieved to spare."""
+        return allowed if isinstance(self._retrieve_with, BaseRetriever) else allowed[: self.similarity_top_k]
 
     def _finish(
         self,
         bundle: DialogueQueryBundle,
         ranking: Ranking,
-        allowed: list[NodeWithScore],
+        shown: list[NodeWithScore],
+        retrieved: int,
         excluded: int,
         query_seconds: float,
         times: list[float],
@@ -213,12 +224,12 @@ class ReGeSQueryEngine(BaseQueryEngine):
         report = {
             **bundle.report,
             **ranking.report,
-            "retrieval": {"retrieved": len(allowed) + excluded, "excluded": excluded},
+            "retrieval": {"retrieved": retrieved, "excluded": excluded},
         }
         return Recommendation(
             bundle=replace(bundle, report=report),
             candidates=ranking.candidates,
-            rest=tuple(allowed[self.rerank_top_k :]) if self.rerank_top_k else (),
+            rest=tuple(shown[self.rerank_top_k :]) if self.rerank_top_k else (),
             excluded=excluded,
             timings=timings,
             report=report,
@@ -264,6 +275,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
             In the order of the dialogues. The query's seconds are the batch's divided by its size.
         """
         barred = exclude_ids if exclude_ids is not None else [()] * len(dialogues)
+        if len(barred) != len(dialogues):
+            raise InputError(f"{len(barred)} lists of exclude_ids for {len(dialogues)} dialogues")
         start = time.perf_counter()
         refined = self._query_transform.run_batch([_as_bundle(dialogue) for dialogue in dialogues])
         each = (time.perf_counter() - start) / max(1, len(dialogues))
@@ -273,29 +286,31 @@ class ReGeSQueryEngine(BaseQueryEngine):
         self, refined: QueryBundle, exclude_ids: Iterable[str], query_seconds: float
     ) -> Recommendation:
         assert isinstance(refined, DialogueQueryBundle)
-        exclude = list(dict.fromkeys(exclude_ids))
+        exclude = _unique_ids(exclude_ids)
         times = [time.perf_counter()]
         nodes = self._retriever(self._spare(exclude)).retrieve(refined)
-        allowed, excluded = self._allowed(nodes, refined, exclude)
+        allowed = self._allowed(nodes, refined, exclude)
+        shown, excluded = self._shown(allowed), len(nodes) - len(allowed)
         times.append(time.perf_counter())
-        ranking = self._rerank.rank(allowed[: self.rerank_top_k], refined)
+        ranking = self._rerank.rank(shown[: self.rerank_top_k], refined)
         times.append(time.perf_counter())
-        return self._finish(refined, ranking, allowed, excluded, query_seconds, times)
+        return self._finish(refined, ranking, shown, len(nodes), excluded, query_seconds, times)
 
     async def arecommend(
         self, dialogue: Dialogue | QueryBundle, *, exclude_ids: Iterable[str] = ()
     ) -> Recommendation:
         """Recommend without blocking the event loop; see `recommend`."""
-        bundle, exclude = _as_bundle(dialogue), list(dict.fromkeys(exclude_ids))
+        bundle, exclude = _as_bundle(dialogue), _unique_ids(exclude_ids)
         start = time.perf_counter()
         refined = await self._query_transform.arun(bundle)
         times = [time.perf_counter()]
         nodes = await self._retriever(self._spare(exclude)).aretrieve(refined)
-        allowed, excluded = await asyncio.to_thread(self._allowed, nodes, refined, exclude)
+        allowed = await asyncio.to_thread(self._allowed, nodes, refined, exclude)
+        shown, excluded = self._shown(allowed), len(nodes) - len(allowed)
         times.append(time.perf_counter())
-        ranking = await self._rerank.arank(allowed[: self.rerank_top_k], refined)
+        ranking = await self._rerank.arank(shown[: self.rerank_top_k], refined)
         times.append(time.perf_counter())
-        return self._finish(refined, ranking, allowed, excluded, times[0] - start, times)
+        return self._finish(refined, ranking, shown, len(nodes), excluded, times[0] - start, times)
 
     # -- LlamaIndex ------------------------------------------------------------------------------------
 
@@ -354,6 +369,12 @@ def _as_bundle(dialogue: Dialogue | QueryBundle) -> QueryBundle:
     if isinstance(dialogue, QueryBundle):
         return DialogueQueryBundle.from_dialogue(dialogue.query_str)
     return DialogueQueryBundle.from_dialogue(dialogue)
+
+
+def _unique_ids(ids: Iterable[str]) -> list[str]:
+    if isinstance(ids, str):
+        raise InputError(f"exclude_ids is the text {ids!r}", hint=f"give a list: [{ids!r}]")
+    return list(dict.fromkeys(ids))
 
 
 def _with_timings(response: RESPONSE_TYPE, found: Recommendation) -> RESPONSE_TYPE:

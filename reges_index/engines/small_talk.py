@@ -28,6 +28,7 @@ SMALL_TALK = (
     "thank you very much",
     "thanks, that was helpful",
     "great, thanks, bye",
+    "ok thx",
     "goodbye, have a nice day",
     "you too, see you later",
     "nice weather today",
@@ -50,6 +51,19 @@ REQUESTS = (
     "my favourite genre is science fiction",
     "I want a book for my children",
     "surprise me",
+    "I do not care, you choose",
+    "something funny",
+    "hello, I would like to watch something",
+    "I would like to laugh today",
+    "yes please, I love those",
+    "yes, super funny!",
+    "okay, sounds good",
+    "great, I would love that",
+    "I look forward to watching it",
+    "no thanks, something else",
+    "thanks, do you have others like it?",
+    "I have not seen it",
+    "not really",
 )
 
 

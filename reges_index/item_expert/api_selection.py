@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from reges_index.item_expert.matching import match_answer
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.item_expert.selection import Selection
+from reges_index.models.backend import ApiBackend
 
 __all__ = ["ApiSelector"]
 
@@ -26,8 +27,9 @@ class ApiSelector:
     chat and the text matched to the candidates; `Selection.fallbacks` counts that.
     """
 
-    def __init__(self, llm: LLM) -> None:
-        self._llm = llm
+    def __init__(self, backend: ApiBackend) -> None:
+        self._backend = backend
+        self._llm: LLM = backend.llm
 
     @property
     def _structured(self) -> bool:
@@ -56,7 +58,7 @@ class ApiSelector:
                 return self._picked(prompt, reply)
             except (ValueError, ValidationError, TypeError) as error:
                 fallbacks = self._note_failure(error)
-        answer = str((await self._llm.achat(list(prompt.messages))).message.content or "")
+        answer = str((await self._backend.achat(prompt.messages)).message.content or "")
         return self._matched(prompt, answer, fallbacks)
 
     @staticmethod

@@ -46,9 +46,10 @@ def candidate_labels(items: Sequence[Item]) -> tuple[str, ...]:
 
     The title alone (the paper's "only output one movie name"), with the year behind it where two
     candidates share a title. Two items with equal title **and** year share a label: nothing that a
-    reader of the prompt sees by name tells them apart.
+    reader of the prompt sees by name tells them apart. A title of control characters only, which would
+    leave the model nothing to say, gives way to the id.
     """
-    titles = [one_line(item.title) for item in items]
+    titles = [one_line(item.title) or one_line(item.id) or "untitled" for item in items]
     seen = Counter(title.casefold() for title in titles)
     return tuple(
         f"{title} ({item.year})" if seen[title.casefold()] > 1 and item.year is not None else title

@@ -18,8 +18,8 @@ def match_answer(answer: str, labels: Sequence[str]) -> int | None:
 
     Tried in this order, and only a single winner counts (equal labels count as the first of them): the
     first non-empty line equals a label; it equals one without its year; the answer contains exactly one
-    label as whole words, where a label within another ("Alien" in "Aliens", "It" in "It Follows") gives
-    way to the longer one.
+    label as whole words, with its year or else without, where a label within another ("Alien" in "Alien
+    Resurrection", "It" in "It Follows") gives way to the longer one.
 
     Parameters
     ----------
@@ -28,21 +28,27 @@ def match_answer(answer: str, labels: Sequence[str]) -> int | None:
     labels
         The candidates' names as the prompt showed them.
     """
-    line = next((raw for raw in answer.splitlines() if raw.strip()), "")
-    line = _NUMBERING.sub("", line)
-    exact = normalise(line)
-    if not exact:
-        return None
+    line = next((raw.strip() for raw in answer.splitlines() if raw.strip()), "")
+    if line in labels:  # also titles without any letter, which have no normal form
+        return labels.index(line)
     names = [normalise(label) for label in labels]
-    if exact in names:
-        return names.index(exact)
     bare = [normalise(_YEAR.sub("", label)) for label in labels]
-    without_year = normalise(_YEAR.sub("", line))
-    if bare.count(without_year) == 1:
-        return bare.index(without_year)
-    text = f" {normalise(answer)} "
-    found = {name for name in bare if name and f" {name} " in text}
-    longest = [name for name in found if not any(name != o and f" {name} " in f" {o} " for o in found)]
-    if len(longest) == 1 and bare.count(longest[0]) == 1:
-        return bare.index(longest[0])
-    return None
+    for text in (line, _NUMBERING.sub("", line)):
+        exact, without_year = normalise(text), normalise(_YEAR.sub("", text))
+        if exact and exact in names:
+            return names.index(exact)
+        if without_year and bare.count(without_year) == 1:
+            return bare.index(without_year)
+    return _contained(f" {normalise(answer)} ", labels, names, bare)
+
+
+def _contained(text: str, labels: Sequence[str], names: Sequence[str], bare: Sequence[str]) -> int | None:
+    found = {form for form in bare if form and f" {form} " in text}
+    longest = [form for form in found if not any(form != o and f" {form} " in f" {o} " for o in found)]
+    if len(longest) != 1:
+        return None
+    same = [index for index, form in enumerate(bare) if form == longest[0]]
+    # Of several years, the one that the answer gives.
+    dated = [index for index in same if f" {names[index]} " in text and names[index] != bare[index]]
+    chosen = dated or same
+    return chosen[0] if len({labels[index] for index in chosen}) == 1 else None

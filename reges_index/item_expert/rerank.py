@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.llms.llm import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
-from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.prompts.mixin import PromptDictType, PromptMixin, PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 from pydantic import Field, PrivateAttr
@@ -30,6 +31,7 @@ from reges_index.item_expert.prompt import (
     build_selection_prompt,
     selection_prompt_hash,
 )
+from reges_index.item_expert.ranking import RankedCandidate, Ranking, marked_node
 from reges_index.item_expert.selection import Selection, Selector
 from reges_index.models.backend import AUTO, ApiBackend, Backend, LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
@@ -42,43 +44,9 @@ dispatcher = get_dispatcher(__name__)
 ROLE = "item-expert"
 # Chat template around the prompt (system message, role marks), beside what build_selection_prompt counts.
 _FRAME_TOKENS = 96
-_ADDED_KEYS = ("probability", "retrieval_score", "retrieval_rank")
 
 
-@dataclass(frozen=True)
-class RankedCandidate:
-    """One candidate with what is known of it after the choice.
-
-    Attributes
-    ----------
-    rank
-        From 1, best first.
-    probability
-        Of all candidates these sum to 1; None where the model gave only a pick.
-    logprob
-        Of the candidate's label, in nats; None likewise.
-    retrieval_score, retrieval_rank
-        The retriever's score (cosine) and rank, from 1.
-    """
-
-    item: Item
-    rank: int
-    probability: float | None
-    logprob: float | None
-    retrieval_score: float | None
-    retrieval_rank: int
-    node: NodeWithScore
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """All candidates, best first, and a report of how it went (cuts, fall-backs, tokens)."""
-
-    candidates: tuple[RankedCandidate, ...]
-    report: dict[str, Any]
-
-
-class ReGeSRerank(BaseNodePostprocessor):
+class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     """Let LLM_G rank the retrieved candidates for the dialogue in the query bundle.
 
     Parameters
@@ -94,7 +62,7 @@ class ReGeSRerank(BaseNodePostprocessor):
         By default ``item-expert`` where it is loaded; None runs the bare model.
     select_prompt
         Template with the slots ``{candidates}`` and ``{conversation_history}``; also by
-        ``update_prompts``-style ``_update_prompts({"select_prompt": ...})``.
+        ``update_prompts({"select_prompt": ...})``.
     domain
         What an item is called in the prompt.
     max_input_tokens, max_history_tokens, max_candidate_tokens
@@ -116,7 +84,7 @@ class ReGeSRerank(BaseNodePostprocessor):
     """
 
     top_n: int = Field(description="Number of nodes to return.")
-    mode: str = Field(description="score, constrained or generate.")
+    mode: str = Field(frozen=True, description="score, constrained or generate.")
     keep_retrieval_score: bool = Field(description="Whether to keep the retrieval score in metadata.")
     on_error: str = Field(description="raise or retrieval_order.")
     verbose: bool = Field(description="Whether to log the ranking.")
@@ -147,8 +115,19 @@ class ReGeSRerank(BaseNodePostprocessor):
     ) -> None:
         if top_n < 1:
             raise ConfigError(f"top_n={top_n} would return nothing", hint="use 1 or more")
-        if on_error not in ("raise", "retrieval_order"):
-            raise ConfigError(f"on_error={on_error!r} is unknown", hint="use raise or retrieval_order")
+        for name, value, known in (
+            ("mode", mode, get_args(SelectionMode)),
+            ("on_error", on_error, ("raise", "retrieval_order")),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name}={value!r} is unknown", hint=f"use {' or '.join(known)}")
+        for name, number in (
+            ("max_input_tokens", max_input_tokens),
+            ("max_history_tokens", max_history_tokens),
+            ("max_candidate_tokens", max_candidate_tokens),
+        ):
+            if number is not None and number < 1:
+                raise ConfigError(f"{name}={number} leaves no room", hint="use 1 or more, or None")
         fields: dict[str, Any] = {
             "top_n": top_n,
             "mode": mode,
@@ -171,7 +150,7 @@ class ReGeSRerank(BaseNodePostprocessor):
             penalty = advice.get("length_penalty", 0.0) if length_penalty is None else length_penalty
             self._selector = LocalSelector(self._backend, mode, length_penalty=penalty, seed=seed)
         elif isinstance(self._backend, ApiBackend):
-            self._selector = ApiSelector(self._backend.llm)
+            self._selector = ApiSelector(self._backend)
 
     @classmethod
     def class_name(cls) -> str:
@@ -190,6 +169,9 @@ class ReGeSRerank(BaseNodePostprocessor):
 
     def _get_prompts(self) -> PromptDictType:
         return {"select_prompt": self._template}
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return {}
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
         if "select_prompt" in prompts:
@@ -225,43 +207,45 @@ class ReGeSRerank(BaseNodePostprocessor):
         """
         if not nodes:
             return Ranking((), {"rerank": {"candidates": 0}})
-        items = [Item.from_node(node.node) for node in nodes]
-        prompt = self.build_prompt(items, query_bundle)
-        try:
-            selection = self._selector.select(prompt)
-        except Exception as error:  # whatever a client library raises; re-raised unless told otherwise
-            selection = self._failed(error, len(nodes))
-            return self._ranking(nodes, items, prompt, selection, error=error)
-        return self._ranking(nodes, items, prompt, selection)
+        with self._reported(nodes, query_bundle) as done:
+            prompt = self.build_prompt(_items(nodes), query_bundle)
+            try:
+                selection = self._selector.select(prompt)
+            except Exception as error:  # whatever a client library raises; re-raised unless told otherwise
+                return done(self._without_choice(error, nodes, prompt))
+            return done(self._ranking(nodes, prompt, selection))
 
     async def arank(self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle) -> Ranking:
         """Rank without blocking the event loop; see `rank`."""
         if not nodes:
             return Ranking((), {"rerank": {"candidates": 0}})
-        items = [Item.from_node(node.node) for node in nodes]
-        prompt = self.build_prompt(items, query_bundle)
-        try:
-            selection = await self._selector.aselect(prompt)
-        except Exception as error:  # as in rank
-            selection = self._failed(error, len(nodes))
-            return self._ranking(nodes, items, prompt, selection, error=error)
-        return self._ranking(nodes, items, prompt, selection)
+        with self._reported(nodes, query_bundle) as done:
+            # In a thread: tokenizing fifty abstracts takes longer than an event loop should wait.
+            prompt = await asyncio.to_thread(self.build_prompt, _items(nodes), query_bundle)
+            try:
+                selection = await self._selector.aselect(prompt)
+            except Exception as error:  # as in rank
+                return done(self._without_choice(error, nodes, prompt))
+            return done(self._ranking(nodes, prompt, selection))
 
-    def _failed(self, error: Exception, size: int) -> Selection:
+    def _without_choice(
+        self, error: Exception, nodes: Sequence[NodeWithScore], prompt: SelectionPrompt
+    ) -> Ranking:
         if self.on_error == "raise" or isinstance(error, (ReGeSError, AssertionError)):
             raise error
         logger.warning("%s could not choose (%s); keeping retrieval order", self._backend.name, error)
-        return Selection(tuple(range(size)), "hallucinated", fallbacks=1)
+        selection = Selection(tuple(range(len(nodes))), "hallucinated", fallbacks=1)
+        return self._ranking(nodes, prompt, selection, error=error)
 
     def _ranking(
         self,
         nodes: Sequence[NodeWithScore],
-        items: Sequence[Item],
         prompt: SelectionPrompt,
         selection: Selection,
         *,
         error: Exception | None = None,
     ) -> Ranking:
+        items = _items(nodes)
         candidates = []
         for rank, index in enumerate(selection.order, 1):
             probability = selection.probabilities[index] if selection.probabilities else None
@@ -273,7 +257,9 @@ class ReGeSRerank(BaseNodePostprocessor):
                     logprob=selection.logprobs[index] if selection.logprobs else None,
                     retrieval_score=nodes[index].score,
                     retrieval_rank=index + 1,
-                    node=self._mark(nodes[index], probability, index + 1),
+                    node=marked_node(
+                        nodes[index], probability, index + 1, keep_retrieval_score=self.keep_retrieval_score
+                    ),
                 )
             )
         report = {
@@ -294,55 +280,52 @@ class ReGeSRerank(BaseNodePostprocessor):
                 logger.info("%3d %s %s", candidate.rank, candidate.probability, candidate.item.title)
         return Ranking(tuple(candidates), {"rerank": report})
 
-    def _mark(self, node: NodeWithScore, probability: float | None, retrieval_rank: int) -> NodeWithScore:
-        # A copy: other components may hold the retriever's node.
-        inner = node.node.model_copy()
-        inner.metadata = dict(inner.metadata)
-        inner.metadata["retrieval_rank"] = retrieval_rank
-        if probability is not None:
-            inner.metadata["probability"] = probability
-        if self.keep_retrieval_score and node.score is not None:
-            inner.metadata["retrieval_score"] = node.score
-        for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
-            setattr(inner, name, [*getattr(inner, name), *_ADDED_KEYS])
-        return NodeWithScore(node=inner, score=node.score if probability is None else probability)
-
     # -- LlamaIndex --------------------------------------------------------------------------------
 
-    def _start(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None
-    ) -> tuple[QueryBundle, dict[str, Any]]:
-        if query_bundle is None:
-            raise InputError("ReGeSRerank needs the query bundle", hint="pass query_bundle= or query_str=")
-        dispatcher.event(
-            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._backend.name)
-        )
-        return query_bundle, {
-            EventPayload.NODES: nodes,
-            EventPayload.MODEL_NAME: self._backend.name,
+    @contextmanager
+    def _reported(
+        self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle
+    ) -> Iterator[Callable[[Ranking], Ranking]]:
+        """Send LlamaIndex's rerank events around a ranking, which is handed to what this yields."""
+        name, given = self._backend.name, list(nodes)
+        ranked: list[NodeWithScore] = []
+        dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=given, top_n=self.top_n, model_name=name))
+        payload: dict[str, Any] = {
+            EventPayload.NODES: given,
+            EventPayload.MODEL_NAME: name,
             EventPayload.QUERY_STR: query_bundle.query_str,
             EventPayload.TOP_K: self.top_n,
         }
 
+        def done(ranking: Ranking) -> Ranking:
+            ranked.extend(candidate.node for candidate in ranking.candidates[: self.top_n])
+            return ranking
+
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            yield done
+            event.on_end(payload={EventPayload.NODES: ranked})
+        dispatcher.event(ReRankEndEvent(nodes=ranked))
+
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        bundle, payload = self._start(nodes, query_bundle)
-        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-            ranked = [c.node for c in self.rank(nodes, bundle).candidates[: self.top_n]]
-            event.on_end(payload={EventPayload.NODES: ranked})
-        dispatcher.event(ReRankEndEvent(nodes=ranked))
-        return ranked
+        return [c.node for c in self.rank(nodes, _needed(query_bundle)).candidates[: self.top_n]]
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        bundle, payload = self._start(nodes, query_bundle)
-        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-            ranked = [c.node for c in (await self.arank(nodes, bundle)).candidates[: self.top_n]]
-            event.on_end(payload={EventPayload.NODES: ranked})
-        dispatcher.event(ReRankEndEvent(nodes=ranked))
-        return ranked
+        ranking = await self.arank(nodes, _needed(query_bundle))
+        return [c.node for c in ranking.candidates[: self.top_n]]
+
+
+def _items(nodes: Sequence[NodeWithScore]) -> list[Item]:
+    return [Item.from_node(node.node) for node in nodes]
+
+
+def _needed(query_bundle: QueryBundle | None) -> QueryBundle:
+    if query_bundle is None:
+        raise InputError("ReGeSRerank needs the query bundle", hint="pass query_bundle= or query_str=")
+    return query_bundle
 
 
 def _as_template(prompt: BasePromptTemplate | str) -> PromptTemplate:

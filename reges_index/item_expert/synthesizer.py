@@ -44,7 +44,8 @@ DEFAULT_SENTENCE_TMPL = PromptTemplate(
 def answer_title(item: Item) -> str:
     """Return the title of an item as an answer: on one line, with the year where it is known."""
     title = one_line(item.title)
-    return f"{title} ({item.year})" if item.year is not None else title
+    year = f"({item.year})"
+    return title if item.year is None or title.endswith(year) else f"{title} {year}"
 
 
 class ReGeSSynthesizer(BaseSynthesizer):

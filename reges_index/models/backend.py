@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
 
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
 from reges_index.errors import AdapterError, ConfigError
+from reges_index.models.chat_frame import ChatFrame
 from reges_index.models.llm import ReGeSLLM, wrap_llm
 from reges_index.models.local_lm import LocalLM
 
@@ -67,7 +69,8 @@ class LocalBackend(Backend):
     def __init__(self, lm: LocalLM, adapter: str | None) -> None:
         self.lm = lm
         self.adapter = adapter
-        self.measure = HFMeasure(lm.tokenizer)
+        # As the model will read it: text that imitates a special token takes many tokens, not one.
+        self.measure = HFMeasure(lm.tokenizer, prepare=ChatFrame(lm.tokenizer).break_up)
         self._manifest = lm.manifest(adapter) if adapter is not None else None
         self.inference_settings = self._manifest.inference if self._manifest is not None else {}
 
@@ -133,11 +136,15 @@ class ApiBackend(Backend):
     async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
         """Return the answers to each prompt; all requests are under way at once."""
         times = int(options.get("num_return_sequences", 1))
-        replies = await asyncio.gather(
-            *(self.llm.achat(list(prompt)) for prompt in prompts for _ in range(times))
-        )
+        replies = await asyncio.gather(*(self.achat(prompt) for prompt in prompts for _ in range(times)))
         texts = [str(reply.message.content or "") for reply in replies]
         return [texts[start : start + times] for start in range(0, len(texts), times)]
+
+    async def achat(self, prompt: Sequence[ChatMessage]) -> ChatResponse:
+        """Chat without blocking the event loop."""
+        if type(self.llm).achat is CustomLLM.achat:  # that one calls chat() on the loop
+            return await asyncio.to_thread(self.llm.chat, list(prompt))
+        return await self.llm.achat(list(prompt))
 
 
 def resolve_backend(llm: LLM | LocalLM | None, *, role: str, adapter: str | None = AUTO) -> Backend:

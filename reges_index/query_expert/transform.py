@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,12 @@ from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import QueryBundle
 
-from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line
+from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line, to_messages
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.errors import ConfigError
+from reges_index.errors import AdapterError, ConfigError
 from reges_index.models.backend import AUTO, Backend, resolve_backend
 from reges_index.models.local_lm import LocalLM
+from reges_index.query_expert.cleaning import clean_query
 from reges_index.query_expert.prompt import (
     DEFAULT_QUERY_TMPL,
     QueryPrompt,
@@ -26,13 +28,13 @@ from reges_index.query_expert.prompt import (
     query_prompt_hash,
 )
 
-__all__ = ["QueryDecoding", "ReGeSQueryTransform"]
+__all__ = ["QueryDecoding", "ReGeSQueryTransform", "clean_query"]
 
 logger = logging.getLogger(__name__)
 
 ROLE = "query-expert"
-_LABEL = re.compile(r"^\W*(?:search |natural-language )*query\W*:\s*", re.IGNORECASE)
-_QUOTES = "\"'`“”‘’ "
+# Tokens of what is embedded as it was spoken; encoders cut behind about as many and would lose the end.
+_SPOKEN_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class QueryDecoding:
             raise ConfigError(
                 f"num_queries={self.num_queries}, max_new_tokens={self.max_new_tokens}, "
                 f"context_messages={self.context_messages}: a query needs at least one text of one token"
+            )
+        if self.num_queries > 1 and self.temperature <= 0:
+            raise ConfigError(
+                f"num_queries={self.num_queries} with temperature={self.temperature}: greedy has one result",
+                hint="give a temperature above 0",
             )
 
 
@@ -112,13 +119,15 @@ class ReGeSQueryTransform(BaseQueryTransform):
         verbose: bool = False,
     ) -> None:
         super().__init__()
+        if max_history_tokens is not None and max_history_tokens < 1:
+            raise ConfigError(f"max_history_tokens={max_history_tokens} leaves nothing of a dialogue")
         self._backend: Backend = resolve_backend(llm, role=ROLE, adapter=adapter)
         self._prompt = _as_template(query_prompt or DEFAULT_QUERY_TMPL)
         self._backend.check_prompt(query_prompt_hash(self._prompt))
         self.domain = domain
         self._max_history_tokens = max_history_tokens
         advice = self._backend.inference_settings
-        self.decoding = decoding or QueryDecoding(**advice.get("decoding", {}))
+        self.decoding = decoding or _advised(advice.get("decoding", {}), self._backend.adapter)
         self._trained_history: int | None = advice.get("max_history_tokens")
         self.verbose = verbose
 
@@ -146,9 +155,15 @@ class ReGeSQueryTransform(BaseQueryTransform):
         return max(16, min(wanted, self._backend.context_window - frame - self.decoding.max_new_tokens))
 
     def build_prompt(self, bundle: QueryBundle) -> QueryPrompt:
-        """Return the prompt that would be sent for this bundle."""
+        """Return the prompt that would be sent for this bundle.
+
+        Raises
+        ------
+        InputError
+            If nothing was said in the dialogue.
+        """
         return build_query_prompt(
-            dialogue_of(bundle),
+            to_messages(dialogue_of(bundle)),
             template=self._prompt,
             domain=self.domain,
             max_history_tokens=self.max_history_tokens,
@@ -163,11 +178,11 @@ class ReGeSQueryTransform(BaseQueryTransform):
     async def arun(self, query_bundle_or_str: QueryBundle | str) -> DialogueQueryBundle:
         """Transform without blocking the event loop."""
         bundle = _as_bundle(query_bundle_or_str)
-        prompt = self.build_prompt(bundle)
+        prompt = await asyncio.to_thread(self.build_prompt, bundle)  # long dialogues take a while to tokenize
         texts: list[str] = []
         for kwargs in self._passes():
             texts += (await self._backend.agenerate([prompt.messages], **kwargs))[0]
-        return self._finish(bundle, prompt, texts)
+        return await asyncio.to_thread(self._finish, bundle, prompt, texts)
 
     def run_batch(self, bundles: list[QueryBundle]) -> list[DialogueQueryBundle]:
         """Transform many bundles at once; local models decode them in batches."""
@@ -198,11 +213,11 @@ class ReGeSQueryTransform(BaseQueryTransform):
         queries = list(dict.fromkeys(query for query in map(clean_query, texts) if query))
         fallback = not queries
         if fallback:
-            queries = [_last_words(dialogue)]
+            queries = [self._spoken(_last_words(dialogue))]
             logger.warning("the model wrote no query; searching with the seeker's last message instead")
         if self.decoding.context_messages:
             newest = dialogue[-self.decoding.context_messages :]
-            queries.append(" ".join(one_line(m.content or "") for m in newest))
+            queries.append(self._spoken(" ".join(one_line(m.content or "") for m in newest)))
         if self.verbose:
             logger.info("query: %s", queries[0])
         report = {
@@ -221,12 +236,18 @@ class ReGeSQueryTransform(BaseQueryTransform):
         )
         return carrier.refined([query for query in queries if query], report)
 
+    def _spoken(self, text: str) -> str:
+        return self._backend.measure.tail(text, _SPOKEN_TOKENS).strip()
 
-def clean_query(text: str) -> str:
-    """Return the query in a model's answer: its first line, without label or quotes."""
-    lines = [one_line(line) for line in text.splitlines()]
-    first = next((line for line in lines if _LABEL.sub("", line).strip(_QUOTES)), "")
-    return _LABEL.sub("", first).strip(_QUOTES)
+
+def _advised(decoding: Mapping[str, Any], adapter: str | None) -> QueryDecoding:
+    try:
+        return QueryDecoding(**decoding)
+    except TypeError as error:
+        raise AdapterError(
+            f"adapter {adapter!r} recommends decoding options that this version does not know: {error}",
+            hint="pass decoding=QueryDecoding(...), or update reges-index",
+        ) from error
 
 
 def _last_words(dialogue: tuple[ChatMessage, ...]) -> str:
