@@ -117,7 +117,7 @@ def _decode(path: Path, encoding: str) -> str:
         line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
         raise InputError(
             f"{path}: line {line}: not {encoding}: {error.reason} (byte {error.start})",
-            hint="pass the file's encoding, for example encoding='latin-1'",
+            hint="pass the file's encoding, for example encoding='latin-1' (--encoding latin-1)",
         ) from error
 
 
@@ -185,7 +185,7 @@ def _check_header(path: Path, header: list[str], mapping: dict[str, str]) -> Non
         if column not in header:
             raise InputError(
                 f"{path}: line 1: no column {column!r} (for {field}); columns are {', '.join(header)}",
-                hint=f"map it with columns={{{field!r}: 'NAME'}}",
+                hint=f"map it with columns={{{field!r}: 'NAME'}} (--column {field}=NAME)",
             )
 
 
@@ -211,13 +211,14 @@ def _item(
             if is_reserved_key(key):
                 raise InputError(
                     f"{where}: column {column!r} cannot become metadata under that name",
-                    hint=f"map it with columns={{'metadata.NAME': {column!r}}}",
+                    hint=f"map it with columns={{'metadata.NAME': {column!r}}} (--column)",
                 )
             metadata[key] = value
     for name in ("id", "title"):
         if fields.get(name) in (None, ""):
             raise InputError(
-                f"{where}: the item has no {name}", hint=f"map it with columns={{{name!r}: 'NAME'}}"
+                f"{where}: the item has no {name}",
+                hint=f"map it with columns={{{name!r}: 'NAME'}} (--column {name}=NAME)",
             )
     metadata = {key: value for key, value in metadata.items() if value is not None}
     try:
