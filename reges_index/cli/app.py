@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from reges_index.cli.chat import chat
 from reges_index.cli.doctor import doctor
 from reges_index.cli.evaluate import data_app, evaluate
+from reges_index.cli.finetune import finetune_app
 from reges_index.cli.index import index
 from reges_index.cli.output import errors, print_error
 from reges_index.cli.predict import predict
@@ -76,6 +77,7 @@ app.command()(chat)
 app.command()(predict)
 app.command()(evaluate)
 app.command()(doctor)
+app.add_typer(finetune_app, name="finetune")
 app.add_typer(data_app, name="data")
 
 
