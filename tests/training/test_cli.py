@@ -1,0 +1,141 @@
+"""`reges finetune`: every command, on the tiny model, with its results as JSON and its exit codes."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from reges_index.cli import main
+from reges_index.cli.finetune import finetune_app
+from reges_index.errors import AdapterError, ConfigError, InputError, ModelError
+from tests.tiny import save_tiny
+
+from .films import items, turns
+from .openai_server import Reply, chat_server
+
+SETTINGS = (
+    "{max_steps: 4, batch_size: 4, learning_rate: 1.0e-2, max_tokens: 768, backend: loop, dtype: float32}"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    save_tiny(folder / "model")
+    for name, rows in (
+        ("turns", [turn.model_dump(mode="json") for turn in turns(6)]),
+        ("items", [item.model_dump(mode="json") for item in items().values()]),
+        ("pq", [{"id": f"t{n}", "query": f"a film of kind {n}"} for n in range(6)]),
+    ):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "settings.yaml").write_text(SETTINGS)
+    return folder
+
+
+def call(*arguments):
+    """Run a command; its JSON, or the error it raised."""
+    result = CliRunner().invoke(finetune_app, list(map(str, arguments)))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_four_steps_one_after_the_other(folder, tmp_path):
+    data = ["--conversations", folder / "turns.jsonl"]
+    catalog = ["--catalog", folder / "items.jsonl"]
+    model = ["--model", folder / "model"]
+    settings = ["--settings", folder / "settings.yaml"]
+
+    with chat_server(lambda p, n: Reply(f"a film, number {n}")) as server:
+        teacher = ["--teacher", f"openai-like:t@{server.url}", "--price-in", "1", "--price-out", "2"]
+        queries = ["pseudo-queries", *data, *catalog, *teacher, "--out", tmp_path / "pq.jsonl"]
+        report = json.loads(call(*queries, "--json"))
+        assert (report["written"], report["cost"]) == (6, pytest.approx((600 + 120) / 1e6))
+        assert "0 written to" in call(*queries).replace("\n", " ")
+
+    given = ["--pseudo-queries", tmp_path / "pq.jsonl", "--out", tmp_path / "qr", "--json"]
+    report = json.loads(
+        call("query-expert", *data, *given, *model, *settings, "--epochs", 2, "--max-steps", 3)
+    )
+    assert (report["steps"], report["adapter"]) == (3, str(tmp_path / "qr"))
+
+    mine = ["--query-expert", tmp_path / "qr", "--top-k", 4, "--out", tmp_path / "n.jsonl", "--json"]
+    report = json.loads(call("negatives", *data, *catalog, *model, *mine, "--store", tmp_path / "store"))
+    assert report["written"] == 6
+
+    item = [
+        "--hard-negatives",
+        tmp_path / "n.jsonl",
+        "--negatives",
+        "mixed",
+        "--k",
+        3,
+        "--out",
+        tmp_path / "g",
+    ]
+    report = json.loads(call("item-expert", *data, *catalog, *model, *settings, *item, "--json"))
+    assert report["steps"] >= 2
+    card = call("card", tmp_path / "g")
+    assert "item-expert" in card
+    assert "mixed" in card
+    assert json.loads(call("card", tmp_path / "g", "--json"))["negatives"]["k"] == 3
+
+
+def test_contradicting_or_missing_input(folder, tmp_path):
+    data = ["--conversations", folder / "turns.jsonl", "--catalog", folder / "items.jsonl"]
+    with pytest.raises(ConfigError, match="either --query-expert or --queries"):
+        call("negatives", *data, "--out", tmp_path / "n")
+    with pytest.raises(ConfigError, match="--negatives hard needs --hard-negatives"):
+        call("item-expert", *data, "--out", tmp_path / "g")
+    with pytest.raises(ConfigError, match="negatives"):
+        call("item-expert", *data, "--negatives", "soft", "--out", tmp_path / "g")
+    with pytest.raises(ConfigError, match="id 't0' is in another of the files too"):
+        call(
+            "item-expert",
+            *data,
+            "--conversations",
+            folder / "turns.jsonl",
+            "--negatives",
+            "random",
+            "--out",
+            "x",
+        )
+    with pytest.raises(AdapterError, match="no adapter folder"):
+        call("card", tmp_path / "nowhere")
+    with pytest.raises(AdapterError, match=r"no reges_adapter\.json"):
+        call("card", tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        call("query-expert", *data[:2], "--pseudo-queries", tmp_path / "x", "--out", tmp_path / "q")
+
+
+def test_turns_without_an_answer_end_with_the_models_exit_code(folder, tmp_path):
+    data = ["--conversations", folder / "turns.jsonl", "--catalog", folder / "items.jsonl"]
+
+    def script(prompt, number):
+        return Reply("too long", status=400) if "kind 2" in prompt else Reply("a film")
+
+    out = ["--out", tmp_path / "pq.jsonl"]
+    with chat_server(script) as server:
+        teacher = ["--teacher", f"openai-like:t@{server.url}"]
+        with pytest.raises(ModelError, match="1 turns got no answer; t2: "):
+            call("pseudo-queries", *data, *teacher, *out)
+    assert len((tmp_path / "pq.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "nowhere.yaml"], InputError.exit_code, "nowhere.yaml: cannot be read"),
+        (["card", "nowhere"], AdapterError.exit_code, "there is no adapter folder nowhere"),
+        (["run"], 2, "Missing argument"),
+    ],
+)
+def test_exit_codes_of_the_command(arguments, code, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["reges", "finetune", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
