@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from reges_index.training.data import Example
 
-__all__ = ["MicroBatch", "merge_prefixes", "pad_right", "plan_epoch"]
+__all__ = ["MicroBatch", "PlannedStep", "merge_prefixes", "pad_right", "plan_epoch"]
+
+PlannedStep: TypeAlias = "list[list[Example]]"
+"""The examples of one optimizer step, in micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def merge_prefixes(examples: Sequence[Example]) -> MicroBatch:
 
 # Trees are filled up to this size. Sharing the instruction among two dialogues saves a fifth of the tokens;
 # attention is quadratic in a tree's length and eats that up again soon after (measured on two cores: 450
-# tokens/s at 350 tokens, 370 at 700).
+# tokens/s at 350 tokens, 370 at 700). A dialogue, which shares more, may take twice as much.
 _TREE_TOKENS = 512
 
 
@@ -114,8 +118,8 @@ def plan_epoch(
     share_prefixes: bool,
     seed: int,
     epoch: int,
-) -> list[list[list[int]]]:
-    """Order an epoch: optimizer steps, each of micro-batches, each of indices into ``examples``.
+) -> list[PlannedStep]:
+    """Order an epoch: optimizer steps, each of micro-batches.
 
     Depends on nothing but its arguments, so a resumed run goes on with the very next step. Every example
     comes exactly once.
@@ -140,8 +144,10 @@ def plan_epoch(
             part_of = sorted(order[start : start + 16 * per_step], key=lambda i: examples[i].length)
             batches = [part_of[i : i + batch_size] for i in range(0, len(part_of), batch_size)]
             steps += [batches[i : i + accumulation] for i in range(0, len(batches), accumulation)]
+    # A last step that is not full stays last, so that whoever counts examples finds the same steps.
+    short = [steps.pop()] if steps and sum(map(len, steps[-1])) < per_step else []
     rng.shuffle(steps)
-    return steps
+    return [[[examples[index] for index in part] for part in step] for step in [*steps, *short]]
 
 
 @dataclass
@@ -162,7 +168,8 @@ def _trees(examples: Sequence[Example], order: Sequence[int]) -> list[_Tree]:
             if trees:
                 near = (trees[-1].members[0], trees[-1].members[-1])
                 new = example.length - max(_common_prefix(examples[i], example) for i in near)
-                if trees[-1].size + new <= _TREE_TOKENS:
+                same_group = examples[near[1]].group == example.group != ""
+                if trees[-1].size + new <= _TREE_TOKENS * (2 if same_group else 1):
                     trees[-1].members.append(index)
                     trees[-1].size += new
                     continue

@@ -84,7 +84,7 @@ def _unwritable(target: Path, error: Exception) -> StorageError:
     reason = getattr(error, "strerror", None) or str(error)
     return StorageError(
         f"{target} cannot be written: {reason}",
-        hint="free space or name another folder; what was there before is untouched, so the run can be resumed",
+        hint="free space or name another folder; what was there before is untouched: resume the run",
     )
 
 

@@ -34,9 +34,11 @@ class ExpertTraining(BaseModel):
     epochs
         Section 3.3: one.
     batch_size
-        Examples a forward and process; section 3.3: 2, and 1 for 27B.
+        Examples of a micro-batch (one forward of one process); section 3.3: 2, and 1 for 27B.
     gradient_accumulation
-        Forwards an optimizer step.
+        Micro-batches an optimizer step, those of all processes together.
+    gradient_checkpointing
+        Whether to compute activations twice to save memory.
     max_tokens
         Most tokens of prompt and answer; section 3.3: "maximum input sequence length to 4096 tokens".
     max_history_tokens
@@ -47,13 +49,17 @@ class ExpertTraining(BaseModel):
         k of section 2.4: wrong candidates beside the true one (item expert).
     negatives
         Where they come from: the retriever, chance, or both (Figure 6 compares the first two).
+    candidates_of
+        "turn": each turn has a list of its own, as in the paper. "dialogue": the turns of a dialogue share
+        one, so that with ``share_prefixes`` the list goes through the model once for all of them (item
+        expert).
     share_prefixes
         Whether examples that begin alike (the turns of one dialogue) go through the model as one tree, each
         shared token once. Same loss; on INSPIRED and ReDial 2.4 times fewer tokens for LLM_QR. Only the plain
         loop does it.
     backend
-        "trl" (TRL's SFTTrainer, distributed by ``accelerate launch``), "loop" (plain PEFT loop, one
-        process), or "auto": "trl" where TRL is installed and ``share_prefixes`` is off.
+        "trl" (TRL's SFTTrainer), "loop" (plain PEFT loop), or "auto": "trl" where TRL is installed and
+        ``share_prefixes`` is off. Both run on several processes under ``accelerate launch``.
     max_steps
         Optimizer steps after which to stop, whatever ``epochs`` says; None for no limit.
     save_every_minutes
@@ -80,11 +86,13 @@ class ExpertTraining(BaseModel):
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=2, ge=1)
     gradient_accumulation: int = Field(default=1, ge=1)
+    gradient_checkpointing: bool = False
     max_tokens: int = Field(default=4096, ge=16)
     max_history_tokens: int | None = Field(default=None, ge=1)
     max_candidate_tokens: int | None = Field(default=None, ge=0)
     num_candidates: int = Field(default=49, ge=1)
     negatives: Literal["hard", "random", "mixed"] = "hard"
+    candidates_of: Literal["turn", "dialogue"] = "turn"
     share_prefixes: bool = False
     backend: Literal["auto", "trl", "loop"] = "auto"
     max_steps: int | None = Field(default=None, ge=1)
@@ -101,7 +109,7 @@ class ExpertTraining(BaseModel):
 
     @property
     def examples_per_step(self) -> int:
-        """Examples an optimizer step takes (one process)."""
+        """Examples that an optimizer step takes."""
         return self.batch_size * self.gradient_accumulation
 
     @classmethod

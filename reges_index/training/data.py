@@ -1,25 +1,22 @@
-"""Training examples: prompts from the very functions that inference uses, answers as they are scored."""
+"""LLM_QR's training examples: prompts from the very function that inference uses, answers as scored."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from reges_index.catalog.item import Item
 from reges_index.dialogue.measure import HFMeasure
 from reges_index.dialogue.messages import Turn
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import InputError
-from reges_index.item_expert.prompt import PromptBudget, build_selection_prompt
 from reges_index.query_expert.prompt import build_query_prompt
 from reges_index.training.config import ExpertTraining
 
 if TYPE_CHECKING:
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["DataReport", "Example", "query_examples", "selection_examples"]
+__all__ = ["DataReport", "Example", "query_examples"]
 
 
 @dataclass(frozen=True)
@@ -141,105 +138,3 @@ def query_examples(
             hint="the file was made for other turns: compare the ids",
         )
     return examples, report
-
-
-def selection_examples(
-    turns: Sequence[Turn],
-    items: Mapping[str, Item],
-    negatives: Mapping[str, Sequence[str]],
-    lm: LocalLM,
-    settings: ExpertTraining,
-    *,
-    epoch: int = 0,
-    domain: Domain = MOVIES,
-) -> tuple[list[Example], DataReport]:
-    """Make LLM_G's examples: candidates S = {y, c1..ck} and dialogue -> name of y (section 2.4).
-
-    A turn with several targets gives one example for each; the turn's other targets are never among its
-    negatives. S is shuffled, the same way for the same seed, epoch and turn. The true item is never cut
-    away: candidates share what room there is, and lose details, not names.
-
-    Parameters
-    ----------
-    items
-        The catalog by id.
-    negatives
-        Turn id -> item ids, the hardest first; the first ``settings.num_candidates`` that are usable count.
-    epoch
-        Changes the order of the candidates.
-
-    Raises
-    ------
-    InputError
-        If no example is left, a negative is not in the catalog, or the bare names do not fit into
-        ``settings.max_tokens``.
-    """
-    report = DataReport(turns=len(turns))
-    for stray in negatives.keys() - {turn.id for turn in turns}:
-        report.leave_out("negatives_of_unknown_turn", stray)
-    measure = HFMeasure(lm.tokenizer)
-    # What the chat template takes beside the prompt's own text.
-    empty = build_selection_prompt((), (), measure=measure, domain=domain).messages
-    around = len(lm.encode_chat(empty)) - measure.count(empty[0].content or "")
-    examples: list[Example] = []
-    for turn in turns:
-        if not turn.targets:
-            report.leave_out("no_target", turn.id)
-            continue
-        if turn.id not in negatives:
-            report.leave_out("no_negatives", turn.id)
-            continue
-        wrong = _wrong_items(turn, items, negatives[turn.id], settings.num_candidates)
-        if len(wrong) < settings.num_candidates:
-            report.leave_out("fewer_negatives_than_k", turn.id)
-        for target in dict.fromkeys(turn.targets):
-            if target not in items:
-                report.leave_out("target_not_in_catalog", f"{turn.id} {target}")
-                continue
-            candidates = [items[target], *wrong]
-            random.Random(f"{settings.seed}/{epoch}/{turn.id}/{target}").shuffle(candidates)
-            position = next(i for i, item in enumerate(candidates) if item.id == target)
-            longest = max(len(lm.encode_answer(f"{item.title} (0000)")) for item in candidates)
-            budget = PromptBudget(
-                total=max(1, settings.max_tokens - around - longest),
-                history=settings.max_history_tokens or settings.max_tokens,
-                details=settings.max_candidate_tokens,
-            )
-            prompt = build_selection_prompt(
-                turn.chat, candidates, measure=measure, budget=budget, domain=domain
-            )
-            report.shortened_histories += bool(prompt.history.dropped or prompt.history.shortened)
-            report.shortened_candidates += bool(prompt.candidates.shortened)
-            examples.append(
-                Example(
-                    f"{turn.id} {target}",
-                    tuple(lm.encode_chat(prompt.messages)),
-                    tuple(lm.encode_answer(prompt.labels[position])),
-                )
-            )
-    report.examples = len(examples)
-    if not examples:
-        raise InputError(
-            f"no example could be made of {len(turns)} turns: {report.counts}",
-            hint="check that targets, catalog and negatives are of the same data set",
-        )
-    return examples, report
-
-
-def _wrong_items(turn: Turn, items: Mapping[str, Item], ids: Sequence[str], k: int) -> list[Item]:
-    """Return the first k usable negatives: no target of the turn, none that looks like one, none twice."""
-    targets = [items[t] for t in turn.targets if t in items]
-    lookalikes = {(t.title.casefold(), t.year) for t in targets}
-    wrong: dict[str, Item] = {}
-    for name in ids:
-        if len(wrong) == k:
-            break
-        if name not in items:
-            raise InputError(
-                f"turn {turn.id}: negative {name!r} is not in the catalog",
-                hint="make the negatives with the catalog that you train with",
-            )
-        item = items[name]
-        if name not in turn.targets and (item.title.casefold(), item.year) not in lookalikes:
-            wrong.setdefault(name, item)
-    return list(wrong.values())

@@ -22,11 +22,13 @@ from reges_index.errors import ConfigError, TrainingError
 from reges_index.models.adapters import AdapterManifest, save_manifest
 from reges_index.models.model_card import model_card
 from reges_index.models.tree_scoring import can_score_tree
+from reges_index.training.batches import PlannedStep, plan_epoch
 from reges_index.training.checkpoints import whole_folder
 from reges_index.training.config import ExpertTraining
 from reges_index.training.data import Example
 from reges_index.training.parallel import join_team
-from reges_index.training.trainer_loop import Progress, train_loop
+from reges_index.training.run_state import Progress, RunState
+from reges_index.training.trainer_loop import train_loop
 
 if TYPE_CHECKING:
     from reges_index.models.adapters import AdapterRole
@@ -121,22 +123,22 @@ def train_expert(
     logger.info(
         "training %s on %s (%s): %d examples, %d passes", role, lm.name, backend, len(epochs[0]), len(epochs)
     )
-    with _lora(lm, settings) as model:
+    plan = [step for number, own in enumerate(epochs) for step in _plan(own, settings, number)]
+    plan = plan[: settings.max_steps]
+    team = join_team()
+    with _threads(settings.num_threads), _lora(lm, settings) as model:
+        run_hash = _run_hash(epochs[0], lm.fingerprint, settings)
+        state = RunState(model, settings, len(plan), run_dir, run_hash=run_hash)
+        if resume:
+            state.resume()
+        team.wait()  # nobody writes a checkpoint while another process still reads
         if backend == "trl":
             from reges_index.training.trainer_trl import train_trl
 
-            progress = train_trl(model, lm.tokenizer, epochs, settings, run_dir, resume=resume)
+            train_trl(model, plan, settings, state, tokenizer=lm.tokenizer, folder=run_dir, team=team)
         else:
-            progress = train_loop(
-                model,
-                epochs,
-                settings,
-                run_dir,
-                pad_id=_pad_id(lm.tokenizer),
-                run_hash=_run_hash(epochs[0], lm.fingerprint, settings),
-                resume=resume,
-            )
-        team = join_team()
+            train_loop(model, plan, settings, state, pad_id=_pad_id(lm.tokenizer), team=team)
+        progress = state.progress
         if team.leads:
             manifest = _manifest(lm, settings, role, manifest_fields, backend, progress)
             with whole_folder(out_dir) as work:
@@ -146,6 +148,28 @@ def train_expert(
         team.wait()
     speed = progress.tokens / max(progress.seconds, 1e-9)
     return TrainResult(len(progress.losses), tuple(progress.losses), speed, out_dir)
+
+
+def _plan(examples: Sequence[Example], settings: ExpertTraining, epoch: int) -> list[PlannedStep]:
+    return plan_epoch(
+        examples,
+        batch_size=settings.batch_size,
+        accumulation=settings.gradient_accumulation,
+        share_prefixes=settings.share_prefixes,
+        seed=settings.seed,
+        epoch=epoch,
+    )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _backend(settings: ExpertTraining) -> str:
@@ -161,7 +185,7 @@ def _pad_id(tokenizer: Any) -> int:
 
 def _run_hash(examples: Sequence[Example], fingerprint: str, settings: ExpertTraining) -> str:
     digest = hashlib.sha256(fingerprint.encode())
-    fields = {k: v for k, v in settings.model_dump(mode="json").items() if k not in _NOT_HASHED}
+    fields = settings.model_dump(mode="json", exclude=_NOT_HASHED, exclude_defaults=True)
     digest.update(json.dumps(fields, sort_keys=True).encode())
     for example in examples:
         digest.update(repr((example.id, example.prompt_ids, example.answer_ids)).encode())
@@ -195,9 +219,15 @@ def _lora(lm: LocalLM, settings: ExpertTraining) -> Iterator[Any]:
         model = get_peft_model(base, config)
     except ValueError as error:  # PEFT: target modules not found
         raise ConfigError(f"lora_targets: {error}", hint="name modules that this base has") from error
+    if settings.gradient_checkpointing:
+        base.enable_input_require_grads()
+        base.gradient_checkpointing_enable()
     try:
         yield model
     finally:
+        if settings.gradient_checkpointing:
+            base.gradient_checkpointing_disable()
+            base.disable_input_require_grads()
         model.unload()
         base.set_attn_implementation(attention)
         base.eval()

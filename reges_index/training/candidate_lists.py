@@ -1,0 +1,156 @@
+"""Which candidates LLM_G sees in training: S = {y, c1..ck} (section 2.4)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reges_index.catalog.item import Item
+from reges_index.dialogue.messages import Turn
+from reges_index.errors import ConfigError, InputError
+from reges_index.training.config import ExpertTraining
+
+__all__ = ["CandidateList", "ListMaker"]
+
+
+@dataclass(frozen=True)
+class CandidateList:
+    """A list and what it is to teach.
+
+    Attributes
+    ----------
+    items
+        The true items and the wrong ones, shuffled.
+    truths
+        Turn and the id of its true item, one pair for each example. No other target of that turn is in
+        ``items``, and nothing that has title and year of one.
+    wanted
+        How many wrong candidates there should be; fewer are there when the negatives ran out.
+    """
+
+    items: tuple[Item, ...]
+    truths: tuple[tuple[Turn, str], ...]
+    wanted: int
+
+
+def _key(item: Item) -> tuple[str, int | None]:
+    return item.title.casefold(), item.year
+
+
+class ListMaker:
+    """Makes candidate lists; the same for the same seed, epoch and turn.
+
+    Parameters
+    ----------
+    items
+        The catalog by id.
+    hard
+        Turn id -> ids of retrieved items, the hardest first. Not looked at when negatives are random.
+
+    Raises
+    ------
+    ConfigError
+        If k is not smaller than the catalog.
+    """
+
+    def __init__(
+        self, items: Mapping[str, Item], hard: Mapping[str, Sequence[str]], settings: ExpertTraining
+    ) -> None:
+        self.items = items
+        self.hard = hard
+        self.k = settings.num_candidates
+        self.kind = settings.negatives
+        self.seed = settings.seed
+        self._ids = sorted(items)
+        if self.k >= len(items):
+            raise ConfigError(
+                f"num_candidates={self.k} wrong items beside the true one, but the catalog has {len(items)}",
+                hint=f"choose at most {len(items) - 1}",
+            )
+
+    def of_turn(self, turn: Turn, target: str, epoch: int) -> CandidateList:
+        """Make the list of one turn and one of its targets, which is in the catalog."""
+        rng = random.Random(f"{self.seed}/{epoch}/{turn.id}/{target}")
+        forbidden = self._names_of(turn.targets)
+        wrong = self._wrong([self.hard.get(turn.id, ())], forbidden, rng, self.k, turn.id)
+        return self._shuffled([self.items[target], *wrong], [(turn, target)], self.k, rng)
+
+    def of_dialogue(self, turns: Sequence[Turn], epoch: int) -> tuple[CandidateList, list[Turn]]:
+        """Make one list for all turns of a dialogue, each with one true item in it.
+
+        Of several targets one is drawn for each epoch. True items of the other turns count as wrong ones.
+        The hard negatives of the turns take part in turns, so each turn finds its own in the list.
+
+        Returns
+        -------
+        CandidateList, list of Turn
+            The list, and the turns that it cannot teach: two of their targets would be in it.
+        """
+        rng = random.Random(f"{self.seed}/{epoch}/{turns[0].dialog_id or turns[0].id}")
+        truths: list[tuple[Turn, str]] = []
+        chosen: dict[str, None] = {}
+        for turn in turns:
+            known = [target for target in dict.fromkeys(turn.targets) if target in self.items]
+            already = [target for target in known if target in chosen]
+            target = already[0] if already else rng.choice(known)
+            chosen[target] = None
+            truths.append((turn, target))
+        clashes = [turn for turn, target in truths if self._clashes(turn, target, chosen)]
+        truths = [(turn, target) for turn, target in truths if turn not in clashes]
+        kept = list(dict.fromkeys(target for _, target in truths))
+        forbidden = self._names_of([target for turn, _ in truths for target in turn.targets])
+        queues = [self.hard.get(turn.id, ()) for turn, _ in truths]
+        wanted = max(0, self.k + 1 - len(kept))
+        wrong = self._wrong(queues, forbidden, rng, wanted, turns[0].dialog_id)
+        made = self._shuffled([*(self.items[target] for target in kept), *wrong], truths, wanted, rng)
+        return made, clashes
+
+    def _clashes(self, turn: Turn, target: str, chosen: Mapping[str, None]) -> bool:
+        others = [other for other in chosen if other != target]
+        names = self._names_of(turn.targets)
+        return any(other in turn.targets or _key(self.items[other]) in names for other in others)
+
+    def _names_of(self, ids: Sequence[str]) -> set[tuple[str, int | None]]:
+        return {_key(self.items[name]) for name in ids if name in self.items}
+
+    def _wrong(
+        self,
+        queues: Sequence[Sequence[str]],
+        forbidden: set[tuple[str, int | None]],
+        rng: random.Random,
+        wanted: int,
+        where: str,
+    ) -> list[Item]:
+        """Draw wrong items: hard ones from the queues in turns, random ones by chance, none twice."""
+        from_queues = {"hard": wanted, "mixed": (wanted + 1) // 2, "random": 0}[self.kind]
+        wrong: dict[str, Item] = {}
+        for name in _in_turns(queues):
+            if len(wrong) >= from_queues:
+                break
+            if name not in self.items:
+                raise InputError(
+                    f"turn {where}: negative {name!r} is not in the catalog",
+                    hint="make the negatives with the catalog that you train with",
+                )
+            if _key(self.items[name]) not in forbidden:
+                wrong.setdefault(name, self.items[name])
+        if self.kind != "hard":
+            for name in rng.sample(self._ids, min(len(self._ids), wanted + len(wrong) + len(forbidden) + 8)):
+                if len(wrong) >= wanted:
+                    break
+                if _key(self.items[name]) not in forbidden:
+                    wrong.setdefault(name, self.items[name])
+        return list(wrong.values())
+
+    @staticmethod
+    def _shuffled(
+        items: list[Item], truths: Sequence[tuple[Turn, str]], wanted: int, rng: random.Random
+    ) -> CandidateList:
+        rng.shuffle(items)
+        return CandidateList(tuple(items), tuple(truths), wanted)
+
+
+def _in_turns(queues: Sequence[Sequence[str]]) -> list[str]:
+    longest = max(map(len, queues), default=0)
+    return [queue[place] for place in range(longest) for queue in queues if place < len(queue)]

@@ -1,0 +1,130 @@
+"""TRL's SFT trainer on the same plan, optimizer, schedule and checkpoints as the plain loop.
+
+TRL brings what large models need: several GPUs or nodes by ``accelerate launch``, FSDP, DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from reges_index.errors import ConfigError
+from reges_index.training.batches import PlannedStep
+from reges_index.training.config import ExpertTraining
+from reges_index.training.parallel import Team
+from reges_index.training.run_state import RunState
+
+__all__ = ["train_trl"]
+
+logger = logging.getLogger(__name__)
+
+_IGNORED = -100  # the label of tokens without loss, in Hugging Face's trainers
+
+
+class _Planned(SFTTrainer):
+    """Takes the examples in the order of the plan, which has shuffled them already."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+
+class _Reporter(TrainerCallback):
+    """Hands each step's loss to the run's state, which saves and stops."""
+
+    def __init__(self, state: RunState, sizes: Sequence[int], team: Team) -> None:
+        self._state = state
+        self._sizes = sizes
+        self._team = team
+        self._began = time.perf_counter()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if "loss" in logs:  # every step; the last log of a run is a summary without
+            seconds = time.perf_counter() - self._began
+            tokens = self._sizes[self._state.step]
+            self._state.finish_step(
+                float(logs["loss"]), tokens=tokens, seconds=seconds, leads=self._team.leads
+            )
+
+
+def train_trl(
+    model: Any,
+    plan: Sequence[PlannedStep],
+    settings: ExpertTraining,
+    state: RunState,
+    *,
+    tokenizer: Any,
+    folder: Path,
+    team: Team,
+) -> None:
+    """Train the LoRA weights of ``model`` from ``state`` to the end of the plan.
+
+    Parameters
+    ----------
+    plan
+        Steps of all processes together: with n of them, each takes every n-th micro-batch.
+    folder
+        For what TRL wants to write (nothing, as a rule).
+
+    Raises
+    ------
+    ConfigError
+        If the steps' micro-batches cannot be shared evenly by the processes.
+    TrainingError
+        If the loss is no number; the last good checkpoint is kept.
+    StorageError
+        If a checkpoint cannot be written.
+    """
+    left = plan[state.step :]
+    if not left:
+        return
+    if settings.gradient_accumulation % team.size:
+        raise ConfigError(
+            f"{team.size} processes cannot share {settings.gradient_accumulation} micro-batches evenly",
+            hint=f"set gradient_accumulation, which counts those of all, to a multiple of {team.size}",
+        )
+    rows = [example for step in left for part in step for example in part]
+    dataset = datasets.Dataset.from_dict(
+        {
+            "input_ids": [[*row.prompt_ids, *row.answer_ids] for row in rows],
+            "labels": [[_IGNORED] * len(row.prompt_ids) + list(row.answer_ids) for row in rows],
+        }
+    )
+    options = SFTConfig(
+        output_dir=str(folder),
+        max_steps=len(left),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation // team.size,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=settings.seed,
+        bf16=False,  # the base is in its number format already, the adapter in fp32
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as zero
+        save_strategy="no",  # the run's own checkpoints are whole or not there, and hold no pickle
+        report_to="none",
+        disable_tqdm=True,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        use_cpu=model.device.type == "cpu",
+    )
+    padded = [sum(len(part) * max(example.length for example in part) for part in step) for step in plan]
+    trainer = _Planned(
+        model=model,
+        args=options,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        optimizers=(state.optimizer, state.scheduler),
+        callbacks=[_Reporter(state, padded, team)],
+    )
+    trainer.train()
