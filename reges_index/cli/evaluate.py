@@ -1,4 +1,4 @@
-"""`reges evaluate` and `reges data import`."""
+"""`reges evaluate`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from reges_index.cli.data import data_app
 from reges_index.cli.output import console, errors, print_json
 from reges_index.cli.parts import AsJson
 from reges_index.errors import ConfigError
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["data_app", "evaluate"]
 
-data_app = typer.Typer(no_args_is_help=True, help="Bring data sets into the form that the commands read.")
-
+_PAPER = "The paper's experiments"
 _SHOWN = {
     "rec_success_rate": "success",
     "recall@5": "recall@5",
@@ -60,34 +60,138 @@ def evaluate(
         tuple[str, str] | None,
         typer.Option("--compare", metavar="REPORT REPORT", help="Test two finished reports on each other."),
     ] = None,
+    experiment: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--experiment",
+            help="table1 to table4, figure5 to figure9, or all; may be repeated.",
+            rich_help_panel=_PAPER,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="LLM; embedded by default.", rich_help_panel=_PAPER)
+    ] = None,
+    query_adapter: Annotated[
+        str | None, typer.Option("--query-adapter", help="Folder, or none.", rich_help_panel=_PAPER)
+    ] = None,
+    item_adapter: Annotated[
+        str | None, typer.Option("--item-adapter", help="Folder, or none.", rich_help_panel=_PAPER)
+    ] = None,
+    random_adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--random-adapter", help="Trained with random negatives, for figure6.", rich_help_panel=_PAPER
+        ),
+    ] = None,
+    cot_adapter: Annotated[
+        str | None,
+        typer.Option("--cot-adapter", help="Chain of thought, for figure9.", rich_help_panel=_PAPER),
+    ] = None,
+    more_encoders: Annotated[
+        list[str] | None,
+        typer.Option("--more-encoder", help="For figure5 and figure7.", rich_help_panel=_PAPER),
+    ] = None,
+    references: Annotated[
+        str | None,
+        typer.Option("--references", help="JSONL of id and query, for table2.", rich_help_panel=_PAPER),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="inspired or redial: whose values to show.", rich_help_panel=_PAPER),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option("--candidates", min=1, help="k; 50.", rich_help_panel=_PAPER)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N turns.", rich_help_panel=_PAPER)
+    ] = None,
+    train_sample: Annotated[
+        int | None,
+        typer.Option("--train-sample", min=2, help="Train turns for figure8; 200.", rich_help_panel=_PAPER),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Dialogues at once.", rich_help_panel=_PAPER)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score rankings, of any system, under both protocols, with intervals, tests and baselines.
 
-    With --out a folder gets report.json, report.md, report.html and pictures.
+    With --out a folder gets report.json, report.md, report.html and pictures. With --experiment the paper's
+    tables and figures are made instead.
     """
     if compare is not None:
         _compare(compare, resamples=resamples, seed=seed, level=level, as_json=as_json)
         return
+    shared = {
+        "conversations": conversations, "catalog": catalog, "train": train, "out": out, "store": store,
+        "name": name, "encoder": encoder, "resamples": resamples, "seed": seed, "level": level,
+    }  # fmt: skip
+    of_paper = {
+        "experiments": experiment or None, "model": model, "query_adapter": query_adapter,
+        "item_adapter": item_adapter, "random_adapter": random_adapter, "cot_adapter": cot_adapter,
+        "more_encoders": more_encoders or None, "references": references, "dataset": dataset,
+        "candidates": candidates, "limit": limit, "batch_size": batch_size, "train_sample": train_sample,
+    }  # fmt: skip
+    of_scoring = {"predictions": predictions or None, "top_k": top_k}
+    options: dict[str, Any] = {**shared, **of_paper, **of_scoring}
+    given = {name: value for name, value in options.items() if value is not None}
+    if config is not None:
+        from reges_index.evaluation.config_file import read_options
+
+        given = read_options(config, options, given)
+    wanted = given.pop("experiments", None)
+    if wanted:
+        _refuse(given, of_scoring, "with --experiment")
+        _run_experiments([wanted] if isinstance(wanted, str) else list(wanted), given, as_json=as_json)
+    else:
+        _refuse(given, of_paper, "without --experiment")
+        _score(given, show_errors=show_errors, as_json=as_json)
+
+
+def _refuse(given: dict[str, Any], names: dict[str, Any], when: str) -> None:
+    """Refuse options that would have no effect."""
+    stray = next((name for name in names if name in given), None)
+    if stray is not None:
+        raise ConfigError(f"{stray} means nothing {when}", hint="leave it out, or see reges evaluate --help")
+
+
+def _run_experiments(names: list[str], given: dict[str, Any], *, as_json: bool) -> None:
+    for name in ("conversations", "catalog", "out"):
+        if not given.get(name):
+            raise ConfigError(f"{name} is missing", hint=f"give --{name}, or {name}: in the YAML file")
+    from reges_index.evaluation.experiments.registry import choose, run_experiments
+    from reges_index.evaluation.experiments.setup import ExperimentConfig, build_lab
+
+    choose(names)  # a wrong name fails before models are loaded
+    settings = ExperimentConfig(**given)
+    outcome = run_experiments(build_lab(settings), names)
+    for name, reason in outcome["not_run"].items():
+        errors.print(f"{name} was not run: {reason}", style="yellow", markup=False)
+    if as_json:
+        print_json(outcome)
+        return
+    for name, result in outcome["done"].items():
+        table = Table("system", "setting", "protocol", "metric", box=None, pad_edge=False)
+        table.title, table.title_justify = escape(result["title"]), "left"
+        table.add_column("ours", justify="right")
+        table.add_column("paper", justify="right")
+        for row in result["rows"]:
+            ours = "not run" if row["value"] is None else f"{row['value']:.4f}"
+            paper = "" if row["paper"] is None else f"{row['paper']:.4f}"
+            cells = (escape(row[key]) for key in ("system", "setting", "protocol", "metric"))
+            table.add_row(*cells, ours, paper)
+        console.print(table)
+        console.print(f"{settings.out}/{name}.md, .json, .png\n", markup=False)
+
+
+def _score(given: dict[str, Any], *, show_errors: int, as_json: bool) -> None:
     from reges_index.evaluation.run import EvaluationConfig, named_files, run_evaluation
     from reges_index.evaluation.summary import summarize
 
-    given: dict[str, Any] = {
-        "conversations": conversations,
-        "catalog": catalog,
-        "predictions": named_files(predictions) if predictions else None,
-        "train": train,
-        "out": out,
-        "store": store,
-        "name": name,
-        "encoder": encoder,
-        "resamples": resamples,
-        "seed": seed,
-        "level": level,
-        "top_k": top_k,
-    }
-    chosen = {key: value for key, value in given.items() if value is not None}
-    settings = EvaluationConfig.from_yaml(config, **chosen) if config else EvaluationConfig(**chosen)
+    listed = given.get("predictions")
+    if listed is not None and not isinstance(listed, dict):
+        given = {**given, "predictions": named_files([listed] if isinstance(listed, str) else listed)}
+    settings = EvaluationConfig(**given)
     evaluation, summary = run_evaluation(settings)
     for system in evaluation.systems:
         wrong = {what.replace("_", " "): count for what, count in system.counts.items() if count}
@@ -170,52 +274,3 @@ def _compare(
                     escape(row["first"]), escape(row["second"]), row["metric"], interval, f"{row['p']:.4f}"
                 )
         console.print(table)
-
-
-@data_app.command("import")
-def import_data(
-    source: Annotated[Path, typer.Argument(help="The data set's file.")],
-    out: Annotated[Path, typer.Option("--out", help="JSONL of turns to write.")],
-    format: Annotated[str, typer.Option("--format", help="inspired, redial, unicrs or neutral.")],
-    catalog: Annotated[Path | None, typer.Option("--catalog", help="Items: JSONL, CSV or TSV.")] = None,
-    write_catalog: Annotated[
-        Path | None, typer.Option("--write-catalog", help="Make a catalog of the titles named, here.")
-    ] = None,
-    name: Annotated[str, typer.Option("--name", help="Put before ids; the format by default.")] = "",
-    id_prefix: Annotated[
-        str, typer.Option("--id-prefix", help="unicrs: what stands before the number in catalog ids.")
-    ] = "",
-    unmatched: Annotated[
-        str | None,
-        typer.Option("--unmatched", help="keep or drop items that are not in the catalog (see the docs)."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make turns of INSPIRED's TSV, ReDial's or UniCRS's JSONL, or own turns; says what was mapped."""
-    from reges_index.catalog.readers import read_items
-    from reges_index.evaluation.files import write_text
-    from reges_index.evaluation.importers import import_turns, named_titles
-
-    if (catalog is None) == (write_catalog is None):
-        raise ConfigError("items come from --catalog or go to --write-catalog", hint="give one of the two")
-    if unmatched not in (None, "keep", "drop"):
-        raise ConfigError(f"--unmatched {unmatched!r} is unknown", hint="keep or drop")
-    items = read_items(catalog) if catalog is not None else named_titles(source, format)
-    choice: Any = unmatched
-    turns, report = import_turns(source, format, items, name=name, id_prefix=id_prefix, unmatched=choice)
-    write_text(out, "".join(turn.model_dump_json() + "\n" for turn in turns))
-    if write_catalog is not None:
-        write_text(write_catalog, "".join(item.model_dump_json() + "\n" for item in items))
-    found = report.as_dict()
-    if as_json:
-        print_json({"out": str(out), **found})
-        return
-    counts = ", ".join(
-        f"{count} {what.replace('_', ' ')}" for what, count in found["counts"].items() if count
-    )
-    console.print(f"{out}: {counts}", markup=False)
-    matched = ", ".join(f"{count} {kind}" for kind, count in found["matching"].items() if count)
-    console.print(f"entries matched: {matched}", markup=False)
-    if found["unmatched"]:
-        shown = "; ".join(f"{entry} ({count})" for entry, count in found["unmatched"].items())
-        console.print(f"not in the catalog ({found['unmatched_distinct']} different): {shown}", markup=False)

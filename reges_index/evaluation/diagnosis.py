@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from reges_index.dialogue import Turn
 from reges_index.evaluation.metrics import PairScores
+from reges_index.evaluation.predictions import AlignedPredictions
 from reges_index.evaluation.protocol import Pairs
 
 __all__ = ["FATES", "Fate", "by_group", "fate_counts", "fates", "length_group", "mention_group"]
@@ -22,22 +23,38 @@ _LENGTHS = ((4, "1-4"), (8, "5-8"), (12, "9-12"), (16, "13-16"))
 _MENTIONS = ((0, "0"), (1, "1"), (2, "2"), (4, "3-4"))
 
 
-def fates(pairs: Pairs, scores: PairScores, catalog_ids: dict[str, int], *, top_k: int) -> list[Fate]:
+def fates(
+    pairs: Pairs,
+    scores: PairScores,
+    catalog_ids: Mapping[str, int],
+    *,
+    top_k: int,
+    system: AlignedPredictions | None = None,
+) -> list[Fate]:
     """Say for each pair what became of its target.
+
+    A system whose recommendation is not among its own candidates but right all the same counts as
+    ``picked``.
 
     Parameters
     ----------
     top_k
-        How many candidates the item expert chose from, by the ranking that the protocol leaves. A system
-        whose recommendation is not in its own top k but right all the same counts as ``picked``.
+        How many candidates the item expert chose from, by the ranking that the protocol leaves.
+    system
+        Where its predictions say themselves how many of the ranking's first items the item expert saw,
+        that counts instead.
     """
     picked = scores.column("rec_success_rate") > 0
     found: list[Fate] = []
-    for target, rank, hit in zip(pairs.target, scores.rank.tolist(), picked.tolist(), strict=True):
+    rows = zip(pairs.turn.tolist(), pairs.target, scores.rank.tolist(), picked.tolist(), strict=True)
+    for turn, target, rank, hit in rows:
+        seen = system.candidates[turn] if system is not None else None
         if target not in catalog_ids:
             found.append("not_in_catalog")
         elif hit:
             found.append("picked")
+        elif seen is not None and system is not None:
+            found.append("not_picked" if target in system.rankings[turn][:seen] else "not_in_top_k")
         else:
             found.append("not_picked" if 0 < rank <= top_k else "not_in_top_k")
     return found

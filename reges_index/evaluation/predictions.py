@@ -145,6 +145,9 @@ class AlignedPredictions:
         T predictions as they were read, None where a turn is missing.
     hallucinated
         T times whether the answer names no catalog item; None where nobody can tell.
+    candidates
+        T numbers of items that the item expert saw (``candidates``, or as many as have probabilities); None
+        where the prediction does not say.
     counts
         What was wrong, by name; see `align`.
     matching
@@ -161,6 +164,7 @@ class AlignedPredictions:
     recommended: tuple[str | None, ...]
     predictions: tuple[Prediction | None, ...]
     hallucinated: tuple[bool | None, ...]
+    candidates: tuple[int | None, ...]
     counts: dict[str, int]
     matching: dict[str, int]
     examples: dict[str, list[str]]
@@ -248,6 +252,7 @@ def align(
         recommended=tuple(recommended),
         predictions=tuple(by_id.get(turn.id) for turn in data.turns),
         hallucinated=tuple(hallucinated),
+        candidates=tuple(_seen(by_id.get(turn.id)) for turn in data.turns),
         counts=log.counts,
         matching={kind: kinds[kind] for kind in MATCH_KINDS},
         examples=log.examples,
@@ -279,6 +284,14 @@ def _recommended(prediction: Prediction, matcher: TitleMatcher) -> str | None:
         return NOTHING if "recommendation" in prediction.model_fields_set else None
     # What is no item stays as it is: the ranking's first must not take its place.
     return matcher.match(said).item or said
+
+
+def _seen(prediction: Prediction | None) -> int | None:
+    if prediction is None:
+        return None
+    if prediction.candidates is not None:
+        return prediction.candidates
+    return len(prediction.probabilities) if prediction.probabilities else None
 
 
 def _is_hallucinated(prediction: Prediction, matcher: TitleMatcher) -> bool | None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from reges_index.errors import ConfigError, InputError
+from reges_index.errors import ConfigError
 from reges_index.evaluation.baselines import RetrieveBatch
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.predictions import load
@@ -63,36 +61,6 @@ class EvaluationConfig:
                 f"resamples={self.resamples}, level={self.level}, top_k={self.top_k}",
                 hint="at least 100 resamples, a level between 0 and 1, and a top_k of at least 1",
             )
-
-    @classmethod
-    def from_yaml(cls, path: str | Path, **given: Any) -> EvaluationConfig:
-        """Read a YAML file with these names as keys; ``given`` values that are not None win.
-
-        Relative paths are relative to the working directory, as on the command line.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read or is no mapping.
-        ConfigError
-            For an unknown key.
-        """
-        path = Path(path)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})", hint="check the path") from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{path}: not valid YAML ({error})") from error
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(str(key) for key in values if key not in known)
-        if unknown:
-            raise ConfigError(
-                f"{path}: unknown key {unknown[0]!r}", hint=f"keys are {', '.join(sorted(known))}"
-            )
-        return cls(**{**values, **{key: value for key, value in given.items() if value is not None}})
 
 
 def named_files(options: Sequence[str]) -> dict[str, str]:

@@ -91,7 +91,7 @@ def _protocol(evaluation: Evaluation, protocol: ProtocolName) -> dict[str, Any]:
     systems = {}
     for system in evaluation.systems:
         scores = evaluation.scores[protocol][system.name]
-        found = fates(pairs, scores, data.positions, top_k=evaluation.settings.top_k)
+        found = fates(pairs, scores, data.positions, top_k=evaluation.settings.top_k, system=system)
         profile = profile_recommendations(pairs, system.rankings, data.positions, data.popularity)
         systems[system.name] = {
             "per_target": {metric: asdict(e) for metric, e in per_target[system.name].items()},

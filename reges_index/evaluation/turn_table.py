@@ -50,6 +50,7 @@ def turn_rows(
             evaluation.scores[protocol][system.name],
             evaluation.data.positions,
             top_k=evaluation.settings.top_k,
+            system=system,
         )
         for system in evaluation.systems
     }

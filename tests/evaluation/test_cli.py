@@ -127,3 +127,64 @@ def test_import(tmp_path):
     assert "1 turns" in plain.stdout
     neither = call("data", "import", source, "--format", "redial", "--out", out)
     assert isinstance(neither.exception, ConfigError)
+
+
+def test_experiments_from_the_command_line(files, tmp_path):
+    from tests.tiny import save_tiny
+
+    out = tmp_path / "lab"
+    options = (
+        *base(files), "--out", out, "--experiment", "figure5", "--experiment", "table2", "--limit", 2,
+        "--model", save_tiny(tmp_path / "tiny"), "--dataset", "redial", "--candidates", 5,
+    )  # fmt: skip
+    done = call(*options, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert "needs reference queries" in result["not_run"]["table2"]
+    assert "table2 was not run" in done.stderr
+    about = result["done"]["figure5"]["about"]
+    assert about["data"]["turns"] == 2
+    assert about["settings"]["dataset"] == "redial"
+    assert {row["system"] for row in result["done"]["figure5"]["rows"]} == {
+        "Original (raw dialogue)",
+        "Direct Prompt (untrained LLM)",
+    }
+    again = call(*options)
+    assert "Figure 5: retrieval by kind of query" in again.stdout
+
+
+def test_options_without_effect_are_refused(files):
+    stray = call(*base(files), "--candidates", 5)
+    assert "candidates means nothing without --experiment" in str(stray.exception)
+    stray = call(*base(files), "--experiment", "figure5", "--top-k", 5)
+    assert "top_k means nothing with --experiment" in str(stray.exception)
+    unknown = call(*base(files), "--out", "x", "--experiment", "figure1")
+    assert "unknown experiment 'figure1'" in str(unknown.exception)
+    other = call(*base(files), "--out", "x", "--experiment", "figure5", "--dataset", "movielens")
+    assert "no data set 'movielens'" in str(other.exception)
+
+
+def test_references_are_checked(tmp_path):
+    from reges_index.evaluation.experiments.setup import read_references
+
+    path = tmp_path / "references.jsonl"
+    path.write_text('{"id": "a", "query": "robots"}\n')
+    assert read_references(path) == {"a": "robots"}
+    path.write_text('{"id": "a"}\n')
+    with pytest.raises(InputError, match=r"references\.jsonl:1: expected 'id' and 'query'"):
+        read_references(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "dataset"),
+    [
+        ("/data/inspired/dev.jsonl", "inspired"),
+        ("ReDial_dev.jsonl", "redial"),
+        ("dev.jsonl", None),
+        ("uninspired.jsonl", None),
+    ],
+)
+def test_the_papers_data_set_is_told_from_the_path(path, dataset):
+    from reges_index.evaluation.experiments.setup import ExperimentConfig
+
+    assert ExperimentConfig(path, "c", "o").paper_dataset() == dataset

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from reges_index.dialogue import Message, Turn
+from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.diagnosis import by_group, fate_counts, fates, length_group, mention_group
 from reges_index.evaluation.metrics import score_pairs
+from reges_index.evaluation.predictions import Prediction, align
 from reges_index.evaluation.protocol import make_pairs
 
 from .conftest import make_turn
@@ -17,6 +19,23 @@ def test_where_targets_are_lost(items):
     found = fates(pairs, scores, catalog, top_k=2)
     assert found == ["picked", "not_picked", "not_in_top_k", "not_in_top_k", "not_in_catalog"]
     assert fate_counts(found) == {"not_in_catalog": 1, "not_in_top_k": 2, "not_picked": 1, "picked": 1}
+
+
+def test_a_system_that_says_what_it_saw_is_taken_at_its_word(items):
+    turns = (make_turn(0, "a", ["i3"], ["i0"]), make_turn(1, "a", ["i3"], []))
+    data = EvaluationData(turns, items)
+    ranking = ("i0", "i1", "i2", "i3")
+    # The mentioned i0 leaves the ranking, which puts i3 third; the item expert saw three others all the same.
+    made = [
+        Prediction(id="t0", ranking=ranking, probabilities=(0.5, 0.3, 0.2)),
+        Prediction(id="t1", ranking=ranking, candidates=4),
+    ]
+    system = align("s", made, data)
+    pairs = make_pairs(turns, "new", data.positions)
+    scores = score_pairs(pairs, system.rankings, data.positions)
+    assert scores.rank.tolist() == [3, 4]
+    assert fates(pairs, scores, data.positions, top_k=3) == ["not_picked", "not_in_top_k"]
+    assert fates(pairs, scores, data.positions, top_k=3, system=system) == ["not_in_top_k", "not_picked"]
 
 
 def test_groups_by_length_and_mentions(items):

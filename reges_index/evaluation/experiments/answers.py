@@ -17,13 +17,26 @@ from reges_index.item_expert.prompt import COT_SELECT_TMPL
 __all__ = ["chain_of_thought", "figure9", "free_llm", "table3"]
 
 
+_COT_TOKENS = 160
+_FRAME_TOKENS = 96  # chat template around the prompt
+
+
+def _cot_budget(lab: Lab, adapter: str | None) -> int:
+    """Return the prompt's budget: what the adapter advises, but with room left for the reasoning."""
+    manifest = lab.model().manifest(adapter) if adapter else None
+    advised = int(manifest.inference.get("max_input_tokens", 4096)) if manifest else 4096
+    return min(advised, lab.model().context_window - _COT_TOKENS - _FRAME_TOKENS)
+
+
 def chain_of_thought(lab: Lab, top_k: int) -> tuple[str, list[Prediction]]:
     """Run the chain-of-thought item expert, trained where there is an adapter; return its name too."""
     adapter = lab.adapter_or_none(COT_ADAPTER)
     name = "ReGeS, chain of thought" if adapter else "chain of thought, untrained"
     shown = lab.shown(top_k)
-    rerank = lab.rerank(adapter, select_prompt=COT_SELECT_TMPL)
-    system = ChainOfThought(name, rerank, lab.model(), adapter, shown, lab.data.by_id, lab.matcher)
+    rerank = lab.rerank(adapter, select_prompt=COT_SELECT_TMPL, max_input_tokens=_cot_budget(lab, adapter))
+    system = ChainOfThought(
+        name, rerank, lab.model(), adapter, shown, lab.data.by_id, lab.matcher, _COT_TOKENS
+    )
     return name, lab.run(
         system,
         shown,

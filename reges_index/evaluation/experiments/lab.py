@@ -54,6 +54,8 @@ class LabSettings:
         Whose column of the paper stands beside ours; None for other data.
     candidates
         Items that the item expert chooses from where an experiment does not vary it (the paper's k, 50).
+    candidate_counts
+        The numbers of candidates that Table 4 compares.
     depth
         Items retrieved: room for 50 after mentioned ones have left.
     train_sample
@@ -66,6 +68,7 @@ class LabSettings:
 
     dataset: Dataset | None = None
     candidates: int = 50
+    candidate_counts: tuple[int, ...] = (50, 10)
     depth: int = 200
     train_sample: int = 200
     batch_size: int = 8

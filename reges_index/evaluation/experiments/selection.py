@@ -74,7 +74,7 @@ def table4(lab: Lab) -> ExperimentResult:
     name = "ReGeS" if adapter else "untrained item expert"
     rows: list[Row] = []
     outside = 0
-    for top_k in (50, 10):
+    for top_k in lab.settings.candidate_counts:
         setting = f"{top_k} candidates"
         if top_k > len(lab.data.items):
             raise NotRunnable(f"the catalog has fewer than {top_k} items")
@@ -97,7 +97,7 @@ def table4(lab: Lab) -> ExperimentResult:
 def _table4_paper(lab: Lab, top_k: int, place: int) -> PaperValue:
     def value(_system: str, _metric: str) -> tuple[float | None, str]:
         dataset = lab.settings.dataset
-        if dataset is None:
+        if dataset is None or (top_k, "2B, DPR") not in TABLE4:
             return None, ""
         small = TABLE4[top_k, "2B, DPR"][dataset][place]
         middle = TABLE4[top_k, "8B, BGE"][dataset][place]

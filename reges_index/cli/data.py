@@ -1,0 +1,65 @@
+"""`reges data import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reges_index.cli.output import console, print_json
+from reges_index.cli.parts import AsJson
+from reges_index.errors import ConfigError
+
+__all__ = ["data_app"]
+
+data_app = typer.Typer(no_args_is_help=True, help="Bring data sets into the form that the commands read.")
+
+
+@data_app.command("import")
+def import_data(
+    source: Annotated[Path, typer.Argument(help="The data set's file.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL of turns to write.")],
+    format: Annotated[str, typer.Option("--format", help="inspired, redial, unicrs or neutral.")],
+    catalog: Annotated[Path | None, typer.Option("--catalog", help="Items: JSONL, CSV or TSV.")] = None,
+    write_catalog: Annotated[
+        Path | None, typer.Option("--write-catalog", help="Make a catalog of the titles named, here.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Put before ids; the format by default.")] = "",
+    id_prefix: Annotated[
+        str, typer.Option("--id-prefix", help="unicrs: what stands before the number in catalog ids.")
+    ] = "",
+    unmatched: Annotated[
+        str | None,
+        typer.Option("--unmatched", help="keep or drop items that are not in the catalog (see the docs)."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make turns of INSPIRED's TSV, ReDial's or UniCRS's JSONL, or own turns; says what was mapped."""
+    from reges_index.catalog.readers import read_items
+    from reges_index.evaluation.files import write_text
+    from reges_index.evaluation.importers import import_turns, named_titles
+
+    if (catalog is None) == (write_catalog is None):
+        raise ConfigError("items come from --catalog or go to --write-catalog", hint="give one of the two")
+    if unmatched not in (None, "keep", "drop"):
+        raise ConfigError(f"--unmatched {unmatched!r} is unknown", hint="keep or drop")
+    items = read_items(catalog) if catalog is not None else named_titles(source, format)
+    choice: Any = unmatched
+    turns, report = import_turns(source, format, items, name=name, id_prefix=id_prefix, unmatched=choice)
+    write_text(out, "".join(turn.model_dump_json() + "\n" for turn in turns))
+    if write_catalog is not None:
+        write_text(write_catalog, "".join(item.model_dump_json() + "\n" for item in items))
+    found = report.as_dict()
+    if as_json:
+        print_json({"out": str(out), **found})
+        return
+    counts = ", ".join(
+        f"{count} {what.replace('_', ' ')}" for what, count in found["counts"].items() if count
+    )
+    console.print(f"{out}: {counts}", markup=False)
+    matched = ", ".join(f"{count} {kind}" for kind, count in found["matching"].items() if count)
+    console.print(f"entries matched: {matched}", markup=False)
+    if found["unmatched"]:
+        shown = "; ".join(f"{entry} ({count})" for entry, count in found["unmatched"].items())
+        console.print(f"not in the catalog ({found['unmatched_distinct']} different): {shown}", markup=False)

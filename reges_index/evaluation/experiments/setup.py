@@ -1,0 +1,181 @@
+"""A lab from files and options, as ``reges evaluate --experiment`` builds it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reges_index.errors import ConfigError, InputError
+from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.experiments.lab import (
+    COT_ADAPTER,
+    ITEM_ADAPTER,
+    QUERY_ADAPTER,
+    RANDOM_ADAPTER,
+    Lab,
+    LabSettings,
+)
+from reges_index.evaluation.experiments.paper import TABLE1, Dataset
+from reges_index.evaluation.files import json_lines
+
+if TYPE_CHECKING:
+    from reges_index.catalog import ItemCatalog
+    from reges_index.models import LocalLM
+
+__all__ = ["ExperimentConfig", "build_lab", "read_references"]
+
+_DATASETS = tuple(TABLE1["KBRD"])
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """What the experiments need.
+
+    Attributes
+    ----------
+    conversations, catalog, out
+        Turns with targets, items, and the folder for results and runs.
+    train
+        Train turns, for Figure 8 and the baselines.
+    references
+        JSONL of ``{"id", "query"}``, for Table 2.
+    store, name, encoder
+        Catalog store and its encoder. Without a store one is made in ``out/store``.
+    more_encoders
+        Further encoders for Figures 5 and 7, each with a catalog of its own in ``out/store``.
+    model
+        Folder or hub name; None is the embedded default.
+    query_adapter, item_adapter, random_adapter, cot_adapter
+        Folders of adapters, or ``none``. None takes what ships with the embedded default.
+    dataset
+        ``inspired`` or ``redial``: whose values of the paper stand beside ours. None tells it from the
+        path of the conversations, where one of the names stands in it.
+    limit
+        Only the first turns.
+    candidates, batch_size, train_sample, resamples, seed, level
+        As in `lab.LabSettings`.
+    """
+
+    conversations: str
+    catalog: str
+    out: str
+    train: str | None = None
+    references: str | None = None
+    store: str | None = None
+    name: str = "items"
+    encoder: str | None = None
+    more_encoders: Sequence[str] = ()
+    model: str | None = None
+    query_adapter: str | None = None
+    item_adapter: str | None = None
+    random_adapter: str | None = None
+    cot_adapter: str | None = None
+    dataset: str | None = None
+    limit: int | None = None
+    candidates: int = 50
+    batch_size: int = 8
+    train_sample: int = 200
+    resamples: int = 10_000
+    seed: int = 0
+    level: float = 0.95
+
+    def paper_dataset(self) -> Dataset | None:
+        """Return whose values of the paper apply."""
+        if self.dataset is not None:
+            if self.dataset not in _DATASETS:
+                raise ConfigError(
+                    f"the paper has no data set {self.dataset!r}", hint=f"it has {' and '.join(_DATASETS)}"
+                )
+            return self.dataset
+        words = re.split(r"[^a-z]+", self.conversations.lower())
+        found = [name for name in _DATASETS if name in words]
+        return found[0] if len(found) == 1 else None
+
+
+def read_references(path: str | Path) -> dict[str, str]:
+    """Read ``{"id", "query"}`` lines.
+
+    Raises
+    ------
+    InputError
+        If a line has no id or query.
+    """
+    found: dict[str, str] = {}
+    for number, row in json_lines(path):
+        if not isinstance(row.get("id"), str) or not isinstance(row.get("query"), str):
+            raise InputError(f"{path}:{number}: expected 'id' and 'query', two texts")
+        found[row["id"]] = row["query"]
+    return found
+
+
+def _open_model(config: ExperimentConfig) -> LocalLM:
+    from reges_index.models import LocalLM
+
+    given = {
+        QUERY_ADAPTER: config.query_adapter,
+        ITEM_ADAPTER: config.item_adapter,
+        RANDOM_ADAPTER: config.random_adapter,
+        COT_ADAPTER: config.cot_adapter,
+    }
+    # A model of its own, as adapters are loaded into it: the default one is shared by the whole process.
+    lm = LocalLM.from_pretrained(config.model)
+    shipped = LocalLM.shipped_adapters() if config.model is None else {}
+    for name, folder in given.items():
+        chosen = shipped.get(name) if folder is None else folder
+        if chosen is not None and chosen != "none":
+            lm.load_adapter(name, chosen, role=ITEM_ADAPTER if name == RANDOM_ADAPTER else name)
+    return lm
+
+
+def _open_catalogs(
+    config: ExperimentConfig, data: EvaluationData
+) -> tuple[ItemCatalog, dict[str, ItemCatalog]]:
+    from reges_index.catalog import ItemCatalog
+
+    made = Path(config.out) / "store"
+    if config.store is None:
+        catalog = ItemCatalog.from_items(
+            data.items, persist_dir=made, name=config.name, embed_model=config.encoder
+        )
+    else:
+        is_url = config.store.startswith(("http://", "https://"))
+        where: dict[str, Any] = {"url": config.store} if is_url else {"persist_dir": config.store}
+        catalog = ItemCatalog.open(**where, name=config.name, embed_model=config.encoder)
+    more = {
+        encoder: ItemCatalog.from_items(
+            data.items, persist_dir=made, name=f"more-{number}", embed_model=encoder
+        )
+        for number, encoder in enumerate(config.more_encoders)
+    }
+    return catalog, more
+
+
+def build_lab(config: ExperimentConfig, *, command: Sequence[str] | None = None) -> Lab:
+    """Read the data, open catalog and model, and put the lab together.
+
+    Raises
+    ------
+    ReGeSError
+        As the parts say.
+    """
+    dataset = config.paper_dataset()
+    data = EvaluationData.read(config.conversations, config.catalog, config.train)
+    if config.limit is not None:
+        data = data.subset(data.turns[: config.limit])
+    references = read_references(config.references) if config.references else {}
+    catalog, more = _open_catalogs(config, data)
+    shared = {f.name for f in fields(LabSettings)} & {f.name for f in fields(ExperimentConfig)}
+    values: dict[str, Any] = {name: getattr(config, name) for name in shared - {"dataset"}}
+    return Lab(
+        data=data,
+        catalog=catalog,
+        folder=Path(config.out),
+        lm=_open_model(config),
+        settings=LabSettings(dataset=dataset, **values),
+        references=references,
+        retrievers=more,
+        command=command,
+    )

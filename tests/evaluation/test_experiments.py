@@ -1,0 +1,309 @@
+"""All experiments run end to end with a tiny random model and a real catalog; the numbers are noise."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+
+from reges_index.catalog import ItemCatalog
+from reges_index.catalog.demo import demo_catalog
+from reges_index.dialogue import Message, Turn
+from reges_index.errors import ConfigError, InputError
+from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.experiments.inputs import mean_discrepancy, separability
+from reges_index.evaluation.experiments.lab import Lab, LabSettings
+from reges_index.evaluation.experiments.paper import TABLE1
+from reges_index.evaluation.experiments.registry import EXPERIMENTS, choose, run_experiments
+from reges_index.evaluation.experiments.retrieval import text_scores
+from reges_index.evaluation.experiments.selection import forced_candidates, forced_data
+from reges_index.evaluation.experiments.systems import ChainOfThought, System, clean_title, run_system
+from reges_index.evaluation.predictions import Prediction
+from tests.catalog.hashing import HashingEmbedding
+from tests.tiny import save_tiny_adapter, tiny_lm
+
+ITEMS = tuple(item.model_copy(update={"abstract": item.abstract[:40]}) for item in demo_catalog("films")[:60])
+
+
+def turn(number, prefix="t"):
+    draw = random.Random(f"{prefix}{number}")
+    liked, wanted, other = draw.sample(ITEMS, 3)
+    targets = (wanted.id, other.id) if number == 0 else (wanted.id,)
+    return Turn(
+        id=f"{prefix}{number}",
+        dialog_id=f"{prefix}-d{number // 2}",
+        messages=(
+            Message(role="assistant", content="What do you like?"),
+            Message(role="user", content=f"I liked {liked.title}, something with {wanted.genres[0]}"),
+        ),
+        targets=targets,
+        mentioned=(liked.id,),
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    return EvaluationData(tuple(turn(n) for n in range(5)), ITEMS, tuple(turn(n, "train") for n in range(8)))
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return ItemCatalog.from_items(ITEMS, embed_model=HashingEmbedding(), name="experiments")
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    model = tiny_lm()
+    for seed, name in enumerate(("query-expert", "item-expert", "item-expert-random", "item-expert-cot")):
+        model.load_adapter(name, save_tiny_adapter(folder / name, seed=seed))
+    return model
+
+
+class Favourite:
+    """A system of a user's own."""
+
+    name = "my favourite"
+
+    def predict(self, turns):
+        for one in turns:
+            yield Prediction(id=one.id, ranking=(ITEMS[0].id, ITEMS[1].id))
+
+
+def make_lab(data, catalog, lm, folder, **more):
+    return Lab(
+        data,
+        catalog,
+        folder,
+        lm,
+        LabSettings(
+            dataset="inspired",
+            candidates=10,
+            candidate_counts=(10, 5),
+            resamples=200,
+            train_sample=6,
+            batch_size=3,
+        ),
+        references={f"t{n}": "a film about robots in space" for n in range(4)},
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(data, catalog, lm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    lab = make_lab(data, catalog, lm, folder, systems=[Favourite()])
+    return lab, run_experiments(lab, ["all"])
+
+
+def test_every_experiment_writes_json_markdown_and_a_picture(finished):
+    lab, outcome = finished
+    assert list(outcome["done"]) == list(EXPERIMENTS)
+    assert outcome["not_run"] == {}
+    for name, value in outcome["done"].items():
+        assert json.loads((lab.folder / f"{name}.json").read_text()) == value
+        assert (lab.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        text = (lab.folder / f"{name}.md").read_text()
+        assert "paper" in text
+        assert value["about"]["data"]["hash"] == lab.data.hash
+        ours = [row["value"] for row in value["rows"] if row["value"] is not None]
+        assert ours
+        assert np.isfinite(ours).all()
+    index = (lab.folder / "experiments.md").read_text()
+    assert all(f"({name}.md)" in index for name in EXPERIMENTS)
+
+
+def rows(finished, name, **wanted):
+    found = finished[1]["done"][name]["rows"]
+    return [row for row in found if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_the_papers_values_stand_beside_ours(finished):
+    (rars,) = rows(finished, "table1", system="RARS", protocol="all")
+    assert rars["paper"] == 0.059
+    (rars_new,) = rows(finished, "table1", system="RARS", protocol="new")
+    assert rars_new["paper"] is None
+    shown = {row["paper_setting"] for row in rows(finished, "table1")}
+    assert set(TABLE1) <= shown
+    (bleu,) = rows(finished, "table2", system="G-augmented R (LLM_QR)", metric="BLEU-1")
+    assert (bleu["paper"], bleu["n"]) == (0.0527, 4)
+    (forced,) = rows(
+        finished, "table4", setting="10 candidates", protocol="all", metric="Item Generation Success"
+    )
+    assert forced["paper"] == 0.3873
+    assert forced["n"] == 6  # pairs, not turns
+    gains = [
+        c["paper_gain"]
+        for c in finished[1]["done"]["figure5"]["comparisons"]
+        if c["metric"] == "Recall@5" and c["protocol"] == "all" and c["second"].startswith("Original")
+    ]
+    assert gains == [0.81, 0.81]
+
+
+def test_own_systems_and_baselines_stand_in_table_1(finished):
+    systems = {row["system"] for row in rows(finished, "table1", protocol="all") if row["value"] is not None}
+    assert {"my favourite", "most popular", "last mentioned", "BM25", "RARS", "RAMO"} <= systems
+    assert "ReGeS, chain of thought" in systems
+    assert isinstance(Favourite(), System)
+
+
+def test_scored_candidates_cannot_be_hallucinated(finished):
+    (scored,) = [row for row in rows(finished, "table3") if "scored" in row["system"]]
+    assert scored["value"] == 0
+    # A random model writes no titles.
+    (free,) = [row for row in rows(finished, "table3") if row["system"].startswith("LLM-CRS")]
+    assert free["value"] > 0.5
+
+
+def test_a_finished_run_is_not_run_again(finished, data, catalog, lm, monkeypatch):
+    lab, outcome = finished
+    before = {path: path.stat().st_mtime_ns for path in (lab.folder / "runs").glob("*.jsonl")}
+    assert len(before) > 10
+
+    def fail(*args, **kwargs):
+        raise AssertionError("the model was asked again")
+
+    monkeypatch.setattr(type(lm), "score", fail)
+    monkeypatch.setattr(type(lm), "generate", fail)
+    again = run_experiments(make_lab(data, catalog, lm, lab.folder), ["table4", "figure5", "figure9"])
+    assert {path: path.stat().st_mtime_ns for path in (lab.folder / "runs").glob("*.jsonl")} == before
+    for name, value in again["done"].items():
+        assert value["rows"] == outcome["done"][name]["rows"]
+
+
+def test_a_killed_run_goes_on(data, tmp_path):
+    path = tmp_path / "run.jsonl"
+
+    class Dies(Favourite):
+        def predict(self, turns):
+            if path.exists() and path.read_text().count("\n") >= 2:
+                raise KeyboardInterrupt
+            yield from super().predict(turns)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_system(Dies(), data.turns, path, {"a": 1}, batch_size=2)
+    assert path.read_text().count("\n") == 2
+    done = run_system(Favourite(), data.turns, path, {"a": 1}, batch_size=2)
+    assert sorted(p.id for p in done) == sorted(t.id for t in data.turns)
+    with pytest.raises(InputError, match="other settings"):
+        run_system(Favourite(), data.turns, path, {"a": 2})
+
+
+def test_what_cannot_run_says_why(data, catalog, tmp_path):
+    bare = EvaluationData(data.turns, data.items)
+    lab = Lab(bare, catalog, tmp_path, tiny_lm(), LabSettings(candidates=10, resamples=200))
+    outcome = run_experiments(lab, ["table2", "figure6", "figure8", "figure5"])
+    assert "reference queries" in outcome["not_run"]["table2"]
+    assert "hard and with random negatives" in outcome["not_run"]["figure6"]
+    assert "train turns" in outcome["not_run"]["figure8"]
+    assert "query-expert" in next(iter(outcome["done"]["figure5"]["left_out"].values()))
+    assert all(row["paper"] is None for row in outcome["done"]["figure5"]["rows"])
+    without = Lab(bare, catalog, tmp_path / "b", None, LabSettings(resamples=200))
+    outcome = run_experiments(without, ["figure5", "table4"])
+    assert "needs a model" in outcome["not_run"]["table4"]
+    assert {row["system"] for row in outcome["done"]["figure5"]["rows"]} == {"Original (raw dialogue)"}
+    with pytest.raises(ConfigError, match="unknown experiment 'table9'"):
+        choose(["table9"])
+
+
+def test_a_catalog_without_the_items_is_refused(data, tmp_path):
+    other = ItemCatalog.from_items(ITEMS[:50], embed_model=HashingEmbedding(), name="too-small")
+    with pytest.raises(ConfigError, match="10 items are not in catalog"):
+        Lab(data, other, tmp_path)
+
+
+def test_the_true_item_is_forced_into_the_list(data):
+    forced, outside = forced_data(data)
+    assert outside == 0
+    assert [t.id for t in forced.turns][:2] == [f"t0#{target}" for target in data.turns[0].targets]
+    retrieved = {t.id: [item.id for item in ITEMS[:20]] for t in data.turns}
+    shown = forced_candidates(forced, retrieved, 10, seed=0)
+    places = []
+    for one in forced.turns:
+        listed, target = shown[one.id], one.targets[0]
+        assert len(set(listed)) == 10
+        assert target in listed
+        rest = [item for item in listed if item != target]
+        base = retrieved[one.id.split("#")[0]][:10]
+        assert rest == [item for item in base if item != target][: len(rest)]
+        if target not in base:
+            places.append(listed.index(target))
+    assert len(set(places)) > 1
+    assert shown == forced_candidates(forced, retrieved, 10, seed=0)
+
+
+def test_a_chain_of_thought_ends_with_the_name(data, lm, finished):
+    lab = finished[0]
+
+    class Writer:
+        """Stands where the model writes, to check how answers are read."""
+
+        def __init__(self, text):
+            self.text = text
+
+        def generate(self, prompts, **options):
+            from reges_index.models.generation import Generation
+
+            return [[Generation(self.text, 5, 6, "stop")] for _ in prompts]
+
+    from reges_index.item_expert.prompt import COT_SELECT_TMPL
+
+    shown = {t.id: [ITEMS[0].id, ITEMS[1].id] for t in data.turns}
+    rerank = lab.rerank(None, select_prompt=COT_SELECT_TMPL)
+
+    def read(text):
+        system = ChainOfThought("cot", rerank, Writer(text), None, shown, data.by_id, lab.matcher)
+        return next(system.predict(data.turns[:1]))
+
+    good = read(f"The seeker likes {ITEMS[0].title}.\n{ITEMS[1].title}\n")
+    assert good.recommendation == ITEMS[1].id
+    assert good.ranking == (ITEMS[1].id, ITEMS[0].id)
+    assert not good.hallucinated
+    elsewhere = read(f"Hm.\n{ITEMS[30].title}")
+    assert elsewhere.recommendation is None
+    assert not elsewhere.hallucinated  # an item of the catalog, though no candidate
+    assert read("Hm.\nA Film Nobody Made").hallucinated
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("1. The Matrix (1999)", "The Matrix (1999)"),
+        ("12) Heat", "Heat"),
+        ("- *Alien: Covenant*", "Alien: Covenant"),
+        ('"Up" ', "Up"),
+        ("2001: A Space Odyssey", "2001: A Space Odyssey"),
+        ("3. Jaws - a shark scares a whole town on the coast", "Jaws"),
+        ("10 Things I Hate About You", "10 Things I Hate About You"),
+        ("***", ""),
+    ],
+)
+def test_titles_in_a_list(line, title):
+    assert clean_title(line) == title
+
+
+def test_bleu_and_rouge():
+    perfect = text_scores(["a funny film about dogs"], ["A funny film about dogs"])
+    assert all(value == pytest.approx(1) for value in perfect.values())
+    half = text_scores(["funny dogs"], ["funny cats"])
+    assert half["BLEU-1"] == pytest.approx(0.5)
+    assert half["BLEU-2"] == 0
+    assert half["ROUGE-1"] == pytest.approx(0.5)
+
+
+def test_distances_between_samples():
+    rng = np.random.default_rng(0)
+    first, same, far = rng.normal(0, 1, (80, 4)), rng.normal(0, 1, (80, 4)), rng.normal(3, 1, (80, 4))
+    assert mean_discrepancy(first, first) == pytest.approx(0, abs=1e-9)
+    assert mean_discrepancy(first, same) < 0.3 * mean_discrepancy(first, far)
+    assert separability(first, far, seed=0) > 0.95
+    assert 0.3 < separability(first, same, seed=0) < 0.7
+
+
+def test_reports_leave_out_nobody(finished):
+    text = (finished[0].folder / "table1.md").read_text()
+    assert re.search(r"- KBRD: made elsewhere", text)
+    assert "not run" in text
