@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from tests.cli.conftest import FILMS, call, reges
+
+TITLES = {film[1] for film in FILMS}
+
+
+def answers(text):
+    return [line.split("reges  ", 1)[1] for line in text.splitlines() if "reges  " in line]
+
+
+def test_a_conversation_through_a_pipe_with_the_embedded_models(store):
+    lines = b"hello!\nSomething scary in space, \xff please.\nAnd for my children?\n"
+    found = reges("chat", "--store", store, "--similarity-top-k", 6, "--top-k", 3, input=lines)
+    assert found.code == 0, found.err
+    assert found.err == ""
+    assert "12 items" in found.out
+    greeting, first, second = answers(found.out)
+    assert greeting not in TITLES
+    assert first in TITLES
+    assert second in TITLES
+    assert first != second  # nothing is recommended twice in a session
+    assert found.out.count("query  ") == 2
+    assert found.out.count("probability") == 2
+    assert "%" in found.out
+    assert "█" in found.out
+
+
+def test_reset_and_the_empty_line(store, tiny):
+    found = call(
+        "chat", "--store", store, "--model", tiny, "--top-k", 12,
+        input="I loved Paper Boats, what else?\n/reset\nI want something about a hotel.\n\nnever read\n",
+    )  # fmt: skip
+    assert found.code == 0
+    before, after = found.out.split("a new conversation")
+    assert "Paper Boats" not in before
+    assert "Paper Boats" in after  # forgotten, so that it may be recommended again
+    assert len(answers(found.out)) == 2
+
+
+def test_no_input_at_all(store, tiny):
+    assert call("chat", "--store", store, "--model", tiny, input="").code == 0
+
+
+def test_a_store_that_is_not_there(tmp_path):
+    call("chat", "--store", tmp_path / "none", input="hi\n").fails(3, "no store")

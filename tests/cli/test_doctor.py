@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+
+from tests.cli.conftest import call, reges
+
+
+def findings(found):
+    return {finding["subject"]: finding for finding in json.loads(found.out)["findings"]}
+
+
+def test_all_is_well(store):
+    found = reges("doctor", "--store", store, "--json")
+    assert found.code == 0, found.out
+    assert found.err == ""
+    seen = findings(found)
+    for subject in ("torch", "chromadb", "embedded LLM", "embedded encoder", "catalog items"):
+        assert seen[subject]["status"] == "ok"
+    assert "12 items" in seen["catalog items"]["detail"]
+
+
+def test_an_empty_home_stays_empty(monkeypatch, tmp_path):
+    for name in ("REGES_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = call("doctor")
+    assert found.code == 0, found.out
+    assert f"converted at first use into {tmp_path}" in found.out
+    assert not list(tmp_path.iterdir())  # it looks, and makes nothing
+
+
+def test_what_is_wrong_is_said_and_ends_with_one(monkeypatch, tmp_path):
+    monkeypatch.setattr("reges_index.models.embedded.find_embedded_gguf", lambda: None)
+    monkeypatch.setattr("reges_index.catalog.encoder.find_default_encoder", lambda: None)
+    monkeypatch.setattr("reges_index.cli.doctor.NEEDED", ("torch", "no-such-package"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    found = call("doctor", "--store", tmp_path / "none", "--json")
+    assert found.code == 1
+    seen = findings(found)
+    assert seen["torch"]["status"] == "ok"
+    assert seen["no-such-package"]["status"] == "problem"
+    assert "pip install" in seen["embedded encoder"]["detail"]
+    assert seen[f"store {tmp_path / 'none'}"]["status"] == "problem"
+
+
+def test_a_damaged_adapter_is_found(monkeypatch, tmp_path):
+    adapter = tmp_path / "query-expert"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "reges_adapter.json").write_text("{")
+    monkeypatch.setattr("reges_index.models.local_lm.SHIPPED_ADAPTERS", tmp_path)
+    found = call("doctor")
+    assert found.code == 1
+    assert "adapter query-expert" in found.out
+    assert "damaged" in found.out

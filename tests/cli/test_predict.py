@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.cli.conftest import FILMS, TURNS, call, no_file_longer_than, reges, start, write_jsonl
+
+IDS = {film[0] for film in FILMS}
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def predict(store, turns, tiny, tmp_path):
+    """Predict with the random model, into a file of this test."""
+
+    def run(*words, run=call, conversations=turns, out=tmp_path / "out.jsonl"):
+        fixed = ("predict", "--store", store, "--model", tiny, "--conversations", conversations, "--out", out)
+        return run(*fixed, "--quiet", *words)
+
+    return run
+
+
+def test_a_line_for_every_turn_with_the_embedded_models(store, turns, tmp_path):
+    out = tmp_path / "new folder" / "out.jsonl"
+    words = ("predict", "--store", store, "--conversations", turns, "--out", out, "--similarity-top-k", 4)
+    first = reges(*words, "--limit", 2)
+    assert first.code == 0
+    assert "2/2" in first.err  # the bar
+    assert "Loading" not in first.err
+    assert "2 predicted" in first.out
+    found = rows(out)
+    assert {row["id"] for row in found} == {"t0", "t1"}
+    for row in found:
+        assert set(row) >= {"id", "query", "ranking", "probabilities", "recommendation"}
+        assert row["query"]
+        assert len(row["ranking"]) == len(row["probabilities"]) == 4
+        assert set(row["ranking"]) <= IDS
+        assert row["recommendation"] == row["ranking"][0]
+        assert sum(row["probabilities"]) == pytest.approx(1)
+
+
+def test_the_ranking_is_all_that_was_retrieved(predict, tmp_path):
+    report = predict("--rerank-top-k", 3, "--similarity-top-k", 500, "--json").json
+    assert (report["turns"], report["predicted"], report["done_before"]) == (6, 6, 0)
+    for row in rows(tmp_path / "out.jsonl"):
+        assert sorted(row["ranking"]) == sorted(IDS)
+        assert len(row["probabilities"]) == 3
+
+
+def test_a_second_run_does_nothing_and_needs_no_model(predict, store, turns, tiny, tmp_path):
+    assert predict("--limit", 2, "--json").json["predicted"] == 2
+    assert predict("--json").json["done_before"] == 2
+    out = tmp_path / "out.jsonl"
+    before = out.read_bytes()
+    assert sorted(row["id"] for row in rows(out)) == [f"t{number}" for number in range(len(TURNS))]
+    # Neither store nor model is opened, which a store that is not there proves; nor is torch imported.
+    settings = out.with_name("out.jsonl.run.json")
+    kept = settings.read_text()
+    settings.write_text(kept.replace(str(store), str(tmp_path / "gone")).replace(str(tiny), "no-such/model"))
+    again = reges(
+        "predict", "--store", tmp_path / "gone", "--model", "no-such/model", "--conversations", turns,
+        "--out", out, "--json",
+    )  # fmt: skip
+    assert again.json == {"out": str(out), "turns": 6, "done_before": 6, "predicted": 0}
+    assert again.err == ""
+    assert out.read_bytes() == before
+
+
+def test_kill_in_the_middle_and_run_again(predict, tmp_path):
+    out = tmp_path / "out.jsonl"
+    # The embedded model, a turn at a time: slow enough to be hit between two lines.
+    words = ("--model", "embedded", "--batch-size", 1, "--similarity-top-k", 12)
+    process = predict(*words, run=start)
+    deadline = time.monotonic() + 280
+    while not (out.is_file() and out.read_bytes().count(b"\n")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = out.read_bytes().count(b"\n")
+    assert 0 < done < len(TURNS)
+    with out.open("ab") as file:
+        file.write(b'{"id": "t5", "que')  # what a kill in the middle of a write leaves
+    report = predict(*words, "--json").json
+    assert report["done_before"] == done
+    assert report["predicted"] == len(TURNS) - done
+    assert sorted(row["id"] for row in rows(out)) == [f"t{number}" for number in range(len(TURNS))]
+
+
+def test_other_settings_do_not_mix(predict, tmp_path):
+    assert predict("--limit", 1).code == 0
+    out = tmp_path / "out.jsonl"
+    before = out.read_bytes()
+    predict("--similarity-top-k", 3, "--domain", "book").fails(2, "domain, similarity_top_k", "--out")
+    beside = out.with_name("out.jsonl.run.json")
+    beside.write_text("{")
+    predict().fails(2, "does not say how it was made")
+    beside.unlink()
+    predict().fails(2, "does not say how it was made")
+    assert out.read_bytes() == before
+
+
+def test_the_same_store_by_another_path_is_the_same(predict, store, turns, tiny, tmp_path, monkeypatch):
+    assert predict("--limit", 1).code == 0
+    monkeypatch.chdir(store.parent)
+    words = ("--model", tiny, "--conversations", turns, "--out", tmp_path / "out.jsonl", "--limit", 1)
+    assert call("predict", "--store", "store/", *words).code == 0
+
+
+def test_named_items_are_left_out_of_rankings(predict, tmp_path):
+    rows_in = [
+        {"id": "a", "messages": [{"role": "user", "content": "I loved Paper Boats."}], "mentioned": ["f12"]},
+        {"id": "b", "messages": [{"role": "user", "content": "Anything."}]},
+    ]
+    file = write_jsonl(tmp_path / "named.jsonl", rows_in)
+    assert predict("--exclude-mentioned", conversations=file).code == 0
+    ranked = {row["id"]: set(row["ranking"]) for row in rows(tmp_path / "out.jsonl")}
+    assert ranked == {"a": IDS - {"f03", "f12"}, "b": IDS}
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("", ["no turn in it"]),
+        ('{"id": "a", "messages": [{"role": "user", "content": "x"}]}\n{"id": "b"\n', ["turns.jsonl:2"]),
+        ('{"messages": [{"role": "user", "content": "x"}]}\n', ["turns.jsonl:1", "no 'id'"]),
+        ('{"id": "a", "messages": [{"role": "user", "content": "x"}]}\n' * 2, ["turns.jsonl:2", "'a'"]),
+        ('{"id": "a", "messages": []}\n', ["turns.jsonl:1", "the dialogue is empty"]),
+    ],
+)
+def test_turns_that_cannot_be_read(predict, turns, tmp_path, lines, words):
+    turns.write_text(lines, encoding="utf-8")
+    predict().fails(2, *words)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_outputs_that_cannot_be_written(predict, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    predict(out=blocked / "out.jsonl").fails(5, "cannot be written")
+    predict(out=tmp_path).fails(2, "no regular file")
+    predict(out="/dev/full").fails(2, "no regular file")
+    predict(out=blocked).fails(2, "does not say how it was made")
+    assert blocked.read_text() == "not a folder"
+
+
+def test_a_full_disk_keeps_what_was_finished(predict, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert predict("--limit", 1).code == 0
+    before = out.read_bytes()
+    with no_file_longer_than(len(before) + 10):
+        found = predict()
+    found.fails(5, "out.jsonl", "finished predictions are kept")
+    assert out.read_bytes().startswith(before)
+    assert predict("--json").json["predicted"] == 5
+    assert len(rows(out)) == 6
