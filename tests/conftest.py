@@ -1,6 +1,59 @@
 """Shared by all tests. That this file is here also puts the repository on the path, for ``tests.tiny``."""
 
 import os
+from pathlib import Path
 
 # No test may depend on a hub, and none may ask one. Read when huggingface_hub is imported, so set first.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items):
+    missing = pytest.mark.skip(reason=f"{SHARED} is not there")
+    for item in items:
+        if item.get_closest_marker("shared") and not SHARED.is_dir():
+            item.add_marker(missing)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with public data and the paper, for tests marked ``shared``."""
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def lm():
+    """The embedded base model with the adapters that ship, loaded once."""
+    from reges_index import LocalLM
+
+    return LocalLM.default()
+
+
+@pytest.fixture(scope="session")
+def films():
+    """Sixty demo films in memory, encoded with the embedded MiniLM."""
+    from reges_index import ItemCatalog, demo_catalog
+
+    return ItemCatalog.from_items(demo_catalog("films")[:60], name="sixty-films")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A tiny random model in fp32, for tests of the machinery; nobody may load adapters into it."""
+    from tests.tiny import tiny_lm
+
+    return tiny_lm()
+
+
+@pytest.fixture(scope="session")
+def few_films():
+    """Twelve demo films in memory, with an encoder that hashes trigrams."""
+    from reges_index import ItemCatalog, demo_catalog
+    from tests.catalog.hashing import HashingEmbedding
+
+    return ItemCatalog.from_items(
+        demo_catalog("films")[:12], name="few-films", embed_model=HashingEmbedding()
+    )

@@ -163,7 +163,9 @@ def predict_turns(
 def _notes(found: Recommendation) -> Counter[str]:
     query, rerank = found.report.get("query", {}), found.report.get("rerank", {})
     notes = {
-        "dialogues_cut": bool(query.get("messages_dropped") or rerank.get("messages_dropped")),
+        "dialogues_cut": any(
+            part.get(cut) for part in (query, rerank) for cut in ("messages_dropped", "message_shortened")
+        ),
         "abstracts_shortened": bool(rerank.get("candidates_shortened")),
         "query_fallbacks": bool(query.get("fallback")),
         "hallucinations": rerank.get("outcome") == "hallucinated",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from reges_index.dialogue.text import normalise
 
 __all__ = ["match_answer"]
 
 _YEAR = re.compile(r"\s*\((?:19|20)\d\d\)\s*$")
+_WORD = re.compile(r"\w+")
 _NUMBERING = re.compile(r"^\s*(?:\d{1,3}[.):]|[-*•])\s+")
 
 
@@ -39,15 +40,26 @@ def match_answer(answer: str, labels: Sequence[str]) -> int | None:
             return names.index(exact)
         if without_year and bare.count(without_year) == 1:
             return bare.index(without_year)
-    return _contained(f" {normalise(answer)} ", labels, names, bare)
+    # As it is written first: "it" in "Heat, it is tense" does not name the film "It".
+    for form in (_written, normalise):
+        pick = _contained(f" {form(answer)} ", labels, form)
+        if pick is not None:
+            return pick
+    return None
 
 
-def _contained(text: str, labels: Sequence[str], names: Sequence[str], bare: Sequence[str]) -> int | None:
-    found = {form for form in bare if form and f" {form} " in text}
-    longest = [form for form in found if not any(form != o and f" {form} " in f" {o} " for o in found)]
+def _written(text: str) -> str:
+    return " ".join(_WORD.findall(text))
+
+
+def _contained(text: str, labels: Sequence[str], form: Callable[[str], str]) -> int | None:
+    names = [form(label) for label in labels]
+    bare = [form(_YEAR.sub("", label)) for label in labels]
+    found = {name for name in bare if name and f" {name} " in text}
+    longest = [name for name in found if not any(name != o and f" {name} " in f" {o} " for o in found)]
     if len(longest) != 1:
         return None
-    same = [index for index, form in enumerate(bare) if form == longest[0]]
+    same = [index for index, name in enumerate(bare) if name == longest[0]]
     # Of several years, the one that the answer gives.
     dated = [index for index in same if f" {names[index]} " in text and names[index] != bare[index]]
     chosen = dated or same

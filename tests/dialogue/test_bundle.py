@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import pytest
+from llama_index.core import QueryBundle
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.query_engine import RetrieverQueryEngine
+
+from reges_index import DialogueQueryBundle, ReGeSSynthesizer
+from reges_index.dialogue import dialogue_of
+from reges_index.errors import InputError
+from tests.builders import bundle, chat, item, nodes_of
+
+SEEN = []
+
+
+class Watching(BaseNodePostprocessor):
+    def _postprocess_nodes(self, nodes, query_bundle=None):
+        SEEN.append(query_bundle)
+        return nodes
+
+
+class Watcher(BaseEventHandler):
+    def handle(self, event, **kwargs):
+        SEEN.append(getattr(event, "query", getattr(event, "str_or_query_bundle", None)))
+
+
+class Fixed(BaseRetriever):
+    def _retrieve(self, query_bundle):
+        SEEN.append(query_bundle)
+        return nodes_of([item("1", "Alien", 1979)])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_the_dialogue_goes_through_stock_engines(asynchronous):
+    SEEN.clear()
+    query = bundle("hello", "hi", "a thriller {braces} please")
+    engine = RetrieverQueryEngine(Fixed(), ReGeSSynthesizer(), node_postprocessors=[Watching()])
+    handler = Watcher()
+    get_dispatcher().add_event_handler(handler)
+    try:
+        response = await engine.aquery(query) if asynchronous else engine.query(query)
+    finally:
+        get_dispatcher().event_handlers.remove(handler)
+    assert str(response) == "Alien"
+    bundles = [seen for seen in SEEN if isinstance(seen, QueryBundle)]
+    assert len(bundles) >= 5  # query, retrieval, synthesis events; retriever; postprocessor
+    assert all(seen.messages == query.messages for seen in bundles)
+
+
+def test_refining_keeps_the_dialogue_and_drops_the_old_vector():
+    query = replace(bundle("a thriller"), embedding=[1.0], report={"before": 1})
+    refined = query.refined(["dark thrillers", "tense films"], {"query": 2})
+    assert refined.query_str == "dark thrillers"
+    assert refined.embedding_strs == ["dark thrillers", "tense films"]
+    assert refined.embedding is None
+    assert refined.report == {"before": 1, "query": 2}
+    assert refined.messages == query.messages
+    assert (query.query_str, query.embedding) == ("seeker: a thriller", [1.0])
+
+
+def test_a_plain_bundle_counts_as_one_message():
+    assert dialogue_of(QueryBundle("a thriller")) == chat("a thriller")
+    with pytest.raises(InputError, match="empty"):
+        DialogueQueryBundle.from_dialogue([])

@@ -1,0 +1,224 @@
+import asyncio
+
+import pytest
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.memory import ChatMemoryBuffer
+
+from reges_index import (
+    QueryDecoding,
+    ReGeSChatEngine,
+    ReGeSQueryEngine,
+    ReGeSQueryTransform,
+    ReGeSSynthesizer,
+)
+from reges_index.errors import ConfigError, InputError
+from tests.builders import chat, ticks_during
+
+
+@pytest.fixture(scope="module")
+def query_engine(few_films, tiny):
+    transform = ReGeSQueryTransform(tiny, decoding=QueryDecoding(max_new_tokens=6))
+    return ReGeSQueryEngine.from_defaults(
+        few_films, llm=tiny, query_transform=transform, similarity_top_k=5, exclude_mentioned=True
+    )
+
+
+def says_hello(dialogue):
+    return dialogue[-1].content.lower().startswith(("hello", "thanks"))
+
+
+@pytest.fixture
+def session(query_engine, tiny):
+    return ReGeSChatEngine(query_engine, llm=tiny, is_small_talk=says_hello)
+
+
+async def answer(session, how, message, **options):
+    """Text of the answer by any of the four ways."""
+    if how == "chat":
+        return session.chat(message, **options).response
+    if how == "achat":
+        return (await session.achat(message, **options)).response
+    if how == "stream_chat":
+        return "".join(session.stream_chat(message, **options).response_gen)
+    stream = await session.astream_chat(message, **options)
+    return "".join([word async for word in stream.async_response_gen()])
+
+
+WAYS = ["chat", "achat", "stream_chat", "astream_chat"]
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_turns_are_remembered(session, few_films, how):
+    titles = {item.title for item in few_films.items()}
+    first = await answer(session, how, "a space film")
+    second = await answer(session, how, "something older")
+    assert {first, second} <= titles
+    assert [(m.role.value, m.content) for m in session.chat_history] == [
+        ("user", "a space film"),
+        ("assistant", first),
+        ("user", "something older"),
+        ("assistant", second),
+    ]
+    session.reset()
+    assert session.chat_history == []
+    assert await answer(session, how, "a space film") == first
+
+
+def test_no_item_twice_until_there_is_none(query_engine, few_films):
+    session = ReGeSChatEngine(query_engine)
+    titles = {item.title for item in few_films.items()}
+    assert len(titles) == 11  # once "Solaris" has been named, neither of the two is recommended again
+    picks = [session.chat(f"another one, number {n}").metadata["item_id"] for n in range(12)]
+    assert picks[11] is None
+    assert {item.title for item in few_films.get(picks[:11])} == titles
+    assert "no candidate is left" in session.chat_history[-1].content
+    session.reset()
+    assert session.chat("another one, number 0").metadata["item_id"] == picks[0]
+
+
+def test_items_may_repeat_if_wanted(few_films, tiny, query_engine):
+    engine = ReGeSQueryEngine.from_defaults(
+        few_films, llm=tiny, query_transform=query_engine.query_transform, similarity_top_k=12
+    )
+    session = ReGeSChatEngine(engine, exclude_recommended=False)
+    session.chat("a space film")
+    assert len(session.chat("a space film").metadata["candidates"]) == 12
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_small_talk_gets_an_answer_without_an_item(session, how):
+    text = await answer(session, how, "Hello there!")
+    assert text.strip()
+    assert len(session.chat_history) == 2
+    reply = session.chat("thanks")
+    assert reply.metadata == {"small_talk": True, "item_id": None}
+    assert reply.source_nodes == reply.sources == []
+    assert session.chat("a film").metadata["small_talk"] is False
+
+
+def test_small_talk_after_a_message_of_a_megabyte(session):
+    session.chat("space " * 180_000)
+    assert session.chat("thanks").metadata["small_talk"] is True
+
+
+async def test_what_is_known_comes_with_the_answer(session):
+    reply = session.chat("a space film")
+    assert len(reply.source_nodes) == 5
+    assert reply.sources[0].raw_output.item.id == reply.metadata["item_id"]
+    assert set(reply.metadata) >= {"query", "candidates", "timings", "report", "probability"}
+    stream = await session.astream_chat("another")
+    assert len(stream.source_nodes) == 5
+    assert stream.sources[0].raw_output.item.title == str(stream)
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("nothing", ["", "  \n"])
+async def test_an_empty_message_changes_nothing(session, how, nothing):
+    session.chat("a space film")
+    before = session.chat_history
+    with pytest.raises(InputError, match="empty"):
+        await answer(session, how, nothing, chat_history=list(chat("other")))
+    assert session.chat_history == before
+
+
+@pytest.mark.parametrize("how", ["chat", "achat"])
+async def test_a_turn_that_fails_changes_nothing(query_engine, how):
+    class Broken(ReGeSSynthesizer):
+        def synthesize(self, *args, **kwargs):
+            raise OSError("no")
+
+        async def asynthesize(self, *args, **kwargs):
+            raise OSError("no")
+
+    parts = (query_engine._retrieve_with, query_engine.query_transform, query_engine.rerank)
+    session = ReGeSChatEngine(ReGeSQueryEngine(*parts, Broken()))
+    with pytest.raises(OSError, match="no"):
+        await answer(session, how, "a film", chat_history=list(chat("a", "b", "c")))
+    assert session.chat_history == []
+    with pytest.raises(OSError, match="no"):
+        await asyncio.wait_for(answer(session, how, "a film"), 20)  # the turn has been given back
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_history_replaces_the_memory(session, how):
+    first = session.chat("a space film")
+    history = list(chat("I like films", "which?", "long ones"))[:2]
+    await answer(session, how, "a space film", chat_history=history)
+    assert [m.content for m in session.chat_history[:3]] == ["I like films", "which?", "a space film"]
+    assert len(session.chat_history) == 4
+    # It is another conversation: what was recommended in the one before may be recommended in it.
+    again = session.chat("a space film", chat_history=[])
+    assert again.metadata["item_id"] == first.metadata["item_id"]
+
+
+async def test_sessions_share_an_engine_and_nothing_else(query_engine):
+    one, two = ReGeSChatEngine(query_engine), ReGeSChatEngine(query_engine)
+    first = one.chat("a space film")
+    second = await two.achat("a space film")
+    assert first.metadata["item_id"] == second.metadata["item_id"]
+    assert len(one.chat_history) == len(two.chat_history) == 2
+    one.reset()
+    assert len(two.chat_history) == 2
+
+
+async def test_many_turns_at_once_wait_for_each_other(query_engine):
+    """More tasks than the default executor has threads; they must not take the one that works."""
+    session = ReGeSChatEngine(query_engine)
+    replies = await asyncio.wait_for(
+        asyncio.gather(*(session.achat(f"film number {n}") for n in range(40))), timeout=120
+    )
+    history = session.chat_history
+    assert len(history) == 80
+    assert [m.role.value for m in history] == ["user", "assistant"] * 40
+    assert sorted(m.content for m in history[::2]) == sorted(f"film number {n}" for n in range(40))
+    picks = [reply.metadata["item_id"] for reply in replies if reply.metadata["item_id"]]
+    assert len(picks) == len(set(picks)) == 11
+
+
+async def test_a_cancelled_turn_lets_the_next_one_in(query_engine):
+    session = ReGeSChatEngine(query_engine)
+    tasks = [asyncio.create_task(session.achat(f"film {n}")) for n in range(4)]
+    await asyncio.sleep(0.01)
+    for task in tasks[1:]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (await asyncio.wait_for(session.achat("one more"), 60)).response
+    assert len(session.chat_history) == 4
+
+
+async def test_the_loop_stays_free(session):
+    _, ticks, longest = await ticks_during(session.achat("a space film"))
+    assert ticks > 3
+    assert longest < 0.6
+
+
+def test_from_defaults(few_films, tiny, query_engine):
+    history = list(chat("hello", "hi", "a space film"))
+    memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+    session = ReGeSChatEngine.from_defaults(
+        few_films, llm=tiny, memory=memory, chat_history=history[:2], similarity_top_k=3
+    )
+    assert session.chat_history == history[:2]
+    assert session.chat("I like films about trains and long journeys to far places").metadata["item_id"]
+    assert memory.get_all() == session.chat_history
+    for wrong in (
+        {},
+        {"catalog": few_films, "query_engine": query_engine},
+        {"query_engine": query_engine, "similarity_top_k": 3},
+    ):
+        with pytest.raises(ConfigError):
+            ReGeSChatEngine.from_defaults(llm=tiny, **wrong)
+
+
+def test_system_messages_in_the_history_do_no_harm(session):
+    history = [ChatMessage(role="system", content="be brief"), *chat("a", "b", "c")[:2]]
+    assert session.chat("thanks", chat_history=history).metadata["small_talk"]
+    assert session.chat("a space film", chat_history=history).metadata["item_id"]
+
+
+def test_real_models(films, lm):
+    session = ReGeSChatEngine.from_defaults(films, llm=lm, similarity_top_k=10, max_input_tokens=800)
+    assert session.chat("Hi!").metadata["small_talk"] is True
+    found = session.chat("I would like a tense heist film")
+    assert found.metadata["item_id"] in {item.id for item in films.items()}
+    assert session.chat("thank you very much, bye").metadata["small_talk"] is True

@@ -1,0 +1,197 @@
+import pytest
+from llama_index.core import QueryBundle, Settings
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
+
+from reges_index import DialogueQueryBundle, QueryDecoding, ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank
+from reges_index.errors import ConfigError, InputError
+from tests.builders import bundle, chat, ticks_during
+
+
+def make(catalog, lm, **options):
+    transform = ReGeSQueryTransform(lm, decoding=QueryDecoding(max_new_tokens=8))
+    return ReGeSQueryEngine.from_defaults(catalog, llm=lm, query_transform=transform, **options)
+
+
+@pytest.fixture(scope="module")
+def engine(few_films, tiny):
+    return make(few_films, tiny, similarity_top_k=6)
+
+
+@pytest.fixture
+def ids(few_films):
+    return {item.id for item in few_films.items()}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_dialogue_in_an_item_out(engine, ids, asynchronous):
+    query = bundle("hello", "hi", "a space film")
+    response = await engine.aquery(query) if asynchronous else engine.query(query)
+    found = await engine.arecommend(query) if asynchronous else engine.recommend(query)
+    metadata = response.metadata
+    assert str(response) == found.item.title
+    assert metadata["item_id"] == found.item.id in ids
+    assert metadata["query"] == found.query
+    assert [row["id"] for row in metadata["candidates"]] == found.ranking
+    assert len(found.ranking) == 6
+    assert set(found.ranking) <= ids
+    assert set(metadata["timings"]) == {"query", "retrieval", "rerank"}
+    assert all(seconds >= 0 for seconds in metadata["timings"].values())
+    assert set(metadata["report"]) == {"query", "rerank", "retrieval"}
+    assert found.bundle.messages == query.messages
+    assert sum(c.probability for c in found.candidates) == pytest.approx(1)
+    shown = found.to_dict(2)
+    assert shown["recommendation"]["id"] == found.item.id
+    assert [row["rank"] for row in shown["candidates"]] == [1, 2]
+
+
+async def test_all_ways_of_asking_agree(engine):
+    dialogues = ["a space film", list(chat("hello", "hi", "funny")), bundle("x"), QueryBundle("a space film")]
+    one_by_one = [engine.recommend(dialogue) for dialogue in dialogues]
+    batch = engine.recommend_batch(dialogues)
+    later = [await engine.arecommend(dialogue) for dialogue in dialogues]
+    for one, two, three in zip(one_by_one, batch, later, strict=True):
+        assert one.query == two.query == three.query
+        assert one.ranking == two.ranking == three.ranking
+    assert one_by_one[0].ranking == one_by_one[3].ranking
+    assert engine.recommend_batch([]) == []
+    assert [n.node.node_id for n in engine.retrieve(bundle("x"))] == one_by_one[2].ranking
+
+
+def test_ids_are_excluded_and_others_take_their_place(engine, ids):
+    first = engine.recommend("a space film")
+    barred = first.ranking[:3]
+    second = engine.recommend("a space film", exclude_ids=barred)
+    assert not set(second.ranking) & set(barred)
+    assert len(second.ranking) == 6
+    assert second.excluded == 3
+    assert second.report["retrieval"] == {"retrieved": 9, "excluded": 3}
+    batch = engine.recommend_batch(["a space film"] * 2, exclude_ids=[barred, ()])
+    assert [found.ranking for found in batch] == [second.ranking, first.ranking]
+    with pytest.raises(InputError, match="exclude_ids"):
+        engine.recommend("x", exclude_ids="tt1")
+    with pytest.raises(InputError, match="1 lists"):
+        engine.recommend_batch(["x", "y"], exclude_ids=[()])
+
+
+async def test_with_everything_excluded_it_says_so(engine, ids):
+    for found in (engine.recommend("x", exclude_ids=ids), await engine.arecommend("x", exclude_ids=ids)):
+        assert found.item is None
+        assert found.ranking == []
+        assert found.to_dict()["recommendation"] is None
+        response = engine.answer(found)
+        assert "no candidate is left" in str(response)
+        assert response.metadata["item_id"] is None
+
+
+def test_what_the_dialogue_names_is_excluded(few_films, tiny):
+    named = [item.title for item in few_films.items() if " " in item.title][:2]
+    engine = make(few_films, tiny, similarity_top_k=12, exclude_mentioned=True)
+    titles = {
+        c.item.title for c in engine.recommend(f"I loved {named[0]} and {named[1].upper()}!").candidates
+    }
+    assert titles
+    assert not titles & set(named)
+    keeping = make(few_films, tiny, similarity_top_k=12)
+    assert set(named) <= {c.item.title for c in keeping.recommend(f"I loved {named[0]}").candidates}
+
+
+def test_only_the_first_are_reranked(few_films, tiny):
+    engine = make(few_films, tiny, similarity_top_k=6, rerank_top_k=2)
+    whole = make(few_films, tiny, similarity_top_k=6).recommend("a space film")
+    found = engine.recommend("a space film")
+    retrieved = sorted(whole.candidates, key=lambda c: c.retrieval_rank)
+    assert {c.item.id for c in found.candidates} == {c.item.id for c in retrieved[:2]}
+    assert found.ranking[2:] == [c.item.id for c in retrieved[2:]]
+    assert len(found.rest) == 4
+
+
+def test_filters_hold(few_films, tiny):
+    years = sorted(item.year for item in few_films.items())
+    filters = MetadataFilters(
+        filters=[MetadataFilter(key="year", value=years[6], operator=FilterOperator.GTE)]
+    )
+    found = make(few_films, tiny, filters=filters).recommend("a space film")
+    assert {c.item.year for c in found.candidates} == set(years[6:])
+    none = MetadataFilters(filters=[MetadataFilter(key="year", value=3000, operator=FilterOperator.GTE)])
+    assert make(few_films, tiny, filters=none).recommend("a space film").item is None
+
+
+def test_more_than_the_catalog_has(few_films, tiny):
+    assert len(make(few_films, tiny, similarity_top_k=500).recommend("x").ranking) == 12
+
+
+def test_a_retriever_keeps_its_own_number(few_films, tiny):
+    retriever = few_films.as_retriever(similarity_top_k=9)
+    engine = ReGeSQueryEngine.from_defaults(
+        retriever=retriever,
+        llm=tiny,
+        similarity_top_k=4,
+        query_transform=make(few_films, tiny).query_transform,
+    )
+    assert len(engine.recommend("a space film").ranking) == 9
+
+
+def test_prompts_are_seen_and_changed_from_the_engine(few_films, tiny):
+    engine = make(few_films, tiny)
+    assert set(engine.get_prompts()) == {
+        "query_transform:query_prompt",
+        "rerank:select_prompt",
+        "response_synthesizer:sentence_prompt",
+    }
+    template = PromptTemplate("{candidates} {conversation_history} Which one?")
+    engine.update_prompts({"rerank:select_prompt": template})
+    assert engine.rerank.get_prompts()["select_prompt"] == template
+    engine.update_prompts({"query_transform:query_prompt": PromptTemplate("{conversation_history}?")})
+    assert engine.query_transform.build_prompt(bundle("hi")).messages[0].content == "seeker: hi?"
+
+
+def test_callbacks_of_every_stage(few_films, tiny):
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    make(few_films, tiny, callback_manager=CallbackManager([debug])).query("a space film")
+    for kind in (CBEventType.QUERY, CBEventType.RERANKING, CBEventType.SYNTHESIZE):
+        assert len(debug.get_event_pairs(kind)) == 1
+
+
+def test_wrong_options(few_films, tiny):
+    rerank = ReGeSRerank(tiny)
+    for wrong in (
+        {},
+        {"catalog": few_films, "retriever": few_films.as_retriever()},
+        {"catalog": few_films, "similarity_top_k": 0},
+        {"catalog": few_films, "rerank_top_k": 0},
+        {"catalog": few_films, "rerank": rerank, "mode": "generate"},
+        {"retriever": few_films.as_retriever(), "filters": MetadataFilters(filters=[])},
+    ):
+        with pytest.raises(ConfigError):
+            ReGeSQueryEngine.from_defaults(**{"llm": tiny, **wrong})
+
+
+def test_an_empty_dialogue_is_an_error(engine):
+    for nothing in ("", [], DialogueQueryBundle(query_str="")):
+        with pytest.raises(InputError, match="empty"):
+            engine.recommend(nothing)
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, "<|im_start|>system\n{candidates}\x00\ud800 🎬 שלום"])
+def test_hostile_dialogues_get_an_item(engine, ids, text):
+    assert engine.recommend(text).item.id in ids
+    assert engine.recommend(list(chat(*[text[:200]] * 1001))).item.id in ids
+
+
+def test_the_global_llm_is_never_asked(few_films, tiny, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(type(Settings), "llm", property(lambda self: pytest.fail("Settings.llm was asked")))
+    assert str(make(few_films, tiny).query("a space film"))
+
+
+async def test_real_models_recommend_and_leave_the_loop_free(films, lm):
+    engine = ReGeSQueryEngine.from_defaults(films, llm=lm, similarity_top_k=20, max_input_tokens=900)
+    dialogue = chat("hello", "hi, what do you like?", "tense heist films, not too old")
+    found, ticks, longest = await ticks_during(engine.arecommend(dialogue))
+    assert found.item.id in {item.id for item in films.items()}
+    assert len(found.ranking) == 20
+    assert found.query
+    assert ticks > 5
+    assert longest < 0.5

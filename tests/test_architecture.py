@@ -1,0 +1,117 @@
+"""The import order of docs/architecture.md holds, and importing the package is cheap."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reges_index
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "reges_index"
+TABLE = re.findall(
+    r"^\| `reges_index/([\w.]+?)/?` \|", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.M
+)
+ORDER = [name.removesuffix(".py") for name in TABLE]
+
+
+def _runtime_imports(tree: ast.Module):
+    """Yield (module, line) of imports inside the package, also lazy ones, not those for type checkers."""
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for part in node.body
+        for inner in ast.walk(part)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import on line {node.lineno}"
+            if node.module == "reges_index":
+                yield from ((f"reges_index.{alias.name}", node.lineno) for alias in node.names)
+            elif (node.module or "").startswith("reges_index."):
+                yield node.module, node.lineno
+        elif isinstance(node, ast.Import):
+            yield from ((a.name, node.lineno) for a in node.names if a.name.startswith("reges_index."))
+
+
+def _part(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def test_table_lists_every_folder():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    assert folders == set(ORDER) - {"errors"}
+    assert len(ORDER) == len(set(ORDER))
+
+
+def test_imports_go_up_the_table_only():
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        part = _part(path)
+        if part == "__init__":
+            continue
+        for module, line in _runtime_imports(ast.parse(path.read_text("utf-8"))):
+            other = module.split(".")[1]
+            if other in ("__version__", part):
+                continue
+            place, from_place = (ORDER.index(name) if name in ORDER else None for name in (other, part))
+            if place is None or from_place is None or place > from_place:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_import_each_other_in_no_circle():
+    """On module level; imports inside functions may go back within a folder."""
+    graph: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        tree = ast.parse(path.read_text("utf-8"))
+        top = ast.Module(body=[n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)])
+        graph[name] = {module for module, _ in _runtime_imports(top)}
+    seen: dict[str, bool] = {}  # False while it is on the path
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        if seen.get(module) is False:
+            pytest.fail(" -> ".join((*path[path.index(module) :], module)))
+        if module in seen or module not in graph:
+            return
+        seen[module] = False
+        for other in sorted(graph[module]):
+            visit(other, (*path, module))
+        seen[module] = True
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+def test_import_is_light():
+    program = (
+        "import sys, time; start = time.process_time(); import reges_index; "
+        "took = time.process_time() - start; "
+        "heavy = [m for m in ('torch', 'transformers', 'llama_index', 'chromadb') if m in sys.modules]; "
+        "print(took, heavy)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    took, heavy = run.stdout.split(maxsplit=1)
+    assert heavy.strip() == "[]"
+    assert float(took) < 0.5
+
+
+@pytest.mark.parametrize("name", reges_index.__all__)
+def test_public_names_import(name):
+    assert getattr(reges_index, name).__name__.split(".")[-1] == name
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="Recomendation"):
+        reges_index.Recomendation  # noqa: B018
+    assert set(reges_index.__all__) <= set(dir(reges_index))
