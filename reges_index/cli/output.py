@@ -82,14 +82,12 @@ def candidate_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def notes(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say in words what a recommendation's report says was cut or went otherwise than asked."""
     query, rerank = report.get("query", {}), report.get("rerank", {})
-    retrieval = report.get("retrieval", {})
     found = [
-        (query.get("messages_dropped"), "oldest messages were cut for the query expert"),
-        (rerank.get("messages_dropped"), "oldest messages were cut for the item expert"),
-        (rerank.get("candidates_shortened"), "abstracts were shortened to fit into the prompt"),
-        (retrieval.get("excluded"), "retrieved items were excluded"),
+        ("oldest messages cut for the query expert", query.get("messages_dropped")),
+        ("oldest messages cut for the item expert", rerank.get("messages_dropped")),
+        ("abstracts shortened to fit into the prompt", rerank.get("candidates_shortened")),
     ]
-    said = [f"{count:,} {what}" for count, what in found if count]
+    said = [f"{what}: {count:,}" for what, count in found if count]
     if query.get("message_shortened") or rerank.get("message_shortened"):
         said.append("a message was too long and was shortened")
     if query.get("fallback"):

@@ -85,7 +85,7 @@ def run(words, *, input=None, env=None):
         input=input.encode() if isinstance(input, str) else input,
         capture_output=True,
         env=env or environment(),
-        timeout=280,
+        timeout=840,
         check=False,
     )
     return Done(found.returncode, found.stdout.decode(), found.stderr.decode())

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.conftest import FILMS, call, reges
+
+pytestmark = pytest.mark.timeout(900)  # far from needed, unless the machine is busy
 
 TITLES = {film[1] for film in FILMS}
 
@@ -10,20 +14,25 @@ def answers(text):
 
 
 def test_a_conversation_through_a_pipe_with_the_embedded_models(store):
-    lines = b"hello!\nSomething scary in space, \xff please.\nAnd for my children?\n"
-    found = reges("chat", "--store", store, "--similarity-top-k", 6, "--top-k", 3, input=lines)
+    lines = b"hello!\nSomething scary in space, \xff please.\n"
+    found = reges("chat", "--store", store, "--similarity-top-k", 4, "--top-k", 3, input=lines)
     assert found.code == 0, found.err
     assert found.err == ""
     assert "12 items" in found.out
-    greeting, first, second = answers(found.out)
+    greeting, film = answers(found.out)
     assert greeting not in TITLES
-    assert first in TITLES
-    assert second in TITLES
-    assert first != second  # nothing is recommended twice in a session
-    assert found.out.count("query  ") == 2
-    assert found.out.count("probability") == 2
+    assert film in TITLES
+    assert found.out.count("query  ") == 1
+    assert found.out.count("probability") == 1
     assert "%" in found.out
     assert "█" in found.out
+
+
+def test_nothing_is_recommended_twice(store, tiny):
+    wishes = "A film about the sea.\nAnother film about the sea.\nOne more about the sea.\n"
+    first, *others = answers(call("chat", "--store", store, "--model", tiny, input=wishes).out)
+    assert len(others) == 2
+    assert first not in others or first == "The Long Orbit"  # the one title that two films have
 
 
 def test_reset_and_the_empty_line(store, tiny):

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.cli.conftest import call, reges
+
+pytestmark = pytest.mark.timeout(900)  # far from needed, unless the machine is busy
 
 
 def findings(found):
