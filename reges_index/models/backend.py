@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from inspect import getattr_static
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
@@ -142,7 +143,8 @@ class ApiBackend(Backend):
 
     async def achat(self, prompt: Sequence[ChatMessage]) -> ChatResponse:
         """Chat without blocking the event loop."""
-        if type(self.llm).achat is CustomLLM.achat:  # that one calls chat() on the loop
+        # CustomLLM's own achat calls chat() on the loop. Compared statically: every access wraps it anew.
+        if getattr_static(type(self.llm), "achat") is getattr_static(CustomLLM, "achat"):
             return await asyncio.to_thread(self.llm.chat, list(prompt))
         return await self.llm.achat(list(prompt))
 
