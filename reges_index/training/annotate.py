@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from llama_index.core.async_utils import asyncio_run
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.catalog import Item
@@ -270,11 +270,22 @@ def annotate(
                 waiting.append(turn)
         leaks = TitleLeaks(catalog) if filter_leaks else None
         run = _Run(task, teacher, catalog, domain, leaks, notes, left_out, report)
-        asyncio_run(_all(run, waiting, progress))
+        _wait_for(_all(run, waiting, progress))
     report.retries = teacher.retries - retries
     report.cost = teacher.settings.cost(report.prompt_tokens, report.new_tokens)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _wait_for(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, also where an event loop runs already (a notebook): then in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, work).result()
 
 
 async def _all(run: _Run, turns: list[Turn], progress: Progress | None) -> None:

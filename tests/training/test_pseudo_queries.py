@@ -16,7 +16,7 @@ from reges_index.training.teacher_spec import open_teacher
 from .films import items, turn, turns
 from .openai_server import Reply, chat_server
 
-FAST = TeacherSettings(first_wait_s=0.01, longest_wait_s=0.05, timeout_s=5.0, concurrency=3)
+FAST = TeacherSettings(first_wait_s=0.01, longest_wait_s=0.05, timeout_s=60.0, concurrency=3)
 
 
 def client(url, **options):
@@ -46,7 +46,7 @@ def test_one_line_a_turn_with_the_papers_prompt(tmp_path):
 
 
 def test_requests_under_way_are_bounded(tmp_path):
-    with chat_server(lambda p, n: Reply("a query", delay_s=0.05)) as server:
+    with chat_server(lambda p, n: Reply("a query", delay_s=0.2)) as server:
         write_pseudo_queries(turns(9), items(), client(server.url), tmp_path / "pq.jsonl", settings=FAST)
     assert server.most_at_once == 3
 
@@ -72,14 +72,15 @@ FAULTS = {
     "overloaded": Reply(status=503),
     "cut connection": Reply("never arrives", cut=True),
     "hung up": Reply(hang_up=True),
-    "slow": Reply("too late", delay_s=1.5),
+    "slow": Reply("too late", delay_s=3.0),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_passing_faults_are_retried(tmp_path, fault, caplog):
     out = tmp_path / "pq.jsonl"
-    settings = TeacherSettings(first_wait_s=0.01, longest_wait_s=0.02, timeout_s=0.5, concurrency=2)
+    timeout = 1.0 if fault == "slow" else 60.0
+    settings = TeacherSettings(first_wait_s=0.01, longest_wait_s=0.02, timeout_s=timeout, concurrency=2)
 
     def script(prompt, number):
         return FAULTS[fault] if number in (0, 3) else query_for(prompt, number)
@@ -87,7 +88,9 @@ def test_passing_faults_are_retried(tmp_path, fault, caplog):
     with chat_server(script) as server, caplog.at_level(logging.WARNING):
         report = write_pseudo_queries(turns(4), items(), client(server.url), out, settings=settings)
     assert read_pseudo_queries(out) == {f"t{n}": f"film of kind {n}" for n in range(4)}
-    assert (report.written, report.retries, report.failed) == (4, 2, {})
+    assert (report.written, report.failed) == (4, {})
+    # On a busy machine a second can be too short for a good answer too.
+    assert report.retries >= 2 if fault == "slow" else report.retries == 2
     assert "attempt 2 follows" in caplog.text
     assert "secret" not in caplog.text
 
