@@ -56,15 +56,23 @@ def write_journal(folder: Path, pending: dict[str, Files]) -> Journal:
     """Write a journal with a new revision; whole or not at all."""
     journal = Journal(uuid.uuid4().hex, pending)
     draft = folder / f"{_FILE}.{os.getpid()}"
-    draft.write_text(json.dumps(asdict(journal)), "utf-8")
-    draft.replace(folder / _FILE)
+    try:
+        draft.write_text(json.dumps(asdict(journal)), "utf-8")
+        draft.replace(folder / _FILE)
+    finally:
+        draft.unlink(missing_ok=True)
     return journal
 
 
 def index_files(folder: Path) -> Files:
-    """Return size (bytes) and time of change (ns) of Chroma's index files; each collection has a folder."""
+    """Return size (bytes) and time of change (ns) of Chroma's saved index files.
+
+    Each collection has a folder. Until its `index_metadata.pickle` is there, which is saved last, Chroma
+    builds the index from the database and every process writes the other files anew: these mean nothing.
+    """
     states = {}
-    for path in sorted(folder.glob("*/*")):
-        status = path.stat()
-        states[path.relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns]
+    for saved in sorted(folder.glob("*/index_metadata.pickle")):
+        for path in sorted(saved.parent.iterdir()):
+            status = path.stat()
+            states[path.relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns]
     return states

@@ -36,7 +36,8 @@ def test_csv_with_mapping(tmp_path: Path):
     path = write(
         tmp_path,
         "books.csv",
-        'isbn,Name,Author,when,Kinds,num_pages,note\n978-1,"Emma, a novel",Jane Austen,1815,Novel|Comedy ;Romance,474,\n'
+        "isbn,Name,Author,when,Kinds,num_pages,note\n"
+        '978-1,"Emma, a novel",Jane Austen,1815,Novel|Comedy ;Romance,474,\n'
         '978-2,"Two\nlines",,,,,"said ""x"""\n',
     )
     columns = {"id": "isbn", "title": "Name", "authors": "Author", "year": "when", "genres": "Kinds",
@@ -52,7 +53,9 @@ def test_csv_with_mapping(tmp_path: Path):
 def test_any_text_survives_jsonl(tmp_path_factory, titles: list[str]):
     folder = tmp_path_factory.mktemp("t")
     items = [Item(id=str(n), title=title, abstract=title * 2) for n, title in enumerate(titles)]
-    rows = [json.dumps({"id": i.id, "title": i.title, "abstract": i.abstract}, ensure_ascii=False) for i in items]
+    rows = [
+        json.dumps({"id": i.id, "title": i.title, "abstract": i.abstract}, ensure_ascii=False) for i in items
+    ]
     assert read_items(write(folder, "a.jsonl", "\n".join(rows))) == items
 
 
@@ -72,7 +75,8 @@ BAD_JSONL = [
     ('{"id": "1", "title": ""}', r"line 1: the item has no title"),
     ('{"id": "1", "title": "  "}', r"line 1: title: is blank"),
     ('{"title": "x"}', r"line 1: the item has no id"),
-    ('{"id": "1", "title": "x"}\n{"id": "2", "title": "x"}\n{"id": "1", "title": "y"}', r"'1' occurs twice, on lines 1 and 3"),
+    ('{"id": "1", "title": "x"}\n{"id": "2", "title": "x"}\n{"id": "1", "title": "y"}',
+     r"'1' occurs twice, on lines 1 and 3"),
     ('{"id": "1", "title": "x", "year": "soon"}', r"line 1: year: .*integer.*'soon'"),
     ('{"id": "1", "title": "x", "year": 1999.5}', r"line 1: year: .*integer"),
     ('{"id": "1", "title": "x", "nested": {"a": [1]}}', r"line 1: metadata.nested"),
@@ -128,7 +132,7 @@ def test_encodings(tmp_path: Path):
 def test_bad_paths(tmp_path: Path):
     with pytest.raises(InputError, match="no such file"):
         read_items(tmp_path / "none.jsonl")
-    with pytest.raises(InputError, match="unknown catalog format '.txt'"):
+    with pytest.raises(InputError, match=r"unknown catalog format '\.txt'"):
         read_items(tmp_path / "a.txt")
     (tmp_path / "d.csv").mkdir()
     with pytest.raises(InputError, match="cannot be read"):
@@ -138,7 +142,7 @@ def test_bad_paths(tmp_path: Path):
 def test_demo_catalogs():
     assert len(demo_catalog("films")) >= 300
     assert len(demo_catalog("books")) >= 120
-    with pytest.raises(InputError, match="no demo catalog 'cars'") as caught:
+    with pytest.raises(InputError, match=r"no demo catalog 'cars'") as caught:
         demo_catalog("cars")
     assert "books, films" in caught.value.hint
 

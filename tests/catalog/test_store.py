@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reges_index.catalog import Item, ItemCatalog
+from reges_index.errors import CatalogError, InputError, StorageError, StoreNotFoundError
+from tests.catalog.hashing import HashingEmbedding
+
+ROOT = Path(__file__).parents[2]
+FILMS = [Item(id=str(n), title=f"Film {n}", genres=["Drama"], abstract="text " * 50) for n in range(20)]
+
+
+def make_store(folder: Path) -> None:
+    """Make a store in a process of its own, so that nothing of it is open here."""
+    script = (
+        "import sys; from tests.catalog.test_store import *; "
+        "ItemCatalog.from_items(FILMS, persist_dir=sys.argv[1], embed_model=HashingEmbedding())"
+    )
+    subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, check=True)
+
+
+def damage(folder: Path, kind: str) -> None:
+    database = folder / "chroma.sqlite3"
+    if kind == "cut":
+        os.truncate(database, database.stat().st_size // 2)
+    elif kind == "garbage":
+        database.write_bytes(b"no database" * 1000)
+    elif kind == "emptied":
+        os.truncate(database, 0)
+    else:
+        database.unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("cut", CatalogError, "store cannot be read.*malformed"),
+        ("garbage", CatalogError, "store cannot be read.*not a database"),
+        ("emptied", StoreNotFoundError, "there is no catalog 'items'"),
+        ("gone", StoreNotFoundError, "a folder without chroma.sqlite3"),
+    ],
+)
+def test_damaged_stores(tmp_path: Path, kind: str, error: type[CatalogError], message: str):
+    make_store(tmp_path)
+    damage(tmp_path, kind)
+    with pytest.raises(error, match=message) as caught:
+        ItemCatalog.open(tmp_path, embed_model=HashingEmbedding())
+    assert caught.value.hint
+
+
+def test_lost_index_is_told(tmp_path: Path):
+    script = (
+        "import sys; from tests.catalog.test_sync import *; "
+        "ItemCatalog.from_items(make(1100), persist_dir=sys.argv[1], embed_model=HashingEmbedding())"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=True)
+    [index] = [path for path in tmp_path.iterdir() if path.is_dir()]
+    shutil.rmtree(index)
+    catalog = ItemCatalog.open(tmp_path, embed_model=HashingEmbedding())
+    with pytest.raises(CatalogError, match="has 1100 items, but its vector index found"):
+        catalog.query("film", 1100)
+
+
+def test_a_file_is_no_folder(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="file"):
+        ItemCatalog.open(tmp_path / "file", create=True, embed_model=HashingEmbedding())
+    with pytest.raises(StoreNotFoundError, match="there is no store"):
+        ItemCatalog.open(tmp_path / "file", embed_model=HashingEmbedding())
+
+
+def test_deleted_folder_is_not_served_from_memory(tmp_path: Path):
+    folder = tmp_path / "store"
+    catalog = ItemCatalog.from_items(FILMS, persist_dir=folder, embed_model=HashingEmbedding())
+    shutil.rmtree(folder)
+    with pytest.raises(StoreNotFoundError, match="there is no store"):
+        ItemCatalog.open(folder, embed_model=HashingEmbedding())
+    again = ItemCatalog.from_items(FILMS[:3], persist_dir=folder, embed_model=HashingEmbedding())
+    assert again.ids() == ["0", "1", "2"]
+    del catalog
+
+
+AS_NOBODY = """
+import os, sys
+from tests.catalog.test_store import *
+ItemCatalog  # imported while the environment can still be read
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    if sys.argv[2] == "sync":
+        ItemCatalog.from_items(FILMS[:5], persist_dir=sys.argv[1], embed_model=HashingEmbedding())
+    else:
+        catalog = ItemCatalog.open(sys.argv[1], embed_model=HashingEmbedding())
+        print(len(catalog), catalog.query("film", 1)[0].score > 0)
+except StorageError as error:
+    print("StorageError", error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="needs POSIX users")
+def test_read_only_folder():
+    folder = Path(f"/tmp/reges-read-only-{os.getpid()}")
+    make_store(folder)
+    try:
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+
+        def run(where: Path, action: str) -> str:
+            command = [sys.executable, "-c", AS_NOBODY, str(where), action]
+            environment = {**os.environ, "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+            return done.stdout + done.stderr
+
+        assert "StorageError" in run(folder, "sync")
+        assert "StorageError" in run(folder / "deeper" / "store", "sync")
+        assert "StorageError" in (answer := run(folder, "read")) or answer == "20 True\n"
+    finally:
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no permission to mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+FILL = """
+import sys
+from tests.catalog.test_store import *
+items = [Item(id=str(n), title=f"Film {n}", abstract="text " * 200) for n in range(2000)]
+try:
+    ItemCatalog.from_items(items, persist_dir=sys.argv[1], embed_model=HashingEmbedding())
+except StorageError as error:
+    print("StorageError", error)
+"""
+
+
+def test_full_disk(tiny_disk: Path):
+    command = [sys.executable, "-c", FILL, str(tiny_disk / "store")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "StorageError" in done.stdout, done.stdout + done.stderr
+    assert "disk is full" in done.stdout
+    assert "the sync goes on where it stopped" in done.stdout
+    # With more room it does.
+    subprocess.run(["mount", "-o", "remount,size=64m", str(tiny_disk)], check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert len(ItemCatalog.open(tiny_disk / "store", embed_model=HashingEmbedding())) == 2000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    chroma = Path(sys.executable).with_name("chroma")
+    folder = tmp_path_factory.mktemp("server")
+    command = [str(chroma), "run", "--host", "127.0.0.1", "--port", str(port), "--path", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    try:
+        while True:
+            try:
+                ItemCatalog.names(url=url)
+                break
+            except StoreNotFoundError:
+                assert process.poll() is None, "the server has ended"
+                assert time.monotonic() < deadline, "the server does not answer"
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_server(server: str):
+    with pytest.raises(StoreNotFoundError, match="no catalog 'films'"):
+        ItemCatalog.open(url=server, name="films", embed_model=HashingEmbedding())
+    catalog = ItemCatalog.from_items(FILMS, url=server, name="films", embed_model=HashingEmbedding())
+    report = catalog.sync([*FILMS[5:], Item(id="x", title="Alien", year=1979)])
+    assert (report.added, report.changed, report.removed, report.unchanged) == (1, 0, 5, 15)
+    other = ItemCatalog.open(url=server, name="films", embed_model=HashingEmbedding())
+    assert sorted(other.items(), key=lambda item: item.id) == list(catalog.items())
+    best = other.as_retriever(1).retrieve("alien")[0]
+    assert best.node_id == "x"
+    assert best.score == pytest.approx(catalog.query("alien", 1)[0].score)
+    assert other.as_index().as_retriever(similarity_top_k=1).retrieve("alien")[0].node_id == "x"
+    assert ItemCatalog.names(url=server) == ["films"]
+
+
+def test_no_server():
+    with pytest.raises(StoreNotFoundError, match="no Chroma server answers"):
+        ItemCatalog.open(url="http://127.0.0.1:9", embed_model=HashingEmbedding())
+    for url in ("localhost:8000", "http://", "ftp://x:1", "http://x:99999", "http://x:1/path"):
+        with pytest.raises(InputError, match="no address of a Chroma server"):
+            ItemCatalog.open(url=url)
