@@ -63,3 +63,23 @@ def import_data(
     if found["unmatched"]:
         shown = "; ".join(f"{entry} ({count})" for entry, count in found["unmatched"].items())
         console.print(f"not in the catalog ({found['unmatched_distinct']} different): {shown}", markup=False)
+
+
+@data_app.command("results")
+def results(
+    reports: Annotated[
+        list[str], typer.Argument(metavar="NAME=REPORT...", help="Folders that reges evaluate --out wrote.")
+    ],
+    into: Annotated[Path, typer.Option("--into", help="Markdown file with <!-- results --> marks.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the results table of a README from finished reports."""
+    from reges_index.evaluation.results_table import write_results
+    from reges_index.evaluation.run import named_files
+
+    folders = named_files(reports)
+    made = write_results(into, folders)
+    if as_json:
+        print_json({"into": str(into), "reports": folders, "markdown": made})
+    else:
+        console.print(f"{into}: results of {', '.join(folders)} written", markup=False)

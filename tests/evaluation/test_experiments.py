@@ -174,6 +174,14 @@ def test_a_finished_run_is_not_run_again(finished, data, catalog, lm, monkeypatc
         assert value["rows"] == outcome["done"][name]["rows"]
 
 
+def test_another_adapter_of_the_same_name_is_another_run(data, catalog, lm, finished, tmp_path):
+    other = tiny_lm()
+    other.load_adapter("item-expert", save_tiny_adapter(tmp_path / "other", seed=77))
+    other.load_adapter("query-expert", save_tiny_adapter(tmp_path / "query", seed=0))
+    with pytest.raises(InputError, match="other settings: adapter"):
+        run_experiments(make_lab(data, catalog, other, finished[0].folder), ["table4"])
+
+
 def test_a_killed_run_goes_on(data, tmp_path):
     path = tmp_path / "run.jsonl"
 

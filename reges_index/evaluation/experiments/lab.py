@@ -146,12 +146,15 @@ class Lab:
         return name if self.model().has_adapter(name) else None
 
     def _adapter_hash(self, name: str | None) -> str | None:
+        """Return the adapter's name and a hash of its weights: two of one name are two adapters."""
         if name is None:
             return None
-        manifest = self.model().manifest(name)
-        if manifest is None:
-            return f"{name} (no manifest)"
-        return f"{name} {hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()[:16]}"
+        digest = hashlib.sha256()
+        own = [(n, p) for n, p in self.model().model.named_parameters() if f".{name}." in n]
+        for parameter, values in sorted(own, key=lambda pair: pair[0]):
+            digest.update(parameter.encode())
+            digest.update(values.detach().float().cpu().numpy().tobytes())
+        return f"{name} {digest.hexdigest()[:16]}"
 
     def about(self) -> dict[str, Any]:
         """Describe data, model, adapters and settings for the reports."""
@@ -161,7 +164,7 @@ class Lab:
             "encoder": self.catalog.encoder.name,
             "model": repr(self.lm) if self.lm else "none",
             "adapters": ", ".join(str(name) for name in adapters),
-            "settings": asdict(self.settings),
+            "settings": json.loads(json.dumps(asdict(self.settings))),  # lists, as in the file
             "command": self.command,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -280,7 +281,8 @@ def clean_title(line: str) -> str:
     """Return the title in a line of a list: without number, bullet, quotes or a long explanation."""
     text = line.strip().lstrip("-*•# ").strip()
     head, dot, rest = text.partition(" ")
-    if dot and head.rstrip(".):").isdigit() and head[-1] in ".):":
+    # Two digits at most: "2001: A Space Odyssey" is a title.
+    if dot and re.fullmatch(r"\d{1,2}[.):]", head):
         text = rest.strip()
     for mark in (" - ", " – ", ": "):
         # "Title: what it is about" is an explanation, "Alien: Covenant" a title; only long tails are cut.

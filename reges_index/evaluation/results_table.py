@@ -1,0 +1,94 @@
+"""The results in README: written from finished reports, never by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reges_index.errors import InputError
+from reges_index.evaluation.experiments.paper import TABLE1
+from reges_index.evaluation.files import read_json, write_text
+from reges_index.evaluation.markdown import interval, table
+
+__all__ = ["BEGIN", "END", "results_markdown", "write_results"]
+
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+
+_METRICS = {"rec_success_rate": "Rec Success Rate", "recall@10": "Recall@10", "recall@50": "Recall@50"}
+
+
+def results_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write a table for each data set and protocol, and the paper's Table 1 beside them.
+
+    Parameters
+    ----------
+    reports
+        Name of the data set to what its ``report.json`` holds.
+    """
+    parts: list[str] = []
+    for name, report in reports.items():
+        level = f"{report['settings']['level']:.0%}"
+        for protocol, part in report["protocols"].items():
+            if not part["systems"]:
+                continue
+            counts = part["counts"]
+            rows = [
+                [
+                    system if report["systems"][system]["baseline"] else f"**{system}**",
+                    *(interval(entry["per_target"][metric]) for metric in _METRICS),
+                ]
+                for system, entry in part["systems"].items()
+            ]
+            parts += [
+                f"**{name}, {protocol} targets** ({counts['pairs']} targets, "
+                f"{counts['turns_counted']} turns, {counts['dialogues_counted']} dialogues; {level} intervals over dialogues)",
+                table(["system", *_METRICS.values()], rows),
+            ]
+    parts += [
+        "For comparison the paper's Table 1 (Rec Success Rate): **another split** (test) and **other "
+        "models** (Gemma-2B to 27B, Llama-3.1-8B; DPR, BGE, OpenAI's encoder), all targets.",
+        table(
+            ["system", "ReDial", "INSPIRED"],
+            [[system, f"{v['redial']:.3f}", f"{v['inspired']:.3f}"] for system, v in TABLE1.items()],
+        ),
+    ]
+    made = [
+        f"{name}: `{report['provenance']['command']}` (data `{report['data']['hash'][:12]}`)"
+        for name, report in reports.items()
+    ]
+    return "\n\n".join([*parts, "Made by " + "; ".join(made) + "."])
+
+
+def write_results(path: str | Path, folders: Mapping[str, str | Path]) -> str:
+    """Put the tables between the marks ``<!-- results -->`` and ``<!-- /results -->`` of a Markdown file.
+
+    Parameters
+    ----------
+    folders
+        Name of the data set to the folder of its report.
+
+    Returns
+    -------
+    What was written between the marks.
+
+    Raises
+    ------
+    InputError
+        If the file has not exactly these two marks in this order, or a report cannot be read.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})", hint="check the path") from error
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise InputError(
+            f"{path}: no place for the results", hint=f"put {BEGIN} and {END} on lines of their own"
+        )
+    reports = {name: read_json(Path(folder) / "report.json") for name, folder in folders.items()}
+    made = results_markdown(reports)
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    write_text(path, f"{before}{BEGIN}\n{made}\n{END}{after}")
+    return made
