@@ -9,7 +9,7 @@ Measured for each number of candidates and each prompt length, on the same candi
 - ``choose``     LocalLM.choose: greedy, limited to the titles
 - ``generate``   LocalLM.generate: 16 free tokens, which may be no title at all
 - ``separate``   a forward of prompt and title for each title; timed on a few titles and scaled up
-- ``LLMRerank``, ``RankGPTRerank``   LlamaIndex's, through ReGeSLLM; it is shown what their answer was good for
+- ``LLMRerank``, ``RankGPTRerank``   LlamaIndex's, through ReGeSLLM, and what became of their answer
 
 Figures are process CPU seconds, which other work on the machine disturbs less than wall time. The methods
 take turns, so that a slow minute hits all of them; a ratio is the median over the repeats of cost divided by
@@ -64,7 +64,12 @@ class Case:
 
 def make_case(lm: LocalLM, films: list[dict[str, Any]], k: int, target: int) -> Case:
     """Pad or cut the abstracts evenly until the prompt has about ``target`` tokens."""
-    titles = [f"{film['title']} ({film['year']})" for film in films[:k]]
+    # As the item expert labels its candidates: the title, with the year only where titles repeat.
+    names = [film["title"] for film in films[:k]]
+    titles = [
+        name if names.count(name) == 1 else f"{name} ({film['year']})"
+        for name, film in zip(names, films, strict=False)
+    ]
     # A film's own abstract first, then those of others: real prose of any length.
     words = [" ".join(f["abstract"] for f in films[i:] + films[:i]).split() for i in range(k)]
 

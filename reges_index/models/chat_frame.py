@@ -97,7 +97,8 @@ class ChatFrame:
             if token.special or (token.content.strip() and token.content in template):
                 markers.add(token.content)
         markers.update(_MARKER.findall(template))
-        ordered = sorted((m for m in markers if len(m) > 1), key=len, reverse=True)
+        # White space around a marker is left out: text with a space put into it would match again.
+        ordered = sorted({m.strip() for m in markers if len(m.strip()) > 1}, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, ordered)) or r"(?!)", re.IGNORECASE)
 
     def _template_text(self) -> str:

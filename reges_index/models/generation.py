@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from transformers import (
 from reges_index.errors import InputError
 from reges_index.models.chat_frame import ChatFrame
 
-__all__ = ["Generation", "GenerationOptions", "generate_batch"]
+__all__ = ["Generation", "GenerationOptions", "generate_all", "generate_batch", "stream_options"]
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -220,6 +221,55 @@ def generate_batch(
     ]
     step = options.num_return_sequences
     return [results[start : start + step] for start in range(0, len(results), step)]
+
+
+def generate_all(
+    model: Any,
+    frame: ChatFrame,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    *,
+    batch_size: int,
+    hold: Callable[[], AbstractContextManager[None]],
+) -> list[list[Generation]]:
+    """Decode any number of prompts, in batches of similar length; results in the order of the prompts.
+
+    ``hold`` makes the context in which the model may run. It is entered anew for each batch, so that other
+    callers need not wait for all of them.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} cannot be used", hint="give at least 1")
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    results: list[list[Generation]] = [[] for _ in prompts]
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        with hold():
+            batch = generate_batch(model, frame, [prompts[index] for index in chosen], options)
+        for index, generations in zip(chosen, batch, strict=True):
+            results[index] = generations
+    return results
+
+
+def stream_options(options: Mapping[str, Any]) -> GenerationOptions:
+    """Make options for one answer of what a caller passed on.
+
+    Raises
+    ------
+    InputError
+        For an option that does not exist, or that asks for several answers.
+    """
+    known = set(GenerationOptions.__dataclass_fields__) - {"num_return_sequences"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InputError(
+            f"generation has no option {', '.join(unknown)}", hint=f"known: {', '.join(sorted(known))}"
+        )
+    return GenerationOptions(**{**options, "stop": as_stop(options.get("stop", ()))})
+
+
+def as_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop text or several; a text is a sequence too, of letters that nobody means."""
+    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 def _finish(

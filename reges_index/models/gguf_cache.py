@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from reges_index.errors import ModelError, StorageError
@@ -82,7 +83,8 @@ def converted(gguf: Path) -> Path:
             file.chmod(0o644)
         work.chmod(root.stat().st_mode & 0o777)
         _move_into_place(work, target)
-    except OSError as problem:
+    except (OSError, SafetensorError) as problem:
+        # safetensors reports a full disk as an error of its own, which is no OSError.
         raise _unwritable(root, problem) from problem
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -101,9 +103,9 @@ def _move_into_place(work: Path, target: Path) -> None:
             raise
 
 
-def _unwritable(root: Path, problem: OSError) -> StorageError:
+def _unwritable(root: Path, problem: Exception) -> StorageError:
     return StorageError(
-        f"cannot write the converted model into {root}: {problem.strerror or problem}",
+        f"cannot write the converted model into {root}: {getattr(problem, 'strerror', None) or problem}",
         hint="free about 300 MB there, or set REGES_CACHE to a folder that can be written",
     )
 

@@ -17,17 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from llama_index.core.base.llms.types import ChatMessage
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reges_index.errors import AdapterError, InputError, ModelError
 from reges_index.models.adapter_switch import AdapterSwitch
 from reges_index.models.chat_frame import ChatFrame
 from reges_index.models.constrained import choose_greedily
-from reges_index.models.device import pick_device, pick_dtype
-from reges_index.models.embedded import resolve_base
 from reges_index.models.fingerprint import base_fingerprint
-from reges_index.models.generation import Generation, GenerationOptions, generate_batch
-from reges_index.models.quiet import no_progress_bars
+from reges_index.models.generation import Generation, GenerationOptions, as_stop, generate_all, stream_options
+from reges_index.models.loading import load_base
 from reges_index.models.streaming import TextStream
 from reges_index.models.tree_scoring import ChoiceScore, can_score_tree, score_separately, score_tree
 
@@ -118,20 +115,8 @@ class LocalLM:
         AdapterError
             If an adapter is damaged or belongs to another base.
         """
-        base = resolve_base(None if name_or_path is None else str(name_or_path), revision=revision)
-        place = pick_device(device)
-        try:
-            with no_progress_bars():
-                tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
-                model = AutoModelForCausalLM.from_pretrained(
-                    base.path, dtype=pick_dtype(dtype, place), use_safetensors=True, trust_remote_code=False
-                )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as problem:
-            raise ModelError(
-                f"{base.name} (in {base.path}) cannot be loaded: {problem}",
-                hint="the folder must hold config.json, a tokenizer and *.safetensors of a causal LM",
-            ) from problem
-        lm = cls(model.to(place), tokenizer, name=base.name)
+        model, tokenizer, name = load_base(name_or_path, dtype=dtype, device=device, revision=revision)
+        lm = cls(model, tokenizer, name=name)
         for adapter, path in (adapters or {}).items():
             lm.load_adapter(adapter, path)
         return lm
@@ -361,13 +346,11 @@ num_return_sequences, seed
         """
         if isinstance(prompts, str):
             raise InputError("prompts is a text, not a list of prompts", hint="give [text]")
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} cannot be used", hint="give at least 1")
         options = GenerationOptions(
             max_new_tokens,
             temperature,
             top_p,
-            _as_tuple(stop),
+            as_stop(stop),
             repetition_penalty,
             no_repeat_ngram_size,
             num_return_sequences,
@@ -375,15 +358,14 @@ num_return_sequences, seed
         )
         self._check_known(adapter)
         encoded = [self._encode_within(prompt, max_new_tokens) for prompt in prompts]
-        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-        results: list[list[Generation]] = [[] for _ in encoded]
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            with self._using(adapter):
-                batch = generate_batch(self._model, self._frame, [encoded[i] for i in chosen], options)
-            for index, generations in zip(chosen, batch, strict=True):
-                results[index] = generations
-        return results
+        return generate_all(
+            self._model,
+            self._frame,
+            encoded,
+            options,
+            batch_size=batch_size,
+            hold=lambda: self._using(adapter),
+        )
 
     def stream(self, prompt: Prompt, *, adapter: str | None = None, **options: Any) -> TextStream:
         """Write one answer piece by piece.
@@ -404,7 +386,7 @@ num_return_sequences, seed
             wrong while writing is raised to the reader. A reader that leaves early should ``close()`` it
             (a ``with`` block does; so does garbage collection), which ends the writing.
         """
-        parsed = GenerationOptions(**_known_options(options))
+        parsed = stream_options(options)
         ids = self._encode_within(prompt, parsed.max_new_tokens)
         self._check_known(adapter)
         return TextStream(self._model, self._frame, ids, parsed, lambda: self._using(adapter))
@@ -443,7 +425,7 @@ num_return_sequences, seed
         """
         ids, answers = self._encode_choices(prompt, choices, adapter)
         with self._using(adapter), torch.inference_mode():
-            return choose_greedily(self._model, ids, answers)
+            return choose_greedily(self._model, ids, answers, cached=not self._no_tree)
 
     def _encode_choices(
         self, prompt: Prompt, choices: Sequence[str], adapter: str | None
@@ -494,20 +476,3 @@ num_return_sequences, seed
 
         self._check_known(adapter)
         return ReGeSLLM(self, adapter=adapter, **fields)
-
-
-def _known_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    known = set(GenerationOptions.__dataclass_fields__) - {"num_return_sequences"}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InputError(
-            f"generation has no option {', '.join(unknown)}", hint=f"known: {', '.join(sorted(known))}"
-        )
-    if "stop" in options:
-        options = {**options, "stop": _as_tuple(options["stop"])}
-    return dict(options)
-
-
-def _as_tuple(stop: str | Sequence[str]) -> tuple[str, ...]:
-    """One stop text or several; a text is a sequence too, of letters that nobody means."""
-    return (stop,) if isinstance(stop, str) else tuple(stop)

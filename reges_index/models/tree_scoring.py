@@ -52,6 +52,8 @@ def can_score_tree(model: Any) -> str:
     do not fit.
     """
     config = model.config.get_text_config()
+    if config is not model.config:
+        return "a model of several parts, which make masks of their own"
     implementation = getattr(config, "_attn_implementation", None)
     if implementation not in _MASKED_ATTENTION:
         return f"attention implementation {implementation!r} takes no 4D mask"

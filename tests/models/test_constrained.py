@@ -28,7 +28,9 @@ def test_same_walk_as_without_a_cache(arch):
         prompt = [rng.randrange(3, 600) for _ in range(rng.randint(1, 40))]
         choices = random_choices(rng)
         with torch.inference_mode():
-            assert choose_greedily(model, prompt, choices) == choose_slowly(model, prompt, choices)
+            expected = choose_slowly(model, prompt, choices)
+            assert choose_greedily(model, prompt, choices) == expected
+            assert choose_greedily(model, prompt, choices, cached=False) == expected
 
 
 def test_forced_tokens_are_not_asked_about(monkeypatch):

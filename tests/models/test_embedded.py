@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -149,14 +150,20 @@ def test_cache_that_cannot_be_written(gguf, tmp_path, monkeypatch):
 
 
 def test_full_disk(gguf, cache, monkeypatch):
-    def full(source, folder):
-        with Path("/dev/full").open("wb", buffering=0) as disk:
-            disk.write(b"weights")
-
-    monkeypatch.setattr(gguf_cache, "_convert", full)
-    with pytest.raises(StorageError, match="No space left"):
-        converted(gguf)
+    # A limit on the size of files fails in the same places as a full disk, within the real writers.
+    resource = pytest.importorskip("resource")
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(gguf_cache, "_convert", fake_convert)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(StorageError, match="cannot write the converted model"):
+            converted(gguf)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
     assert list(cache.iterdir()) == []
+    assert AutoModelForCausalLM.from_pretrained(converted(gguf))
 
 
 def test_a_file_that_is_no_gguf(gguf, cache):
