@@ -42,7 +42,8 @@ def results_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
             ]
             parts += [
                 f"**{name}, {protocol} targets** ({counts['pairs']} targets, "
-                f"{counts['turns_counted']} turns, {counts['dialogues_counted']} dialogues; {level} intervals over dialogues)",
+                f"{counts['turns_counted']} turns, {counts['dialogues_counted']} dialogues; "
+                f"{level} intervals over dialogues)",
                 table(["system", *_METRICS.values()], rows),
             ]
     parts += [
