@@ -1,0 +1,143 @@
+"""Training the query adapter: softmax over the whole catalog, on the vectors of train dialogues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from reges_index.fusion.adapter import BLOCKS, QueryAdapter
+from reges_index.fusion.fitting import TrainSet
+
+__all__ = ["AdapterTraining", "fit_adapter"]
+
+
+@dataclass(frozen=True)
+class AdapterTraining:
+    """Settings of `fit_adapter`; the defaults were chosen by cross-validation (finetune/FUSION.md).
+
+    Attributes
+    ----------
+    epochs, batch_size, learning_rate
+        Of AdamW.
+    weight_decay
+        Pulls the maps towards the identity times a number.
+    bias_decay
+        Pulls the items' biases to 0. They soak up what is popular, so that the maps learn what was asked for,
+        and are thrown away: popularity is a feature of its own.
+    dropout
+        On the input vectors, and on whole blocks.
+    scale
+        Log-odds of a cosine of 1 at the start.
+    sample
+        Items of the softmax: the whole catalog where it is no larger, else the batch's targets and others at
+        random, drawn anew for each batch.
+    """
+
+    epochs: int = 8
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    bias_decay: float = 1e-2
+    dropout: float = 0.2
+    scale: float = 10.0
+    sample: int = 2048
+    seed: int = 0
+
+
+class _Maps(torch.nn.Module):
+    def __init__(self, dimension: int, titles: int, settings: AdapterTraining) -> None:
+        super().__init__()
+        self.own = torch.nn.Parameter(torch.full((len(BLOCKS),), settings.scale / len(BLOCKS)))
+        self.change = torch.nn.Parameter(torch.zeros(len(BLOCKS), dimension, dimension))
+        self.bias = torch.nn.Parameter(torch.zeros(titles))
+        self._dropout = settings.dropout
+
+    def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+        if self.training and self._dropout:
+            kept = torch.rand(*blocks.shape[:2], 1) >= self._dropout
+            blocks = torch.nn.functional.dropout(blocks, self._dropout) * kept
+        return torch.einsum("tbd,bde->te", blocks, self.matrices())
+
+    def matrices(self) -> torch.Tensor:
+        return self.change + self.own[:, None, None] * torch.eye(self.change.shape[1])
+
+
+def fit_adapter(
+    sets: Sequence[TrainSet], rows: Sequence[npt.NDArray[np.int64]], settings: AdapterTraining
+) -> QueryAdapter:
+    """Train on the given rows of each set.
+
+    Named items other than the target leave the softmax: repeating them is for other features to decide.
+
+    Parameters
+    ----------
+    rows
+        For each set the numbers of the turns to train on.
+    """
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    keys = np.unique(np.concatenate([train.titles for train in sets]))
+    place = [torch.from_numpy(np.searchsorted(keys, train.titles)) for train in sets]
+    items = [torch.from_numpy(np.asarray(train.sources.vectors, dtype=np.float32)) for train in sets]
+    blocks = [torch.from_numpy(train.blocks()) for train in sets]
+    maps = _Maps(items[0].shape[1], len(keys), settings)
+    groups = [
+        {"params": [maps.own], "weight_decay": 0.0},
+        {"params": [maps.change], "weight_decay": settings.weight_decay / settings.learning_rate},
+        {
+            "params": [maps.bias],
+            "weight_decay": settings.bias_decay / settings.learning_rate,
+            "lr": settings.learning_rate * 10,
+        },
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    usable = [np.array([r for r in its if train.targets[r]]) for train, its in zip(sets, rows, strict=True)]
+    steps = sum(-(-len(its) // settings.batch_size) for its in usable) * settings.epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=max(2, steps + 1), pct_start=0.1
+    )
+    maps.train()
+    for _ in range(settings.epochs):
+        batches = [
+            (which, part)
+            for which, its in enumerate(usable)
+            if len(its)
+            for part in np.array_split(rng.permutation(its), -(-len(its) // settings.batch_size))
+        ]
+        for n in rng.permutation(len(batches)):
+            which, part = batches[n]
+            seen, targets, hidden = _columns(sets[which], part, settings.sample, rng)
+            logits = maps(blocks[which][part]) @ items[which][seen].T + maps.bias[place[which][seen]]
+            logits = logits.masked_fill(hidden, -1e4)
+            loss = torch.logsumexp(logits, 1) - (logits * targets).sum(1)
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+            schedule.step()
+    matrices = maps.matrices().detach().numpy().astype(np.float32)
+    return QueryAdapter(dict(zip(BLOCKS, matrices, strict=True)))
+
+
+def _columns(
+    train: TrainSet, part: npt.NDArray[np.int64], sample: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the items of a batch's softmax (M,), its targets (B, M; rows sum to 1), and what is hidden."""
+    size = len(train.sources.items)
+    seen = np.arange(size)
+    if size > sample:
+        needed = {target for turn in part for target in train.targets[turn]}
+        others = rng.choice(size, sample, replace=False)
+        seen = np.array(sorted(needed | set(others.tolist())))
+    column = {int(item): n for n, item in enumerate(seen)}
+    targets = torch.zeros(len(part), len(seen))
+    hidden = torch.zeros(len(part), len(seen), dtype=torch.bool)
+    for row, turn in enumerate(part):
+        its = [column[t] for t in train.targets[turn]]
+        targets[row, its] = 1 / len(its)
+        named = {n.item for n in train.states[turn].named} - set(train.targets[turn])
+        hidden[row, [column[n] for n in named if n in column]] = True
+    return torch.from_numpy(seen), targets, hidden

@@ -1,0 +1,157 @@
+"""Learning what each feature weighs: softmax over candidates, on features that were made out of fold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from reges_index.fusion.features import FEATURES
+
+__all__ = ["Example", "WeightTraining", "fit_weights", "make_example", "pair_ranks"]
+
+Floats = npt.NDArray[np.float32]
+
+_LISTS = (
+    *("adapted", "dense_dialogue", "dense_last", "dense_query", "dense_named"),
+    *("bm25_dialogue", "bm25_last", "together", "people_named", "genre_asked", "recommended"),
+)
+"""Features whose best items become candidates; every feature then sees all of them."""
+
+
+@dataclass(frozen=True)
+class WeightTraining:
+    """Settings of `fit_weights`, chosen by cross-validation (finetune/FUSION.md).
+
+    Attributes
+    ----------
+    l2
+        On weights of features scaled to unit deviation.
+    new_share
+        Share of the loss that leaves named items out of softmax and targets (the protocol ``new``).
+    best, random
+        Candidates by each list of `_LISTS`, and at random from the rest.
+    iterations
+        Of L-BFGS.
+    """
+
+    l2: float = 1e-2
+    new_share: float = 0.3
+    best: int = 60
+    random: int = 150
+    iterations: int = 60
+
+
+@dataclass(frozen=True)
+class Example:
+    """Candidates of one turn, C of them.
+
+    Attributes
+    ----------
+    items
+        Shape (C,): catalog positions.
+    features
+        Shape (C, F).
+    targets, named
+        Shape (C,): which are targets, and which the dialogue has named.
+    log_counts
+        Shape (C,): log of how many items of the catalog a candidate stands for; more than 0 for the random
+        ones, so that the softmax is over the whole catalog.
+    """
+
+    items: npt.NDArray[np.int64]
+    features: Floats
+    targets: npt.NDArray[np.bool_]
+    named: npt.NDArray[np.bool_]
+    log_counts: Floats
+
+
+def make_example(
+    matrix: Floats,
+    targets: Sequence[int],
+    named: Collection[int],
+    settings: WeightTraining,
+    rng: np.random.Generator,
+) -> Example:
+    """Pick the candidates of a turn from its whole feature matrix, shape (N, F)."""
+    size = len(matrix)
+    best = min(settings.best, size)
+    kept = {*targets, *named}
+    for name in _LISTS:
+        column = matrix[:, FEATURES.index(name)]
+        if column.any():
+            kept.update(np.argpartition(-column, best - 1)[:best].tolist())
+    rest = np.setdiff1d(np.arange(size), list(kept))
+    drawn = rng.choice(rest, min(settings.random, len(rest)), replace=False)
+    items = np.concatenate([np.array(sorted(kept), dtype=np.int64), drawn])
+    log_counts = np.zeros(len(items), dtype=np.float32)
+    if len(drawn):
+        log_counts[-len(drawn) :] = np.log(len(rest) / len(drawn))
+    return Example(items, matrix[items], np.isin(items, targets), np.isin(items, list(named)), log_counts)
+
+
+def fit_weights(
+    examples: Sequence[Example], settings: WeightTraining, *, without: Collection[str] = ()
+) -> Floats:
+    """Return the weight of each feature, shape (F,), by listwise softmax regression.
+
+    Parameters
+    ----------
+    without
+        Features that get no weight.
+    """
+    usable = [example for example in examples if example.targets.any()]
+    longest = max(len(example.items) for example in usable)
+    shape = (len(usable), longest)
+    features = torch.zeros(*shape, len(FEATURES))
+    offsets = torch.full(shape, -1e9)
+    targets, named = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
+    for row, example in enumerate(usable):
+        count = len(example.items)
+        features[row, :count] = torch.from_numpy(example.features)
+        offsets[row, :count] = torch.from_numpy(example.log_counts)
+        targets[row, :count] = torch.from_numpy(example.targets.astype(np.float32))
+        named[row, :count] = torch.from_numpy(example.named)
+    deviation = features.reshape(-1, len(FEATURES)).std(0)
+    usable_columns = (deviation > 1e-4) & torch.tensor([name not in without for name in FEATURES])
+    scale = torch.where(usable_columns, 1 / deviation.clamp(min=1e-4), torch.zeros(()))
+    features *= scale
+    fresh = targets * ~named
+    has_fresh = fresh.sum(1) > 0
+    weights = torch.zeros(len(FEATURES), requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=settings.iterations, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        scores = features @ weights + offsets
+        everything = _cross_entropy(scores, targets).mean()
+        only_new = _cross_entropy(scores.masked_fill(named, -1e9)[has_fresh], fresh[has_fresh]).mean()
+        share = settings.new_share
+        return (1 - share) * everything + share * only_new + settings.l2 * (weights**2).sum()
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    found: Floats = (weights.detach() * scale).numpy().astype(np.float32)
+    return found
+
+
+def _cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.logsumexp(scores, 1) - (scores * targets).sum(1) / targets.sum(1).clamp(min=1)
+
+
+def pair_ranks(example: Example, weights: Floats, *, new: bool = False) -> list[int]:
+    """Return the rank of each target among the candidates, from 1; with ``new``, without named items."""
+    scores = example.features @ weights
+    rivals = ~example.named if new else np.ones(len(scores), dtype=bool)
+    return [
+        int((scores[rivals] > scores[place]).sum()) + 1
+        for place in np.flatnonzero(example.targets)
+        if rivals[place]
+    ]

@@ -1,0 +1,142 @@
+"""`FusionModel`: everything trained, as numbers: adapter, statistics, and what each feature weighs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from reges_index.errors import ModelError, ModelNotFoundError
+from reges_index.fusion.adapter import BLOCKS, QueryAdapter
+from reges_index.fusion.choice import ChoiceWeights, choose
+from reges_index.fusion.features import FEATURES
+from reges_index.fusion.statistics import ItemStatistics
+from reges_index.item_expert.rerank import Ranking
+
+__all__ = ["FORMAT", "FusionModel"]
+
+Floats = npt.NDArray[np.float32]
+
+FORMAT = "reges-fusion/1"
+_TENSORS, _MANIFEST = "fusion.safetensors", "fusion.json"
+_STATISTICS = ("ids", "titles", "recommended", "recent", "named", "pairs", "pair_counts")
+
+
+@dataclass(frozen=True)
+class FusionModel:
+    """A trained fusion.
+
+    Attributes
+    ----------
+    adapter, statistics
+        The trained query side, and counts over the train dialogues.
+    known, unknown
+        Shape (F,): weight of each of `FEATURES` for a catalog whose items the train dialogues know, and for
+        one that they do not know at all. In between they are mixed by the share of known items.
+    choice
+        Of the final choice.
+    manifest
+        Encoder, data and versions it was made with, and how.
+    """
+
+    adapter: QueryAdapter
+    statistics: ItemStatistics
+    known: Floats
+    unknown: Floats
+    choice: ChoiceWeights = field(default_factory=ChoiceWeights)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    def weights(self, share_known: float) -> Floats:
+        """Return the weights for a catalog of which the train dialogues know this share, 0 to 1."""
+        # Half a catalog known is as good as all of it: rare items are unknown in the train sets too.
+        share = min(1.0, 2 * share_known)
+        mixed: Floats = share * self.known + (1 - share) * self.unknown
+        return mixed
+
+    def with_choice(self, choice: ChoiceWeights) -> FusionModel:
+        """Return the model with other weights of the final choice."""
+        return replace(self, choice=choice)
+
+    def choose(self, ranking: Ranking) -> Ranking:
+        """Fuse LLM_G's ranking with the retrieval; see `reges_index.fusion.choice.choose`."""
+        return choose(self.choice, ranking)
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write ``fusion.safetensors`` and ``fusion.json`` into a folder, making it if need be."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, npt.NDArray[Any]] = {
+            f"statistics.{name}": getattr(self.statistics, name) for name in _STATISTICS
+        }
+        # Rows of at most 2**15 items fit into 16 bits; half precision moves a score by less than 0.01.
+        tensors["statistics.pairs"] = self.statistics.pairs.astype(np.int32)
+        tensors |= {f"adapter.{name}": m.astype(np.float16) for name, m in self.adapter.weights.items()}
+        tensors["weights.known"], tensors["weights.unknown"] = self.known, self.unknown
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / _TENSORS)
+        manifest = {
+            **self.manifest,
+            "format": FORMAT,
+            "features": list(FEATURES),
+            "choice": {"retrieval": self.choice.retrieval, "model": self.choice.model},
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+        (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> FusionModel:
+        """Read a folder that `save` wrote.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If there is no such folder or file.
+        ModelError
+            If it is damaged, or made for another version's features.
+        """
+        folder = Path(path)
+        for name in (_TENSORS, _MANIFEST):
+            if not (folder / name).is_file():
+                raise ModelNotFoundError(
+                    f"{folder / name}: no such file",
+                    hint="a fusion model is a folder made by finetune/train_fusion.py",
+                )
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            tensors = load_file(folder / _TENSORS)
+        except (ValueError, SafetensorError) as error:
+            raise ModelError(f"{folder} is damaged: {error}", hint="copy or train it again") from error
+        if manifest.get("format") != FORMAT or manifest.get("features") != list(FEATURES):
+            raise ModelError(
+                f"{folder} has format {manifest.get('format')!r} or other features than this version's",
+                hint="train it again with finetune/train_fusion.py",
+            )
+        try:
+            counts = {name: tensors[f"statistics.{name}"] for name in _STATISTICS}
+            counts["pairs"] = counts["pairs"].astype(np.int64)
+            adapter = QueryAdapter({name: tensors[f"adapter.{name}"].astype(np.float32) for name in BLOCKS})
+            return cls(
+                adapter=adapter,
+                statistics=ItemStatistics(**counts),
+                known=tensors["weights.known"],
+                unknown=tensors["weights.unknown"],
+                choice=ChoiceWeights(**manifest["choice"]),
+                manifest=manifest,
+            )
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{folder} lacks {error}", hint="copy or train it again") from error
+
+    @classmethod
+    def default(cls) -> FusionModel:
+        """Return the model that ships with the package, trained on INSPIRED and ReDial dialogues."""
+        with resources.as_file(resources.files("reges_index.fusion") / "shipped") as folder:
+            return cls.load(folder)

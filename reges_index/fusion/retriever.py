@@ -1,0 +1,148 @@
+"""`FusionRetriever`: many candidate sources, weighed by what was learnt, as one LlamaIndex retriever."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import MetadataFilters
+
+from reges_index.catalog import ItemCatalog
+from reges_index.catalog.encoder import embed_queries
+from reges_index.dialogue import dialogue_of
+from reges_index.errors import EncoderMismatchError, InputError
+from reges_index.fusion.features import CatalogSources, QueryVectors, dialogue_texts
+from reges_index.fusion.model import FusionModel
+from reges_index.fusion.scoring import SourceSwitch, log_softmax, score_items
+from reges_index.fusion.snapshot import Snapshot, allowed_ids, fingerprint
+
+__all__ = ["FusionRetriever"]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    fingerprint: str
+    sources: CatalogSources
+
+
+class FusionRetriever(BaseRetriever):
+    """Scores every item of a catalog by all sources and returns the best.
+
+    Takes the place of `CatalogRetriever` behind the query expert: it reads the dialogue from a
+    `DialogueQueryBundle` and, where there is one, the refined query. A plain bundle counts as one message of
+    the user. Built on first use, and again whenever the catalog's content has changed. May be shared between
+    threads; async calls run in a thread.
+
+    Parameters
+    ----------
+    catalog
+        Where to look; any domain. Items that the model does not know are judged by their text alone.
+    model
+        None is `FusionModel.default`.
+    similarity_top_k
+        How many items; more than there are returns all.
+    filters
+        Restrictions on metadata, as for `CatalogRetriever`.
+    without
+        Sources to switch off; see `reges_index.fusion.scoring.SOURCES`. For ablations, and where a source
+        is not wanted.
+
+    Notes
+    -----
+    A node's score is the item's probability among all items that pass the filters.
+
+    Raises
+    ------
+    InputError
+        If `similarity_top_k` is below 1 or a source's name is unknown.
+    EncoderMismatchError
+        If the catalog's vectors are not by the encoder that the model was trained with.
+    """
+
+    def __init__(
+        self,
+        catalog: ItemCatalog,
+        model: FusionModel | None = None,
+        similarity_top_k: int = 50,
+        filters: MetadataFilters | None = None,
+        *,
+        without: SourceSwitch = (),
+        callback_manager: CallbackManager | None = None,
+    ) -> None:
+        if similarity_top_k < 1:
+            raise InputError(f"similarity_top_k is {similarity_top_k}", hint="ask for at least one item")
+        self.catalog = catalog
+        self.model = FusionModel.default() if model is None else model
+        self.similarity_top_k = similarity_top_k
+        self.filters = filters
+        self.without = frozenset(without)
+        _check_encoder(catalog, self.model)
+        self._prepared: _Prepared | None = None
+        self._preparing = threading.Lock()
+        super().__init__(callback_manager=callback_manager)
+
+    def _ready(self) -> _Prepared:
+        mark = fingerprint(self.catalog)
+        prepared = self._prepared
+        if prepared is None or prepared.fingerprint != mark:
+            with self._preparing:
+                prepared = self._prepared
+                if prepared is None or prepared.fingerprint != mark:
+                    prepared = self._prepared = self._prepare()
+        return prepared
+
+    def _prepare(self) -> _Prepared:
+        taken = Snapshot.of(self.catalog)
+        sources = CatalogSources(taken.items, taken.vectors, self.model.statistics)
+        return _Prepared(taken.fingerprint, sources)
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        prepared = self._ready()
+        items = prepared.sources.items
+        if not items:
+            return []
+        messages = dialogue_of(query_bundle)
+        vectors = self._embed(query_bundle)
+        scores = score_items(self.model, prepared.sources, messages, vectors, without=self.without)
+        allowed = allowed_ids(self.catalog, self.filters)
+        places = np.arange(len(items))
+        if allowed is not None:
+            places = np.array([n for n, item in enumerate(items) if item.id in allowed], dtype=np.int64)
+        if not len(places):
+            return []
+        chances = np.exp(log_softmax(scores[places]))
+        best = np.argsort(-scores[places], kind="stable")[: self.similarity_top_k]
+        template = self.catalog.template
+        return [NodeWithScore(node=items[places[n]].to_node(template), score=float(chances[n])) for n in best]
+
+    def _embed(self, bundle: QueryBundle) -> QueryVectors:
+        messages = dialogue_of(bundle)
+        whole, last = dialogue_texts(messages)
+        if not whole:
+            raise InputError("the query is empty", hint="pass a dialogue with text")
+        # Before the query expert has run, the query string is the dialogue itself.
+        refined = [text for text in bundle.custom_embedding_strs or () if text.strip()]
+        found = np.array(embed_queries(self.catalog.embed_model, [whole, last, *refined]), dtype=np.float32)
+        query = found[2:].mean(axis=0) if refined else None
+        if query is None and bundle.embedding is not None:
+            query = np.asarray(bundle.embedding, dtype=np.float32)
+        return QueryVectors(found[0], found[1], query)
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
+
+
+def _check_encoder(catalog: ItemCatalog, model: FusionModel) -> None:
+    trained = model.manifest.get("encoder", {})
+    name, dimension = trained.get("name"), trained.get("dimension")
+    if (catalog.encoder.name, catalog.encoder.dimension) != (name, dimension):
+        raise EncoderMismatchError(
+            f"the fusion model was trained with encoder {name!r} of dimension {dimension}, catalog "
+            f"{catalog.name!r} has {catalog.encoder.name!r} of dimension {catalog.encoder.dimension}",
+            hint="use the default encoder, or train a model for yours with finetune/train_fusion.py",
+        )

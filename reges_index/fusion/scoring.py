@@ -1,0 +1,94 @@
+"""From a dialogue to a score of every item."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from llama_index.core.base.llms.types import ChatMessage
+
+from reges_index.errors import InputError
+from reges_index.fusion.adapter import BLOCKS
+from reges_index.fusion.features import FEATURES, CatalogSources, QueryVectors
+from reges_index.fusion.model import FusionModel
+from reges_index.fusion.state import DialogueState
+
+__all__ = ["SOURCES", "SourceSwitch", "feature_matrix", "log_softmax", "score_items"]
+
+Floats = npt.NDArray[np.float32]
+SourceSwitch: TypeAlias = Collection[str]
+
+SOURCES: dict[str, tuple[str, ...]] = {
+    "dense": ("dense_dialogue", "dense_last"),
+    "query": ("dense_query",),
+    "adapter": ("adapted",),
+    "bm25": tuple(name for name in FEATURES if name.startswith("bm25_")),
+    "similar": (
+        "dense_named",
+        "dense_named_best",
+        "people_shared",
+        "genre_shared",
+        "title_shared",
+        "year_gap",
+    ),
+    "wishes": ("people_named", "genre_asked", "genre_ruled_out", "year_asked"),
+    "item": ("year", "abstract_length", "no_abstract"),
+    "popularity": ("recommended", "recent", "named", "recommended_title"),
+    "together": ("together", "together_last"),
+    "mentions": tuple(n for n in FEATURES if n.startswith("is_") or n.startswith("named_")),
+}
+"""Sources that can be switched off, and the features each one gives."""
+
+
+def feature_matrix(
+    model: FusionModel,
+    sources: CatalogSources,
+    messages: Sequence[ChatMessage],
+    vectors: QueryVectors,
+    state: DialogueState | None = None,
+) -> Floats:
+    """Return all features of all items, shape (N, len(FEATURES))."""
+    state = sources.reader.read(messages) if state is None else state
+    matrix = sources.features(messages, vectors, state=state)
+    blocks = dict(zip(BLOCKS, (vectors.dialogue, vectors.last, sources.named_vector(state)), strict=True))
+    matrix[:, FEATURES.index("adapted")] = sources.vectors @ model.adapter.query(blocks)
+    return matrix
+
+
+def score_items(
+    model: FusionModel,
+    sources: CatalogSources,
+    messages: Sequence[ChatMessage],
+    vectors: QueryVectors,
+    *,
+    without: SourceSwitch = (),
+) -> Floats:
+    """Return each item's score, shape (N,): log-odds up to a constant.
+
+    Parameters
+    ----------
+    without
+        Names of `SOURCES` to switch off.
+
+    Raises
+    ------
+    InputError
+        If a source's name is unknown.
+    """
+    weights = model.weights(sources.statistics.known).copy()
+    for name in without:
+        if name not in SOURCES:
+            raise InputError(f"no source {name!r}", hint=f"sources are: {', '.join(SOURCES)}")
+        weights[[FEATURES.index(feature) for feature in SOURCES[name]]] = 0
+    scores: Floats = feature_matrix(model, sources, messages, vectors) @ weights
+    return scores
+
+
+def log_softmax(scores: Floats) -> Floats:
+    """Return log-probabilities, in double precision so that they sum to 1."""
+    values = scores.astype(np.float64)
+    values -= values.max()
+    logs: Floats = values - np.log(np.exp(values).sum())
+    return logs

@@ -1,0 +1,63 @@
+"""What a dialogue has established."""
+
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+
+from reges_index.fusion.state import StateReader
+
+from .films import FILMS
+
+READER = StateReader(FILMS)
+
+
+def read(*said):
+    roles = (MessageRole.USER, MessageRole.ASSISTANT)
+    return READER.read([ChatMessage(role=roles[n % 2], content=text) for n, text in enumerate(said)])
+
+
+def named(state):
+    return {FILMS[item.item].id: item for item in state.named}
+
+
+def test_who_named_what_and_when():
+    state = read("I loved Laugh Factory", "Then Harbour Lights (1994)?", "Laugh Factory again")
+    items = named(state)
+    assert [FILMS[item.item].id for item in state.named] == ["f6", "f1"]
+    assert items["f6"].by_user
+    assert not items["f6"].by_recommender
+    assert (items["f6"].first, items["f6"].last, items["f6"].times) == (0, 2, 2)
+    assert items["f6"].liked
+    assert items["f1"].by_recommender
+    assert items["f1"].certainty == 1
+
+
+def test_an_answer_to_the_recommender_is_about_what_it_named():
+    items = named(read("Hi", "How about Laugh Factory?", "No, I did not like that one"))
+    assert items["f6"].rejected
+    assert not items["f6"].liked
+    assert named(read("Hi", "How about Laugh Factory?", "I have already seen that one"))["f6"].seen
+
+
+def test_a_rejection_stays_in_its_clause():
+    items = named(read("I hated Laugh Factory, it was dull. But Harbour Lights (1994) is my favourite"))
+    assert items["f6"].rejected
+    assert items["f1"].liked
+    assert not items["f1"].rejected
+
+
+def test_items_that_share_a_title_share_the_certainty():
+    assert {item.certainty for item in read("the winter door").named} == {0.5}
+
+
+def test_genres_people_and_years():
+    state = read("A comedy with Cy Moor from the 90s, but no horror", "Horror it is", "or from 2016")
+    assert "comed" in state.genres
+    assert "horro" in state.ruled_out
+    assert "horro" not in state.genres  # the recommender's words are no wish
+    assert state.people == {"cymoor": 0}
+    assert state.years == ((1990, 1999), (2016, 2016))
+
+
+def test_an_empty_message_says_nothing():
+    state = read("", "")
+    assert state.messages == 2
+    assert not (state.named or state.genres or state.people or state.years)
