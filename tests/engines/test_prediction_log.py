@@ -126,6 +126,6 @@ def test_mentioned_items_are_excluded_and_notes_counted(tmp_path, few_films, eng
     assert found["a"]["recommendation"] is None
     assert found["a"]["ranking"] == found["a"]["probabilities"] == []
     assert found["b"]["recommendation"] in everything
-    assert log.counts == {"nothing_to_recommend": 1, "dialogues_cut": 1}
+    assert +log.counts == {"nothing_to_recommend": 1, "dialogues_cut": 1}
     with pytest.raises(ConfigError, match="batch_size"):
         predict_turns(excluding, TURNS, log, batch_size=0)
