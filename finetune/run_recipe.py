@@ -1,7 +1,7 @@
 """All four steps from one recipe.
 
     python finetune/run_recipe.py finetune/recipes/embedded.yaml
-    accelerate launch --cpu --num_processes 2 finetune/run_recipe.py finetune/recipes/embedded.yaml
+    accelerate launch --multi_gpu --num_processes 2 finetune/run_recipe.py finetune/recipes/embedded.yaml
 
 The same as `reges finetune run`; `--help` lists all options.
 """
