@@ -246,9 +246,7 @@ def _print_choices(label: str, rows: Sequence[dict[str, Any]], pairs: Any) -> No
             value = [logprob / tokens**penalty for logprob, tokens in row["scores"]]
             right.append(float(int(np.argmax(value)) == row["truth"]))
         clusters = np.unique([pairs.dialogue[int(r["id"])] for r in rows], return_inverse=True)[1]
-        e = ClusterBootstrap(clusters, resamples=2000).estimate(np.asarray(right)[:, None])[0]
-        print(f"{label}, length penalty {penalty}: {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
-              f"  {int(sum(right))} of {len(right)}", flush=True)  # fmt: skip
+        print(f"{label}, length penalty {penalty}: {_show(right, clusters)}", flush=True)
 
 
 def end_to_end(args: argparse.Namespace) -> None:
@@ -276,10 +274,14 @@ def end_to_end(args: argparse.Namespace) -> None:
             clusters = np.unique(pairs.dialogue[kept], return_inverse=True)[1]
             for weight in (None, 0.0, 0.25, 0.5, 1.0, 2.0):  # of the logarithm of the rank; None: first hit
                 right = [float(_pick(rows[str(pairs.turn[i])], weight) == pairs.target[i]) for i in kept]
-                e = ClusterBootstrap(clusters, resamples=2000).estimate(np.asarray(right)[:, None])[0]
                 what = "retriever's first hit" if weight is None else f"LLM_G, rank weight {weight}"
-                print(f"{name} {protocol} {args.name} of {args.sizes[0]}, {what}: {e.value:.3f} "
-                      f"[{e.low:.3f}, {e.high:.3f}]  {int(sum(right))} of {len(right)}", flush=True)  # fmt: skip
+                label = f"{name} {protocol} {args.name} of {args.sizes[0]}, {what}"
+                print(f"{label}: {_show(right, clusters)}", flush=True)
+
+
+def _show(right: Sequence[float], clusters: np.ndarray) -> str:
+    e = ClusterBootstrap(clusters, resamples=2000).estimate(np.asarray(right)[:, None])[0]
+    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]  {int(sum(right))} of {len(right)}"
 
 
 def _pick(row: dict[str, Any], weight: float | None) -> str:

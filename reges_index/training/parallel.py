@@ -57,11 +57,20 @@ class Team:
         if self.size == 1:
             return
         tensors = list(tensors)
-        flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+        device = tensors[-1].device
+        flat = torch.cat([tensor.detach().reshape(-1).to(device, torch.float32) for tensor in tensors])
         dist.all_reduce(flat)
         with torch.no_grad():
             for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 tensor.copy_(part.reshape(tensor.shape))
+
+    def place(self, device: torch.device) -> torch.device:
+        """Return where this process's model belongs: on a machine with several GPUs, each has its own."""
+        if self.size == 1 or device.type != "cuda":
+            return device
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(own)
+        return own
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -74,5 +83,5 @@ def join_team() -> Team:
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Team()
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return Team(dist.get_rank(), dist.get_world_size())

@@ -126,6 +126,7 @@ def train_expert(
     plan = [step for number, own in enumerate(epochs) for step in _plan(own, settings, number)]
     plan = plan[: settings.max_steps]
     team = join_team()
+    lm.model.to(team.place(lm.model.device))
     with _threads(settings.num_threads), _lora(lm, settings) as model:
         run_hash = _run_hash(epochs[0], lm.fingerprint, settings)
         state = RunState(model, settings, len(plan), run_dir, run_hash=run_hash)

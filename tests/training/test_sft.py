@@ -133,8 +133,8 @@ def test_several_targets_give_several_examples_without_each_other():
     made, report = selection_examples([turn], ITEMS, hard, lm, settings(num_candidates=3))
     assert [e.id for e in made] == ["d0-0 i0", "d0-0 i1"]
     first, second = (lm.tokenizer.decode(e.prompt_ids) for e in made)
-    assert "\nAlien (" in first and "\nAliens (" not in first
-    assert "\nAliens (" in second and "\nAlien (" not in second
+    assert ["\nAlien (" in first, "\nAliens (" in first] == [True, False]
+    assert ["\nAlien (" in second, "\nAliens (" in second] == [False, True]
     assert report.reasons == {"target_not_in_catalog": ["d0-0 gone"]}
 
 
@@ -334,9 +334,14 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path):
     target = tmp_path / "adapter"
     target.mkdir()
     (target / "old").write_text("old")
-    with pytest.raises(StorageError, match="No space left"), whole_folder(target) as work:
-        (work / "half").write_text("half")
-        raise OSError(28, "No space left on device")
+
+    def write():
+        with whole_folder(target) as work:
+            (work / "half").write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="No space left"):
+        write()
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
     assert (target / "old").read_text() == "old"
 

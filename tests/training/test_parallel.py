@@ -1,0 +1,73 @@
+"""Two processes under ``accelerate launch`` train as one does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reges_index.training.parallel import Team
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import json, sys
+from tests.training.test_sft import dialogue, settings
+from tests.tiny import tiny_lm
+from reges_index.training.query_expert import train_query_expert
+
+out, backend, share = sys.argv[1:]
+options = settings(backend=backend, share_prefixes=share == "True", gradient_accumulation=2, epochs=4)
+turns = [turn for number in range(24) for turn in dialogue(number)]
+queries = {turn.id: f"a {turn.messages[0].content.split()[3]} film" for turn in turns}
+result = train_query_expert(turns, queries, tiny_lm(), options, out)
+print("LOSSES", json.dumps(result.losses))
+"""
+
+
+def losses(tmp_path, processes, backend, share):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    launch = [sys.executable]
+    if processes > 1:
+        # --multi_gpu is the launcher that starts processes through torchrun; without a GPU they take gloo
+        # (accelerate's own --cpu starts one process only, unless MPI starts the others).
+        launch += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launch += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    arguments = [str(script), str(tmp_path / f"out{processes}"), backend, str(share)]
+    done = subprocess.run([*launch, *arguments], env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [line[7:] for line in done.stdout.splitlines() if line.startswith("LOSSES ")]
+    assert len(found) == processes
+    return json.loads(found[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "share"), [("loop", True), ("trl", False)])
+def test_two_processes_have_the_loss_curve_of_one(tmp_path, backend, share):
+    one = losses(tmp_path, 1, backend, share)
+    two = losses(tmp_path, 2, backend, share)
+    # The same micro-batches, each divided by the step's answer tokens; only the order in which fp32
+    # gradients are added up differs, and Adam, which divides by their size, carries that on.
+    assert two == pytest.approx(one, rel=2e-3)
+    assert two[0] == pytest.approx(one[0], rel=1e-5)
+    assert two[-1] < two[0]
+
+
+def test_each_micro_batch_has_one_owner_and_the_load_is_even():
+    parts, sizes = list("abcde"), [9, 1, 4, 4, 2]
+    shares = [Team(rank, 2).share(parts, sizes) for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == parts
+    loads = [sum(sizes[parts.index(part)] for part in share) for share in shares]
+    assert max(loads) <= 11
+
+
+def test_alone_nothing_has_to_be_launched():
+    team = Team()
+    assert team.leads
+    assert team.share([1, 2], [5, 5]) == [1, 2]
+    team.wait()
