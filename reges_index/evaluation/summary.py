@@ -15,7 +15,7 @@ from reges_index.evaluation.protocol import ProtocolName
 from reges_index.evaluation.provenance import provenance
 from reges_index.evaluation.scoring import Evaluation
 
-__all__ = ["SCHEMA", "score_table", "summarize"]
+__all__ = ["SCHEMA", "score_table", "spread", "summarize"]
 
 SCHEMA = "reges-evaluation/1"
 
@@ -60,13 +60,13 @@ def _system(system: AlignedPredictions, evaluation: Evaluation) -> dict[str, Any
             "no_catalog_item": sum(judged),
             "ratio": sum(judged) / len(judged) if judged else None,
         },
-        "timings": _spread([p.timings for p in system.predictions if p is not None]),
-        "tokens": _spread([p.tokens for p in system.predictions if p is not None]),
+        "timings": spread([p.timings for p in system.predictions if p is not None]),
+        "tokens": spread([p.tokens for p in system.predictions if p is not None]),
     }
 
 
-def _spread(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return count, mean, median, 95th percentile and sum by stage."""
+def spread(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Return count, mean, median, 95th percentile and sum of numbers by stage."""
     stages = dict.fromkeys(stage for row in rows for stage in row)
     result = {}
     for stage in stages:

@@ -26,8 +26,10 @@ from reges_index.evaluation.experiments.systems import Selecting, System, run_sy
 from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.titles import TitleMatcher
 from reges_index.item_expert.local_selection import SelectionMode
+from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.local_lm import LocalLM
+from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
 __all__ = ["Lab", "LabSettings", "NotRunnable"]
@@ -163,6 +165,7 @@ class Lab:
             "data": {"hash": self.data.hash, "files": self.data.files, "turns": len(self.data.turns)},
             "encoder": self.catalog.encoder.name,
             "model": repr(self.lm) if self.lm else "none",
+            "prompts": {"query expert": query_prompt_hash(), "item expert": selection_prompt_hash()},
             "adapters": ", ".join(str(name) for name in adapters),
             "settings": json.loads(json.dumps(asdict(self.settings))),  # lists, as in the file
             "command": self.command,

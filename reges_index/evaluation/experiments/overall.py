@@ -14,6 +14,7 @@ from reges_index.evaluation.experiments.queries import retrieve
 from reges_index.evaluation.experiments.result import ExperimentResult, Row
 from reges_index.evaluation.experiments.selection import SUCCESS
 from reges_index.evaluation.predictions import Prediction
+from reges_index.evaluation.summary import spread
 
 __all__ = ["table1"]
 
@@ -76,6 +77,12 @@ def table1(lab: Lab) -> ExperimentResult:
             paper=values[dataset] if dataset else None, paper_setting=name)
         for name, values in TABLE1.items() if name not in shown
     ]  # fmt: skip
+    seconds = {name: spread([p.timings for p in made]) for name, made in predictions.items()}
+    spent = ", ".join(
+        f"{name} {sum(stage['mean'] for stage in stages.values()):.2f}"
+        for name, stages in seconds.items()
+        if stages
+    )
     others = [system.name for system in evaluation.systems if system.name != ours]
     ran = [row for row in rows if row.value is not None]
     return ExperimentResult(
@@ -88,8 +95,13 @@ def table1(lab: Lab) -> ExperimentResult:
             "RARS is the raw dialogue as the query and the bare model as the item expert; RAMO adds the "
             "documents of the mentioned items to what is searched with. Both are re-implemented, as in the "
             "paper.",
+            f"Seconds a turn for choosing or writing, without query and retrieval: {spent}.",
             "The last rows repeat the paper's values of systems that did not run here.",
         ],
         left_out=missing,
+        extra={
+            "seconds": seconds,
+            "tokens": {name: spread([p.tokens for p in made]) for name, made in predictions.items()},
+        },
         draw=lambda: draw_rows(ran, "Recommendation success"),
     )

@@ -151,6 +151,7 @@ def result_markdown(result: ExperimentResult, about: dict[str, Any], picture: st
                     for name, f in about["data"]["files"].items()
                 ),
                 f"- model: {plain(about['model'])}; adapters: {plain(about['adapters'] or 'none')}",
+                f"- encoder: {plain(about['encoder'])}; prompts: {plain(about['prompts'])}",
                 f"- settings: {plain(about['settings'])}",
             ]
         ),

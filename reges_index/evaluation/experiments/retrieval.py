@@ -90,8 +90,8 @@ def figure5(lab: Lab) -> ExperimentResult:
         notes=[
             "The paper's gains are averages over its three retrievers and two data sets.",
             "BM25 searches the same item texts with the same queries.",
-            "Original is the whole dialogue as text; dense encoders cut it at their own limit (256 tokens for "
-            "all-MiniLM-L6-v2), which is a part of why it does badly.",
+            "Original is the whole dialogue as text; dense encoders cut it at their own limit (256 tokens "
+            "for all-MiniLM-L6-v2), which is a part of why it does badly.",
         ],
         left_out=missing,
         draw=lambda: _draw_figure5(drawn),
