@@ -34,6 +34,8 @@ RESERVED_KEYS = frozenset(
         *CREATOR_ALIASES,
         # What LlamaIndex and this package write beside an item's own metadata.
         *("text", "document_id", "doc_id", "ref_doc_id", "reges_item", "reges_hash"),
+        # What ranking adds to a node.
+        *("probability", "retrieval_score", "retrieval_rank"),
     }
 )
 """Names that `Item.metadata` may not use, because a node keeps metadata and fields side by side."""
