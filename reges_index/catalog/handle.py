@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 class _Lease:
     """A client and how many calls use it; closed when it is retired and the last call is done."""
 
-    def __init__(self, client: ClientAPI) -> None:
+    def __init__(self, client: ClientAPI, location: StoreLocation) -> None:
         self.client = client
+        self.in_memory = location.persist_dir is None and location.url is None
+        self.closed = False
         self.users = 0
         self.retired = False
 
@@ -50,7 +52,7 @@ class StoreHandle:
         self._write = threading.RLock()
         self._is_writing = False
         self._revision = read_journal(self._folder).revision if self._folder else ""
-        self._lease = _Lease(open_client(location, create=create))
+        self._lease = _Lease(open_client(location, create=create), location)
         self.batch_size: int = self._lease.client.get_max_batch_size()
         weakref.finalize(self, _retire, self._lease).atexit = False
 
@@ -147,7 +149,7 @@ class StoreHandle:
     def _reopen(self, revision: str) -> None:
         logger.info("another process has written to %s: opening it anew", self.location)
         client = open_client(self.location, create=False)
-        old, self._lease, self._revision = self._lease, _Lease(client), revision
+        old, self._lease, self._revision = self._lease, _Lease(client, self.location), revision
         weakref.finalize(self, _retire, self._lease).atexit = False
         _retire(old)
 
@@ -178,5 +180,11 @@ def _retire(lease: _Lease) -> None:
 
 
 def _close_if_done(lease: _Lease) -> None:
-    if lease.retired and lease.users == 0:
-        lease.client.close()
+    # Once only: Chroma counts closings by path, and the path may belong to a newer client by then.
+    if not lease.retired or lease.users or lease.closed:
+        return
+    lease.closed = True
+    if lease.in_memory:  # all in-memory stores share one system that lives on and would keep the rows
+        for collection in lease.client.list_collections():
+            lease.client.delete_collection(collection.name)
+    lease.client.close()
