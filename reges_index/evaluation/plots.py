@@ -27,7 +27,7 @@ _FATE_NAMES = {
     "not_in_top_k": "not in the top k",
     "not_in_catalog": "not in the catalog",
 }
-_NAME_WIDTH = 28
+_NAME_WIDTH = 44
 
 
 def new_figure(width: float = 8.0, height: float = 4.5) -> Figure:
@@ -90,7 +90,7 @@ def bar_chart(
         shown = [(place, value) for place, value in enumerate(values) if value is not None]
         places = [place + (number - (len(series) - 1) / 2) * width for place, _ in shown]
         heights = [value for _, value in shown]
-        bars = axes.bar(
+        axes.bar(
             places,
             heights,
             width * 0.94,
@@ -105,9 +105,16 @@ def bar_chart(
             ]
             axes.errorbar(places, heights, spread, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
         if labels:
-            axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=6)
+            tops = [errors[name][place][1] if errors and name in errors else 0.0 for place, _ in shown]
+            for at, height, top in zip(places, heights, tops, strict=True):
+                axes.annotate(
+                    f"{height:.3f}", (at, max(height, top)), (0, 3), textcoords="offset points",
+                    ha="center", fontsize=7,
+                )  # fmt: skip
     axes.set_xticks(range(len(groups)), groups)
     _finish(axes)
+    # Rates start at 0; when all are 0 the axis must not go below it.
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1e-3))
 
 
 def _recall(summary: dict[str, Any], path: Path) -> Path:
