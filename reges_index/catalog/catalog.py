@@ -122,9 +122,10 @@ class ItemCatalog:
         where = f"catalog {name!r} in {location}"
         template = template or DEFAULT_TEMPLATE
         identity = encoder_identity(embed_model, template)
-        store = StoreHandle.of(location, create=create)
+        with store_errors(where, location.persist_dir):
+            store = StoreHandle.of(location, create=create)
         if create and name not in _names(store):
-            with store_errors(where), store.writing(name) as write:
+            with store_errors(where, location.persist_dir), store.writing(name) as write:
                 if name not in {found.name for found in write.client.list_collections()}:
                     collections.create_collection(write.client, name, identity)
         with store_errors(where), store.reading() as client:
@@ -248,7 +249,10 @@ class ItemCatalog:
                 hint="make a catalog of its items: ItemCatalog.from_items(catalog.items(), ...)",
             )
         checked = unique_items(items)
-        with store_errors(self._where), self._store.writing(self._name) as write:
+        with (
+            store_errors(self._where, self._store.location.persist_dir),
+            self._store.writing(self._name) as write,
+        ):
             report = sync_collection(
                 self._writable(write),
                 checked,

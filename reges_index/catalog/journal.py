@@ -15,6 +15,8 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from reges_index.errors import CatalogError
+
 __all__ = ["Files", "Journal", "index_files", "read_journal", "write_journal"]
 
 Files = dict[str, list[int]]
@@ -45,11 +47,22 @@ class Journal:
 
 
 def read_journal(folder: Path) -> Journal:
-    """Return the folder's journal, an empty one if there is none."""
+    """Return the folder's journal, an empty one if there is none.
+
+    Raises
+    ------
+    CatalogError
+        If the file is not what was written.
+    """
+    path = folder / _FILE
     try:
-        return Journal(**json.loads((folder / _FILE).read_text("utf-8")))
-    except FileNotFoundError:
+        return Journal(**json.loads(path.read_text("utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
         return Journal()
+    except (ValueError, TypeError) as error:
+        raise CatalogError(
+            f"{path} is damaged: {error}", hint="delete the folder and index the items again"
+        ) from error
 
 
 def write_journal(folder: Path, pending: dict[str, Files]) -> Journal:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import shutil
 import threading
 import uuid
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ _ERRNO_STORAGE = {
     errno.EPERM: "permission denied",
     errno.EIO: "the disk does not answer",
 }
+# Less than this and SQLite cannot even begin a write; Chroma then names no cause.
+_NEEDED_BYTES = 1 << 20
 _STORAGE_HINT = "free some space or choose a folder that can be written; the sync goes on where it stopped"
 _DAMAGED_HINT = "the store is half-written or damaged: delete the folder and index the items again"
 
@@ -164,8 +167,16 @@ def free_to_write(location: StoreLocation) -> Iterator[bool]:
 
 
 @contextmanager
-def store_errors(where: str) -> Iterator[None]:
-    """Translate errors of Chroma, SQLite, HTTP and the file system into those of this package."""
+def store_errors(where: str, folder: Path | None = None) -> Iterator[None]:
+    """Translate errors of Chroma, SQLite, HTTP and the file system into those of this package.
+
+    Parameters
+    ----------
+    where
+        What the errors name.
+    folder
+        Of the store that is written to: looked at when Chroma does not say why it failed.
+    """
     try:
         yield
     except ReGeSError:
@@ -173,7 +184,7 @@ def store_errors(where: str) -> Iterator[None]:
     except NotFoundError as error:
         raise StoreNotFoundError(f"{where}: {error}", hint="it was deleted; index the items again") from error
     except ChromaError as error:
-        raise _from_text(where, str(error)) from error
+        raise _from_text(where, str(error), folder) from error
     except httpx.HTTPError as error:
         raise CatalogError(
             f"{where}: the Chroma server does not answer: {error}", hint="is `chroma run` still running?"
@@ -183,11 +194,13 @@ def store_errors(where: str) -> Iterator[None]:
         raise StorageError(f"{where}: {reason}", hint=_STORAGE_HINT) from error
 
 
-def _from_text(where: str, text: str) -> ReGeSError:
+def _from_text(where: str, text: str, folder: Path | None) -> ReGeSError:
     code = _SQLITE_CODE.search(text)
     primary = int(code[1]) & 0xFF if code else 0  # the high bits of SQLite's codes only say more
     system = _OS_ERROR.search(text)
     reason = _SQLITE_STORAGE.get(primary) or (_ERRNO_STORAGE.get(int(system[1])) if system else None)
+    if not reason and folder and folder.is_dir() and shutil.disk_usage(folder).free < _NEEDED_BYTES:
+        reason = "the disk is full"
     if reason:
         return StorageError(f"{where}: {reason} ({text})", hint=_STORAGE_HINT)
     if primary in _SQLITE_DAMAGED or "hnsw segment" in text:

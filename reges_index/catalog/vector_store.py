@@ -196,7 +196,8 @@ class CatalogVectorStore(ChromaVectorStore):
                 f"collection {self._name!r} was made elsewhere and is only read",
                 hint="make a catalog of your own with ItemCatalog.from_items",
             )
-        with store_errors(f"catalog {self._name!r}"), self._store.writing(self._name) as write:
+        folder = self._store.location.persist_dir
+        with store_errors(f"catalog {self._name!r}", folder), self._store.writing(self._name) as write:
             if write.broken:
                 raise CatalogError(
                     f"catalog {self._name!r} was killed while its vector index was written",
