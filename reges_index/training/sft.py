@@ -43,6 +43,7 @@ Examples: TypeAlias = Sequence[Example] | Callable[[int], Sequence[Example]]
 
 # A resumed run may be longer or shorter than it was to be, and use another number of threads.
 _NOT_HASHED = {"epochs", "max_steps", "save_every_minutes", "num_threads"}
+_ITEM_EXPERT_ONLY = {"num_candidates", "negatives", "candidates_of", "max_candidate_tokens"}
 _LOSS_WINDOW = 20
 
 
@@ -240,6 +241,8 @@ def _save_adapter(model: Any, base_name: str, folder: Path) -> None:
     model.peft_config["default"].base_model_name_or_path = base_name
     # Left at "auto", PEFT asks the hub whether the vocabulary of the base has changed.
     model.save_pretrained(folder, save_embedding_layers=False)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner only
 
 
 def _manifest(
@@ -251,7 +254,7 @@ def _manifest(
     progress: Progress,
 ) -> AdapterManifest:
     training: dict[str, Any] = {
-        **settings.model_dump(mode="json"),
+        **settings.model_dump(mode="json", exclude=_ITEM_EXPERT_ONLY if role == "query-expert" else None),
         "backend": backend,
         "steps": len(progress.losses),
         "first_loss": statistics.fmean(progress.losses[:_LOSS_WINDOW]),
