@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import bm25s
@@ -21,6 +22,9 @@ __all__ = [
     "most_popular",
     "retriever_order",
 ]
+
+# bm25s sets its own logger to DEBUG when it is imported, past whatever the application has chosen.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 LIST_LENGTH = 200
 """Items that BM25 and the retriever list: the 50 that are scored, and room for mentioned ones that leave."""
