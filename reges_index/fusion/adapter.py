@@ -21,15 +21,20 @@ class QueryAdapter:
     """A linear map from the vectors of a dialogue to one query vector.
 
     Items stay where the encoder puts them, so new items and other catalogs need no training: they are found
-    by their vectors.
+    by their vectors, with a bias of 0.
 
     Attributes
     ----------
     weights
         Block name to a matrix of shape (d, d), applied to the block's vector from the right.
+    bias_keys, biases
+        Shape (K,): `title_hash` of items, ascending, and how much likelier each one is than its vector says,
+        against an item that was never recommended.
     """
 
     weights: Mapping[str, Floats]
+    bias_keys: npt.NDArray[np.int64]
+    biases: Floats
 
     def query(self, blocks: Mapping[str, Floats]) -> Floats:
         """Return the adapted query vector, shape (d,).
@@ -40,3 +45,11 @@ class QueryAdapter:
         parts = [blocks[name] @ weight for name, weight in self.weights.items()]
         total: Floats = np.sum(parts, axis=0, dtype=np.float32)
         return total
+
+    def bias(self, titles: npt.NDArray[np.int64]) -> Floats:
+        """Return the bias of each item by its title hash, 0 for unknown ones."""
+        if not len(self.bias_keys):
+            return np.zeros(len(titles), dtype=np.float32)
+        place = np.searchsorted(self.bias_keys, titles).clip(max=len(self.bias_keys) - 1)
+        found: Floats = np.where(self.bias_keys[place] == titles, self.biases[place], 0).astype(np.float32)
+        return found

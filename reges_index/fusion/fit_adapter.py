@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,8 +27,7 @@ class AdapterTraining:
     weight_decay
         Pulls the maps towards the identity times a number.
     bias_decay
-        Pulls the items' biases to 0. They soak up what is popular, so that the maps learn what was asked for,
-        and are thrown away: popularity is a feature of its own.
+        Pulls the items' biases to 0.
     dropout
         On the input vectors, and on whole blocks.
     scale
@@ -37,12 +37,12 @@ class AdapterTraining:
         random, drawn anew for each batch.
     """
 
-    epochs: int = 8
+    epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 1e-3
-    weight_decay: float = 1e-3
+    weight_decay: float = 3e-3
     bias_decay: float = 1e-2
-    dropout: float = 0.2
+    dropout: float = 0.3
     scale: float = 10.0
     sample: int = 2048
     seed: int = 0
@@ -97,9 +97,7 @@ def fit_adapter(
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
     usable = [np.array([r for r in its if train.targets[r]]) for train, its in zip(sets, rows, strict=True)]
     steps = sum(-(-len(its) // settings.batch_size) for its in usable) * settings.epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=max(2, steps + 1), pct_start=0.1
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, steps))
     maps.train()
     for _ in range(settings.epochs):
         batches = [
@@ -119,7 +117,23 @@ def fit_adapter(
             optimizer.step()
             schedule.step()
     matrices = maps.matrices().detach().numpy().astype(np.float32)
-    return QueryAdapter(dict(zip(BLOCKS, matrices, strict=True)))
+    biases = maps.bias.detach().numpy().astype(np.float32)
+    recommended = np.zeros(len(keys), dtype=bool)
+    for train, its, where in zip(sets, usable, place, strict=True):
+        recommended[where[[target for row in its for target in train.targets[row]]].numpy()] = True
+    # Every item that was never a target has been pushed down alike; that level is the 0 of unknown items.
+    level = float(biases[~recommended].mean()) if not recommended.all() else 0.0
+    return QueryAdapter(
+        dict(zip(BLOCKS, matrices, strict=True)), keys[recommended], biases[recommended] - level
+    )
+
+
+def _pace(step: int, steps: int) -> float:
+    """Return the share of the learning rate: up over a tenth of the steps, then down along a cosine."""
+    warm = max(1, steps // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def _columns(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from reges_index.catalog.catalog import ItemCatalog
 from reges_index.errors import ModelError, ModelNotFoundError
 from reges_index.fusion.adapter import BLOCKS, QueryAdapter
 from reges_index.fusion.choice import ChoiceWeights, choose
@@ -54,6 +55,12 @@ class FusionModel:
     choice: ChoiceWeights = field(default_factory=ChoiceWeights)
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
+    def fits(self, catalog: ItemCatalog) -> bool:
+        """Whether a catalog's vectors are by the encoder that this was trained with."""
+        trained = self.manifest.get("encoder", {})
+        encoder = catalog.encoder
+        return (trained.get("name"), trained.get("dimension")) == (encoder.name, encoder.dimension)
+
     def weights(self, share_known: float) -> Floats:
         """Return the weights for a catalog of which the train dialogues know this share, 0 to 1."""
         # Half a catalog known is as good as all of it: rare items are unknown in the train sets too.
@@ -80,6 +87,8 @@ class FusionModel:
         }
         # Rows of at most 2**15 items fit into 16 bits; half precision moves a score by less than 0.01.
         tensors["statistics.pairs"] = self.statistics.pairs.astype(np.int32)
+        tensors["adapter.bias_keys"] = self.adapter.bias_keys
+        tensors["adapter.biases"] = self.adapter.biases.astype(np.float16)
         tensors |= {f"adapter.{name}": m.astype(np.float16) for name, m in self.adapter.weights.items()}
         tensors["weights.known"], tensors["weights.unknown"] = self.known, self.unknown
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / _TENSORS)
@@ -123,7 +132,11 @@ class FusionModel:
         try:
             counts = {name: tensors[f"statistics.{name}"] for name in _STATISTICS}
             counts["pairs"] = counts["pairs"].astype(np.int64)
-            adapter = QueryAdapter({name: tensors[f"adapter.{name}"].astype(np.float32) for name in BLOCKS})
+            adapter = QueryAdapter(
+                {name: tensors[f"adapter.{name}"].astype(np.float32) for name in BLOCKS},
+                tensors["adapter.bias_keys"],
+                tensors["adapter.biases"].astype(np.float32),
+            )
             return cls(
                 adapter=adapter,
                 statistics=ItemStatistics(**counts),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
@@ -18,16 +20,27 @@ from reges_index.dialogue import dialogue_of
 from reges_index.errors import EncoderMismatchError, InputError
 from reges_index.fusion.features import CatalogSources, QueryVectors, dialogue_texts
 from reges_index.fusion.model import FusionModel
-from reges_index.fusion.scoring import SourceSwitch, log_softmax, score_items
+from reges_index.fusion.scoring import SourceSwitch, check_sources, item_biases, log_softmax, score_items
 from reges_index.fusion.snapshot import Snapshot, allowed_ids, fingerprint
 
 __all__ = ["FusionRetriever"]
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class _Prepared:
     fingerprint: str
     sources: CatalogSources
+    biases: Floats
+
+
+class _Workshop:
+    """What retrievers of one catalog and model share: the prepared sources and the lock to make them."""
+
+    def __init__(self) -> None:
+        self.prepared: _Prepared | None = None
+        self.lock = threading.Lock()
 
 
 class FusionRetriever(BaseRetriever):
@@ -80,26 +93,40 @@ class FusionRetriever(BaseRetriever):
         self.model = FusionModel.default() if model is None else model
         self.similarity_top_k = similarity_top_k
         self.filters = filters
-        self.without = frozenset(without)
+        self.without = check_sources(without)
         _check_encoder(catalog, self.model)
-        self._prepared: _Prepared | None = None
-        self._preparing = threading.Lock()
+        self._workshop = _Workshop()
         super().__init__(callback_manager=callback_manager)
+
+    def for_top_k(self, similarity_top_k: int) -> FusionRetriever:
+        """Return a retriever for another number of items that shares all that was prepared with this one.
+
+        Raises
+        ------
+        InputError
+            If `similarity_top_k` is below 1.
+        """
+        if similarity_top_k < 1:
+            raise InputError(f"similarity_top_k is {similarity_top_k}", hint="ask for at least one item")
+        other = copy.copy(self)
+        other.similarity_top_k = similarity_top_k
+        return other
 
     def _ready(self) -> _Prepared:
         mark = fingerprint(self.catalog)
-        prepared = self._prepared
+        shop = self._workshop
+        prepared = shop.prepared
         if prepared is None or prepared.fingerprint != mark:
-            with self._preparing:
-                prepared = self._prepared
+            with shop.lock:
+                prepared = shop.prepared
                 if prepared is None or prepared.fingerprint != mark:
-                    prepared = self._prepared = self._prepare()
+                    prepared = shop.prepared = self._prepare()
         return prepared
 
     def _prepare(self) -> _Prepared:
         taken = Snapshot.of(self.catalog)
         sources = CatalogSources(taken.items, taken.vectors, self.model.statistics)
-        return _Prepared(taken.fingerprint, sources)
+        return _Prepared(taken.fingerprint, sources, item_biases(self.model, taken.items))
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         prepared = self._ready()
@@ -108,7 +135,9 @@ class FusionRetriever(BaseRetriever):
             return []
         messages = dialogue_of(query_bundle)
         vectors = self._embed(query_bundle)
-        scores = score_items(self.model, prepared.sources, messages, vectors, without=self.without)
+        scores = score_items(
+            self.model, prepared.sources, prepared.biases, messages, vectors, without=self.without
+        )
         allowed = allowed_ids(self.catalog, self.filters)
         places = np.arange(len(items))
         if allowed is not None:
@@ -138,9 +167,9 @@ class FusionRetriever(BaseRetriever):
 
 
 def _check_encoder(catalog: ItemCatalog, model: FusionModel) -> None:
-    trained = model.manifest.get("encoder", {})
-    name, dimension = trained.get("name"), trained.get("dimension")
-    if (catalog.encoder.name, catalog.encoder.dimension) != (name, dimension):
+    if not model.fits(catalog):
+        trained = model.manifest.get("encoder", {})
+        name, dimension = trained.get("name"), trained.get("dimension")
         raise EncoderMismatchError(
             f"the fusion model was trained with encoder {name!r} of dimension {dimension}, catalog "
             f"{catalog.name!r} has {catalog.encoder.name!r} of dimension {catalog.encoder.dimension}",

@@ -9,13 +9,23 @@ import numpy as np
 import numpy.typing as npt
 from llama_index.core.base.llms.types import ChatMessage
 
+from reges_index.catalog.item import Item
 from reges_index.errors import InputError
 from reges_index.fusion.adapter import BLOCKS
 from reges_index.fusion.features import FEATURES, CatalogSources, QueryVectors
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.state import DialogueState
+from reges_index.fusion.statistics import title_hash
 
-__all__ = ["SOURCES", "SourceSwitch", "feature_matrix", "log_softmax", "score_items"]
+__all__ = [
+    "SOURCES",
+    "SourceSwitch",
+    "check_sources",
+    "feature_matrix",
+    "item_biases",
+    "log_softmax",
+    "score_items",
+]
 
 Floats = npt.NDArray[np.float32]
 SourceSwitch: TypeAlias = Collection[str]
@@ -42,9 +52,29 @@ SOURCES: dict[str, tuple[str, ...]] = {
 """Sources that can be switched off, and the features each one gives."""
 
 
+def item_biases(model: FusionModel, items: Sequence[Item]) -> Floats:
+    """Return the adapter's bias of each item, shape (N,); read once for a catalog."""
+    return model.adapter.bias(np.array([title_hash(item) for item in items], dtype=np.int64))
+
+
+def check_sources(names: SourceSwitch) -> frozenset[str]:
+    """Return the names as a set.
+
+    Raises
+    ------
+    InputError
+        If one is not among `SOURCES`.
+    """
+    for name in names:
+        if name not in SOURCES:
+            raise InputError(f"no source {name!r}", hint=f"sources are: {', '.join(SOURCES)}")
+    return frozenset(names)
+
+
 def feature_matrix(
     model: FusionModel,
     sources: CatalogSources,
+    biases: Floats,
     messages: Sequence[ChatMessage],
     vectors: QueryVectors,
     state: DialogueState | None = None,
@@ -53,13 +83,14 @@ def feature_matrix(
     state = sources.reader.read(messages) if state is None else state
     matrix = sources.features(messages, vectors, state=state)
     blocks = dict(zip(BLOCKS, (vectors.dialogue, vectors.last, sources.named_vector(state)), strict=True))
-    matrix[:, FEATURES.index("adapted")] = sources.vectors @ model.adapter.query(blocks)
+    matrix[:, FEATURES.index("adapted")] = sources.vectors @ model.adapter.query(blocks) + biases
     return matrix
 
 
 def score_items(
     model: FusionModel,
     sources: CatalogSources,
+    biases: Floats,
     messages: Sequence[ChatMessage],
     vectors: QueryVectors,
     *,
@@ -78,11 +109,9 @@ def score_items(
         If a source's name is unknown.
     """
     weights = model.weights(sources.statistics.known).copy()
-    for name in without:
-        if name not in SOURCES:
-            raise InputError(f"no source {name!r}", hint=f"sources are: {', '.join(SOURCES)}")
+    for name in check_sources(without):
         weights[[FEATURES.index(feature) for feature in SOURCES[name]]] = 0
-    scores: Floats = feature_matrix(model, sources, messages, vectors) @ weights
+    scores: Floats = feature_matrix(model, sources, biases, messages, vectors) @ weights
     return scores
 
 

@@ -71,8 +71,9 @@ def _parts(
     )
 
 
-def _matrix(model: FusionModel, train: TrainSet, sources: CatalogSources, row: int) -> Floats:
-    return feature_matrix(model, sources, train.turns[row].chat, train.vectors[row], train.states[row])
+def _matrix(model: FusionModel, train: TrainSet, sources: CatalogSources, biases: Floats, row: int) -> Floats:
+    chat = train.turns[row].chat
+    return feature_matrix(model, sources, biases, chat, train.vectors[row], train.states[row])
 
 
 def out_of_fold(sets: Sequence[TrainSet], settings: FusionTraining) -> OutOfFold:
@@ -95,9 +96,10 @@ def out_of_fold(sets: Sequence[TrainSet], settings: FusionTraining) -> OutOfFold
         model = _parts(sets, [np.flatnonzero(f != fold) for f in folds], settings)
         for number, train in enumerate(sets):
             sources = train.sources.with_statistics(model.statistics)
+            biases = model.adapter.bias(train.titles)
             for row in np.flatnonzero(folds[number] == fold).tolist():
                 named = {item.item for item in train.states[row].named}
-                matrix = _matrix(model, train, sources, row)
+                matrix = _matrix(model, train, sources, biases, row)
                 examples[number][row] = make_example(matrix, train.targets[row], named, settings.weights, rng)
         logger.info("fold %d of %d done", fold + 1, settings.folds)
     return OutOfFold([[its[row] for row in range(len(its))] for its in examples], folds)

@@ -14,7 +14,7 @@ FILMS = [
     ),
     Item(
         id="f3", title="Heat", year=1995, genres=["Crime"], directors=["Bo Sand"], cast=["Cy Moor"],
-        abstract="A thief and a policeman drink coffee. There is little heat in the room and more heat outside.",
+        abstract="A thief and a policeman drink coffee. There is more heat outside than in.",
     ),
     Item(
         id="f4", title="The Winter Door", year=2012, genres=["Horror"], directors=["Dee Rook"],

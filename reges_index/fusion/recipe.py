@@ -1,0 +1,194 @@
+"""`FusionRecipe`: the YAML of finetune/recipes/fusion.yaml, and reading the data sets it names."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reges_index.catalog import read_items, resolve_encoder
+from reges_index.catalog.encoder import embed_queries, encoder_identity
+from reges_index.dialogue import read_turns
+from reges_index.errors import ConfigError, InputError
+from reges_index.fusion.fit_adapter import AdapterTraining
+from reges_index.fusion.fit_weights import WeightTraining
+from reges_index.fusion.fitting import TrainSet
+from reges_index.fusion.training import FusionTraining
+
+__all__ = ["FusionRecipe", "VectorCache", "read_recipe"]
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+_CHUNK = 256
+
+
+class _DataSet(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    conversations: Path
+    catalog: Path
+
+
+class FusionRecipe(BaseModel):
+    """How a fusion is trained.
+
+    Attributes
+    ----------
+    data
+        Train sets; of each the turns and the catalog.
+    out
+        Folder of the model.
+    cache
+        Folder where vectors are kept between runs.
+    encoder
+        "embedded", a model's name or a folder.
+    folds, adapter, weights
+        Fields of `FusionTraining`, `AdapterTraining` and `WeightTraining`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: tuple[_DataSet, ...] = Field(min_length=1)
+    out: Path
+    cache: Path
+    encoder: str = "embedded"
+    folds: int = Field(default=3, ge=2)
+    adapter: AdapterTraining = AdapterTraining()
+    weights: WeightTraining = WeightTraining()
+
+    @property
+    def settings(self) -> FusionTraining:
+        """Settings of the fit."""
+        return FusionTraining(self.adapter, self.weights, self.folds)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the model records: encoder, data by hash, settings, versions."""
+        identity = encoder_identity(self.encoder)
+        return {
+            "encoder": {
+                "name": identity.name,
+                "dimension": identity.dimension,
+                "text_template": identity.text_template,
+            },
+            "data": [
+                {
+                    "name": its.name,
+                    **{kind: _sha256(getattr(its, kind)) for kind in ("conversations", "catalog")},
+                }
+                for its in self.data
+            ],
+            "settings": self.model_dump(mode="json", include={"folds", "adapter", "weights"}),
+            "versions": {name: version(name) for name in ("reges-index", "torch", "numpy", "bm25s")},
+        }
+
+    def train_sets(self) -> list[TrainSet]:
+        """Read and embed all data sets."""
+        cache = VectorCache(self.cache, self.encoder)
+        return [
+            TrainSet.build(
+                its.name, read_turns(its.conversations), read_items(its.catalog), cache.texts, cache.queries
+            )
+            for its in self.data
+        ]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_recipe(path: str | Path) -> FusionRecipe:
+    """Read a recipe; its paths are relative to the file.
+
+    Raises
+    ------
+    ConfigError
+        If it is no YAML, or a field is missing, unknown or wrong.
+    InputError
+        If the file cannot be read.
+    """
+    source = Path(path)
+    try:
+        raw = yaml.safe_load(source.read_text(encoding="utf-8"))
+        recipe = FusionRecipe.model_validate(raw)
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: no valid YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"{source}: {place}: {first['msg']}", hint="see finetune/recipes/fusion.yaml"
+        ) from error
+    folder = source.parent
+    return recipe.model_copy(
+        update={
+            "out": folder / recipe.out,
+            "cache": folder / recipe.cache,
+            "data": tuple(
+                its.model_copy(
+                    update={"conversations": folder / its.conversations, "catalog": folder / its.catalog}
+                )
+                for its in recipe.data
+            ),
+        }
+    )
+
+
+class VectorCache:
+    """Vectors by text, kept in a folder: one file for each kind of text and encoder, written as they come.
+
+    Parameters
+    ----------
+    folder
+        Made if need be.
+    encoder
+        As for `resolve_encoder`; it is loaded only when something is missing.
+    """
+
+    def __init__(self, folder: Path, encoder: str) -> None:
+        self._folder, self._encoder = folder, encoder
+        self._identity = encoder_identity(encoder)
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """Return unit vectors of items' texts, shape (n, d)."""
+        return self._get("text", texts)
+
+    def queries(self, texts: Sequence[str]) -> Floats:
+        """Return unit vectors of queries, shape (n, d)."""
+        return self._get("query", texts)
+
+    def _get(self, kind: str, texts: Sequence[str]) -> Floats:
+        if not texts:
+            return np.zeros((0, self._identity.dimension), dtype=np.float32)
+        name = hashlib.sha256(f"{self._identity}|{kind}".encode()).hexdigest()[:16]
+        file = self._folder / f"{kind}-{name}.npz"
+        known: dict[str, Floats] = {}
+        if file.exists():
+            with np.load(file, allow_pickle=False) as kept:
+                known = dict(zip(kept["keys"].tolist(), kept["vectors"], strict=True))
+        keys = [hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() for text in texts]
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        for start in range(0, len(missing), _CHUNK):
+            part = list(missing)[start : start + _CHUNK]
+            rows = self._embed(kind, [missing[key] for key in part])
+            known |= dict(zip(part, rows / np.linalg.norm(rows, axis=1, keepdims=True), strict=True))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            np.savez(file, keys=np.array(list(known)), vectors=np.stack(list(known.values())))
+            logger.info("embedded %d of %d %s texts", start + len(part), len(missing), kind)
+        return np.stack([known[key] for key in keys])
+
+    def _embed(self, kind: str, texts: list[str]) -> Floats:
+        model = resolve_encoder(self._encoder)
+        rows = embed_queries(model, texts) if kind == "query" else model.get_text_embedding_batch(texts)
+        return np.asarray(rows, dtype=np.float32)

@@ -1,0 +1,74 @@
+"""The trained parts as files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from reges_index.errors import ModelError, ModelNotFoundError
+from reges_index.fusion.choice import ChoiceWeights
+from reges_index.fusion.model import FusionModel
+
+
+def test_what_is_saved_is_loaded(fusion, tmp_path):
+    fusion.with_choice(ChoiceWeights(0.8, 0.3)).save(tmp_path / "made")
+    loaded = FusionModel.load(tmp_path / "made")
+    assert np.array_equal(loaded.known, fusion.known)
+    assert np.array_equal(loaded.unknown, fusion.unknown)
+    assert np.array_equal(loaded.statistics.pairs, fusion.statistics.pairs)
+    assert np.array_equal(loaded.statistics.ids, fusion.statistics.ids)
+    for name, weight in fusion.adapter.weights.items():
+        assert np.allclose(loaded.adapter.weights[name], weight, atol=2e-3, rtol=1e-3)
+    assert loaded.choice == ChoiceWeights(0.8, 0.3)
+    assert loaded.manifest["encoder"] == fusion.manifest["encoder"]
+
+
+def test_files_hold_no_text_of_items(fusion, tmp_path):
+    fusion.save(tmp_path)
+    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"Harbour" not in written
+    assert b"lighthouse" not in written
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ModelNotFoundError, match="nowhere"):
+        FusionModel.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("change", [{"format": "reges-fusion/0"}, {"features": ["dense_dialogue"]}])
+def test_other_versions_are_refused(fusion, tmp_path, change):
+    fusion.save(tmp_path)
+    manifest = json.loads((tmp_path / "fusion.json").read_text("utf-8"))
+    (tmp_path / "fusion.json").write_text(json.dumps(manifest | change), "utf-8")
+    with pytest.raises(ModelError, match="train it again"):
+        FusionModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fusion.json", "fusion.safetensors"])
+def test_damage_is_reported(fusion, tmp_path, name):
+    fusion.save(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:20])
+    with pytest.raises(ModelError, match="damaged"):
+        FusionModel.load(tmp_path)
+
+
+def test_weights_go_from_unknown_to_known(fusion):
+    assert np.array_equal(fusion.weights(0.0), fusion.unknown)
+    assert np.array_equal(fusion.weights(0.5), fusion.known)
+    assert np.allclose(fusion.weights(0.25), (fusion.known + fusion.unknown) / 2)
+
+
+def test_the_shipped_model_is_small_and_loads():
+    from importlib import resources
+
+    model = FusionModel.default()
+    folder = resources.files("reges_index.fusion") / "shipped"
+    assert sum(len(path.read_bytes()) for path in folder.iterdir()) < 3_000_000
+    assert model.manifest["encoder"] == {
+        "name": "sentence-transformers/all-MiniLM-L6-v2",
+        "dimension": 384,
+        "text_template": "reges-item/1",
+    }
+    assert len(model.manifest["data"]) >= 1
+    assert np.isfinite(model.known).all()
+    assert np.isfinite(model.unknown).all()

@@ -1,0 +1,120 @@
+"""`FusionRetriever` as LlamaIndex uses it."""
+
+import asyncio
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+
+from reges_index.catalog import Item, ItemCatalog
+from reges_index.dialogue import DialogueQueryBundle
+from reges_index.errors import EncoderMismatchError, InputError
+from reges_index.fusion.features import FEATURES
+from reges_index.fusion.retriever import FusionRetriever
+from reges_index.fusion.scoring import SOURCES
+from reges_index.item_expert.synthesizer import ReGeSSynthesizer
+from tests.catalog.hashing import HashingEmbedding
+
+from .films import FILMS
+
+
+def ask(text):
+    return DialogueQueryBundle.from_dialogue(text)
+
+
+def ids(nodes):
+    return [node.node.node_id for node in nodes]
+
+
+def test_it_returns_nodes_with_probabilities(catalog, fusion):
+    nodes = FusionRetriever(catalog, fusion, similarity_top_k=50).retrieve(ask("a scary horror film"))
+    assert ids(nodes)[0] == "f4"
+    assert sorted(ids(nodes)) == [item.id for item in FILMS]
+    assert sum(node.score for node in nodes) == pytest.approx(1, abs=1e-6)
+    assert [node.score for node in nodes] == sorted((node.score for node in nodes), reverse=True)
+    assert Item.from_node(nodes[0].node) == FILMS[3]
+    assert len(FusionRetriever(catalog, fusion, similarity_top_k=2).retrieve(ask("horror"))) == 2
+
+
+def test_filters_hold_and_probabilities_are_among_what_passes(catalog, fusion):
+    comedy = MetadataFilters(filters=[MetadataFilter(key="genres", value="Comedy")])
+    nodes = FusionRetriever(catalog, fusion, filters=comedy).retrieve(ask("a scary horror film"))
+    assert sorted(ids(nodes)) == ["f6", "f7"]
+    assert sum(node.score for node in nodes) == pytest.approx(1, abs=1e-6)
+    nothing = MetadataFilters(filters=[MetadataFilter(key="genres", value="Opera")])
+    assert FusionRetriever(catalog, fusion, filters=nothing).retrieve(ask("horror")) == []
+
+
+def test_changes_of_the_catalog_are_seen_at_once(catalog, fusion):
+    retriever = FusionRetriever(catalog, fusion)
+    assert "f9" not in ids(retriever.retrieve(ask("freighters in space")))
+    new = Item(id="f9", title="Freighters in Space", year=2024, abstract="Freighters, in space.")
+    catalog.sync([*FILMS[:7], new])
+    found = ids(retriever.retrieve(ask("freighters in space")))
+    assert "f8" not in found
+    assert "f9" in found
+    catalog.sync([new.model_copy(update={"abstract": "Rewritten."})])
+    [node] = retriever.retrieve(ask("freighters in space"))
+    assert Item.from_node(node.node).abstract == "Rewritten."
+
+
+def test_the_refined_query_is_used_where_it_has_weight(catalog, fusion):
+    plain = ask("hello there")
+    refined = plain.refined(["lighthouse keeper sailor harbour"], {})
+    weighted = fusion.known.copy()
+    weighted[FEATURES.index("dense_query")] = 50
+    retriever = FusionRetriever(catalog, dataclasses.replace(fusion, known=weighted, unknown=weighted))
+    assert ids(retriever.retrieve(refined))[0] in {"f1", "f2"}
+    without = FusionRetriever(
+        catalog, dataclasses.replace(fusion, known=weighted, unknown=weighted), without=["query"]
+    )
+    assert ids(without.retrieve(refined)) == ids(without.retrieve(plain))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_each_source_can_be_switched_off(catalog, fusion, source):
+    bundle = ask(
+        [{"role": "user", "content": "I loved Harbour Lights (1994), a drama by Ana Vell from the 90s"}]
+    )
+    nodes = FusionRetriever(catalog, fusion, without=[source]).retrieve(bundle)
+    assert sorted(ids(nodes)) == [item.id for item in FILMS]
+
+
+def test_sources_cover_all_features_once():
+    assert sorted(name for names in SOURCES.values() for name in names) == sorted(FEATURES)
+
+
+def test_bad_arguments_are_refused(catalog, fusion):
+    with pytest.raises(InputError, match="similarity_top_k"):
+        FusionRetriever(catalog, fusion, similarity_top_k=0)
+    with pytest.raises(InputError, match="no source 'magic'"):
+        FusionRetriever(catalog, fusion, without=["magic"])
+    other = ItemCatalog.from_items(FILMS, embed_model=HashingEmbedding(model_name="test/other"), name="other")
+    with pytest.raises(EncoderMismatchError, match="test/other"):
+        FusionRetriever(other, fusion)
+
+
+def test_threads_and_async_agree_with_one_call(catalog, fusion):
+    asked = ["a scary horror film", "something that makes me laugh", "freighters in space", "Heat (1995)"] * 4
+    once = [ids(FusionRetriever(catalog, fusion).retrieve(ask(text))) for text in asked]
+    shared = FusionRetriever(catalog, fusion)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda text: ids(shared.retrieve(ask(text))), asked)) == once
+
+    async def together():
+        return await asyncio.gather(*(shared.aretrieve(ask(text)) for text in asked))
+
+    assert [ids(nodes) for nodes in asyncio.run(together())] == once
+
+
+def test_it_goes_into_a_stock_query_engine(catalog, fusion):
+    retriever = FusionRetriever(catalog, fusion, similarity_top_k=3)
+    engine = RetrieverQueryEngine(retriever, ReGeSSynthesizer())
+    assert ids(engine.query("a scary horror film").source_nodes)[0] == "f4"
+
+
+def test_an_empty_catalog_gives_nothing(fusion):
+    empty = ItemCatalog.open(embed_model=HashingEmbedding(), name="void", create=True)
+    assert FusionRetriever(empty, fusion).retrieve(ask("anything")) == []
