@@ -11,6 +11,7 @@ from reges_index.cli.output import candidate_table, console, errors, notes, prin
 from reges_index.cli.parts import (
     DomainNoun,
     Encoder,
+    Fusion,
     ItemAdapter,
     Model,
     Name,
@@ -35,6 +36,7 @@ def chat(
     similarity_top_k: TopK = 50,
     rerank_top_k: RerankTopK = None,
     domain: DomainNoun = "movie,movies",
+    fusion: Fusion = None,
     encoder: Encoder = None,
     model: Model = None,
     query_adapter: QueryAdapter = None,
@@ -54,6 +56,7 @@ def chat(
                 query_adapter=query_adapter,
                 item_adapter=item_adapter,
                 domain=domain,
+                fusion=fusion,
                 similarity_top_k=similarity_top_k,
                 rerank_top_k=rerank_top_k,
                 exclude_mentioned=True,

@@ -11,6 +11,7 @@ from reges_index.cli.parts import Mode, adapter_choice, is_url, open_catalog, op
 if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog
     from reges_index.engines import ReGeSQueryEngine
+    from reges_index.fusion import FusionModel
 
 __all__ = ["EngineOptions", "build_engine"]
 
@@ -30,6 +31,7 @@ class EngineOptions:
     rerank_top_k: int | None
     exclude_mentioned: bool
     mode: Mode = Mode.score
+    fusion: bool | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return them as plain values, the store as one name whichever folder `reges` was called in."""
@@ -51,6 +53,7 @@ def build_engine(options: EngineOptions) -> tuple[ReGeSQueryEngine, ItemCatalog]
     query_adapter, item_adapter = map(adapter_choice, (options.query_adapter, options.item_adapter))
     engine = ReGeSQueryEngine.from_defaults(
         catalog,
+        fusion=_fusion(options, catalog),
         query_transform=ReGeSQueryTransform(lm, adapter=query_adapter, domain=domain),
         rerank=ReGeSRerank(
             lm,
@@ -65,3 +68,14 @@ def build_engine(options: EngineOptions) -> tuple[ReGeSQueryEngine, ItemCatalog]
         exclude_mentioned=options.exclude_mentioned,
     )
     return engine, catalog
+
+
+def _fusion(options: EngineOptions, catalog: ItemCatalog) -> FusionModel | None:
+    """Return the shipped fusion where it was asked for, or where it fits and nothing was said."""
+    if options.fusion is False or (options.fusion is None and options.model is not None):
+        return None
+
+    from reges_index.fusion import FusionModel
+
+    model = FusionModel.default()
+    return model if options.fusion or model.fits(catalog) else None

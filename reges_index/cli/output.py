@@ -66,7 +66,7 @@ def candidate_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("#", justify="right", style="dim")
     table.add_column("item", no_wrap=True, max_width=48)
     table.add_column("probability", min_width=31)
-    table.add_column("cosine", justify="right", style="dim")
+    table.add_column("retrieval", justify="right", style="dim")
     for row in rows:
         share = row["probability"]
         score = row["retrieval_score"]

@@ -60,6 +60,15 @@ ModeChoice = Annotated[
         "--mode", help="Score all candidates, or write a title limited to them, or write freely and match."
     ),
 ]
+Fusion = Annotated[
+    bool | None,
+    typer.Option(
+        "--fusion/--no-fusion",
+        help="Beyond the paper: more candidate sources and a calibrated choice. On by default with the "
+        "embedded models; --no-fusion is the paper's pipeline.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 

@@ -24,6 +24,8 @@ from reges_index.dialogue import Dialogue, DialogueQueryBundle, dialogue_of
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.engines.recommendation import Recommendation
 from reges_index.errors import ConfigError, InputError
+from reges_index.fusion.model import FusionModel
+from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.exclusion import without_excluded
 from reges_index.item_expert.rerank import Ranking, ReGeSRerank
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
@@ -56,6 +58,9 @@ class ReGeSQueryEngine(BaseQueryEngine):
         How many of them the item expert sees; None shows it all.
     exclude_mentioned
         Never recommend what the dialogue names (`find_mentions`).
+    choice
+        Ranks the item expert's ranking again, such as `FusionModel.choose`; None leaves it as it is, which is
+        the paper.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         similarity_top_k: int = 50,
         rerank_top_k: int | None = None,
         exclude_mentioned: bool = False,
+        choice: Callable[[Ranking], Ranking] | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         if similarity_top_k < 1:
@@ -84,6 +90,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         self.similarity_top_k = similarity_top_k
         self.rerank_top_k = rerank_top_k
         self.exclude_mentioned = exclude_mentioned
+        self._choice = choice
 
     @classmethod
     def from_defaults(
@@ -95,6 +102,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         query_llm: LLM | LocalLM | None = None,
         similarity_top_k: int = 50,
         rerank_top_k: int | None = None,
+        fusion: FusionModel | None = None,
         filters: MetadataFilters | None = None,
         exclude_mentioned: bool = False,
         domain: Domain = MOVIES,
@@ -116,6 +124,9 @@ class ReGeSQueryEngine(BaseQueryEngine):
             default.
         query_llm
             Another model for the query expert.
+        fusion
+            Beyond the paper: retrieve with `FusionRetriever` and let `FusionModel.choose` have the last word;
+            with a catalog only. None is the paper's pipeline.
         filters
             LlamaIndex metadata filters that every recommendation obeys; with a catalog only.
         rerank_kwargs
@@ -129,12 +140,16 @@ class ReGeSQueryEngine(BaseQueryEngine):
         if (catalog is None) == (retriever is None):
             raise ConfigError("an engine needs a catalog or a retriever, one of the two")
         source: Callable[[int], BaseRetriever] | BaseRetriever
-        if catalog is not None:
+        if catalog is not None and fusion is not None:
+            source = FusionRetriever(catalog, fusion, similarity_top_k, filters).for_top_k
+        elif catalog is not None:
             items = catalog
             source = lambda k: items.as_retriever(similarity_top_k=k, filters=filters)  # noqa: E731
         else:
-            if filters is not None:
-                raise ConfigError("filters go into your retriever", hint="or pass catalog= instead of it")
+            if filters is not None or fusion is not None:
+                raise ConfigError(
+                    "filters and fusion go into your retriever", hint="or pass catalog= instead of it"
+                )
             assert retriever is not None
             source = retriever
         if rerank is not None and rerank_kwargs:
@@ -165,6 +180,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
             similarity_top_k=similarity_top_k,
             rerank_top_k=rerank_top_k,
             exclude_mentioned=exclude_mentioned,
+            choice=fusion.choose if fusion is not None else None,
             callback_manager=callback_manager,
         )
 
@@ -208,6 +224,9 @@ class ReGeSQueryEngine(BaseQueryEngine):
     def _shown(self, allowed: list[NodeWithScore]) -> list[NodeWithScore]:
         """Take off what was retrieved to spare."""
         return allowed if isinstance(self._retrieve_with, BaseRetriever) else allowed[: self.similarity_top_k]
+
+    def _final(self, ranking: Ranking) -> Ranking:
+        return ranking if self._choice is None else self._choice(ranking)
 
     def _finish(
         self,
@@ -292,7 +311,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         allowed = self._allowed(nodes, refined, exclude)
         shown, excluded = self._shown(allowed), len(nodes) - len(allowed)
         times.append(time.perf_counter())
-        ranking = self._rerank.rank(shown[: self.rerank_top_k], refined)
+        ranking = self._final(self._rerank.rank(shown[: self.rerank_top_k], refined))
         times.append(time.perf_counter())
         return self._finish(refined, ranking, shown, len(nodes), excluded, query_seconds, times)
 
@@ -308,7 +327,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         allowed = await asyncio.to_thread(self._allowed, nodes, refined, exclude)
         shown, excluded = self._shown(allowed), len(nodes) - len(allowed)
         times.append(time.perf_counter())
-        ranking = await self._rerank.arank(shown[: self.rerank_top_k], refined)
+        ranking = self._final(await self._rerank.arank(shown[: self.rerank_top_k], refined))
         times.append(time.perf_counter())
         return self._finish(refined, ranking, shown, len(nodes), excluded, times[0] - start, times)
 
