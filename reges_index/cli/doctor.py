@@ -31,7 +31,7 @@ NEEDED = (
 )
 OPTIONAL = {
     "train": ("trl", "accelerate", "datasets"),
-    "evaluate": ("ranx", "matplotlib", "sacrebleu", "rouge-score", "bm25s"),
+    "evaluate": ("ranx", "matplotlib", "sacrebleu", "rouge-score"),
     "llms": ("llama-index-llms-openai", "llama-index-llms-openai-like", "llama-index-llms-huggingface"),
 }
 

@@ -53,7 +53,7 @@ def print_error(error: ReGeSError) -> None:
     say(str(error), to=errors)
 
 
-def bar(share: float, width: int = 24) -> str:
+def bar(share: float, width: int = 16) -> str:
     """Draw a share of 1 as a bar of block characters."""
     eighths = round(max(0.0, min(1.0, share)) * width * 8)
     full, part = divmod(eighths, 8)
@@ -64,8 +64,8 @@ def candidate_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Make the table of candidates: rank, title, probability as a bar, retrieval score."""
     table = Table(box=None, pad_edge=False)
     table.add_column("#", justify="right", style="dim")
-    table.add_column("item", no_wrap=True, max_width=48)
-    table.add_column("probability", min_width=31)
+    table.add_column("item", no_wrap=True, max_width=40)
+    table.add_column("probability", min_width=23)
     table.add_column("retrieval", justify="right", style="dim")
     for row in rows:
         share = row["probability"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -17,6 +18,9 @@ from reges_index.fusion.state import genre_stem
 __all__ = ["BM25", "Attributes", "item_attributes"]
 
 Floats = npt.NDArray[np.float32]
+
+# bm25s sets its own logger to DEBUG when it is imported, past whatever the application has chosen.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 
 class BM25:

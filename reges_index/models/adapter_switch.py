@@ -60,6 +60,8 @@ class AdapterSwitch:
             with warnings.catch_warnings():
                 # PEFT warns of several configs on one model, which is the point here.
                 warnings.simplefilter("ignore", UserWarning)
+                # And, with transformers 5, of an attribute that PEFT itself reads.
+                warnings.simplefilter("ignore", FutureWarning)
                 if self._peft is None:
                     self._peft = PeftModel(self._model, config, name, autocast_adapter_dtype=False)
                 else:
