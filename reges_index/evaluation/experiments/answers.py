@@ -41,7 +41,7 @@ def chain_of_thought(lab: Lab, top_k: int) -> tuple[str, list[Prediction]]:
         system,
         shown,
         {"adapter": adapter, "tokens": system.max_new_tokens},
-        run=f"cot-{top_k}-{adapter or 'bare'}",
+        run=f"cot-{top_k}-{lab.best_kind()}-{adapter or 'bare'}",
     )
 
 

@@ -17,9 +17,10 @@ from reges_index.errors import ConfigError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.experiments.paper import Dataset
 from reges_index.evaluation.experiments.queries import (
+    QUERY_NAMES,
     QueryKind,
+    Retrieving,
     original_queries,
-    retrieve,
     written_queries,
 )
 from reges_index.evaluation.experiments.systems import Selecting, System, run_system
@@ -222,6 +223,24 @@ class Lab:
         """Return ``augmented`` where there is a query expert, else ``original``."""
         return "augmented" if self.lm is not None and self.lm.has_adapter(QUERY_ADAPTER) else "original"
 
+    def retrieved(
+        self, queries: Mapping[str, Sequence[str]], name: str, run: str, catalog: ItemCatalog | None = None
+    ) -> list[Prediction]:
+        """Return what a retriever finds for each turn; kept in ``runs/<run>.jsonl``.
+
+        Kept on the disk because an approximate index need not find the very same list again, and a run
+        that goes on must go on with the candidates that it began with.
+        """
+        catalog = catalog or self.catalog
+        system = Retrieving(name, queries, catalog, self.settings.depth)
+        asked = json.dumps([list(queries[turn.id]) for turn in self.data.turns])
+        settings = {
+            "retriever": catalog.encoder.name,
+            "depth": self.settings.depth,
+            "queries": hashlib.sha256(asked.encode()).hexdigest()[:16],
+        }
+        return self.run(system, {}, settings, run=run)
+
     def shown(self, top_k: int, kind: QueryKind | None = None) -> dict[str, list[str]]:
         """Return the first ``top_k`` items that the retriever finds, by turn id, best first.
 
@@ -232,8 +251,8 @@ class Lab:
         """
         kind = kind or self.best_kind()
         if kind not in self._found:
-            # Retrieved once at full depth: an approximate index may order a shorter list otherwise.
-            self._found[kind] = retrieve(self.queries(kind), self.catalog, self.settings.depth)
+            made = self.retrieved(self.queries(kind), QUERY_NAMES[kind], f"retrieved-0-{kind}")
+            self._found[kind] = {p.id: list(p.ranking) for p in made}
         return {turn: ids[:top_k] for turn, ids in self._found[kind].items()}
 
     # -- selection ---------------------------------------------------------------------------------
@@ -263,7 +282,7 @@ class Lab:
         self, name: str, top_k: int, adapter: str | None, *, mode: SelectionMode = "score"
     ) -> list[Prediction]:
         """Retrieve and choose; run once for all experiments that want the same."""
-        run = f"{mode}-{top_k}-{adapter or 'bare'}"
+        run = f"{mode}-{top_k}-{self.best_kind()}-{adapter or 'bare'}"
         return self.select(name, self.shown(top_k), adapter=adapter, mode=mode, run=run)
 
     def run(

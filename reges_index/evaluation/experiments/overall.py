@@ -10,7 +10,6 @@ from reges_index.evaluation.experiments.drawing import draw_rows
 from reges_index.evaluation.experiments.lab import COT_ADAPTER, ITEM_ADAPTER, Lab
 from reges_index.evaluation.experiments.measure import compared, measured, rows_of
 from reges_index.evaluation.experiments.paper import TABLE1
-from reges_index.evaluation.experiments.queries import retrieve
 from reges_index.evaluation.experiments.result import ExperimentResult, Row
 from reges_index.evaluation.experiments.selection import SUCCESS
 from reges_index.evaluation.predictions import Prediction
@@ -36,7 +35,8 @@ def table1(lab: Lab) -> ExperimentResult:
     adapter = lab.adapter_or_none(ITEM_ADAPTER)
     ours = f"ReGeS ({lab.catalog.encoder.name.split('/')[-1]}, {lab.model().name.split('/')[-1]})"
     raw = lab.shown(top_k, "original")
-    documents = retrieve(_ramo_queries(lab), lab.catalog, top_k)
+    with_documents = lab.retrieved(_ramo_queries(lab), "RAMO", "retrieved-ramo")
+    documents = {p.id: list(p.ranking[:top_k]) for p in with_documents}
     predictions: dict[str, Sequence[Prediction]] = {ours: lab.end_to_end(ours, top_k, adapter)}
     missing = dict.fromkeys(
         ("ReGeS Small (DPR, 2B)", "ReGeS Middle (BGE, 8B)", "ReGeS Large (OpenAI, 27B)"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,9 +14,18 @@ from reges_index.catalog.encoder import embed_queries
 from reges_index.dialogue import DialogueQueryBundle, Turn, render_history
 from reges_index.engines.batch import PredictionLog
 from reges_index.evaluation.files import json_lines
+from reges_index.evaluation.predictions import Prediction
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["QUERY_NAMES", "QueryKind", "embed", "original_queries", "retrieve", "written_queries"]
+__all__ = [
+    "QUERY_NAMES",
+    "QueryKind",
+    "Retrieving",
+    "embed",
+    "original_queries",
+    "retrieve",
+    "written_queries",
+]
 
 QueryKind: TypeAlias = Literal["original", "direct", "augmented"]
 
@@ -79,6 +89,30 @@ def embed(texts: Sequence[Sequence[str]], catalog: ItemCatalog) -> np.ndarray[An
     vectors = np.asarray(embed_queries(catalog.embed_model, flat), dtype=np.float64)
     ends = np.cumsum([len(own) for own in texts])
     return np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
+
+
+@dataclass(frozen=True)
+class Retrieving:
+    """A retriever as a system: the ranking is its own order.
+
+    Attributes
+    ----------
+    queries
+        Turn id to the texts to search with.
+    depth
+        Items to list.
+    """
+
+    name: str
+    queries: Mapping[str, Sequence[str]]
+    catalog: ItemCatalog
+    depth: int
+
+    def predict(self, turns: Sequence[Turn]) -> Iterator[Prediction]:
+        """Yield what is retrieved for each turn."""
+        own = {turn.id: self.queries[turn.id] for turn in turns}
+        for turn, found in retrieve(own, self.catalog, self.depth).items():
+            yield Prediction(id=turn, ranking=tuple(found), query=own[turn][0])
 
 
 def retrieve(queries: Mapping[str, Sequence[str]], catalog: ItemCatalog, top_k: int) -> dict[str, list[str]]:

@@ -16,10 +16,11 @@ from reges_index.evaluation.baselines import bm25_queries
 from reges_index.evaluation.experiments.lab import Lab, NotRunnable
 from reges_index.evaluation.experiments.measure import compared, measured, rows_of
 from reges_index.evaluation.experiments.paper import FIGURE5_GAINS, FIGURE5_RECALL, TABLE2
-from reges_index.evaluation.experiments.queries import QUERY_NAMES, QueryKind, embed, retrieve
+from reges_index.evaluation.experiments.queries import QUERY_NAMES, QueryKind, embed
 from reges_index.evaluation.experiments.result import ComparisonRow, ExperimentResult, Row
 from reges_index.evaluation.experiments.systems import Ranked
 from reges_index.evaluation.plots import COLOURS, bar_chart, new_figure
+from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.stats import ClusterBootstrap
 
 __all__ = ["figure5", "figure7", "query_kinds", "table2"]
@@ -40,11 +41,19 @@ def query_kinds(lab: Lab) -> tuple[dict[QueryKind, dict[str, list[str]]], dict[s
     return made, missing
 
 
-def _rankings(lab: Lab, queries: Mapping[str, Sequence[str]], catalog: ItemCatalog | None) -> dict[str, Any]:
+def _predictions(
+    lab: Lab, kind: QueryKind, queries: dict[str, list[str]], number: int, catalog: ItemCatalog | None
+) -> list[Prediction]:
+    name = QUERY_NAMES[kind]
     if catalog is not None:
-        return dict(retrieve(queries, catalog, lab.settings.depth))
+        return lab.retrieved(queries, name, f"retrieved-{number}-{kind}", catalog)
     ranked = bm25_queries([" ".join(texts) for texts in queries.values()], lab.data.items)
-    return dict(zip(queries, ranked, strict=True))
+    system = Ranked(
+        name,
+        dict(zip(queries, ranked, strict=True)),
+        {turn: texts[0] for turn, texts in queries.items()},
+    )
+    return lab.run(system, system.rankings, {"retriever": "BM25"}, run=f"retrieved-bm25-{kind}")
 
 
 def figure5(lab: Lab) -> ExperimentResult:
@@ -61,15 +70,7 @@ def figure5(lab: Lab) -> ExperimentResult:
     for number, (retriever, catalog) in enumerate(retrievers.items()):
         predictions = {}
         for kind, queries in kinds.items():
-            system = Ranked(
-                QUERY_NAMES[kind],
-                _rankings(lab, queries, catalog),
-                {turn: texts[0] for turn, texts in queries.items()},
-            )
-            settings = {"experiment": "figure5", "retriever": retriever}
-            predictions[system.name] = lab.run(
-                system, system.rankings, settings, run=f"figure5-{number}-{kind}"
-            )
+            predictions[QUERY_NAMES[kind]] = _predictions(lab, kind, queries, number, catalog)
         evaluation = measured(lab, predictions)
         found = rows_of(evaluation, _CUTS, retriever, paper=_figure5_paper(lab))
         rows += found

@@ -64,7 +64,7 @@ def _forced(
 ) -> tuple[EvaluationData, list[Prediction], int]:
     data, outside = forced_data(lab.data)
     shown = forced_candidates(data, lab.shown(lab.settings.depth), top_k, lab.settings.seed)
-    run = f"forced-{top_k}-{adapter or 'bare'}"
+    run = f"forced-{top_k}-{lab.best_kind()}-{adapter or 'bare'}"
     return data, lab.select(name, shown, adapter=adapter, turns=data.turns, run=run), outside
 
 
