@@ -111,13 +111,15 @@ class PredictionLog:
 
 
 def prediction_row(turn_id: str, found: Recommendation) -> dict[str, Any]:
-    """Return the line of one turn: id, query, ranking, probabilities, recommendation."""
+    """Return the line of one turn: id, query, ranking, probabilities, recommendation, and how it went."""
     return {
         "id": turn_id,
         "query": found.query,
         "ranking": found.ranking,
         "probabilities": [c.probability for c in found.candidates],
         "recommendation": found.item.id if found.item else None,
+        "hallucinated": found.report.get("rerank", {}).get("outcome") == "hallucinated",
+        "timings": found.timings,
     }
 
 
