@@ -165,6 +165,8 @@ def compare_retrieval(args: argparse.Namespace) -> None:
     for name in args.domains:
         domain = Domain(name, args.data, args.work)
         for label, groups_of in systems(domain).items():
+            if args.only and label not in args.only:
+                continue
             groups = [groups_of(turn) for turn in domain.turns]
             vectors = np.stack([
                 np.mean([_unit(domain.query_vectors(g).mean(0, keepdims=True))[0] for g in own], axis=0)
@@ -306,6 +308,7 @@ def main() -> None:
     parser.add_argument(
         "--system", default="qr-greedy + last 1", help="the retrieval that candidates are from"
     )
+    parser.add_argument("--only", nargs="+", help="retrieval systems to compare; by default all there are")
     parser.add_argument("--sizes", nargs="+", type=int, default=[10])
     parser.add_argument("--history", type=int, default=384, help="tokens of the dialogue")
     parser.add_argument("--details", type=int, default=None, help="tokens of a candidate's details")

@@ -55,7 +55,7 @@ class ExpertTraining(BaseModel):
         expert).
     share_prefixes
         Whether examples that begin alike (the turns of one dialogue) go through the model as one tree, each
-        shared token once. Same loss; on INSPIRED and ReDial 2.4 times fewer tokens for LLM_QR. Only the plain
+        shared token once. Same loss; on INSPIRED and ReDial about half the tokens for LLM_QR. Only the plain
         loop does it.
     backend
         "trl" (TRL's SFTTrainer), "loop" (plain PEFT loop), or "auto": "trl" where TRL is installed and
