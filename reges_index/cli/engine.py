@@ -71,8 +71,12 @@ def build_engine(options: EngineOptions) -> tuple[ReGeSQueryEngine, ItemCatalog]
 
 
 def _fusion(options: EngineOptions, catalog: ItemCatalog) -> FusionModel | None:
-    """Return the shipped fusion where it was asked for, or where it fits and nothing was said."""
-    if options.fusion is False or (options.fusion is None and options.model is not None):
+    """Return the shipped fusion where it was asked for, or where it fits and nothing was said.
+
+    An LLM, an item expert or a way of choosing of one's own says that LLM_G shall choose, as in the paper.
+    """
+    own = options.model, options.item_adapter, None if options.mode is Mode.score else options.mode
+    if options.fusion is False or (options.fusion is None and any(part is not None for part in own)):
         return None
 
     from reges_index.fusion import FusionModel

@@ -61,6 +61,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
     choice
         Ranks the item expert's ranking again, such as `FusionModel.choose`; None leaves it as it is, which is
         the paper.
+    rank_alone
+        Ranks in the item expert's place, which is then not asked, such as `FusionModel.rank_alone`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         rerank_top_k: int | None = None,
         exclude_mentioned: bool = False,
         choice: Callable[[Ranking], Ranking] | None = None,
+        rank_alone: Callable[[Sequence[NodeWithScore]], Ranking] | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         if similarity_top_k < 1:
@@ -91,6 +94,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         self.rerank_top_k = rerank_top_k
         self.exclude_mentioned = exclude_mentioned
         self._choice = choice
+        self._rank_alone = rank_alone
 
     @classmethod
     def from_defaults(
@@ -125,8 +129,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
         query_llm
             Another model for the query expert.
         fusion
-            Beyond the paper: retrieve with `FusionRetriever` and let `FusionModel.choose` have the last word;
-            with a catalog only. None is the paper's pipeline.
+            Beyond the paper: retrieve with `FusionRetriever` and let `FusionModel.choose` have the last word,
+            without LLM_G where that has no weight in it; with a catalog only. None is the paper's pipeline.
         filters
             LlamaIndex metadata filters that every recommendation obeys; with a catalog only.
         rerank_kwargs
@@ -181,6 +185,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
             rerank_top_k=rerank_top_k,
             exclude_mentioned=exclude_mentioned,
             choice=fusion.choose if fusion is not None else None,
+            # Asking LLM_G costs seconds; where its word weighs nothing, the answer is the same without.
+            rank_alone=fusion.rank_alone if fusion is not None and fusion.decides_alone else None,
             callback_manager=callback_manager,
         )
 
@@ -311,7 +317,11 @@ class ReGeSQueryEngine(BaseQueryEngine):
         allowed = self._allowed(nodes, refined, exclude)
         shown, excluded = self._shown(allowed), len(nodes) - len(allowed)
         times.append(time.perf_counter())
-        ranking = self._final(self._rerank.rank(shown[: self.rerank_top_k], refined))
+        candidates = shown[: self.rerank_top_k]
+        if self._rank_alone is not None:
+            ranking = self._rank_alone(candidates)
+        else:
+            ranking = self._final(self._rerank.rank(candidates, refined))
         times.append(time.perf_counter())
         return self._finish(refined, ranking, shown, len(nodes), excluded, query_seconds, times)
 
@@ -327,7 +337,11 @@ class ReGeSQueryEngine(BaseQueryEngine):
         allowed = await asyncio.to_thread(self._allowed, nodes, refined, exclude)
         shown, excluded = self._shown(allowed), len(nodes) - len(allowed)
         times.append(time.perf_counter())
-        ranking = self._final(await self._rerank.arank(shown[: self.rerank_top_k], refined))
+        candidates = shown[: self.rerank_top_k]
+        if self._rank_alone is not None:
+            ranking = await asyncio.to_thread(self._rank_alone, candidates)
+        else:
+            ranking = self._final(await self._rerank.arank(candidates, refined))
         times.append(time.perf_counter())
         return self._finish(refined, ranking, shown, len(nodes), excluded, times[0] - start, times)
 

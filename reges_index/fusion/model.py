@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from llama_index.core.schema import NodeWithScore
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from reges_index.catalog.catalog import ItemCatalog
 from reges_index.errors import ModelError, ModelNotFoundError
 from reges_index.fusion.adapter import BLOCKS, QueryAdapter
+from reges_index.fusion.alone import rank_alone
 from reges_index.fusion.choice import ChoiceWeights, choose
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.statistics import ItemStatistics
@@ -75,6 +77,15 @@ class FusionModel:
     def choose(self, ranking: Ranking) -> Ranking:
         """Fuse LLM_G's ranking with the retrieval; see `reges_index.fusion.choice.choose`."""
         return choose(self.choice, ranking)
+
+    @property
+    def decides_alone(self) -> bool:
+        """Whether LLM_G has no weight in the final choice, so that it need not be asked."""
+        return self.choice.model == 0
+
+    def rank_alone(self, nodes: Sequence[NodeWithScore]) -> Ranking:
+        """Rank without LLM_G; see `reges_index.fusion.alone.rank_alone`."""
+        return rank_alone(self.choice, nodes)
 
     # -- files -------------------------------------------------------------------------------------
 
