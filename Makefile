@@ -33,7 +33,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 demo: $(VENV)/.runtime  ## Index the demo films and recommend one for a dialogue.
 	@mkdir -p $(DEMO)
 	$(BIN)/reges index demo:films --store $(DEMO)/store --name films
-	$(BIN)/reges recommend --store $(DEMO)/store --name films --conversation demo:film-thriller --top-k 8
+	$(BIN)/reges recommend --store $(DEMO)/store --name films --conversation demo:film-thriller --exclude-mentioned --top-k 8
 
 test: $(VENV)/.dev  ## Run all tests.
 	$(BIN)/python -m pytest
