@@ -16,7 +16,7 @@ from reges_index.fusion.lexical import BM25, Attributes, item_attributes
 from reges_index.fusion.state import DialogueState, NamedItem, StateReader
 from reges_index.fusion.statistics import BoundStatistics, ItemStatistics
 
-__all__ = ["FEATURES", "CatalogSources", "QueryVectors", "dialogue_texts"]
+__all__ = ["ABOUT_OTHERS", "FEATURES", "CatalogSources", "QueryVectors", "dialogue_texts"]
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -68,8 +68,26 @@ FEATURES = (
     "is_seen",
     # the trained query side
     "adapted",
+    # the same of named items, which are like themselves: what speaks for naming one again
+    "again_adapted",
+    "again_dense_dialogue",
+    "again_dense_last",
+    "again_bm25_dialogue",
+    "again_bm25_last",
+    "again_people_named",
+    "again_genre_shared",
 )
 """Columns of the feature matrix, in order."""
+
+ABOUT_OTHERS = (
+    *(name for name in FEATURES if name.startswith(("dense_", "bm25_"))),
+    *("people_named", "people_shared", "genre_asked", "genre_shared"),
+    *("title_shared", "year_asked", "year_gap", "together", "together_last", "adapted"),
+)
+"""Likeness to what was said: 0 for items that the dialogue names; ``again_...`` keeps it for some of them.
+
+"Something like Alien" is no wish for Alien, so likeness weighs differently there.
+"""
 
 _COLUMN = {name: column for column, name in enumerate(FEATURES)}
 # How fast older mentions fade: each later message takes this share of the weight.
@@ -159,7 +177,7 @@ class CatalogSources:
         *,
         state: DialogueState | None = None,
     ) -> Floats:
-        """Return the matrix of shape (N, len(FEATURES)); the adapter's column is left at 0.
+        """Return the matrix of shape (N, len(FEATURES)); the adapter's columns are left at 0.
 
         Parameters
         ----------

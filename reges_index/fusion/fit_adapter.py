@@ -37,11 +37,11 @@ class AdapterTraining:
         random, drawn anew for each batch.
     """
 
-    epochs: int = 12
+    epochs: int = 14
     batch_size: int = 64
     learning_rate: float = 1e-3
-    weight_decay: float = 3e-3
-    bias_decay: float = 1e-2
+    weight_decay: float = 1e-3
+    bias_decay: float = 2e-4
     dropout: float = 0.3
     scale: float = 10.0
     sample: int = 2048

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,7 @@ class _Workshop:
 
     def __init__(self) -> None:
         self.prepared: _Prepared | None = None
+        self.looked = 0.0  # by time.monotonic(), when the catalog was last compared
         self.lock = threading.Lock()
 
 
@@ -48,7 +50,7 @@ class FusionRetriever(BaseRetriever):
 
     Takes the place of `CatalogRetriever` behind the query expert: it reads the dialogue from a
     `DialogueQueryBundle` and, where there is one, the refined query. A plain bundle counts as one message of
-    the user. Built on first use, and again whenever the catalog's content has changed. May be shared between
+    the user. Built on first use, and again when the catalog's content has changed. May be shared between
     threads; async calls run in a thread.
 
     Parameters
@@ -64,6 +66,9 @@ class FusionRetriever(BaseRetriever):
     without
         Sources to switch off; see `reges_index.fusion.scoring.SOURCES`. For ablations, and where a source
         is not wanted.
+    check_every
+        Seconds between two looks whether the catalog has changed; a look at 1,100 items takes 55 ms. 0 looks
+        on every query.
 
     Notes
     -----
@@ -85,6 +90,7 @@ class FusionRetriever(BaseRetriever):
         filters: MetadataFilters | None = None,
         *,
         without: SourceSwitch = (),
+        check_every: float = 1.0,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         if similarity_top_k < 1:
@@ -94,6 +100,7 @@ class FusionRetriever(BaseRetriever):
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self.without = check_sources(without)
+        self.check_every = check_every
         _check_encoder(catalog, self.model)
         self._workshop = _Workshop()
         super().__init__(callback_manager=callback_manager)
@@ -113,9 +120,12 @@ class FusionRetriever(BaseRetriever):
         return other
 
     def _ready(self) -> _Prepared:
-        mark = fingerprint(self.catalog)
         shop = self._workshop
         prepared = shop.prepared
+        if prepared is not None and time.monotonic() - shop.looked < self.check_every:
+            return prepared
+        shop.looked = time.monotonic()
+        mark = fingerprint(self.catalog)
         if prepared is None or prepared.fingerprint != mark:
             with shop.lock:
                 prepared = shop.prepared

@@ -12,7 +12,7 @@ from llama_index.core.base.llms.types import ChatMessage
 from reges_index.catalog.item import Item
 from reges_index.errors import InputError
 from reges_index.fusion.adapter import BLOCKS
-from reges_index.fusion.features import FEATURES, CatalogSources, QueryVectors
+from reges_index.fusion.features import ABOUT_OTHERS, FEATURES, CatalogSources, QueryVectors
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.state import DialogueState
 from reges_index.fusion.statistics import title_hash
@@ -25,29 +25,28 @@ __all__ = [
     "item_biases",
     "log_softmax",
     "score_items",
+    "set_named_apart",
 ]
 
 Floats = npt.NDArray[np.float32]
 SourceSwitch: TypeAlias = Collection[str]
 
+_AGAIN = "again_"
+
 SOURCES: dict[str, tuple[str, ...]] = {
-    "dense": ("dense_dialogue", "dense_last"),
+    "dense": ("dense_dialogue", "dense_last", "again_dense_dialogue", "again_dense_last"),
     "query": ("dense_query",),
-    "adapter": ("adapted",),
-    "bm25": tuple(name for name in FEATURES if name.startswith("bm25_")),
+    "adapter": ("adapted", "again_adapted"),
+    "bm25": tuple(name for name in FEATURES if name.startswith(("bm25_", "again_bm25_"))),
     "similar": (
-        "dense_named",
-        "dense_named_best",
-        "people_shared",
-        "genre_shared",
-        "title_shared",
-        "year_gap",
+        *("dense_named", "dense_named_best", "people_shared"),
+        *("genre_shared", "again_genre_shared", "title_shared", "year_gap"),
     ),
-    "wishes": ("people_named", "genre_asked", "genre_ruled_out", "year_asked"),
+    "wishes": ("people_named", "again_people_named", "genre_asked", "genre_ruled_out", "year_asked"),
     "item": ("year", "abstract_length", "no_abstract"),
     "popularity": ("recommended", "recent", "named", "recommended_title"),
     "together": ("together", "together_last"),
-    "mentions": tuple(n for n in FEATURES if n.startswith("is_") or n.startswith("named_")),
+    "mentions": tuple(name for name in FEATURES if name.startswith(("is_", "named_"))),
 }
 """Sources that can be switched off, and the features each one gives."""
 
@@ -84,6 +83,17 @@ def feature_matrix(
     matrix = sources.features(messages, vectors, state=state)
     blocks = dict(zip(BLOCKS, (vectors.dialogue, vectors.last, sources.named_vector(state)), strict=True))
     matrix[:, FEATURES.index("adapted")] = sources.vectors @ model.adapter.query(blocks) + biases
+    return set_named_apart(matrix, [item.item for item in state.named])
+
+
+def set_named_apart(matrix: Floats, named: Sequence[int]) -> Floats:
+    """Move the likeness of named items to their own columns, in place, and return the matrix."""
+    rows = np.asarray(named, dtype=np.int64)
+    for name in FEATURES:
+        if name.startswith(_AGAIN):
+            matrix[rows, FEATURES.index(name)] = matrix[rows, FEATURES.index(name.removeprefix(_AGAIN))]
+    columns = np.array([FEATURES.index(name) for name in ABOUT_OTHERS], dtype=np.int64)
+    matrix[rows[:, None], columns] = 0
     return matrix
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,14 @@ import numpy.typing as npt
 from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES, CatalogSources
 from reges_index.fusion.fit_adapter import AdapterTraining, fit_adapter
-from reges_index.fusion.fit_weights import Example, WeightTraining, fit_weights, make_example, pair_ranks
+from reges_index.fusion.fit_weights import (
+    Example,
+    WeightTraining,
+    adjust_repeats,
+    fit_weights,
+    make_example,
+    pair_ranks,
+)
 from reges_index.fusion.fitting import TrainSet, observations, split
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.scoring import SOURCES, feature_matrix
@@ -24,7 +31,11 @@ __all__ = ["FusionTraining", "OutOfFold", "cross_validate", "fit_fusion", "out_o
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
-_NEEDS_TRAIN_ITEMS = (*SOURCES["popularity"], *SOURCES["together"], *SOURCES["adapter"])
+# What says nothing about a catalog that the train dialogues do not know: counts, a map that has seen one
+# domain, and what kind of item (new, long abstract) that domain prefers.
+_OF_THE_DOMAIN = tuple(
+    name for source in ("popularity", "together", "adapter", "item") for name in SOURCES[source]
+)
 
 
 @dataclass(frozen=True)
@@ -149,10 +160,9 @@ def fit_fusion(
     made = out_of_fold(sets, settings) if made is None else made
     examples = [example for its in made.examples for example in its]
     model = _parts(sets, [np.arange(len(train.turns)) for train in sets], settings)
-    return FusionModel(
-        adapter=model.adapter,
-        statistics=model.statistics,
-        known=fit_weights(examples, settings.weights),
-        unknown=fit_weights(examples, settings.weights, without=_NEEDS_TRAIN_ITEMS),
-        manifest=manifest,
-    )
+    known = fit_weights(examples, settings.weights)
+    unknown = fit_weights(examples, settings.weights, without=_OF_THE_DOMAIN)
+    share = settings.weights.repeat_share
+    if share is not None:  # a habit of the data sets; of a catalog unlike theirs nothing is known
+        known = adjust_repeats(examples, known, share)
+    return replace(model, known=known, unknown=unknown, manifest=manifest)

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
@@ -11,9 +12,9 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.errors import EncoderMismatchError, InputError
-from reges_index.fusion.features import FEATURES
+from reges_index.fusion.features import FEATURES, QueryVectors
 from reges_index.fusion.retriever import FusionRetriever
-from reges_index.fusion.scoring import SOURCES
+from reges_index.fusion.scoring import SOURCES, feature_matrix
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 from tests.catalog.hashing import HashingEmbedding
 
@@ -48,7 +49,7 @@ def test_filters_hold_and_probabilities_are_among_what_passes(catalog, fusion):
 
 
 def test_changes_of_the_catalog_are_seen_at_once(catalog, fusion):
-    retriever = FusionRetriever(catalog, fusion)
+    retriever = FusionRetriever(catalog, fusion, check_every=0)
     assert "f9" not in ids(retriever.retrieve(ask("freighters in space")))
     new = Item(id="f9", title="Freighters in Space", year=2024, abstract="Freighters, in space.")
     catalog.sync([*FILMS[:7], new])
@@ -58,6 +59,32 @@ def test_changes_of_the_catalog_are_seen_at_once(catalog, fusion):
     catalog.sync([new.model_copy(update={"abstract": "Rewritten."})])
     [node] = retriever.retrieve(ask("freighters in space"))
     assert Item.from_node(node.node).abstract == "Rewritten."
+
+
+def test_between_two_looks_the_catalog_counts_as_unchanged(catalog, fusion):
+    retriever = FusionRetriever(catalog, fusion, check_every=3600)
+    before = ids(retriever.retrieve(ask("horror")))
+    catalog.sync(FILMS[:7])
+    assert ids(retriever.retrieve(ask("horror"))) == before
+    retriever.check_every = 0
+    assert "f8" not in ids(retriever.retrieve(ask("horror")))
+
+
+def test_likeness_to_a_named_item_is_no_wish_for_it(catalog, fusion):
+    messages = ask("I loved Harbour Lights (1994), something like it").messages
+    retriever = FusionRetriever(catalog, fusion)
+    retriever.retrieve(ask("hello"))
+    prepared = retriever._workshop.prepared
+    sources = prepared.sources
+    vectors = QueryVectors(sources.vectors[0], sources.vectors[0])
+    matrix = feature_matrix(fusion, sources, prepared.biases, messages, vectors)
+    named = [item.id for item in sources.items].index("f1")
+    like = {name: matrix[named, FEATURES.index(name)] for name in FEATURES}
+    assert like["is_named"] == 1
+    assert like["dense_dialogue"] == like["adapted"] == like["bm25_dialogue"] == 0
+    assert like["again_dense_dialogue"] == pytest.approx(1, abs=1e-5)
+    other = matrix[:, FEATURES.index("dense_dialogue")]
+    assert (np.delete(other, named) != 0).all()
 
 
 def test_the_refined_query_is_used_where_it_has_weight(catalog, fusion):
