@@ -136,13 +136,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
             sentence = None
             if nodes and self._backend is not None:
                 sentence = self._backend.generate([self._sentence_request(bundle, nodes)], max_new_tokens=64)
-            text = self._compose(nodes, sentence)
-            response: RESPONSE_TYPE
-            metadata, sources = response_metadata(bundle, nodes), [*nodes, *(additional_source_nodes or ())]
-            if self._streaming:
-                response = StreamingResponse(_words(text), source_nodes=sources, metadata=metadata)
-            else:
-                response = Response(text, source_nodes=sources, metadata=metadata)
+            response = self._respond(bundle, nodes, additional_source_nodes, sentence, is_async=False)
             event.on_end(payload={EventPayload.RESPONSE: response})
         dispatcher.event(SynthesizeEndEvent(query=bundle, response=response))
         return response
@@ -162,16 +156,27 @@ class ReGeSSynthesizer(BaseSynthesizer):
             if nodes and self._backend is not None:
                 request = self._sentence_request(bundle, nodes)
                 sentence = await self._backend.agenerate([request], max_new_tokens=64)
-            text = self._compose(nodes, sentence)
-            response: RESPONSE_TYPE
-            metadata, sources = response_metadata(bundle, nodes), [*nodes, *(additional_source_nodes or ())]
-            if self._streaming:
-                response = AsyncStreamingResponse(_awords(text), source_nodes=sources, metadata=metadata)
-            else:
-                response = Response(text, source_nodes=sources, metadata=metadata)
+            response = self._respond(bundle, nodes, additional_source_nodes, sentence, is_async=True)
             event.on_end(payload={EventPayload.RESPONSE: response})
         dispatcher.event(SynthesizeEndEvent(query=bundle, response=response))
         return response
+
+    def _respond(
+        self,
+        bundle: QueryBundle,
+        nodes: Sequence[NodeWithScore],
+        additional: Sequence[NodeWithScore] | None,
+        sentence: list[list[str]] | None,
+        *,
+        is_async: bool,
+    ) -> RESPONSE_TYPE:
+        text = self._compose(nodes, sentence)
+        metadata, sources = response_metadata(bundle, nodes), [*nodes, *(additional or ())]
+        if not self._streaming:
+            return Response(text, source_nodes=sources, metadata=metadata)
+        if is_async:
+            return AsyncStreamingResponse(_awords(text), source_nodes=sources, metadata=metadata)
+        return StreamingResponse(_words(text), source_nodes=sources, metadata=metadata)
 
     def _start(self, query: QueryType) -> QueryBundle:
         dispatcher.event(SynthesizeStartEvent(query=query))
