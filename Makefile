@@ -27,7 +27,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) install -q -c constraints.txt -e ".[embedded,llms,train,evaluate,test,dev]"
+	$(PIP) install -q -c constraints.txt -e ".[embedded,llms,stores,ui,train,evaluate,docs,test,dev]"
 	@touch $@
 
 demo: $(VENV)/.runtime  ## Index the demo films and recommend one for a dialogue.
