@@ -43,9 +43,9 @@ class LocalSelector:
         if mode not in ("score", "constrained", "generate"):
             raise ConfigError(f"mode={mode!r} is unknown", hint="use score, constrained or generate")
         self._backend = backend
-        self._mode = mode
-        self._length_penalty = length_penalty
-        self._seed = seed
+        self.mode: SelectionMode = mode
+        self.length_penalty = length_penalty
+        self.seed = seed
 
     async def aselect(self, prompt: SelectionPrompt) -> Selection:
         """Choose; the model runs in a thread."""
@@ -53,9 +53,9 @@ class LocalSelector:
 
     def select(self, prompt: SelectionPrompt) -> Selection:
         """Choose among the prompt's candidates."""
-        if self._mode == "score":
+        if self.mode == "score":
             return self._score(prompt)
-        if self._mode == "constrained":
+        if self.mode == "constrained":
             labels = list(dict.fromkeys(prompt.labels))
             chosen = self._backend.lm.choose(prompt.messages, labels, adapter=self._backend.adapter)
             pick = prompt.labels.index(labels[chosen])
@@ -65,7 +65,7 @@ class LocalSelector:
             [prompt.messages],
             max_new_tokens=longest + 8,
             temperature=PAPER_TEMPERATURE,
-            seed=self._seed,
+            seed=self.seed,
         )[0][0]
         pick_or_none = match_answer(answer, prompt.labels)
         return Selection.of_pick(pick_or_none, len(prompt.labels), "matched", answer=answer)
@@ -73,7 +73,7 @@ class LocalSelector:
     def _score(self, prompt: SelectionPrompt) -> Selection:
         labels = list(dict.fromkeys(prompt.labels))
         scores = self._backend.lm.score(prompt.messages, labels, adapter=self._backend.adapter)
-        strength = [score.logprob / score.num_tokens**self._length_penalty for score in scores]
+        strength = [score.logprob / score.num_tokens**self.length_penalty for score in scores]
         by_label = dict(zip(labels, softmax(strength), strict=True))
         logprob = {label: score.logprob for label, score in zip(labels, scores, strict=True)}
         probabilities = share_among_equals(prompt.labels, [by_label[label] for label in prompt.labels])

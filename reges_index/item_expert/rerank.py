@@ -163,6 +163,26 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         return cls(llm, **kwargs)
 
     @property
+    def backend(self) -> Backend:
+        """The model that ranks, with the adapter that it uses."""
+        return self._backend
+
+    @property
+    def domain(self) -> Domain:
+        """What an item is called in the prompt."""
+        return self._domain
+
+    @property
+    def budget(self) -> PromptBudget:
+        """The prompt's budgets that are in force."""
+        return self._budget
+
+    @property
+    def selector(self) -> Selector:
+        """What chooses among the candidates of a prompt."""
+        return self._selector
+
+    @property
     def local_model(self) -> LocalLM | None:
         """The model in this process that ranks; None when it is behind an API."""
         return self._backend.lm if isinstance(self._backend, LocalBackend) else None

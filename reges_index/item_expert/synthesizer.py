@@ -92,6 +92,21 @@ class ReGeSSynthesizer(BaseSynthesizer):
         self._sentence_prompt = sentence_prompt or DEFAULT_SENTENCE_TMPL
 
     @property
+    def backend(self) -> Backend | None:
+        """The model that writes the sentence; None where the title is all."""
+        return self._backend
+
+    @property
+    def streaming(self) -> bool:
+        """Whether answers come as streams."""
+        return self._streaming
+
+    @property
+    def empty_response(self) -> str:
+        """The answer when there is nothing to recommend."""
+        return self._empty_response
+
+    @property
     def callback_manager(self) -> CallbackManager:
         """The callback manager."""
         return self._callback_manager

@@ -197,6 +197,11 @@ class LocalLM:
         """Names of the loaded adapters, in the order of loading."""
         return tuple(self._switch.paths)
 
+    @property
+    def adapter_paths(self) -> dict[str, Path]:
+        """Where each loaded adapter came from: name -> folder."""
+        return dict(self._switch.paths)
+
     def has_adapter(self, name: str) -> bool:
         """Whether an adapter of this name is loaded."""
         return name in self._switch.paths
@@ -392,9 +397,9 @@ num_return_sequences, seed
         return TextStream(self._model, self._frame, ids, parsed, lambda: self._using(adapter))
 
     def score(
-        self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None
+        self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None, answer_start: str = ""
     ) -> list[ChoiceScore]:
-        """Score every choice as the whole answer to a prompt, for little more than reading the prompt.
+        """Score every choice as the answer to a prompt, for little more than reading the prompt.
 
         Parameters
         ----------
@@ -404,13 +409,16 @@ num_return_sequences, seed
             Texts of one or more tokens; equal ones get equal scores.
         adapter
             Name of a loaded adapter, or None for the bare base.
+        answer_start
+            What the answer has said before the choice, such as the reasoning of section 3.7.2 with its line
+            break; it is read, not scored.
 
         Returns
         -------
         list of ChoiceScore
             One for each choice: log-probability of its tokens and of the end token after them.
         """
-        ids, answers = self._encode_choices(prompt, choices, adapter)
+        ids, answers = self._encode_choices(prompt, choices, adapter, answer_start)
         with self._using(adapter), torch.inference_mode():
             if self._no_tree:
                 self.separate_scorings += 1
@@ -428,7 +436,7 @@ num_return_sequences, seed
             return choose_greedily(self._model, ids, answers, cached=not self._no_tree)
 
     def _encode_choices(
-        self, prompt: Prompt, choices: Sequence[str], adapter: str | None
+        self, prompt: Prompt, choices: Sequence[str], adapter: str | None, answer_start: str = ""
     ) -> tuple[list[int], list[list[int]]]:
         if isinstance(choices, str) or not choices:
             raise InputError("there is nothing to choose from", hint="give a list of one or more texts")
@@ -437,7 +445,8 @@ num_return_sequences, seed
             raise InputError(f"choice {empty} is empty", hint="leave it out, or give it a text")
         self._check_known(adapter)
         answers = [self.encode_answer(choice) for choice in choices]
-        return self._encode_within(prompt, max(map(len, answers))), answers
+        start = self.encode_answer(answer_start)[:-1] if answer_start else []
+        return [*self._encode_within(prompt, len(start) + max(map(len, answers))), *start], answers
 
     # -- the same without blocking an event loop -------------------------------------------------------
 
@@ -446,10 +455,12 @@ num_return_sequences, seed
         return await asyncio.to_thread(self.generate, prompts, **options)
 
     async def ascore(
-        self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None
+        self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None, answer_start: str = ""
     ) -> list[ChoiceScore]:
         """Do :meth:`score` in a thread."""
-        return await asyncio.to_thread(self.score, prompt, choices, adapter=adapter)
+        return await asyncio.to_thread(
+            self.score, prompt, choices, adapter=adapter, answer_start=answer_start
+        )
 
     async def achoose(self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None) -> int:
         """Do :meth:`choose` in a thread."""

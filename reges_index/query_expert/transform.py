@@ -148,6 +148,16 @@ class ReGeSQueryTransform(BaseQueryTransform):
             self._prompt = template
 
     @property
+    def backend(self) -> Backend:
+        """The model that writes the queries, with the adapter that it uses."""
+        return self._backend
+
+    @property
+    def history_limit(self) -> int | None:
+        """The budget of the dialogue's text that was asked for; None where nothing was."""
+        return self._max_history_tokens
+
+    @property
     def max_history_tokens(self) -> int:
         """The dialogue's token budget that is in force."""
         wanted = self._max_history_tokens or self._trained_history or 1024
