@@ -15,8 +15,9 @@ from llama_index.core.llms.llm import LLM
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
 from reges_index.errors import AdapterError, ConfigError
 from reges_index.models.chat_frame import ChatFrame
-from reges_index.models.llm import ReGeSLLM, wrap_llm
+from reges_index.models.llm import ReGeSLLM, chat_response, wrap_llm
 from reges_index.models.local_lm import LocalLM
+from reges_index.models.tracing import chat_ended, chat_started
 
 __all__ = ["AUTO", "ApiBackend", "Backend", "LocalBackend", "resolve_backend"]
 
@@ -96,7 +97,12 @@ class LocalBackend(Backend):
 
     def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
         """Return the answers to each prompt, decoded in batches."""
+        for prompt in prompts:
+            chat_started(prompt, model=self.name, adapter=self.adapter, options=options)
         results = self.lm.generate(prompts, adapter=self.adapter, **options)
+        for prompt, own in zip(prompts, results, strict=True):
+            for generation in own:
+                chat_ended(prompt, chat_response(generation))
         return [[generation.text for generation in own] for own in results]
 
     async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:

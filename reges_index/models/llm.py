@@ -26,7 +26,7 @@ from reges_index.models.generation import Generation
 from reges_index.models.local_lm import LocalLM, Prompt
 from reges_index.models.streaming import TextStream
 
-__all__ = ["ReGeSLLM", "wrap_llm"]
+__all__ = ["ReGeSLLM", "chat_response", "wrap_llm"]
 
 _R = TypeVar("_R", CompletionResponse, ChatResponse)
 
@@ -100,7 +100,7 @@ class ReGeSLLM(LLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer chat messages."""
-        return _chat_response(self._generate(list(messages), kwargs))
+        return chat_response(self._generate(list(messages), kwargs))
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -110,7 +110,7 @@ class ReGeSLLM(LLM):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer chat messages, in a thread."""
-        return _chat_response(await asyncio.to_thread(self._generate, list(messages), kwargs))
+        return chat_response(await asyncio.to_thread(self._generate, list(messages), kwargs))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -191,7 +191,8 @@ def _completion_response(generation: Generation) -> CompletionResponse:
     return CompletionResponse(text=generation.text, additional_kwargs=counts, raw={"usage": counts})
 
 
-def _chat_response(generation: Generation) -> ChatResponse:
+def chat_response(generation: Generation) -> ChatResponse:
+    """Return an answer as LlamaIndex's chat response, with its token counts."""
     counts = _counts(generation)
     message = ChatMessage(role=MessageRole.ASSISTANT, content=generation.text)
     return ChatResponse(message=message, additional_kwargs=counts, raw={"usage": counts})
