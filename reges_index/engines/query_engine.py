@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 
-from reges_index.catalog import ItemCatalog
+from reges_index.catalog import CatalogRetriever, ItemCatalog
 from reges_index.dialogue import Dialogue, DialogueQueryBundle, dialogue_of
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.engines.recommendation import Recommendation
@@ -189,6 +190,45 @@ class ReGeSQueryEngine(BaseQueryEngine):
             rank_alone=fusion.rank_alone if fusion is not None and fusion.decides_alone else None,
             callback_manager=callback_manager,
         )
+
+    def with_filters(
+        self, filters: MetadataFilters | None, *, exclude_mentioned: bool | None = None
+    ) -> ReGeSQueryEngine:
+        """Return an engine like this one whose recommendations obey other filters; this one stays as it is.
+
+        Experts, catalog and what the fusion has prepared are shared, so it costs nothing to make one for
+        every user or turn.
+
+        Parameters
+        ----------
+        filters
+            LlamaIndex metadata filters in place of this engine's; None is no restriction.
+        exclude_mentioned
+            None keeps this engine's.
+
+        Raises
+        ------
+        ConfigError
+            If the engine does not retrieve from a catalog: the filters are then its retriever's.
+        """
+        make = self._retrieve_with
+        if isinstance(make, BaseRetriever) or not isinstance(make(1), CatalogRetriever | FusionRetriever):
+            raise ConfigError(
+                "this engine was built from a retriever, whose filters are its own",
+                hint="set them there, or build the engine from a catalog",
+            )
+
+        def retrieve(top_k: int) -> BaseRetriever:
+            retriever = copy.copy(make(top_k))  # a copy, because `make` may return the same one each time
+            assert isinstance(retriever, CatalogRetriever | FusionRetriever)
+            retriever.filters = filters
+            return retriever
+
+        other = copy.copy(self)
+        other._retrieve_with = retrieve
+        if exclude_mentioned is not None:
+            other.exclude_mentioned = exclude_mentioned
+        return other
 
     @property
     def query_transform(self) -> ReGeSQueryTransform:
