@@ -12,6 +12,7 @@ __all__ = [
     "ConfigError",
     "EncoderMismatchError",
     "InputError",
+    "LLMServerError",
     "ModelError",
     "ModelNotFoundError",
     "ReGeSError",
@@ -75,6 +76,30 @@ class ModelError(ReGeSError):
 
 class ModelNotFoundError(ModelError):
     """The model is in no installed package, no local cache and on no reachable hub."""
+
+
+class LLMServerError(ModelError):
+    """The server behind an LLM gave no usable answer, after all retries.
+
+    Parameters
+    ----------
+    message, hint
+        As for every error; the key is in neither.
+    kind
+        What happened, in a word: the client library's error, with the HTTP status where there was one.
+    status
+        HTTP status of the last answer; None without one (time-out, broken connection).
+    attempts
+        How often the request was sent.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str = "", kind: str = "", status: int | None = None, attempts: int = 1
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.status = status
+        self.attempts = attempts
 
 
 class AdapterError(ModelError):
