@@ -64,7 +64,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--experiment",
-            help="table1 to table4, figure5 to figure9, or all; may be repeated.",
+            help="table1 to table4, figure5 to figure9, ablation, or all; may be repeated.",
             rich_help_panel=_PAPER,
         ),
     ] = None,
@@ -102,6 +102,28 @@ def evaluate(
     candidates: Annotated[
         int | None, typer.Option("--candidates", min=1, help="k; 50.", rich_help_panel=_PAPER)
     ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option("--fusion", help="Folder, or none; the shipped one.", rich_help_panel=_PAPER),
+    ] = None,
+    max_candidate_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-candidate-tokens",
+            min=1,
+            help="Of a candidate's details in the item expert's prompt.",
+            rich_help_panel=_PAPER,
+        ),
+    ] = None,
+    max_history_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-history-tokens",
+            min=1,
+            help="Of the dialogue in the item expert's prompt.",
+            rich_help_panel=_PAPER,
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Only the first N turns.", rich_help_panel=_PAPER)
     ] = None,
@@ -130,7 +152,9 @@ def evaluate(
         "experiments": experiment or None, "model": model, "query_adapter": query_adapter,
         "item_adapter": item_adapter, "random_adapter": random_adapter, "cot_adapter": cot_adapter,
         "more_encoders": more_encoders or None, "references": references, "dataset": dataset,
-        "candidates": candidates, "limit": limit, "batch_size": batch_size, "train_sample": train_sample,
+        "candidates": candidates, "fusion": fusion, "max_candidate_tokens": max_candidate_tokens,
+        "max_history_tokens": max_history_tokens, "limit": limit, "batch_size": batch_size,
+        "train_sample": train_sample,
     }  # fmt: skip
     of_scoring = {"predictions": predictions or None, "top_k": top_k}
     options: dict[str, Any] = {**shared, **of_paper, **of_scoring}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,16 @@ class FusionModel:
         encoder = catalog.encoder
         return (trained.get("name"), trained.get("dimension")) == (encoder.name, encoder.dimension)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that a ranking depends on; two models of one fingerprint rank alike."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self._tensors().items()):
+            digest.update(name.encode())
+            digest.update(values.tobytes())
+        digest.update(f"{self.choice}".encode())
+        return digest.hexdigest()[:16]
+
     def weights(self, share_known: float) -> Floats:
         """Return the weights for a catalog of which the train dialogues know this share, 0 to 1."""
         # Half a catalog known is as good as all of it: rare items are unknown in the train sets too.
@@ -93,6 +105,17 @@ class FusionModel:
         """Write ``fusion.safetensors`` and ``fusion.json`` into a folder, making it if need be."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._tensors(), folder / _TENSORS)
+        manifest = {
+            **self.manifest,
+            "format": FORMAT,
+            "features": list(FEATURES),
+            "choice": {"retrieval": self.choice.retrieval, "model": self.choice.model},
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+        (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    def _tensors(self) -> dict[str, npt.NDArray[Any]]:
         tensors: dict[str, npt.NDArray[Any]] = {
             f"statistics.{name}": getattr(self.statistics, name) for name in _STATISTICS
         }
@@ -102,15 +125,7 @@ class FusionModel:
         tensors["adapter.biases"] = self.adapter.biases.astype(np.float16)
         tensors |= {f"adapter.{name}": m.astype(np.float16) for name, m in self.adapter.weights.items()}
         tensors["weights.known"], tensors["weights.unknown"] = self.known, self.unknown
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / _TENSORS)
-        manifest = {
-            **self.manifest,
-            "format": FORMAT,
-            "features": list(FEATURES),
-            "choice": {"retrieval": self.choice.retrieval, "model": self.choice.model},
-        }
-        text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
-        (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+        return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
     @classmethod
     def load(cls, path: str | Path) -> FusionModel:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.demo import demo_catalog
-from reges_index.dialogue import Message, Turn
+from reges_index.dialogue import DialogueQueryBundle, Message, Turn
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.experiments.inputs import mean_discrepancy, separability
@@ -21,8 +22,12 @@ from reges_index.evaluation.experiments.registry import EXPERIMENTS, choose, run
 from reges_index.evaluation.experiments.retrieval import text_scores
 from reges_index.evaluation.experiments.selection import forced_candidates, forced_data
 from reges_index.evaluation.experiments.systems import ChainOfThought, System, clean_title, run_system
-from reges_index.evaluation.predictions import Prediction
+from reges_index.evaluation.predictions import Prediction, read_predictions
+from reges_index.fusion.retriever import FusionRetriever
+from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
+from reges_index.models.adapters import AdapterManifest, save_manifest
 from tests.catalog.hashing import HashingEmbedding
+from tests.fusion.small import small_fusion
 from tests.tiny import save_tiny_adapter, tiny_lm
 
 ITEMS = tuple(item.model_copy(update={"abstract": item.abstract[:40]}) for item in demo_catalog("films")[:60])
@@ -93,9 +98,14 @@ def make_lab(data, catalog, lm, folder, **more):
 
 
 @pytest.fixture(scope="module")
-def finished(data, catalog, lm, tmp_path_factory):
+def fusion():
+    return small_fusion()
+
+
+@pytest.fixture(scope="module")
+def finished(data, catalog, lm, fusion, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
-    lab = make_lab(data, catalog, lm, folder, systems=[Favourite()])
+    lab = make_lab(data, catalog, lm, folder, systems=[Favourite()], fusion=fusion)
     return lab, run_experiments(lab, ["all"])
 
 
@@ -107,7 +117,7 @@ def test_every_experiment_writes_json_markdown_and_a_picture(finished):
         assert json.loads((lab.folder / f"{name}.json").read_text()) == value
         assert (lab.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         text = (lab.folder / f"{name}.md").read_text()
-        assert "paper" in text
+        assert "paper" in text or name == "ablation"
         assert value["about"]["data"]["hash"] == lab.data.hash
         ours = [row["value"] for row in value["rows"] if row["value"] is not None]
         assert ours
@@ -148,6 +158,48 @@ def test_own_systems_and_baselines_stand_in_table_1(finished):
     assert {"my favourite", "most popular", "last mentioned", "BM25", "RARS", "RAMO"} <= systems
     assert "ReGeS, chain of thought" in systems
     assert isinstance(Favourite(), System)
+
+
+def test_the_ablation_is_the_retriever_with_sources_switched_off(finished, data, catalog, fusion):
+    lab, _ = finished
+    systems = {row["system"] for row in rows(finished, "ablation")}
+    assert {"fusion", "without bm25", "without adapter", "hashing-trigrams"} <= systems
+    for run, without in (("fusion", ()), ("fusion-bm25", ("bm25",))):
+        retriever = FusionRetriever(catalog, fusion, similarity_top_k=200, without=without)
+        kept = {p.id: p for p in read_predictions(lab.folder / "runs" / f"{run}.jsonl")}
+        for one in data.turns:
+            nodes = retriever.retrieve(DialogueQueryBundle.from_dialogue(one))
+            assert list(kept[one.id].ranking) == [node.node.node_id for node in nodes]
+    # The same system stands in Table 1, from the same run.
+    (of_table,) = rows(finished, "table1", system="fusion", protocol="all")
+    (of_ablation,) = rows(finished, "ablation", system="fusion", protocol="all", metric="Recall@1")
+    assert of_table["value"] == of_ablation["value"]
+
+
+def test_every_item_expert_gets_the_budgets_that_the_trained_one_recommends(data, catalog, tmp_path):
+    own = tiny_lm()
+    manifest = AdapterManifest(
+        name="item-expert",
+        role="item-expert",
+        base_model=own.name,
+        base_fingerprint=own.fingerprint,
+        prompt_hash=selection_prompt_hash(),
+        prompt_template=DEFAULT_SELECT_TMPL.template,
+        inference={"max_candidate_tokens": 3},
+    )
+    save_manifest(manifest, save_tiny_adapter(tmp_path / "a"))
+    own.load_adapter("item-expert", tmp_path / "a")
+    lab = make_lab(data, catalog, own, tmp_path / "lab")
+    turn, items = data.turns[0], list(ITEMS[:5])
+    short = lab.rerank(None).build_prompt(items, DialogueQueryBundle.from_dialogue(turn))
+    lab.settings = replace(lab.settings, max_candidate_tokens=9)
+    longer = lab.rerank(None).build_prompt(items, DialogueQueryBundle.from_dialogue(turn))
+    assert len(short.messages[-1].content) < len(longer.messages[-1].content)
+
+
+def test_without_a_fusion_the_ablation_says_so(data, catalog, lm, tmp_path):
+    outcome = run_experiments(make_lab(data, catalog, lm, tmp_path), ["ablation"])
+    assert "fusion" in outcome["not_run"]["ablation"]
 
 
 def test_scored_candidates_cannot_be_hallucinated(finished):

@@ -1,42 +1,27 @@
 """A fusion trained on the small films, once for all tests."""
 
-import numpy as np
 import pytest
 
 from reges_index.catalog import ItemCatalog
-from reges_index.fusion.fit_adapter import AdapterTraining
-from reges_index.fusion.fit_weights import WeightTraining
-from reges_index.fusion.fitting import TrainSet
-from reges_index.fusion.training import FusionTraining, fit_fusion
-from tests.catalog.hashing import DIMENSION, HashingEmbedding
+from tests.catalog.hashing import HashingEmbedding
 
-from .films import FILMS, train_turns
-
-ENCODER = {"name": "test/hashing-trigrams", "dimension": DIMENSION}
+from .films import FILMS
+from .small import SETTINGS, small_fusion, small_train_set
 
 
 @pytest.fixture(scope="session")
 def train_set():
-    model = HashingEmbedding()
-
-    def embed(texts):
-        return np.array([model.get_text_embedding(text) for text in texts], dtype=np.float32)
-
-    return TrainSet.build("films", train_turns(), FILMS, embed, embed)
+    return small_train_set()
 
 
 @pytest.fixture(scope="session")
 def settings():
-    return FusionTraining(
-        adapter=AdapterTraining(epochs=3, batch_size=8, sample=5),
-        weights=WeightTraining(l2=1e-3, best=3, random=2),
-        folds=2,
-    )
+    return SETTINGS
 
 
 @pytest.fixture(scope="session")
-def fusion(train_set, settings):
-    return fit_fusion([train_set], settings, {"encoder": ENCODER})
+def fusion(train_set):
+    return small_fusion(train_set)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from reges_index.catalog.catalog import ItemCatalog
 from reges_index.dialogue import Turn
 from reges_index.errors import ConfigError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.experiments.paper import Dataset
 from reges_index.evaluation.experiments.queries import (
     QUERY_NAMES,
     QueryKind,
@@ -23,9 +22,11 @@ from reges_index.evaluation.experiments.queries import (
     original_queries,
     written_queries,
 )
+from reges_index.evaluation.experiments.settings import LabSettings
 from reges_index.evaluation.experiments.systems import Selecting, System, run_system
 from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.titles import TitleMatcher
+from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.local_selection import SelectionMode
 from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.item_expert.rerank import ReGeSRerank
@@ -45,39 +46,6 @@ COT_ADAPTER = "item-expert-cot"
 
 class NotRunnable(ConfigError):
     """The experiment, or one of its systems, needs something that was not given."""
-
-
-@dataclass(frozen=True)
-class LabSettings:
-    """How the experiments are run.
-
-    Attributes
-    ----------
-    dataset
-        Whose column of the paper stands beside ours; None for other data.
-    candidates
-        Items that the item expert chooses from where an experiment does not vary it (the paper's k, 50).
-    candidate_counts
-        The numbers of candidates that Table 4 compares.
-    depth
-        Items retrieved: room for 50 after mentioned ones have left.
-    train_sample
-        Train turns that Figure 8 draws.
-    batch_size
-        Dialogues at once.
-    seed, resamples, level
-        Of draws, intervals and tests.
-    """
-
-    dataset: Dataset | None = None
-    candidates: int = 50
-    candidate_counts: tuple[int, ...] = (50, 10)
-    depth: int = 200
-    train_sample: int = 200
-    batch_size: int = 8
-    seed: int = 0
-    resamples: int = 10_000
-    level: float = 0.95
 
 
 @dataclass
@@ -101,6 +69,8 @@ class Lab:
         Further retrievers by name, for Figures 5 and 7.
     systems
         Systems of the caller's own, which join Table 1.
+    fusion
+        A trained fusion, which joins Table 1 and whose sources `ablation` switches off.
     command
         What was called, for the reports; None for this process's command line.
     """
@@ -113,6 +83,7 @@ class Lab:
     references: Mapping[str, str] = field(default_factory=dict)
     retrievers: Mapping[str, ItemCatalog] = field(default_factory=dict)
     systems: Sequence[System] = ()
+    fusion: FusionModel | None = None
     command: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -137,6 +108,12 @@ class Lab:
         if self.lm is None:
             raise NotRunnable("it needs a model", hint="give --model, or install the embedded default")
         return self.lm
+
+    def fusion_model(self) -> FusionModel:
+        """Return the fusion, or raise `NotRunnable`."""
+        if self.fusion is None:
+            raise NotRunnable("it needs a fusion that was trained with this encoder")
+        return self.fusion
 
     def needs_adapter(self, name: str, what: str) -> str:
         """Return the adapter's name, or raise `NotRunnable`."""
@@ -259,8 +236,19 @@ class Lab:
 
     def rerank(self, adapter: str | None, *, mode: SelectionMode = "score", **options: Any) -> ReGeSRerank:
         """Return an item expert that ranks everything it is shown."""
+        lm = self.model()
+        trained = lm.manifest(ITEM_ADAPTER) if lm.has_adapter(ITEM_ADAPTER) else None
+        advice = trained.inference if trained is not None else {}
+        s = self.settings
         return ReGeSRerank(
-            self.model(), adapter=adapter, mode=mode, top_n=10**6, seed=self.settings.seed, **options
+            lm,
+            adapter=adapter,
+            mode=mode,
+            top_n=10**6,
+            seed=s.seed,
+            max_candidate_tokens=s.max_candidate_tokens or advice.get("max_candidate_tokens"),
+            max_history_tokens=s.max_history_tokens or advice.get("max_history_tokens"),
+            **options,
         )
 
     def select(
@@ -275,7 +263,11 @@ class Lab:
     ) -> list[Prediction]:
         """Let the item expert choose among given candidates; kept in ``runs/<run>.jsonl``."""
         system = Selecting(name, self.rerank(adapter, mode=mode), candidates, self.data.by_id, self.matcher)
-        settings: dict[str, Any] = {"adapter": self._adapter_hash(adapter), "mode": mode}
+        settings: dict[str, Any] = {
+            "adapter": self._adapter_hash(adapter),
+            "mode": mode,
+            "budgets": [self.settings.max_candidate_tokens, self.settings.max_history_tokens],
+        }
         return self.run(system, candidates, settings, turns=turns, run=run)
 
     def end_to_end(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from reges_index.dialogue import render_history
 from reges_index.evaluation.experiments.answers import chain_of_thought, free_llm
 from reges_index.evaluation.experiments.drawing import draw_rows
+from reges_index.evaluation.experiments.fused import FUSION, fused
 from reges_index.evaluation.experiments.lab import COT_ADAPTER, ITEM_ADAPTER, Lab
 from reges_index.evaluation.experiments.measure import compared, measured, rows_of
 from reges_index.evaluation.experiments.paper import TABLE1
@@ -57,6 +58,10 @@ def table1(lab: Lab) -> ExperimentResult:
     predictions["RAMO"] = lab.select("RAMO", documents, adapter=None, run=f"ramo-{top_k}")
     free, predictions_of_free = free_llm(lab)
     predictions[free] = predictions_of_free
+    if lab.fusion is None:
+        missing[FUSION] = "no fusion was trained with this encoder"
+    else:
+        predictions[FUSION] = fused(lab, FUSION)
     for number, system in enumerate(lab.systems):
         predictions[system.name] = lab.run(system, {}, {"own": system.name}, run=f"own-{number}")
     evaluation = measured(lab, predictions, baselines=True)
@@ -96,6 +101,7 @@ def table1(lab: Lab) -> ExperimentResult:
             "documents of the mentioned items to what is searched with. Both are re-implemented, as in the "
             "paper.",
             f"Seconds a turn for choosing or writing, without query and retrieval: {spent}.",
+            f"{FUSION} is beyond the paper: many sources with learnt weights, no LLM (finetune/FUSION.md).",
             "The last rows repeat the paper's values of systems that did not run here.",
         ],
         left_out=missing,

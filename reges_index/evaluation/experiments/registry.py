@@ -10,6 +10,7 @@ from typing import Any
 
 from reges_index.errors import ConfigError
 from reges_index.evaluation.experiments.answers import figure9, table3
+from reges_index.evaluation.experiments.fused import ablation
 from reges_index.evaluation.experiments.inputs import figure8
 from reges_index.evaluation.experiments.lab import Lab, NotRunnable
 from reges_index.evaluation.experiments.overall import table1
@@ -29,6 +30,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], ExperimentResult]] = {
     "figure7": figure7,
     "table2": table2,
     "figure8": figure8,
+    "ablation": ablation,
     "table4": table4,
     "table3": table3,
     "table1": table1,

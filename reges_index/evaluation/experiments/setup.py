@@ -23,6 +23,7 @@ from reges_index.evaluation.files import json_lines
 
 if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog
+    from reges_index.fusion.model import FusionModel
     from reges_index.models import LocalLM
 
 __all__ = ["ExperimentConfig", "build_lab", "read_references"]
@@ -53,9 +54,11 @@ class ExperimentConfig:
     dataset
         ``inspired`` or ``redial``: whose values of the paper stand beside ours. None tells it from the
         path of the conversations, where one of the names stands in it.
+    fusion
+        Folder of a trained fusion, or ``none``. None takes the shipped one where it fits the encoder.
     limit
         Only the first turns.
-    candidates, batch_size, train_sample, resamples, seed, level
+    candidates, max_candidate_tokens, max_history_tokens, batch_size, train_sample, resamples, seed, level
         As in `lab.LabSettings`.
     """
 
@@ -74,8 +77,11 @@ class ExperimentConfig:
     random_adapter: str | None = None
     cot_adapter: str | None = None
     dataset: str | None = None
+    fusion: str | None = None
     limit: int | None = None
     candidates: int = 50
+    max_candidate_tokens: int | None = None
+    max_history_tokens: int | None = None
     batch_size: int = 8
     train_sample: int = 200
     resamples: int = 10_000
@@ -153,6 +159,17 @@ def _open_catalogs(
     return catalog, more
 
 
+def _open_fusion(config: ExperimentConfig, catalog: ItemCatalog) -> FusionModel | None:
+    from reges_index.fusion.model import FusionModel
+
+    if config.fusion == "none":
+        return None
+    if config.fusion is not None:
+        return FusionModel.load(config.fusion)
+    shipped = FusionModel.default()
+    return shipped if shipped.fits(catalog) else None
+
+
 def build_lab(config: ExperimentConfig, *, command: Sequence[str] | None = None) -> Lab:
     """Read the data, open catalog and model, and put the lab together.
 
@@ -177,5 +194,6 @@ def build_lab(config: ExperimentConfig, *, command: Sequence[str] | None = None)
         settings=LabSettings(dataset=dataset, **values),
         references=references,
         retrievers=more,
+        fusion=_open_fusion(config, catalog),
         command=command,
     )
