@@ -20,23 +20,27 @@ from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 
-from reges_index.catalog import CatalogRetriever, ItemCatalog
-from reges_index.dialogue import Dialogue, DialogueQueryBundle, dialogue_of
+from reges_index.catalog import ItemCatalog
+from reges_index.dialogue import Dialogue, DialogueQueryBundle
 from reges_index.dialogue.wording import MOVIES, Domain
+from reges_index.engines.assembly import engine_parts
 from reges_index.engines.recommendation import Recommendation
+from reges_index.engines.retrieval import (
+    CatalogSource,
+    Found,
+    RetrieverSource,
+    aretrieve,
+    retrieve,
+    with_filters,
+)
 from reges_index.errors import ConfigError, InputError
 from reges_index.fusion.model import FusionModel
-from reges_index.fusion.retriever import FusionRetriever
-from reges_index.item_expert.exclusion import without_excluded
 from reges_index.item_expert.rerank import Ranking, ReGeSRerank
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 from reges_index.models.local_lm import LocalLM
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
 __all__ = ["ReGeSQueryEngine"]
-
-# Retrieved on top of similarity_top_k when named items are left out, so that k candidates remain.
-_SPARE_FOR_MENTIONS = 20
 
 
 class ReGeSQueryEngine(BaseQueryEngine):
@@ -68,7 +72,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
     def __init__(
         self,
-        retrieve: Callable[[int], BaseRetriever] | BaseRetriever,
+        retrieve: RetrieverSource,
         query_transform: ReGeSQueryTransform,
         rerank: ReGeSRerank,
         response_synthesizer: ReGeSSynthesizer | None = None,
@@ -142,52 +146,31 @@ class ReGeSQueryEngine(BaseQueryEngine):
         ConfigError
             If neither or both of catalog and retriever are given, or options of a part that is given too.
         """
-        if (catalog is None) == (retriever is None):
-            raise ConfigError("an engine needs a catalog or a retriever, one of the two")
-        source: Callable[[int], BaseRetriever] | BaseRetriever
-        if catalog is not None and fusion is not None:
-            source = FusionRetriever(catalog, fusion, similarity_top_k, filters).for_top_k
-        elif catalog is not None:
-            items = catalog
-            source = lambda k: items.as_retriever(similarity_top_k=k, filters=filters)  # noqa: E731
-        else:
-            if filters is not None or fusion is not None:
-                raise ConfigError(
-                    "filters and fusion go into your retriever", hint="or pass catalog= instead of it"
-                )
-            assert retriever is not None
-            source = retriever
-        if rerank is not None and rerank_kwargs:
-            raise ConfigError(
-                f"{', '.join(rerank_kwargs)} cannot be set on the rerank that was given",
-                hint="give them to ReGeSRerank",
-            )
-        if llm is None and query_llm is None and (query_transform is None or rerank is None):
-            llm = LocalLM.default()
+        parts = engine_parts(
+            catalog,
+            retriever=retriever,
+            llm=llm,
+            query_llm=query_llm,
+            similarity_top_k=similarity_top_k,
+            rerank_top_k=rerank_top_k,
+            fusion=fusion,
+            filters=filters,
+            domain=domain,
+            query_transform=query_transform,
+            rerank=rerank,
+            verbose=verbose,
+            rerank_options=rerank_kwargs,
+        )
         return cls(
-            source,
-            query_transform
-            or ReGeSQueryTransform(
-                query_llm if query_llm is not None else llm, domain=domain, verbose=verbose
-            ),
-            rerank
-            or ReGeSRerank(
-                llm,
-                domain=domain,
-                verbose=verbose,
-                **{
-                    "top_n": rerank_top_k or similarity_top_k,
-                    "keep_retrieval_score": True,
-                    **rerank_kwargs,
-                },
-            ),
+            parts.retrieve,
+            parts.query_transform,
+            parts.rerank,
             response_synthesizer,
             similarity_top_k=similarity_top_k,
             rerank_top_k=rerank_top_k,
             exclude_mentioned=exclude_mentioned,
-            choice=fusion.choose if fusion is not None else None,
-            # Asking LLM_G costs seconds; where its word weighs nothing, the answer is the same without.
-            rank_alone=fusion.rank_alone if fusion is not None and fusion.decides_alone else None,
+            choice=parts.choice,
+            rank_alone=parts.rank_alone,
             callback_manager=callback_manager,
         )
 
@@ -211,21 +194,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
         ConfigError
             If the engine does not retrieve from a catalog: the filters are then its retriever's.
         """
-        make = self._retrieve_with
-        if isinstance(make, BaseRetriever) or not isinstance(make(1), CatalogRetriever | FusionRetriever):
-            raise ConfigError(
-                "this engine was built from a retriever, whose filters are its own",
-                hint="set them there, or build the engine from a catalog",
-            )
-
-        def retrieve(top_k: int) -> BaseRetriever:
-            retriever = copy.copy(make(top_k))  # a copy, because `make` may return the same one each time
-            assert isinstance(retriever, CatalogRetriever | FusionRetriever)
-            retriever.filters = filters
-            return retriever
-
         other = copy.copy(self)
-        other._retrieve_with = retrieve
+        other._retrieve_with = with_filters(self._retrieve_with, filters)
         if exclude_mentioned is not None:
             other.exclude_mentioned = exclude_mentioned
         return other
@@ -241,6 +211,21 @@ class ReGeSQueryEngine(BaseQueryEngine):
         return self._rerank
 
     @property
+    def response_synthesizer(self) -> ReGeSSynthesizer:
+        """What words the answer."""
+        return self._synthesizer
+
+    @property
+    def retrieve_with(self) -> RetrieverSource:
+        """Where candidates come from, as it was given or as `from_defaults` made it."""
+        return self._retrieve_with
+
+    @property
+    def catalog(self) -> ItemCatalog | None:
+        """The catalog that `from_defaults` got; None where candidates come from somewhere else."""
+        return self._retrieve_with.catalog if isinstance(self._retrieve_with, CatalogSource) else None
+
+    @property
     def domain(self) -> Domain:
         """What an item is called in prompts."""
         return self._query_transform.domain
@@ -254,22 +239,12 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
     # -- the stages ----------------------------------------------------------------------------------
 
-    def _retriever(self, spare: int) -> BaseRetriever:
-        if isinstance(self._retrieve_with, BaseRetriever):
-            return self._retrieve_with
-        return self._retrieve_with(self.similarity_top_k + spare)
-
-    def _spare(self, exclude: Sequence[str]) -> int:
-        return len(exclude) + (_SPARE_FOR_MENTIONS if self.exclude_mentioned else 0)
-
-    def _allowed(
-        self, nodes: list[NodeWithScore], bundle: QueryBundle, exclude: Sequence[str]
-    ) -> list[NodeWithScore]:
-        return without_excluded(nodes, dialogue_of(bundle), ids=exclude, mentioned=self.exclude_mentioned)
-
-    def _shown(self, allowed: list[NodeWithScore]) -> list[NodeWithScore]:
-        """Take off what was retrieved to spare."""
-        return allowed if isinstance(self._retrieve_with, BaseRetriever) else allowed[: self.similarity_top_k]
+    def _how_to_retrieve(self, exclude: Sequence[str]) -> dict[str, Any]:
+        return {
+            "top_k": self.similarity_top_k,
+            "exclude_ids": exclude,
+            "exclude_mentioned": self.exclude_mentioned,
+        }
 
     def _final(self, ranking: Ranking) -> Ranking:
         return ranking if self._choice is None else self._choice(ranking)
@@ -278,9 +253,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         self,
         bundle: DialogueQueryBundle,
         ranking: Ranking,
-        shown: list[NodeWithScore],
-        retrieved: int,
-        excluded: int,
+        found: Found,
         query_seconds: float,
         times: list[float],
     ) -> Recommendation:
@@ -289,13 +262,13 @@ class ReGeSQueryEngine(BaseQueryEngine):
         report = {
             **bundle.report,
             **ranking.report,
-            "retrieval": {"retrieved": retrieved, "excluded": excluded},
+            "retrieval": {"retrieved": found.retrieved, "excluded": found.excluded},
         }
         return Recommendation(
             bundle=replace(bundle, report=report),
             candidates=ranking.candidates,
-            rest=tuple(shown[self.rerank_top_k :]) if self.rerank_top_k else (),
-            excluded=excluded,
+            rest=tuple(found.nodes[self.rerank_top_k :]) if self.rerank_top_k else (),
+            excluded=found.excluded,
             timings=timings,
             report=report,
         )
@@ -353,17 +326,15 @@ class ReGeSQueryEngine(BaseQueryEngine):
         assert isinstance(refined, DialogueQueryBundle)
         exclude = _unique_ids(exclude_ids)
         times = [time.perf_counter()]
-        nodes = self._retriever(self._spare(exclude)).retrieve(refined)
-        allowed = self._allowed(nodes, refined, exclude)
-        shown, excluded = self._shown(allowed), len(nodes) - len(allowed)
+        found = retrieve(self._retrieve_with, refined, **self._how_to_retrieve(exclude))
         times.append(time.perf_counter())
-        candidates = shown[: self.rerank_top_k]
+        candidates = found.nodes[: self.rerank_top_k]
         if self._rank_alone is not None:
             ranking = self._rank_alone(candidates)
         else:
             ranking = self._final(self._rerank.rank(candidates, refined))
         times.append(time.perf_counter())
-        return self._finish(refined, ranking, shown, len(nodes), excluded, query_seconds, times)
+        return self._finish(refined, ranking, found, query_seconds, times)
 
     async def arecommend(
         self, dialogue: Dialogue | QueryBundle, *, exclude_ids: Iterable[str] = ()
@@ -373,17 +344,15 @@ class ReGeSQueryEngine(BaseQueryEngine):
         start = time.perf_counter()
         refined = await self._query_transform.arun(bundle)
         times = [time.perf_counter()]
-        nodes = await self._retriever(self._spare(exclude)).aretrieve(refined)
-        allowed = await asyncio.to_thread(self._allowed, nodes, refined, exclude)
-        shown, excluded = self._shown(allowed), len(nodes) - len(allowed)
+        found = await aretrieve(self._retrieve_with, refined, **self._how_to_retrieve(exclude))
         times.append(time.perf_counter())
-        candidates = shown[: self.rerank_top_k]
+        candidates = found.nodes[: self.rerank_top_k]
         if self._rank_alone is not None:
             ranking = await asyncio.to_thread(self._rank_alone, candidates)
         else:
             ranking = self._final(await self._rerank.arank(candidates, refined))
         times.append(time.perf_counter())
-        return self._finish(refined, ranking, shown, len(nodes), excluded, times[0] - start, times)
+        return self._finish(refined, ranking, found, times[0] - start, times)
 
     # -- LlamaIndex ------------------------------------------------------------------------------------
 

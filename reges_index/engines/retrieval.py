@@ -1,0 +1,161 @@
+"""The retrieval stage of an engine: where candidates come from, and which of them may be shown."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.schema import NodeWithScore
+from llama_index.core.vector_stores import MetadataFilters
+
+from reges_index.catalog import CatalogRetriever, ItemCatalog
+from reges_index.dialogue import DialogueQueryBundle, dialogue_of
+from reges_index.errors import ConfigError
+from reges_index.fusion.model import FusionModel
+from reges_index.fusion.retriever import FusionRetriever
+from reges_index.item_expert.exclusion import without_excluded
+
+__all__ = ["CatalogSource", "Found", "RetrieverSource", "aretrieve", "retrieve", "with_filters"]
+
+RetrieverSource: TypeAlias = Callable[[int], BaseRetriever] | BaseRetriever
+"""Makes a retriever for a number of items, or is one, whose own number then stays."""
+
+# Retrieved on top of the number asked for when named items are left out, so that k candidates remain.
+_SPARE_FOR_MENTIONS = 20
+
+
+class CatalogSource:
+    """Makes retrievers over a catalog.
+
+    Parameters
+    ----------
+    filters
+        What every item retrieved obeys.
+    fusion
+        Retrieve with `FusionRetriever`; None is the paper's dense retrieval.
+    """
+
+    def __init__(
+        self, catalog: ItemCatalog, filters: MetadataFilters | None = None, fusion: FusionModel | None = None
+    ) -> None:
+        self.catalog = catalog
+        self.filters = filters
+        self.fusion = fusion
+        # One for all numbers of items and all filters: it prepares the catalog once, and they share that.
+        self._fused = None if fusion is None else FusionRetriever(catalog, fusion, filters=filters)
+
+    def __call__(self, similarity_top_k: int) -> BaseRetriever:
+        """Return a retriever of so many items."""
+        if self._fused is None:
+            return self.catalog.as_retriever(similarity_top_k=similarity_top_k, filters=self.filters)
+        retriever = self._fused.for_top_k(similarity_top_k)
+        retriever.filters = self.filters
+        return retriever
+
+    def with_filters(self, filters: MetadataFilters | None) -> CatalogSource:
+        """Return a source like this one with other filters; what the fusion has prepared is shared."""
+        other = copy.copy(self)
+        other.filters = filters
+        return other
+
+
+def with_filters(source: RetrieverSource, filters: MetadataFilters | None) -> RetrieverSource:
+    """Return a source whose items obey other filters; the one given stays as it is.
+
+    Raises
+    ------
+    ConfigError
+        If it does not retrieve from a catalog: the filters are then its retriever's.
+    """
+    if isinstance(source, CatalogSource):
+        return source.with_filters(filters)
+    if isinstance(source, BaseRetriever) or not isinstance(source(1), CatalogRetriever | FusionRetriever):
+        raise ConfigError(
+            "this engine was built from a retriever, whose filters are its own",
+            hint="set them there, or build the engine from a catalog",
+        )
+    make = source
+
+    def filtered(top_k: int) -> BaseRetriever:
+        retriever = copy.copy(make(top_k))  # a copy, because `make` may return the same one each time
+        assert isinstance(retriever, CatalogRetriever | FusionRetriever)
+        retriever.filters = filters
+        return retriever
+
+    return filtered
+
+
+@dataclass(frozen=True)
+class Found:
+    """What retrieval gave.
+
+    Attributes
+    ----------
+    nodes
+        Those that may be shown, best first.
+    retrieved, excluded
+        How many were retrieved, and how many of these were taken out.
+    """
+
+    nodes: list[NodeWithScore]
+    retrieved: int
+    excluded: int
+
+
+def retrieve(
+    source: RetrieverSource,
+    bundle: DialogueQueryBundle,
+    *,
+    top_k: int,
+    exclude_ids: Sequence[str],
+    exclude_mentioned: bool,
+) -> Found:
+    """Retrieve candidates, with as many to spare as may be taken out.
+
+    Parameters
+    ----------
+    top_k
+        How many to show. A source that is a retriever keeps its own number.
+    exclude_ids, exclude_mentioned
+        What to take out: these items, and what the dialogue names (`find_mentions`).
+    """
+    retriever = _retriever(source, top_k, exclude_ids, exclude_mentioned)
+    nodes = retriever.retrieve(bundle)
+    allowed = without_excluded(nodes, dialogue_of(bundle), ids=exclude_ids, mentioned=exclude_mentioned)
+    return _found(source, nodes, allowed, top_k)
+
+
+async def aretrieve(
+    source: RetrieverSource,
+    bundle: DialogueQueryBundle,
+    *,
+    top_k: int,
+    exclude_ids: Sequence[str],
+    exclude_mentioned: bool,
+) -> Found:
+    """Do `retrieve` without blocking the event loop."""
+    retriever = _retriever(source, top_k, exclude_ids, exclude_mentioned)
+    nodes = await retriever.aretrieve(bundle)
+    allowed = await asyncio.to_thread(
+        without_excluded, nodes, dialogue_of(bundle), ids=exclude_ids, mentioned=exclude_mentioned
+    )
+    return _found(source, nodes, allowed, top_k)
+
+
+def _retriever(
+    source: RetrieverSource, top_k: int, exclude_ids: Sequence[str], exclude_mentioned: bool
+) -> BaseRetriever:
+    if isinstance(source, BaseRetriever):
+        return source
+    return source(top_k + len(exclude_ids) + (_SPARE_FOR_MENTIONS if exclude_mentioned else 0))
+
+
+def _found(
+    source: RetrieverSource, nodes: list[NodeWithScore], allowed: list[NodeWithScore], top_k: int
+) -> Found:
+    shown = allowed if isinstance(source, BaseRetriever) else allowed[:top_k]
+    return Found(shown, len(nodes), len(nodes) - len(allowed))
