@@ -1,7 +1,9 @@
 """Retrieval-augmented generation (section 2.4): the item expert LLM_G."""
 
+from reges_index.item_expert.events import CandidateScore, ItemSelectedEvent
 from reges_index.item_expert.exclusion import ExcludeItems
 from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, build_selection_prompt
+from reges_index.item_expert.reasoning import Reasoning, ReasoningDecoding, hear_reasoning
 from reges_index.item_expert.rerank import RankedCandidate, Ranking, ReGeSRerank
 from reges_index.item_expert.selection import Selection
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
@@ -9,11 +11,16 @@ from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 __all__ = [
     "COT_SELECT_TMPL",
     "DEFAULT_SELECT_TMPL",
+    "CandidateScore",
     "ExcludeItems",
+    "ItemSelectedEvent",
     "RankedCandidate",
     "Ranking",
     "ReGeSRerank",
     "ReGeSSynthesizer",
+    "Reasoning",
+    "ReasoningDecoding",
     "Selection",
     "build_selection_prompt",
+    "hear_reasoning",
 ]

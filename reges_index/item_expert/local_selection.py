@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from reges_index.errors import ConfigError
 from reges_index.item_expert.matching import match_answer
@@ -15,7 +15,7 @@ from reges_index.models.backend import LocalBackend
 
 __all__ = ["LocalSelector", "SelectionMode"]
 
-SelectionMode: TypeAlias = Literal["score", "constrained", "generate"]
+SelectionMode: TypeAlias = Literal["score", "constrained", "generate", "reason"]
 
 # Section 3.3: "we set the decoding temperature to 0.1".
 PAPER_TEMPERATURE = 0.1
@@ -29,7 +29,8 @@ class LocalSelector:
     mode
         "score": every candidate's probability, from one forward of the prompt and one of the trie of
         labels. "constrained": greedy decoding within the trie, one pick. "generate": the paper's decoding,
-        free text at temperature 0.1 matched to the candidates.
+        free text at temperature 0.1 matched to the candidates. "reason": as "score", behind the reasoning
+        that `ReasoningSelector` has put into the prompt.
     length_penalty
         Log-probabilities are divided by (tokens of the label) ** length_penalty before they are compared;
         0 is the model's own probability, 1 the mean over the tokens (arXiv 1609.08144, section 7).
@@ -40,8 +41,8 @@ class LocalSelector:
     def __init__(
         self, backend: LocalBackend, mode: SelectionMode, *, length_penalty: float = 0.0, seed: int = 0
     ) -> None:
-        if mode not in ("score", "constrained", "generate"):
-            raise ConfigError(f"mode={mode!r} is unknown", hint="use score, constrained or generate")
+        if mode not in get_args(SelectionMode):
+            raise ConfigError(f"mode={mode!r} is unknown", hint=f"use {' or '.join(get_args(SelectionMode))}")
         self._backend = backend
         self.mode: SelectionMode = mode
         self.length_penalty = length_penalty
@@ -53,7 +54,7 @@ class LocalSelector:
 
     def select(self, prompt: SelectionPrompt) -> Selection:
         """Choose among the prompt's candidates."""
-        if self.mode == "score":
+        if self.mode in ("score", "reason"):
             return self._score(prompt)
         if self.mode == "constrained":
             labels = list(dict.fromkeys(prompt.labels))
@@ -72,7 +73,9 @@ class LocalSelector:
 
     def _score(self, prompt: SelectionPrompt) -> Selection:
         labels = list(dict.fromkeys(prompt.labels))
-        scores = self._backend.lm.score(prompt.messages, labels, adapter=self._backend.adapter)
+        scores = self._backend.lm.score(
+            prompt.messages, labels, adapter=self._backend.adapter, answer_start=prompt.answer_start
+        )
         strength = [score.logprob / score.num_tokens**self.length_penalty for score in scores]
         by_label = dict(zip(labels, softmax(strength), strict=True))
         logprob = {label: score.logprob for label, score in zip(labels, scores, strict=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.prompts import PromptTemplate
@@ -48,6 +48,12 @@ COT_SELECT_TMPL = PromptTemplate(
     "The corresponding conversation history: {conversation_history}"
 )
 
+# Training shows the reasoning as a part of the answer; an API takes it as a part of the question only.
+_REASONED = (
+    "The seeker's preferences, summarized step by step already: {reasoning}\n\n"
+    "Now only output the name that fits them best."
+)
+
 
 @dataclass(frozen=True)
 class PromptBudget:
@@ -71,12 +77,46 @@ class PromptBudget:
 
 @dataclass(frozen=True)
 class SelectionPrompt:
-    """A prompt for LLM_G, the labels it may answer with, and what was cut to make it fit."""
+    """A prompt for LLM_G, the labels it may answer with, and what was cut to make it fit.
+
+    Attributes
+    ----------
+    messages
+        What the model is sent.
+    labels
+        The names of the candidates, in their order.
+    history, candidates
+        The two parts of the text, with what was cut of them.
+    tokens
+        Tokens of the text, by the measure it was built with; the chat template's come on top.
+    answer_start
+        What the model has written of its answer before it names an item; empty without reasoning.
+    """
 
     messages: tuple[ChatMessage, ...]
     labels: tuple[str, ...]
     history: RenderedHistory
     candidates: RenderedCandidates
+    tokens: int
+    answer_start: str = ""
+
+    def after(self, reasoning: str, *, spoken: bool) -> SelectionPrompt:
+        """Return the prompt at the point where the reasoning is written and the item is not.
+
+        Parameters
+        ----------
+        reasoning
+            On one line; an empty one changes nothing.
+        spoken
+            Put it into the message, for a model whose answer cannot be begun for it (one behind an API).
+            Else it becomes ``answer_start``, with the line break that training puts behind it.
+        """
+        if not reasoning:
+            return self
+        if not spoken:
+            return replace(self, answer_start=f"{reasoning}\n")
+        text = f"{self.messages[-1].content}\n\n{_REASONED.format(reasoning=reasoning)}"
+        return replace(self, messages=(*self.messages[:-1], ChatMessage(role=MessageRole.USER, content=text)))
 
 
 def build_selection_prompt(
@@ -101,7 +141,8 @@ def build_selection_prompt(
     frame = template.format(
         candidates="", conversation_history="", item_noun=domain.noun, item_plural=domain.plural
     )
-    room = budget.total - measure.count(frame)
+    around = measure.count(frame)
+    room = budget.total - around
     if room <= 0:
         raise InputError(
             f"the prompt's own words do not fit into {budget.total} tokens",
@@ -124,7 +165,8 @@ def build_selection_prompt(
         item_plural=domain.plural,
     )
     message = ChatMessage(role=MessageRole.USER, content=text)
-    return SelectionPrompt((message,), candidates.labels, history, candidates)
+    tokens = around + history.tokens + candidates.tokens
+    return SelectionPrompt((message,), candidates.labels, history, candidates, tokens)
 
 
 def selection_prompt_hash(template: PromptTemplate = DEFAULT_SELECT_TMPL) -> str:

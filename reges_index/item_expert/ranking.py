@@ -9,9 +9,12 @@ from llama_index.core.schema import NodeWithScore
 
 from reges_index.catalog.item import Item
 
-__all__ = ["RankedCandidate", "Ranking", "marked_node"]
+__all__ = ["REASONING_KEY", "RankedCandidate", "Ranking", "marked_node"]
 
-_ADDED_KEYS = ("probability", "retrieval_score", "retrieval_rank")
+# Of the chosen node: what the model wrote before it chose. The underscore keeps it out of `Item.metadata`.
+REASONING_KEY = "_reasoning"
+
+_ADDED_KEYS = ("probability", "retrieval_score", "retrieval_rank", REASONING_KEY)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,12 @@ class Ranking:
 
 
 def marked_node(
-    node: NodeWithScore, probability: float | None, retrieval_rank: int, *, keep_retrieval_score: bool
+    node: NodeWithScore,
+    probability: float | None,
+    retrieval_rank: int,
+    *,
+    keep_retrieval_score: bool,
+    reasoning: str | None = None,
 ) -> NodeWithScore:
     """Return a copy of the node with its probability as score and what is known of it in the metadata.
 
@@ -61,6 +69,8 @@ def marked_node(
         inner.metadata["probability"] = probability
     if keep_retrieval_score and node.score is not None:
         inner.metadata["retrieval_score"] = node.score
+    if reasoning is not None:
+        inner.metadata[REASONING_KEY] = reasoning
     for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
         setattr(inner, name, [*dict.fromkeys([*getattr(inner, name), *_ADDED_KEYS])])
     return NodeWithScore(node=inner, score=node.score if probability is None else probability)

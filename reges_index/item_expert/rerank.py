@@ -23,8 +23,10 @@ from reges_index.dialogue import dialogue_of
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import ConfigError, InputError, ReGeSError
 from reges_index.item_expert.api_selection import ApiSelector
+from reges_index.item_expert.events import ItemSelectedEvent
 from reges_index.item_expert.local_selection import LocalSelector, SelectionMode
 from reges_index.item_expert.prompt import (
+    COT_SELECT_TMPL,
     DEFAULT_SELECT_TMPL,
     PromptBudget,
     SelectionPrompt,
@@ -32,9 +34,12 @@ from reges_index.item_expert.prompt import (
     selection_prompt_hash,
 )
 from reges_index.item_expert.ranking import RankedCandidate, Ranking, marked_node
+from reges_index.item_expert.reasoned_selection import ReasoningSelector
+from reges_index.item_expert.reasoning import Reasoner, ReasoningDecoding
 from reges_index.item_expert.selection import Selection, Selector
 from reges_index.models.backend import AUTO, ApiBackend, Backend, LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
+from reges_index.models.tracing import span
 
 __all__ = ["RankedCandidate", "Ranking", "ReGeSRerank"]
 
@@ -42,6 +47,7 @@ logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 
 ROLE = "item-expert"
+REASONING_ROLE = "item-expert-cot"
 # Chat template around the prompt (system message, role marks), beside what build_selection_prompt counts.
 _FRAME_TOKENS = 96
 
@@ -57,12 +63,15 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     top_n
         How many nodes to return, 1 or more; all are ranked in any case.
     mode
-        "score", "constrained" or "generate", see `LocalSelector`. LLMs behind an API give one pick.
+        "score", "constrained" or "generate", see `LocalSelector`. LLMs behind an API give one pick. "reason"
+        is chain of thought (section 3.7.2) with any LLM: it writes down the seeker's preferences, and then
+        the candidates are scored (API: picked) with these in sight.
     adapter
-        By default ``item-expert`` where it is loaded; None runs the bare model.
+        By default ``item-expert`` (with "reason" ``item-expert-cot``) where it is loaded; None runs the bare
+        model.
     select_prompt
         Template with the slots ``{candidates}`` and ``{conversation_history}``; also by
-        ``update_prompts({"select_prompt": ...})``.
+        ``update_prompts({"select_prompt": ...})``. By default the paper's, with "reason" `COT_SELECT_TMPL`.
     domain
         What an item is called in the prompt.
     max_input_tokens, max_history_tokens, max_candidate_tokens
@@ -70,6 +79,8 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         default what the adapter recommends. The context window of the model is never exceeded.
     length_penalty
         See `LocalSelector`.
+    reasoning
+        How the reasoning is written, with "reason" only; see `ReasoningDecoding`.
     keep_retrieval_score
         Put the retriever's score into each node's metadata as ``retrieval_score``.
     on_error
@@ -84,13 +95,14 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     """
 
     top_n: int = Field(description="Number of nodes to return.")
-    mode: str = Field(frozen=True, description="score, constrained or generate.")
+    mode: str = Field(frozen=True, description="score, constrained, generate or reason.")
     keep_retrieval_score: bool = Field(description="Whether to keep the retrieval score in metadata.")
     on_error: str = Field(description="raise or retrieval_order.")
     verbose: bool = Field(description="Whether to log the ranking.")
 
     _backend: Backend = PrivateAttr()
     _selector: Selector = PrivateAttr()
+    _reasoner: Reasoner | None = PrivateAttr(default=None)
     _template: PromptTemplate = PrivateAttr()
     _domain: Domain = PrivateAttr()
     _budget: PromptBudget = PrivateAttr()
@@ -108,6 +120,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         max_history_tokens: int | None = None,
         max_candidate_tokens: int | None = None,
         length_penalty: float | None = None,
+        reasoning: ReasoningDecoding | None = None,
         keep_retrieval_score: bool = False,
         on_error: Literal["raise", "retrieval_order"] = "raise",
         seed: int = 0,
@@ -128,6 +141,8 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         ):
             if number is not None and number < 1:
                 raise ConfigError(f"{name}={number} leaves no room", hint="use 1 or more, or None")
+        if reasoning is not None and mode != "reason":
+            raise ConfigError(f"reasoning has no effect with mode={mode!r}", hint='give mode="reason"')
         fields: dict[str, Any] = {
             "top_n": top_n,
             "mode": mode,
@@ -136,9 +151,11 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             "verbose": verbose,
         }
         super().__init__(**fields)
-        self._backend = resolve_backend(llm, role=ROLE, adapter=adapter)
+        reasons = mode == "reason"
+        self._backend = resolve_backend(llm, role=REASONING_ROLE if reasons else ROLE, adapter=adapter)
         advice = self._backend.inference_settings
-        self._template = _as_template(select_prompt or DEFAULT_SELECT_TMPL)
+        default = COT_SELECT_TMPL if reasons else DEFAULT_SELECT_TMPL
+        self._template = _as_template(select_prompt or default)
         self._backend.check_prompt(selection_prompt_hash(self._template))
         self._domain = domain
         self._budget = PromptBudget(
@@ -151,6 +168,8 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             self._selector = LocalSelector(self._backend, mode, length_penalty=penalty, seed=seed)
         elif isinstance(self._backend, ApiBackend):
             self._selector = ApiSelector(self._backend)
+        if reasons:
+            self._reasoner = Reasoner(self._backend, reasoning or ReasoningDecoding(), seed=seed)
 
     @classmethod
     def class_name(cls) -> str:
@@ -183,6 +202,18 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         return self._selector
 
     @property
+    def reasoning(self) -> ReasoningDecoding | None:
+        """How the reasoning is written; None without chain of thought."""
+        return self._reasoner.decoding if self._reasoner is not None else None
+
+    @property
+    def _chooser(self) -> Selector:
+        if self._reasoner is None:
+            return self._selector
+        spoken = not isinstance(self._backend, LocalBackend)
+        return ReasoningSelector(self._selector, self._reasoner, spoken=spoken)
+
+    @property
     def local_model(self) -> LocalLM | None:
         """The model in this process that ranks; None when it is behind an API."""
         return self._backend.lm if isinstance(self._backend, LocalBackend) else None
@@ -204,7 +235,8 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     def build_prompt(self, items: Sequence[Item], bundle: QueryBundle) -> SelectionPrompt:
         """Return the prompt that would be sent for these candidates."""
         longest = max((self._backend.measure.count(item.title) for item in items), default=0)
-        room = self._backend.context_window - longest - _FRAME_TOKENS
+        thought = self._reasoner.decoding.max_new_tokens if self._reasoner is not None else 0
+        room = self._backend.context_window - longest - thought - _FRAME_TOKENS
         budget = PromptBudget(min(self._budget.total, room), self._budget.history, self._budget.details)
         return build_selection_prompt(
             dialogue_of(bundle),
@@ -217,6 +249,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
 
     # -- ranking -----------------------------------------------------------------------------------
 
+    @span
     def rank(self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle) -> Ranking:
         """Rank all nodes; `postprocess_nodes` returns the first ``top_n`` of these.
 
@@ -230,11 +263,12 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         with self._reported(nodes, query_bundle) as done:
             prompt = self.build_prompt(_items(nodes), query_bundle)
             try:
-                selection = self._selector.select(prompt)
+                selection = self._chooser.select(prompt)
             except Exception as error:  # whatever a client library raises; re-raised unless told otherwise
                 return done(self._without_choice(error, nodes, prompt))
             return done(self._ranking(nodes, prompt, selection))
 
+    @span
     async def arank(self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle) -> Ranking:
         """Rank without blocking the event loop; see `rank`."""
         if not nodes:
@@ -243,7 +277,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             # In a thread: tokenizing fifty abstracts takes longer than an event loop should wait.
             prompt = await asyncio.to_thread(self.build_prompt, _items(nodes), query_bundle)
             try:
-                selection = await self._selector.aselect(prompt)
+                selection = await self._chooser.aselect(prompt)
             except Exception as error:  # as in rank
                 return done(self._without_choice(error, nodes, prompt))
             return done(self._ranking(nodes, prompt, selection))
@@ -265,7 +299,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         *,
         error: Exception | None = None,
     ) -> Ranking:
-        items = _items(nodes)
+        items, thought = _items(nodes), selection.reasoning
         candidates = []
         for rank, index in enumerate(selection.order, 1):
             probability = selection.probabilities[index] if selection.probabilities else None
@@ -278,11 +312,15 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
                     retrieval_score=nodes[index].score,
                     retrieval_rank=index + 1,
                     node=marked_node(
-                        nodes[index], probability, index + 1, keep_retrieval_score=self.keep_retrieval_score
+                        nodes[index],
+                        probability,
+                        index + 1,
+                        keep_retrieval_score=self.keep_retrieval_score,
+                        reasoning=thought.text if thought is not None and rank == 1 else None,
                     ),
                 )
             )
-        report = {
+        report: dict[str, Any] = {
             "mode": self.mode if isinstance(self._backend, LocalBackend) else "api",
             "adapter": self._backend.adapter,
             "candidates": len(nodes),
@@ -295,6 +333,18 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             "fallbacks": selection.fallbacks,
             "error": None if error is None else type(error).__name__,
         }
+        if thought is not None:
+            report |= {
+                "reasoning": thought.text,
+                "reasoning_tokens": thought.tokens,
+                "reasoning_cut": thought.cut,
+            }
+        dispatcher.event(
+            ItemSelectedEvent.of(
+                prompt, selection, candidates,
+                model=self._backend.name, adapter=self._backend.adapter, outcome=report["outcome"],
+            )
+        )  # fmt: skip
         if self.verbose:
             for candidate in candidates[: self.top_n]:
                 logger.info("%3d %s %s", candidate.rank, candidate.probability, candidate.item.title)

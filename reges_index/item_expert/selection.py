@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from reges_index.item_expert.prompt import SelectionPrompt
+from reges_index.item_expert.reasoning import Reasoning
 
 __all__ = ["Outcome", "Selection", "Selector", "share_among_equals"]
 
@@ -33,6 +34,8 @@ class Selection:
         The model's text where it wrote any.
     fallbacks
         How many ways of asking failed before this one gave a choice.
+    reasoning
+        What the model wrote before it chose (section 3.7.2), where it was asked to.
     """
 
     order: tuple[int, ...]
@@ -41,6 +44,7 @@ class Selection:
     logprobs: tuple[float, ...] | None = None
     answer: str | None = None
     fallbacks: int = 0
+    reasoning: Reasoning | None = None
 
     @classmethod
     def of_pick(

@@ -25,6 +25,7 @@ from llama_index_instrumentation import get_dispatcher
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line, render_history
 from reges_index.errors import ConfigError
+from reges_index.item_expert.ranking import REASONING_KEY
 from reges_index.models.backend import Backend, resolve_backend
 from reges_index.models.local_lm import LocalLM
 
@@ -66,7 +67,8 @@ class ReGeSSynthesizer(BaseSynthesizer):
     Notes
     -----
     ``response.metadata`` has ``item_id``, ``title``, ``probability``, ``query`` (the refined one, where
-    the bundle carries it), ``candidates`` (id, title, probability, retrieval_score, rank) and ``report``.
+    the bundle carries it), ``candidates`` (id, title, probability, retrieval_score, rank), ``reasoning``
+    (what the item expert wrote before it chose; None without chain of thought) and ``report``.
     """
 
     def __init__(
@@ -223,12 +225,14 @@ def response_metadata(bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> di
     best = candidates[0] if candidates else None
     report = bundle.report if isinstance(bundle, DialogueQueryBundle) else {}
     refined = bundle.custom_embedding_strs
+    marked = (node.node.metadata for node in nodes)  # not the first one's only: a choice may rank again
     return {
         "item_id": best["id"] if best else None,
         "title": best["title"] if best else None,
         "probability": best["probability"] if best else None,
         "query": refined[0] if refined else None,
         "candidates": candidates,
+        "reasoning": next((marks[REASONING_KEY] for marks in marked if REASONING_KEY in marks), None),
         "report": report,
     }
 

@@ -14,13 +14,16 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import QueryBundle
+from llama_index_instrumentation import get_dispatcher
 
 from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line, to_messages
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import AdapterError, ConfigError
 from reges_index.models.backend import AUTO, Backend, resolve_backend
 from reges_index.models.local_lm import LocalLM
+from reges_index.models.tracing import span
 from reges_index.query_expert.cleaning import clean_query
+from reges_index.query_expert.events import QueryWrittenEvent
 from reges_index.query_expert.prompt import (
     DEFAULT_QUERY_TMPL,
     QueryPrompt,
@@ -31,6 +34,7 @@ from reges_index.query_expert.prompt import (
 __all__ = ["QueryDecoding", "ReGeSQueryTransform", "clean_query"]
 
 logger = logging.getLogger(__name__)
+dispatcher = get_dispatcher(__name__)
 
 ROLE = "query-expert"
 # Tokens of what is embedded as it was spoken; encoders cut behind about as many and would lose the end.
@@ -185,6 +189,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
     def _run(self, query_bundle: QueryBundle, metadata: dict[str, Any]) -> DialogueQueryBundle:  # noqa: ARG002
         return self.run_batch([query_bundle])[0]
 
+    @span
     async def arun(self, query_bundle_or_str: QueryBundle | str) -> DialogueQueryBundle:
         """Transform without blocking the event loop."""
         bundle = _as_bundle(query_bundle_or_str)
@@ -194,6 +199,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
             texts += (await self._backend.agenerate([prompt.messages], **kwargs))[0]
         return await asyncio.to_thread(self._finish, bundle, prompt, texts)
 
+    @span
     def run_batch(self, bundles: list[QueryBundle]) -> list[DialogueQueryBundle]:
         """Transform many bundles at once; local models decode them in batches."""
         prompts = [self.build_prompt(bundle) for bundle in bundles]
@@ -239,12 +245,30 @@ class ReGeSQueryTransform(BaseQueryTransform):
                 "adapter": self._backend.adapter,
             }
         }
+        kept = [query for query in queries if query]
+        self._announce(prompt, texts, kept, fallback)
         carrier = (
             bundle
             if isinstance(bundle, DialogueQueryBundle)
             else DialogueQueryBundle(query_str=bundle.query_str, messages=dialogue)
         )
-        return carrier.refined([query for query in queries if query], report)
+        return carrier.refined(kept, report)
+
+    def _announce(self, prompt: QueryPrompt, texts: list[str], queries: list[str], fallback: bool) -> None:
+        count = self._backend.measure.count
+        dispatcher.event(
+            QueryWrittenEvent(
+                model=self._backend.name,
+                adapter=self._backend.adapter,
+                messages=list(prompt.messages),
+                prompt_tokens=sum(count(message.content or "") for message in prompt.messages),
+                history_tokens=prompt.history.tokens,
+                answers=texts,
+                answer_tokens=[count(text) for text in texts],
+                queries=queries,
+                fallback=fallback,
+            )
+        )
 
     def _spoken(self, text: str) -> str:
         return self._backend.measure.tail(text, _SPOKEN_TOKENS).strip()

@@ -1,0 +1,169 @@
+"""Chain of thought (section 3.7.2): the seeker's preferences in words, before the choice.
+
+What is written is passed on token by token to whoever listens (`hear_reasoning`), so that a chat can show it
+while the model still thinks. The listener is found through a context variable: concurrent turns, each in its
+own task or thread, do not hear each other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage
+
+from reges_index.dialogue.text import normalise, one_line
+from reges_index.errors import ConfigError, ReGeSError
+from reges_index.item_expert.prompt import SelectionPrompt
+from reges_index.models.backend import ApiBackend, Backend, LocalBackend
+from reges_index.models.llm import chat_response
+from reges_index.models.tracing import chat_ended, chat_started
+
+__all__ = ["Listener", "Reasoner", "Reasoning", "ReasoningDecoding", "ReasoningStopped", "hear_reasoning"]
+
+Listener = Callable[[str], None]
+"""Gets each piece of text as it is written, in the thread that writes."""
+
+_listener: ContextVar[Listener | None] = ContextVar("reges_reasoning_listener", default=None)
+
+
+class ReasoningStopped(ReGeSError):
+    """Nobody wants the rest of the reasoning; a listener raises it, and the turn ends with it."""
+
+
+@contextmanager
+def hear_reasoning(listener: Listener) -> Iterator[None]:
+    """Pass on to ``listener`` what item experts write in this context (task or thread)."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+@dataclass(frozen=True)
+class ReasoningDecoding:
+    """How the reasoning is written.
+
+    Attributes
+    ----------
+    max_new_tokens
+        Most tokens of it, 160 by default: two or three sentences. An API model's are approximately counted.
+    temperature
+        0 is greedy. Local models only.
+    no_repeat_ngram_size
+        Against loops, which small models fall into. Local models only.
+    one_line
+        End at the first line break. None does so where an adapter writes, which was trained on one line.
+    """
+
+    max_new_tokens: int = 160
+    temperature: float = 0.0
+    no_repeat_ngram_size: int = 6
+    one_line: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens} leaves no room to reason")
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What was written before the choice.
+
+    Attributes
+    ----------
+    text
+        On one line; may be empty, when the model began with a title.
+    tokens
+        Tokens written.
+    cut
+        Whether the token limit ended it.
+    """
+
+    text: str
+    tokens: int
+    cut: bool
+
+
+class Reasoner:
+    """Writes the reasoning for a prompt, with a local model or any LlamaIndex LLM."""
+
+    def __init__(self, backend: Backend, decoding: ReasoningDecoding, *, seed: int = 0) -> None:
+        self._backend = backend
+        self.decoding = decoding
+        self._seed = seed
+
+    def write(self, prompt: SelectionPrompt, stop: threading.Event | None = None) -> Reasoning:
+        """Write it; ends early, with `ReasoningStopped`, when ``stop`` is set or the listener raises that."""
+        listener = _listener.get()
+
+        def hear(piece: str) -> None:
+            if stop is not None and stop.is_set():
+                raise ReasoningStopped("the turn was cancelled while the item expert reasoned")
+            if listener is not None:
+                listener(piece)
+
+        if isinstance(self._backend, LocalBackend):
+            text, tokens, cut = self._local(self._backend, prompt.messages, hear)
+        else:
+            assert isinstance(self._backend, ApiBackend)
+            text, tokens, cut = self._api(self._backend, prompt.messages, hear if listener else None)
+        return Reasoning(tidy(text, prompt.labels), tokens, cut)
+
+    def _local(
+        self, backend: LocalBackend, messages: Sequence[ChatMessage], hear: Listener
+    ) -> tuple[str, int, bool]:
+        decoding = self.decoding
+        ends = backend.adapter is not None if decoding.one_line is None else decoding.one_line
+        options: dict[str, Any] = {
+            "max_new_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+            "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+            "stop": ["\n"] if ends else [],
+            "seed": self._seed,
+        }
+        chat_started(messages, model=backend.name, adapter=backend.adapter, options=options)
+        with backend.lm.stream(messages, adapter=backend.adapter, **options) as stream:
+            for piece in stream:
+                hear(piece)
+        written = stream.result
+        assert written is not None  # the stream has ended, and what goes wrong in it is raised
+        chat_ended(messages, chat_response(written))
+        return written.text, written.new_tokens, written.finish_reason == "length"
+
+    def _api(
+        self, backend: ApiBackend, messages: Sequence[ChatMessage], hear: Listener | None
+    ) -> tuple[str, int, bool]:
+        limit, measure = self.decoding.max_new_tokens, backend.measure
+        if hear is None:
+            text = backend.generate([messages])[0][0]
+        else:
+            text = ""
+            with closing(backend.llm.stream_chat(list(messages))) as stream:
+                for reply in stream:
+                    text += reply.delta or ""
+                    hear(reply.delta or "")
+                    if measure.count(text) >= limit:
+                        break
+        tokens = measure.count(text)
+        return (text, tokens, False) if tokens < limit else (measure.head(text, limit), limit, True)
+
+
+def tidy(text: str, labels: Sequence[str]) -> str:
+    """Return the reasoning on one line, without the item that it may have gone on to name.
+
+    Training puts the item on a line of its own behind the reasoning; a line that is one of the labels, and
+    all behind it, is therefore no reasoning.
+    """
+    names = {name for label in labels if (name := normalise(label))}
+    kept: list[str] = []
+    for line in text.splitlines():
+        if normalise(line) in names:
+            break
+        kept.append(line)
+    return one_line(" ".join(kept))
