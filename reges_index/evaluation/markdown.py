@@ -209,6 +209,14 @@ def _systems(summary: dict[str, Any]) -> list[str]:
                 f"({hallucination['no_catalog_item']} of {hallucination['answers']} answers "
                 "are no catalog item)."
             )
+        calibration = system["calibration"]
+        if calibration is not None:
+            lines.append(
+                f"Calibration over {calibration['turns']} turns: the first item is stated to be right with "
+                f"{calibration['stated']:.3f} on average and is right in {calibration['right']:.3f}; "
+                f"expected calibration error {calibration['error']:.3f} "
+                f"[{calibration['low']:.3f}, {calibration['high']:.3f}]."
+            )
         for what, unit in (("timings", "s"), ("tokens", "tokens")):
             if system[what]:
                 rows = [

@@ -183,6 +183,29 @@ def _groups(summary: dict[str, Any], path: Path) -> Path:
     return save(figure, path)
 
 
+def _reliability(summary: dict[str, Any], path: Path) -> Path | None:
+    stated = {name: system["calibration"] for name, system in summary["systems"].items()}
+    shown = {name: found for name, found in stated.items() if found is not None}
+    if not shown:
+        return None
+    figure = new_figure(6.0, 5.4)
+    axes = figure.subplots()
+    top = max(max(b["stated"], b["right"]) for found in shown.values() for b in found["bins"])
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="as stated")
+    for (name, found), colour in zip(shown.items(), COLOURS * len(shown), strict=False):
+        said, right = ([b[key] for b in found["bins"]] for key in ("stated", "right"))
+        label = f"{_short(name)} (ECE {found['error']:.3f}, {found['turns']} turns)"
+        axes.plot(said, right, marker="o", markersize=4, color=colour, label=label)
+    axes.set_xlim(0, min(1, 1.1 * top + 0.01))
+    axes.set_ylim(0, min(1, 1.1 * top + 0.01))
+    axes.set_xlabel("stated probability of the first item (bins of equal size)")
+    axes.set_ylabel("share that was right")
+    axes.set_title("Reliability")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, frameon=False)
+    return save(figure, path)
+
+
 def report_pictures(summary: dict[str, Any], folder: Path) -> dict[str, Path]:
     """Draw a report's pictures.
 
@@ -193,10 +216,12 @@ def report_pictures(summary: dict[str, Any], folder: Path) -> dict[str, Path]:
 
     Returns
     -------
-    Title of each picture to its PNG.
+    Title of each picture to its PNG. Reliability is drawn where a system states probabilities.
     """
-    return {
+    pictures: dict[str, Path | None] = {
         "Recall": _recall(summary, folder / "recall.png"),
         "Where targets are lost": _fates(summary, folder / "fates.png"),
         "By length and mentions": _groups(summary, folder / "groups.png"),
+        "Reliability": _reliability(summary, folder / "reliability.png"),
     }
+    return {title: picture for title, picture in pictures.items() if picture is not None}

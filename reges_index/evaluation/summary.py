@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reges_index.evaluation.calibration import calibration_of
 from reges_index.evaluation.diagnosis import by_group, fate_counts, fates
 from reges_index.evaluation.metrics import DEPTH, METRICS, profile_recommendations
 from reges_index.evaluation.predictions import AlignedPredictions
@@ -49,6 +50,8 @@ def summarize(evaluation: Evaluation, *, command: Sequence[str] | None = None) -
 
 def _system(system: AlignedPredictions, evaluation: Evaluation) -> dict[str, Any]:
     judged = [h for h in system.hallucinated if h is not None]
+    s = evaluation.settings
+    found = calibration_of(system, evaluation.data, resamples=s.resamples, seed=s.seed, level=s.level)
     return {
         "baseline": system.name in evaluation.baselines,
         "source": system.source,
@@ -60,6 +63,7 @@ def _system(system: AlignedPredictions, evaluation: Evaluation) -> dict[str, Any
             "no_catalog_item": sum(judged),
             "ratio": sum(judged) / len(judged) if judged else None,
         },
+        "calibration": None if found is None else found.as_dict(),
         "timings": spread([p.timings for p in system.predictions if p is not None]),
         "tokens": spread([p.tokens for p in system.predictions if p is not None]),
     }

@@ -45,7 +45,7 @@ def test_a_report_has_every_part(evaluation, tmp_path):
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {
         *("report.json", "report.md", "report.html", "scores.json"),
-        *("recall.png", "fates.png", "groups.png"),
+        *("recall.png", "fates.png", "groups.png", "reliability.png"),
     }
     read = json.loads((tmp_path / "out" / "report.json").read_text())
     assert read == summary
