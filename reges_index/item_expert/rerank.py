@@ -21,8 +21,8 @@ from pydantic import Field, PrivateAttr
 from reges_index.catalog.item import Item
 from reges_index.dialogue import dialogue_of
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.errors import ConfigError, InputError, ReGeSError
-from reges_index.item_expert.api_selection import ApiSelector
+from reges_index.errors import ConfigError, InputError, LLMServerError, ReGeSError
+from reges_index.item_expert.api_selection import ApiSelector, listed_tokens
 from reges_index.item_expert.events import ItemSelectedEvent
 from reges_index.item_expert.local_selection import LocalSelector, SelectionMode
 from reges_index.item_expert.prompt import (
@@ -37,6 +37,7 @@ from reges_index.item_expert.ranking import RankedCandidate, Ranking, marked_nod
 from reges_index.item_expert.reasoned_selection import ReasoningSelector
 from reges_index.item_expert.reasoning import Reasoner, ReasoningDecoding
 from reges_index.item_expert.selection import Selection, Selector
+from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import AUTO, ApiBackend, Backend, LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
 from reges_index.models.tracing import span
@@ -63,9 +64,9 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     top_n
         How many nodes to return, 1 or more; all are ranked in any case.
     mode
-        "score", "constrained" or "generate", see `LocalSelector`. LLMs behind an API give one pick. "reason"
-        is chain of thought (section 3.7.2) with any LLM: it writes down the seeker's preferences, and then
-        the candidates are scored (API: picked) with these in sight.
+        "score", "constrained" or "generate", see `LocalSelector` and, for LLMs behind an API, `ApiSelector`.
+        "reason" is chain of thought (section 3.7.2) with any LLM: it writes down the seeker's preferences,
+        and then the candidates are scored with these in sight.
     adapter
         By default ``item-expert`` (with "reason" ``item-expert-cot``) where it is loaded; None runs the bare
         model.
@@ -84,8 +85,9 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     keep_retrieval_score
         Put the retriever's score into each node's metadata as ``retrieval_score``.
     on_error
-        What to do when the model cannot be asked (server down, time-out): "raise", or
-        "retrieval_order" to keep the retriever's order and say so in the report and the log.
+        What to do when the server behind the model gives no answer, after all retries (down, too slow, wrong
+        key, nonsense): "raise" an `LLMServerError`, or "retrieval_order" to keep the retriever's order and
+        say so in the report and the log.
     verbose
         Log the ranking at INFO.
 
@@ -167,7 +169,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             penalty = advice.get("length_penalty", 0.0) if length_penalty is None else length_penalty
             self._selector = LocalSelector(self._backend, mode, length_penalty=penalty, seed=seed)
         elif isinstance(self._backend, ApiBackend):
-            self._selector = ApiSelector(self._backend)
+            self._selector = ApiSelector(self._backend, mode)
         if reasons:
             self._reasoner = Reasoner(self._backend, reasoning or ReasoningDecoding(), seed=seed)
 
@@ -234,7 +236,10 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
 
     def build_prompt(self, items: Sequence[Item], bundle: QueryBundle) -> SelectionPrompt:
         """Return the prompt that would be sent for these candidates."""
-        longest = max((self._backend.measure.count(item.title) for item in items), default=0)
+        titles = [item.title for item in items]
+        longest = max(map(self._backend.measure.count, titles), default=0)
+        if isinstance(self._backend, ApiBackend):
+            longest += listed_tokens(titles, self._backend.measure)
         thought = self._reasoner.decoding.max_new_tokens if self._reasoner is not None else 0
         room = self._backend.context_window - longest - thought - _FRAME_TOKENS
         budget = PromptBudget(min(self._budget.total, room), self._budget.history, self._budget.details)
@@ -257,45 +262,53 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         ------
         InputError
             If the candidates' names do not fit into the model's context beside the dialogue.
+        LLMServerError
+            If the server behind the model gives no answer and ``on_error`` is "raise".
         """
         if not nodes:
             return Ranking((), {"rerank": {"candidates": 0}})
-        with self._reported(nodes, query_bundle) as done:
+        with self._reported(nodes, query_bundle) as done, tallied() as sent:
             prompt = self.build_prompt(_items(nodes), query_bundle)
             try:
                 selection = self._chooser.select(prompt)
             except Exception as error:  # whatever a client library raises; re-raised unless told otherwise
-                return done(self._without_choice(error, nodes, prompt))
-            return done(self._ranking(nodes, prompt, selection))
+                return done(self._without_choice(error, nodes, prompt, sent))
+            return done(self._ranking(nodes, prompt, selection, sent))
 
     @span
     async def arank(self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle) -> Ranking:
         """Rank without blocking the event loop; see `rank`."""
         if not nodes:
             return Ranking((), {"rerank": {"candidates": 0}})
-        with self._reported(nodes, query_bundle) as done:
+        with self._reported(nodes, query_bundle) as done, tallied() as sent:
             # In a thread: tokenizing fifty abstracts takes longer than an event loop should wait.
             prompt = await asyncio.to_thread(self.build_prompt, _items(nodes), query_bundle)
             try:
                 selection = await self._chooser.aselect(prompt)
             except Exception as error:  # as in rank
-                return done(self._without_choice(error, nodes, prompt))
-            return done(self._ranking(nodes, prompt, selection))
+                return done(self._without_choice(error, nodes, prompt, sent))
+            return done(self._ranking(nodes, prompt, selection, sent))
 
     def _without_choice(
-        self, error: Exception, nodes: Sequence[NodeWithScore], prompt: SelectionPrompt
+        self, error: Exception, nodes: Sequence[NodeWithScore], prompt: SelectionPrompt, sent: Tally
     ) -> Ranking:
-        if self.on_error == "raise" or isinstance(error, (ReGeSError, AssertionError)):
+        if isinstance(self._backend, ApiBackend):  # what came outside of its requests, as while it streamed
+            error = self._backend.requests.explain(error, parses=True) or error
+        ours = isinstance(error, (ReGeSError, AssertionError)) and not isinstance(error, LLMServerError)
+        if self.on_error == "raise" or ours:
             raise error
-        logger.warning("%s could not choose (%s); keeping retrieval order", self._backend.name, error)
+        # Of other errors the class only: what they say may hold a key.
+        what = error.message if isinstance(error, LLMServerError) else type(error).__name__
+        logger.warning("%s could not choose (%s); keeping retrieval order", self._backend.name, what)
         selection = Selection(tuple(range(len(nodes))), "hallucinated", fallbacks=1)
-        return self._ranking(nodes, prompt, selection, error=error)
+        return self._ranking(nodes, prompt, selection, sent, error=error)
 
     def _ranking(
         self,
         nodes: Sequence[NodeWithScore],
         prompt: SelectionPrompt,
         selection: Selection,
+        sent: Tally,
         *,
         error: Exception | None = None,
     ) -> Ranking:
@@ -330,8 +343,13 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             "message_shortened": prompt.history.shortened,
             "outcome": "failed" if error is not None else selection.outcome,
             "answer": selection.answer,
+            # Where the order and, if there are any, the probabilities come from.
+            "score_source": "retrieval" if selection.outcome == "hallucinated" else selection.outcome,
             "fallbacks": selection.fallbacks,
-            "error": None if error is None else type(error).__name__,
+            "requests": sent.requests,
+            "retries": sent.retries,
+            "error": error.kind if isinstance(error, LLMServerError) else error and type(error).__name__,
+            **selection.details,
         }
         if thought is not None:
             report |= {

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.item_expert.reasoning import Reasoning
 
-__all__ = ["Outcome", "Selection", "Selector", "share_among_equals"]
+__all__ = ["NoChoice", "Outcome", "Selection", "Selector", "share_among_equals"]
 
-Outcome = Literal["scored", "constrained", "structured", "matched", "hallucinated"]
+Outcome = Literal["scored", "logprobs", "constrained", "structured", "matched", "hallucinated"]
+
+
+class NoChoice(Exception):
+    """One way of asking gave no choice; the next one is tried.
+
+    Attributes
+    ----------
+    lasting
+        Whether it would be so again, since the server does not offer what it takes.
+    """
+
+    def __init__(self, reason: str, *, lasting: bool = False) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,8 @@ class Selection:
     probabilities
         Of each candidate, in the prompt's order, summing to 1; None where the model gave only a pick.
     logprobs
-        Log-probability of each candidate's label with its end token, in nats; None likewise.
+        Log-probability in nats of each candidate's label with its end token, or behind an API of its
+        letter; None likewise, and for a letter that the server did not list.
     outcome
         How the choice came about. "hallucinated": the model named no candidate, so the retriever's first
         stands in.
@@ -36,15 +51,18 @@ class Selection:
         How many ways of asking failed before this one gave a choice.
     reasoning
         What the model wrote before it chose (section 3.7.2), where it was asked to.
+    details
+        What else the report shall say of this way of choosing.
     """
 
     order: tuple[int, ...]
     outcome: Outcome
     probabilities: tuple[float, ...] | None = None
-    logprobs: tuple[float, ...] | None = None
+    logprobs: tuple[float | None, ...] | None = None
     answer: str | None = None
     fallbacks: int = 0
     reasoning: Reasoning | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_pick(
@@ -55,6 +73,10 @@ class Selection:
             return cls(tuple(range(size)), "hallucinated", answer=answer, fallbacks=fallbacks)
         order = (pick, *(index for index in range(size) if index != pick))
         return cls(order, outcome, answer=answer, fallbacks=fallbacks)
+
+    def after_fallbacks(self, fallbacks: int) -> Selection:
+        """Return the same choice with the number of ways that failed before it."""
+        return replace(self, fallbacks=fallbacks)
 
 
 class Selector(Protocol):

@@ -14,12 +14,13 @@ from llama_index.core.llms.llm import LLM
 
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
 from reges_index.errors import AdapterError, ConfigError
+from reges_index.models.api_requests import Requests, single_attempt
 from reges_index.models.chat_frame import ChatFrame
 from reges_index.models.llm import ReGeSLLM, chat_response, wrap_llm
 from reges_index.models.local_lm import LocalLM
 from reges_index.models.tracing import chat_ended, chat_started
 
-__all__ = ["AUTO", "ApiBackend", "Backend", "LocalBackend", "resolve_backend"]
+__all__ = ["AUTO", "ApiBackend", "Backend", "LocalBackend", "chat_in_loop", "resolve_backend", "text_of"]
 
 # The default of every ``adapter`` argument: the adapter of the component's role, where it is loaded.
 AUTO = "auto"
@@ -111,13 +112,45 @@ class LocalBackend(Backend):
 
 
 class ApiBackend(Backend):
-    """Any LlamaIndex LLM. Its own settings decide on temperature and length of the answers."""
+    """Any LlamaIndex LLM. Its own settings decide on temperature, length, time-out and retries.
+
+    Requests that fail are repeated with back-off and counted (`RetryPolicy`, `tallied`); where none
+    succeeds, an `LLMServerError` says why.
+
+    Parameters
+    ----------
+    llm
+        As the user gave it.
+
+    Attributes
+    ----------
+    llm
+        The same object.
+    sender
+        What is asked in its place: LLMs of OpenAI's kind are copied, since they would retry by themselves.
+    requests
+        Sends, retries and counts.
+
+    Raises
+    ------
+    ConfigError
+        If the LLM does not know its own model, as LlamaIndex's ``OpenAI`` with another server's model name.
+    """
 
     inference_settings: Mapping[str, Any] = {}
 
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
+        self.sender: LLM = single_attempt(llm)
+        self.requests = Requests(llm)
         self.measure = default_measure()
+        try:
+            llm.metadata  # noqa: B018  # a property that looks the model's name up
+        except ValueError as error:
+            raise ConfigError(
+                f"{type(llm).__name__} does not know this model: {str(error)[:160]}",
+                hint="for models of other servers take OpenAILike, which is told what the model can do",
+            ) from error
 
     @property
     def name(self) -> str:
@@ -130,29 +163,52 @@ class ApiBackend(Backend):
         return int(self.llm.metadata.context_window)
 
     def check_prompt(self, prompt_hash: str) -> None:
-        """Accept every prompt: no adapter of ours is involved."""
+        """Accept every prompt: what adapter the server runs, and how that was trained, it does not say."""
 
     def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
-        """Return the answers to each prompt, one request after the other."""
+        """Return the answers to each prompt, one request after the other.
+
+        Raises
+        ------
+        LLMServerError
+            If a request gets no usable answer.
+        """
         times = int(options.get("num_return_sequences", 1))
-        return [
-            [str(self.llm.chat(list(prompt)).message.content or "") for _ in range(times)]
-            for prompt in prompts
-        ]
+        return [[text_of(self.chat(prompt)) for _ in range(times)] for prompt in prompts]
 
     async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
-        """Return the answers to each prompt; all requests are under way at once."""
+        """Return the answers to each prompt; all requests are under way at once. See `generate`."""
         times = int(options.get("num_return_sequences", 1))
         replies = await asyncio.gather(*(self.achat(prompt) for prompt in prompts for _ in range(times)))
-        texts = [str(reply.message.content or "") for reply in replies]
+        texts = [text_of(reply) for reply in replies]
         return [texts[start : start + times] for start in range(0, len(texts), times)]
 
+    def chat(self, prompt: Sequence[ChatMessage]) -> ChatResponse:
+        """Send one chat, with retries.
+
+        Raises
+        ------
+        LLMServerError
+            If it gets no usable answer.
+        """
+        return self.requests.send(lambda: self.sender.chat(list(prompt)))
+
     async def achat(self, prompt: Sequence[ChatMessage]) -> ChatResponse:
-        """Chat without blocking the event loop."""
-        # CustomLLM's own achat calls chat() on the loop. Compared statically: every access wraps it anew.
-        if getattr_static(type(self.llm), "achat") is getattr_static(CustomLLM, "achat"):
-            return await asyncio.to_thread(self.llm.chat, list(prompt))
-        return await self.llm.achat(list(prompt))
+        """Send one chat without blocking the event loop; see `chat`."""
+        return await self.requests.asend(lambda: chat_in_loop(self.sender, prompt))
+
+
+async def chat_in_loop(llm: LLM, prompt: Sequence[ChatMessage]) -> ChatResponse:
+    """Send one chat without blocking the event loop, whatever the LLM's ``achat`` does."""
+    # CustomLLM's own achat calls chat() on the loop. Compared statically: every access wraps it anew.
+    if getattr_static(type(llm), "achat") is getattr_static(CustomLLM, "achat"):
+        return await asyncio.to_thread(llm.chat, list(prompt))
+    return await llm.achat(list(prompt))
+
+
+def text_of(reply: ChatResponse) -> str:
+    """Return what a reply says; the empty string for one without text."""
+    return str(reply.message.content or "")
 
 
 def resolve_backend(llm: LLM | LocalLM | None, *, role: str, adapter: str | None = AUTO) -> Backend:
@@ -186,7 +242,7 @@ def resolve_backend(llm: LLM | LocalLM | None, *, role: str, adapter: str | None
         if adapter not in (AUTO, None):
             raise ConfigError(
                 f"adapter={adapter!r} needs a LocalLM; {type(llm).__name__} holds no adapters of ours",
-                hint="behind a server, adapters are addressed by the LLM's model name",
+                hint="behind a server, an adapter is the model of an LLM of its own: OpenAILike(model=...)",
             )
         return ApiBackend(llm)  # type: ignore[arg-type]  # wrap_llm always knows a LocalLM
     if adapter == AUTO:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.indices.query.query_transform.base import BaseQueryTransform
@@ -18,8 +18,9 @@ from llama_index_instrumentation import get_dispatcher
 
 from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line, to_messages
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.errors import AdapterError, ConfigError
-from reges_index.models.backend import AUTO, Backend, resolve_backend
+from reges_index.errors import AdapterError, ConfigError, LLMServerError
+from reges_index.models.api_requests import Tally, tallied
+from reges_index.models.backend import AUTO, ApiBackend, Backend, resolve_backend
 from reges_index.models.local_lm import LocalLM
 from reges_index.models.tracing import span
 from reges_index.query_expert.cleaning import clean_query
@@ -83,6 +84,15 @@ class QueryDecoding:
             )
 
 
+@dataclass(frozen=True)
+class _Written:
+    """What the model wrote for one dialogue, what that took, and the error if nothing came."""
+
+    texts: list[str]
+    sent: Tally = field(default_factory=Tally)
+    error: LLMServerError | None = None
+
+
 class ReGeSQueryTransform(BaseQueryTransform):
     """Turn the dialogue in a query bundle into a refined search query.
 
@@ -107,6 +117,10 @@ class ReGeSQueryTransform(BaseQueryTransform):
         trained with, else 1,024, and never more than the model's context leaves.
     decoding
         See `QueryDecoding`. By default what the adapter recommends.
+    on_error
+        What to do when the server behind the model gives no answer, after all retries (down, too slow, wrong
+        key, nonsense): "raise" an `LLMServerError`, or "last_message" to search with the seeker's last
+        message and say so in the report and the log.
     verbose
         Log the query at INFO.
     """
@@ -120,9 +134,12 @@ class ReGeSQueryTransform(BaseQueryTransform):
         domain: Domain = MOVIES,
         max_history_tokens: int | None = None,
         decoding: QueryDecoding | None = None,
+        on_error: Literal["raise", "last_message"] = "raise",
         verbose: bool = False,
     ) -> None:
         super().__init__()
+        if on_error not in ("raise", "last_message"):
+            raise ConfigError(f"on_error={on_error!r} is unknown", hint="use raise or last_message")
         if max_history_tokens is not None and max_history_tokens < 1:
             raise ConfigError(f"max_history_tokens={max_history_tokens} leaves nothing of a dialogue")
         self._backend: Backend = resolve_backend(llm, role=ROLE, adapter=adapter)
@@ -133,6 +150,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
         advice = self._backend.inference_settings
         self.decoding = decoding or _advised(advice.get("decoding", {}), self._backend.adapter)
         self._trained_history: int | None = advice.get("max_history_tokens")
+        self.on_error = on_error
         self.verbose = verbose
 
     @classmethod
@@ -194,22 +212,47 @@ class ReGeSQueryTransform(BaseQueryTransform):
         """Transform without blocking the event loop."""
         bundle = _as_bundle(query_bundle_or_str)
         prompt = await asyncio.to_thread(self.build_prompt, bundle)  # long dialogues take a while to tokenize
-        texts: list[str] = []
-        for kwargs in self._passes():
-            texts += (await self._backend.agenerate([prompt.messages], **kwargs))[0]
-        return await asyncio.to_thread(self._finish, bundle, prompt, texts)
+        with tallied() as sent:
+            try:
+                texts: list[str] = []
+                for kwargs in self._passes():
+                    texts += (await self._backend.agenerate([prompt.messages], **kwargs))[0]
+                written = _Written(texts, sent)
+            except LLMServerError as error:
+                written = self._unwritten(error, sent)
+        return await asyncio.to_thread(self._finish, bundle, prompt, written)
 
     @span
     def run_batch(self, bundles: list[QueryBundle]) -> list[DialogueQueryBundle]:
         """Transform many bundles at once; local models decode them in batches."""
         prompts = [self.build_prompt(bundle) for bundle in bundles]
-        texts: list[list[str]] = [[] for _ in bundles]
+        if isinstance(self._backend, ApiBackend):  # one request after the other anyway, and each may fail
+            written = [self._asked(prompt) for prompt in prompts]
+        else:
+            written = [_Written(texts) for texts in self._decoded(prompts)]
+        return [self._finish(b, p, w) for b, p, w in zip(bundles, prompts, written, strict=True)]
+
+    def _decoded(self, prompts: list[QueryPrompt]) -> list[list[str]]:
+        texts: list[list[str]] = [[] for _ in prompts]
         for kwargs in self._passes():
             for own, new in zip(
                 texts, self._backend.generate([p.messages for p in prompts], **kwargs), strict=True
             ):
                 own += new
-        return [self._finish(b, p, t) for b, p, t in zip(bundles, prompts, texts, strict=True)]
+        return texts
+
+    def _asked(self, prompt: QueryPrompt) -> _Written:
+        with tallied() as sent:
+            try:
+                return _Written(self._decoded([prompt])[0], sent)
+            except LLMServerError as error:
+                return self._unwritten(error, sent)
+
+    def _unwritten(self, error: LLMServerError, sent: Tally) -> _Written:
+        if self.on_error == "raise":
+            raise error
+        logger.warning("no query was written: %s", error.message)
+        return _Written([], sent, error)
 
     def _passes(self) -> list[dict[str, Any]]:
         decoding = self.decoding
@@ -224,13 +267,13 @@ class ReGeSQueryTransform(BaseQueryTransform):
             passes.append({**common, **sampled, "temperature": decoding.temperature})
         return passes
 
-    def _finish(self, bundle: QueryBundle, prompt: QueryPrompt, texts: list[str]) -> DialogueQueryBundle:
-        dialogue = dialogue_of(bundle)
+    def _finish(self, bundle: QueryBundle, prompt: QueryPrompt, written: _Written) -> DialogueQueryBundle:
+        dialogue, texts = dialogue_of(bundle), written.texts
         queries = list(dict.fromkeys(query for query in map(clean_query, texts) if query))
         fallback = not queries
         if fallback:
             queries = [self._spoken(_last_words(dialogue))]
-            logger.warning("the model wrote no query; searching with the seeker's last message instead")
+            logger.warning("there is no query; searching with the seeker's last message instead")
         if self.decoding.context_messages:
             newest = dialogue[-self.decoding.context_messages :]
             queries.append(self._spoken(" ".join(one_line(m.content or "") for m in newest)))
@@ -243,6 +286,9 @@ class ReGeSQueryTransform(BaseQueryTransform):
                 "history_tokens": prompt.history.tokens,
                 "fallback": fallback,
                 "adapter": self._backend.adapter,
+                "requests": written.sent.requests,
+                "retries": written.sent.retries,
+                "error": written.error.kind if written.error is not None else None,
             }
         }
         kept = [query for query in queries if query]

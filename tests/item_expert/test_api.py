@@ -1,66 +1,33 @@
-"""LLMs behind an API: a server on this machine that speaks OpenAI's protocol and answers what it is told."""
+"""LLMs behind an API: which way of asking is taken, against a server that answers what it is told.
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+``tests/servers`` has the same components against servers that run a model.
+"""
 
-import openai
+import math
+
 import pytest
+from llama_index.core.base.llms.types import LogProb
+from llama_index.llms.openai import OpenAI
 from llama_index.llms.openai_like import OpenAILike
 
 from reges_index import ReGeSRerank
-from reges_index.errors import ConfigError
+from reges_index.errors import ConfigError, LLMServerError
+from reges_index.item_expert.letters import LETTERS, read_letters
+from reges_index.item_expert.selection import NoChoice
 from tests.builders import bundle, item, nodes_of
+from tests.servers.scripted import call, letters, scripted_server
 
 FILMS = [item("1", "Alien", 1979, "A crew."), item("2", "Heat {x}", 1995), item("3", "Heat {x}", 1986)]
 WISH = bundle("something tense")
 
 
-def calls(**arguments):
-    return {"tool": json.dumps(arguments)}
-
-
 @pytest.fixture
 def server():
-    """Yields a list to put replies into, and the requests that came."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            Handler.requests.append(body)
-            reply = Handler.script.pop(0)
-            message = {"role": "assistant", "content": reply if isinstance(reply, str) else None}
-            if isinstance(reply, dict):
-                function = {"name": "Choice", "arguments": reply["tool"]}
-                message["tool_calls"] = [{"id": "c1", "type": "function", "function": function}]
-            answer = {
-                "id": "x",
-                "object": "chat.completion",
-                "created": 0,
-                "model": "m",
-                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-            }
-            status = reply if isinstance(reply, int) else 200
-            data = json.dumps(answer if status == 200 else {"error": {"message": "broken"}}).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            """Keep the test output clean."""
-
-    Handler.requests, Handler.script = [], []
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
-    Handler.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
-    yield Handler
-    http.shutdown()
-    http.server_close()
+    with scripted_server() as scripted:
+        yield scripted
 
 
-def expert(server, *, tools, **options):
+def expert(server, *, tools=False, llm_options=None, **options):
     llm = OpenAILike(
         model="m",
         api_base=server.url,
@@ -70,14 +37,21 @@ def expert(server, *, tools, **options):
         max_retries=0,
         timeout=20,
         context_window=8192,
+        **(llm_options or {}),
     )
     return ReGeSRerank(llm, **options)
 
 
-async def ranked(rerank, asynchronous):
-    nodes = nodes_of(FILMS)
+async def ranked(rerank, asynchronous, films=FILMS):
+    nodes = nodes_of(films)
     ranking = await rerank.arank(nodes, WISH) if asynchronous else rerank.rank(nodes, WISH)
-    assert sorted(c.item.id for c in ranking.candidates) == ["1", "2", "3"]
+    assert sorted(c.item.id for c in ranking.candidates) == sorted(film.id for film in films)
+    return ranking
+
+
+async def picked(rerank, asynchronous):
+    """The item and the report of a ranking that has no probabilities."""
+    ranking = await ranked(rerank, asynchronous)
     assert all(c.probability is None for c in ranking.candidates)
     assert all(c.node.score == c.retrieval_score for c in ranking.candidates)
     return ranking.candidates[0].item.id, ranking.report["rerank"]
@@ -87,24 +61,39 @@ async def ranked(rerank, asynchronous):
 @pytest.mark.parametrize(
     ("script", "best", "outcome", "fallbacks"),
     [
-        ([calls(candidate="3")], "3", "structured", 0),
-        ([calls(candidate="4"), "Heat {x} (1986)"], "3", "matched", 1),
-        ([calls(candidate="0"), "Alien"], "1", "matched", 1),
-        ([calls(title="Alien"), "Titanic"], "1", "hallucinated", 1),
+        ([call(candidate="3")], "3", "structured", 0),
+        ([call(candidate="4"), "Heat {x} (1986)"], "3", "matched", 1),
+        ([call(candidate="0"), "Alien"], "1", "matched", 1),
+        ([call(title="Alien"), "Titanic"], "1", "hallucinated", 1),
         ([{"tool": "{broken"}, "Heat {x} (1995)"], "2", "matched", 1),
         (["Alien", "Heat {x} (1986)"], "3", "matched", 1),
+        ([400, "Alien"], "1", "matched", 1),
     ],
 )
 async def test_function_calling(server, script, best, outcome, fallbacks, asynchronous):
     server.script += script
-    found, report = await ranked(expert(server, tools=True), asynchronous)
+    found, report = await picked(expert(server, tools=True, mode="constrained"), asynchronous)
     assert (found, report["outcome"], report["fallbacks"]) == (best, outcome, fallbacks)
-    assert len(server.requests) == len(script)
+    assert report["score_source"] == ("retrieval" if outcome == "hallucinated" else outcome)
+    assert (report["requests"], report["retries"]) == (len(server.requests), 0) == (len(script), 0)
     asked = server.requests[0]
     schema = asked["tools"][0]["function"]["parameters"]["properties"]["candidate"]
     assert schema["enum"] == ["1", "2", "3"]
     assert "3. Heat {x} (1986)" in asked["messages"][-1]["content"]
     assert report["mode"] == "api"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_json_schema(server, asynchronous):
+    server.script += ['{"candidate": "2"}', '{"candidate": "7"}', "Alien"]
+    schema = {"should_use_structured_outputs": True}
+    rerank = expert(server, mode="constrained", llm_options=schema)
+    found, report = await picked(rerank, asynchronous)
+    assert (found, report["score_source"], report["fallbacks"]) == ("2", "structured", 0)
+    asked = server.requests[0]["response_format"]["json_schema"]["schema"]
+    assert asked["properties"]["candidate"]["enum"] == ["1", "2", "3"]
+    found, report = await picked(rerank, asynchronous)
+    assert (found, report["score_source"], report["fallbacks"]) == ("1", "matched", 1)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -114,24 +103,126 @@ async def test_function_calling(server, script, best, outcome, fallbacks, asynch
 )
 async def test_plain_text(server, answer, best, outcome, asynchronous):
     server.script.append(answer)
-    found, report = await ranked(expert(server, tools=False), asynchronous)
+    found, report = await picked(expert(server, mode="generate", tools=True), asynchronous)
     assert (found, report["outcome"], report["fallbacks"]) == (best, outcome, 0)
-    assert "tools" not in server.requests[0]
+    assert not {"tools", "logprobs"} & set(server.requests[0])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_logprobs_of_letters(server, asynchronous):
+    server.script.append(letters(B=0.5, _B=0.1, The=0.2, A=0.1))
+    ranking = await ranked(expert(server), asynchronous)
+    report = ranking.report["rerank"]
+    assert [c.item.id for c in ranking.candidates] == ["2", "1", "3"]
+    # C is not listed: at most what is left (0.1), and no likelier than the least likely token given.
+    assert [c.probability for c in ranking.candidates] == pytest.approx([0.6 / 0.8, 0.1 / 0.8, 0.1 / 0.8])
+    assert [c.logprob for c in ranking.candidates] == [
+        pytest.approx(math.log(0.6)),
+        pytest.approx(math.log(0.1)),
+        None,
+    ]
+    assert (report["score_source"], report["fallbacks"], report["candidates_unlisted"]) == ("logprobs", 0, 1)
+    assert report["letter_mass"] == pytest.approx(0.7)
+    [asked] = server.requests
+    assert (asked["max_tokens"], asked["logprobs"], asked["top_logprobs"]) == (1, True, 20)
+    assert "\nC. Heat {x} (1986)" in asked["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_server_without_logprobs_is_not_asked_for_them_again(server, asynchronous):
+    server.script += ["B", call(candidate="3"), call(candidate="2"), 400, "Alien"]
+    rerank = expert(server, tools=True)
+    found, report = await picked(rerank, asynchronous)
+    assert (found, report["score_source"], report["fallbacks"]) == ("3", "structured", 1)
+    found, report = await picked(rerank, asynchronous)
+    assert (found, report["score_source"], report["fallbacks"]) == ("2", "structured", 1)
+    assert ["logprobs" in request for request in server.requests] == [True, False, False]
+    found, report = await picked(rerank, asynchronous)  # now it refuses tools, too
+    assert (found, report["score_source"], report["fallbacks"]) == ("1", "matched", 2)
+    server.script.append("Heat {x} (1995)")
+    found, report = await picked(rerank, asynchronous)
+    assert (found, report["fallbacks"], len(server.requests)) == ("2", 2, 6)
+
+
+async def test_a_refusal_that_all_ways_share_is_an_error_and_nothing_is_given_up(server):
+    server.script += [400, 400, 400, letters(A=0.9)]
+    rerank = expert(server, tools=True)
+    with pytest.raises(LLMServerError, match="HTTP 400"):
+        rerank.rank(nodes_of(FILMS), WISH)
+    ranking = await ranked(rerank, False)
+    assert ranking.report["rerank"]["score_source"] == "logprobs"
+
+
+async def test_no_letter_among_the_tokens(server):
+    server.script += [letters(The=0.9), "Alien", letters(C=0.4, The=0.5)]
+    rerank = expert(server)
+    found, report = await picked(rerank, False)
+    assert (found, report["score_source"], report["fallbacks"]) == ("1", "matched", 1)
+    ranking = await ranked(rerank, False)  # that was about this prompt, so the next one is asked again
+    assert ranking.candidates[0].item.id == "3"
+
+
+async def test_more_candidates_than_letters(server):
+    films = [item(str(n), f"Film {n}") for n in range(len(LETTERS) + 1)]
+    server.script += ["Film 52"]
+    ranking = await ranked(expert(server), False, films)
+    assert ranking.candidates[0].item.id == "52"
+    assert ranking.report["rerank"]["fallbacks"] == 1
+    server.script += [letters(z=1.0)]
+    ranking = await ranked(expert(server), False, films[:-1])
+    assert ranking.candidates[0].item.id == "51"
+
+
+@pytest.mark.parametrize("size", [1, 2, 19, 52])
+@pytest.mark.parametrize("shown", [1, 5, 20])
+def test_letters_make_a_distribution(size, shown):
+    raw = [1 / (n + 1) for n in range(shown)]
+    top = [LogProb(token=mark, logprob=math.log(p / sum(raw))) for mark, p in zip(LETTERS, raw, strict=False)]
+    selection = read_letters(top, size)
+    assert math.fsum(selection.probabilities) == pytest.approx(1)
+    assert sorted(selection.order) == list(range(size))
+    by_rank = [selection.probabilities[place] for place in selection.order]
+    assert by_rank == sorted(by_rank, reverse=True)
+    assert selection.details["candidates_unlisted"] == max(0, size - shown)
+
+
+def test_impossible_tokens():
+    with pytest.raises(NoChoice):
+        read_letters([LogProb(token="A", logprob=-math.inf), LogProb(token="B", logprob=math.nan)], 2)
 
 
 @pytest.mark.parametrize("tools", [False, True])
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_broken_server(server, tools, asynchronous):
     server.script += [500, 500]
-    with pytest.raises(openai.InternalServerError):
+    with pytest.raises(LLMServerError, match=r"m at http://127.0.0.1:\d+/v1 gave no answer: .*HTTP 500"):
         await ranked(expert(server, tools=tools), asynchronous)
-    found, report = await ranked(expert(server, tools=tools, on_error="retrieval_order"), asynchronous)
-    assert (found, report["outcome"], report["error"]) == ("1", "failed", "InternalServerError")
-    assert report["fallbacks"] == 1
+    rerank = expert(server, tools=tools, on_error="retrieval_order")
+    found, report = await picked(rerank, asynchronous)
+    assert (found, report["outcome"], report["score_source"]) == ("1", "failed", "retrieval")
+    assert report["error"] == "InternalServerError (HTTP 500)"
+    assert (report["fallbacks"], report["requests"], report["retries"]) == (1, 1, 0)
 
 
-def test_adapters_and_unknown_modes_are_refused(server):
+def test_the_list_of_letters_has_room_in_the_context(server):
+    films = [item(str(n), f"A title of quite a few words {n}", None, "long story " * 300) for n in range(50)]
+    server.script.append(letters(A=1.0))
+    rerank = expert(server, llm_options={})
+    rerank.rank(nodes_of(films), WISH)
+    [asked] = server.requests
+    assert rerank.backend.measure.count(asked["messages"][-1]["content"]) < 8192
+    narrow = OpenAILike(
+        model="m", api_base=server.url, api_key="none", is_chat_model=True, context_window=3000
+    )
+    server.script.append(letters(A=1.0))
+    ReGeSRerank(narrow).rank(nodes_of(films), WISH)
+    assert rerank.backend.measure.count(server.requests[1]["messages"][-1]["content"]) < 3000
+
+
+def test_adapters_and_unknown_names_are_refused(server):
     with pytest.raises(ConfigError, match="LocalLM"):
-        expert(server, tools=False, adapter="item-expert")
+        expert(server, adapter="item-expert")
     with pytest.raises(ConfigError, match="mode"):
-        expert(server, tools=False, mode="best")
+        expert(server, mode="best")
+    with pytest.raises(ConfigError, match="OpenAILike"):
+        ReGeSRerank(OpenAI(model="my-own-model", api_base=server.url, api_key="none"))

@@ -1,0 +1,271 @@
+"""Asking the server behind an LLM: bounded, counted retries with back-off, then an `LLMServerError`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from llama_index.core.llms.llm import LLM
+from tenacity import (
+    AsyncRetrying,
+    BaseRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+)
+from tenacity.wait import wait_exponential_jitter
+
+from reges_index.errors import LLMServerError
+from reges_index.models.api_faults import (
+    explained,
+    fault_kind,
+    http_status,
+    is_transient,
+    is_unreadable,
+    retry_after_s,
+    safe_cause,
+    server_address,
+)
+
+__all__ = ["Requests", "RetryPolicy", "Tally", "is_openai_kind", "single_attempt", "tallied"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often a request is repeated.
+
+    Attributes
+    ----------
+    max_retries
+        Further attempts after the first.
+    first_wait_s, longest_wait_s
+        Back-off in seconds: doubled from the first, with up to ``first_wait_s`` of jitter, never above the
+        longest. A server's ``Retry-After`` goes before it; one that asks for more than the longest is not
+        asked again.
+    """
+
+    max_retries: int = 3
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 30.0
+
+    @classmethod
+    def of(cls, llm: LLM) -> RetryPolicy:
+        """Return the policy that an LLM's own settings ask for.
+
+        OpenAI's kind (`is_openai_kind`): its ``max_retries``. Others that have such a setting retry by
+        themselves, uncounted, and are not asked again from here; those without it get three retries.
+        """
+        own = getattr(llm, "max_retries", None)
+        if not isinstance(own, int):
+            return cls()
+        return cls(max_retries=own if is_openai_kind(llm) else 0)
+
+
+@dataclass
+class Tally:
+    """What was sent to servers.
+
+    Attributes
+    ----------
+    requests
+        All of them, retries included.
+    retries
+        Those that repeated one that had failed.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def note(self, *, retry: bool) -> None:
+        """Count one request."""
+        with self._lock:
+            self.requests += 1
+            self.retries += retry
+
+
+_tally: ContextVar[Tally | None] = ContextVar("reges_index_tally", default=None)
+
+
+@contextmanager
+def tallied() -> Iterator[Tally]:
+    """Count the requests sent within the block, by this thread or task and those that it starts."""
+    tally = Tally()
+    token = _tally.set(tally)
+    try:
+        yield tally
+    finally:
+        _tally.reset(token)
+
+
+def is_openai_kind(llm: LLM) -> bool:
+    """Say whether an LLM is LlamaIndex's OpenAI class or made from it (OpenAILike, Azure and others)."""
+    # Asked by name, so that llama-index-llms-openai need not be installed.
+    return any(
+        kind.__name__ == "OpenAI" and kind.__module__.startswith("llama_index.llms.openai")
+        for kind in type(llm).__mro__
+    )
+
+
+def single_attempt(llm: LLM, **fields: Any) -> LLM:
+    """Return a copy of an LLM of OpenAI's kind that sends each request once; other LLMs as they are.
+
+    Its own retries are two loops in one another (the client's and LlamaIndex's), which would multiply
+    with ours and which nobody counts.
+
+    Parameters
+    ----------
+    **fields
+        Fields to change in the copy.
+    """
+    if not is_openai_kind(llm):
+        return llm
+    copy = llm.model_copy(update={"max_retries": 0, **fields})
+    for name in ("_client", "_aclient"):
+        client = getattr(copy, name, None)
+        if client is not None:  # the user's own, or one that was made with the old number of retries
+            setattr(copy, name, client.with_options(max_retries=0))
+    return copy
+
+
+class Requests:
+    """Sends the requests to one LLM.
+
+    Parameters
+    ----------
+    llm
+        As the user gave it.
+    policy
+        By default what the LLM's own settings say.
+    """
+
+    def __init__(self, llm: LLM, policy: RetryPolicy | None = None) -> None:
+        self._llm = llm
+        self._policy = policy or RetryPolicy.of(llm)
+        self._openai_kind = is_openai_kind(llm)
+
+    def send(self, ask: Callable[[], T], *, parses: bool = False) -> T:
+        """Ask, and again where that may help.
+
+        Parameters
+        ----------
+        ask
+            Sends one request and returns what came.
+        parses
+            Whether ``ask`` also reads what the *model* wrote, so that a ValueError, TypeError and the like
+            is about that; it is then raised as it is. Else it means that the *server* answered nonsense.
+
+        Raises
+        ------
+        LLMServerError
+            If no usable answer came. Errors of other kinds, such as those of an LLM class of your own, are
+            raised as they are.
+        """
+        retrying = Retrying(**self._options(parses))
+        try:
+            return retrying(_counted(ask))
+        except Exception as error:
+            failure = self.explain(error, attempts=_attempts(retrying), parses=parses)
+            if failure is None:
+                raise
+        raise failure  # outside of the except block, or the error that may hold the key would be its context
+
+    async def asend(self, ask: Callable[[], Awaitable[T]], *, parses: bool = False) -> T:
+        """Ask without blocking the event loop; see `send`."""
+        retrying = AsyncRetrying(**self._options(parses))
+        counted = _counted(ask)
+
+        async def one() -> T:  # tenacity awaits coroutine functions only, not what else returns awaitables
+            return await counted()
+
+        try:
+            return await retrying(one)
+        except Exception as error:
+            failure = self.explain(error, attempts=_attempts(retrying), parses=parses)
+            if failure is None:
+                raise
+        raise failure
+
+    def explain(self, error: Exception, *, attempts: int = 1, parses: bool = False) -> LLMServerError | None:
+        """Return what a client's error says of the server, without the key; None if it is about neither.
+
+        Parameters
+        ----------
+        attempts, parses
+            As in `send`.
+        """
+        if isinstance(error, LLMServerError):
+            return error
+        if not (self._may_pass(error, parses) or http_status(error) is not None):
+            return None
+        told = explained(error, self._llm, attempts)
+        told.__cause__ = safe_cause(error, self._llm)
+        return told
+
+    def _options(self, parses: bool) -> dict[str, Any]:
+        policy = self._policy
+        backoff = wait_exponential_jitter(
+            policy.first_wait_s, policy.longest_wait_s, jitter=policy.first_wait_s
+        )
+
+        def wait(state: RetryCallState) -> float:
+            asked = retry_after_s(_error_of(state))
+            return backoff(state) if asked is None else asked
+
+        def note(state: RetryCallState) -> None:
+            logger.warning(
+                "%s: %s; attempt %d of %d follows",
+                server_address(self._llm),
+                fault_kind(_error_of(state)),
+                state.attempt_number + 1,
+                policy.max_retries + 1,
+            )
+
+        def worth_it(error: BaseException) -> bool:
+            patience = retry_after_s(error)
+            return self._may_pass(error, parses) and (patience is None or patience <= policy.longest_wait_s)
+
+        return {
+            "stop": stop_after_attempt(policy.max_retries + 1),
+            "wait": wait,
+            "retry": retry_if_exception(worth_it),
+            "before_sleep": note,
+            "reraise": True,
+        }
+
+    def _may_pass(self, error: BaseException, parses: bool) -> bool:
+        if is_transient(error):
+            return True
+        return self._openai_kind and not parses and is_unreadable(error)
+
+
+def _counted(ask: Callable[[], T]) -> Callable[[], T]:
+    sent = 0
+
+    def one() -> T:
+        nonlocal sent
+        tally = _tally.get()
+        if tally is not None:
+            tally.note(retry=sent > 0)
+        sent += 1
+        return ask()
+
+    return one
+
+
+def _attempts(retrying: BaseRetrying) -> int:
+    return int(retrying.statistics.get("attempt_number", 1))
+
+
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None

@@ -1,0 +1,81 @@
+"""A server on this machine that speaks OpenAI's protocol and answers what it is told, one reply a request."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+def call(**arguments: Any) -> dict[str, Any]:
+    """A reply that calls the tool it was offered."""
+    return {"tool": json.dumps(arguments)}
+
+
+def letters(**chances: float) -> dict[str, Any]:
+    """A reply of one token with the probabilities of the likeliest ones; ``_A`` stands for " A"."""
+    tokens = {token.replace("_", " "): math.log(chance) for token, chance in chances.items()}
+    return {
+        "logprobs": [{"token": token, "logprob": value, "bytes": None} for token, value in tokens.items()]
+    }
+
+
+class ScriptedServer:
+    """``script`` holds the replies to come (a text, `call`, `letters`, a status), ``requests`` what came."""
+
+    def __init__(self) -> None:
+        self.script: list[str | int | dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                owner.requests.append(body)
+                reply = owner.script.pop(0)
+                status = reply if isinstance(reply, int) else 200
+                answer = {"error": {"message": "broken"}} if status != 200 else _completion(reply)
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: Any) -> None:
+                """Keep the test output clean."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+def _completion(reply: Any) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply if isinstance(reply, str) else None}
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": message}
+    if isinstance(reply, dict) and "tool" in reply:
+        function = {"name": "Choice", "arguments": reply["tool"]}
+        message["tool_calls"] = [{"id": "c1", "type": "function", "function": function}]
+    if isinstance(reply, dict) and "logprobs" in reply:
+        top = reply["logprobs"]
+        message["content"] = top[0]["token"]
+        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+
+@contextmanager
+def scripted_server() -> Iterator[ScriptedServer]:
+    server = ScriptedServer()
+    try:
+        yield server
+    finally:
+        server.close()
