@@ -55,7 +55,7 @@ class Calibration:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON data."""
-        return asdict(self)
+        return {**asdict(self), "bins": [asdict(b) for b in self.bins]}
 
 
 def _bins(stated: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> tuple[Bin, ...]:
