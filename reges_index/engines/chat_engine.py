@@ -9,19 +9,18 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.callbacks import trace_method
-from llama_index.core.chat_engine.types import (
-    AgentChatResponse,
-    BaseChatEngine,
-    StreamingAgentChatResponse,
-)
+from llama_index.core.chat_engine.types import AgentChatResponse, BaseChatEngine
 from llama_index.core.llms.llm import LLM
-from llama_index.core.memory import BaseMemory, Memory
+from llama_index.core.memory import BaseMemory
 from llama_index.core.prompts import PromptTemplate
 
 from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import one_line, to_messages
-from reges_index.engines.chat_reply import Reply, as_response, as_stream, text_of, whole_sentences
+from reges_index.engines.chat_reply import Reply, as_response, text_of, whole_sentences
+from reges_index.engines.chat_stream import ReGeSChatStream, alive_stream, finished_stream, live_stream
+from reges_index.engines.live_turn import AsyncLiveTurn, LiveTurn
 from reges_index.engines.query_engine import ReGeSQueryEngine
+from reges_index.engines.session import Session, endless_memory
 from reges_index.engines.small_talk import SmallTalkDetector
 from reges_index.errors import ConfigError
 from reges_index.models.backend import Backend, resolve_backend
@@ -29,8 +28,6 @@ from reges_index.models.local_lm import LocalLM
 
 __all__ = ["DEFAULT_SMALL_TALK_TMPL", "ReGeSChatEngine"]
 
-# Long enough that the memory never drops a message: the experts cut the dialogue themselves, and say so.
-_MEMORY_TOKENS = 10**9
 # Of small talk the model sees the end only: this many messages, and tokens of each.
 _TALK_MESSAGES, _TALK_TOKENS = 6, 128
 # Seconds between two looks at whether the turn before has ended.
@@ -46,7 +43,8 @@ class ReGeSChatEngine(BaseChatEngine):
     """Chat that recommends from the catalog.
 
     One engine is one session: it holds the memory of one conversation. Engines may share a query engine,
-    models and catalog. Calls on one engine wait for each other, so that turns do not mix.
+    models and catalog. Calls on one engine wait for each other, so that turns do not mix; only `reset` does
+    not wait.
 
     Parameters
     ----------
@@ -76,14 +74,14 @@ class ReGeSChatEngine(BaseChatEngine):
     ) -> None:
         self.query_engine = query_engine
         self.callback_manager = query_engine.callback_manager
-        self._memory = memory if memory is not None else _endless_memory()
+        self._session = Session(
+            memory if memory is not None else endless_memory(), exclude_recommended=exclude_recommended
+        )
         self._is_small_talk = is_small_talk
         self._talk: Backend | None = (
             resolve_backend(llm, role="small-talk") if is_small_talk is not None else None
         )
         self._talk_prompt = small_talk_prompt
-        self._exclude_recommended = exclude_recommended
-        self._recommended: list[str] = []
         self._turn = threading.Lock()
 
     @classmethod
@@ -128,7 +126,7 @@ class ReGeSChatEngine(BaseChatEngine):
                 f"{', '.join(engine_kwargs)} cannot be set on the query engine that was given",
                 hint="give them to ReGeSQueryEngine.from_defaults",
             )
-        memory = memory if memory is not None else _endless_memory()
+        memory = memory if memory is not None else endless_memory()
         if chat_history:
             memory.set(chat_history)
         detector = None
@@ -151,12 +149,14 @@ class ReGeSChatEngine(BaseChatEngine):
     @property
     def chat_history(self) -> list[ChatMessage]:
         """All messages so far."""
-        return self._memory.get_all()
+        return self._session.memory.get_all()
 
     def reset(self) -> None:
-        """Forget the conversation and what was recommended in it."""
-        self._memory.reset()
-        self._recommended = []
+        """Forget the conversation and what was recommended in it.
+
+        A turn under way is not waited for: it ends with its answer, of which nothing is remembered.
+        """
+        self._session.reset()
 
     # -- one turn --------------------------------------------------------------------------------------
 
@@ -190,26 +190,20 @@ class ReGeSChatEngine(BaseChatEngine):
         response = await self.query_engine.aanswer(found)
         return Reply(await text_of(response), found, response)
 
-    def _barred(self, chat_history: list[ChatMessage] | None) -> list[str]:
-        # With a history of the caller's this is another conversation, of which we have recommended nothing.
-        return list(self._recommended) if self._exclude_recommended and chat_history is None else []
-
-    def _note(self, reply: Reply, barred: Sequence[str]) -> None:
-        picked = [reply.found.item.id] if reply.found and reply.found.item else []
-        self._recommended = [*barred, *picked]
-
-    def _turn_reply(self, message: str, chat_history: list[ChatMessage] | None) -> Reply:
+    def _turn_reply(
+        self,
+        message: str,
+        chat_history: list[ChatMessage] | None,
+        check: Callable[[], None] | None = None,
+    ) -> Reply:
         user = to_messages(message)[0]  # refuses an empty message before the memory changes
         with self._turn:
-            barred = self._barred(chat_history)
-            before = self._memory.get_all() if chat_history is None else chat_history
-            reply = self._reply([*before, user], barred)
+            turn = self._session.begin(user, chat_history)
+            reply = self._reply(self._session.dialogue(turn), turn.barred)
+            if check is not None:
+                check()
             # Only now: a turn that failed leaves the memory as it was.
-            if chat_history is not None:
-                self._memory.set(chat_history)
-            self._memory.put(user)
-            self._memory.put(ChatMessage(role=MessageRole.ASSISTANT, content=reply.text))
-            self._note(reply, barred)
+            self._session.remember(turn, reply)
         return reply
 
     async def _aturn_reply(self, message: str, chat_history: list[ChatMessage] | None) -> Reply:
@@ -218,14 +212,9 @@ class ReGeSChatEngine(BaseChatEngine):
         while not self._turn.acquire(blocking=False):
             await asyncio.sleep(_POLL)
         try:
-            barred = self._barred(chat_history)
-            before = await self._memory.aget_all() if chat_history is None else chat_history
-            reply = await self._areply([*before, user], barred)
-            if chat_history is not None:
-                await self._memory.aset(chat_history)
-            await self._memory.aput(user)
-            await self._memory.aput(ChatMessage(role=MessageRole.ASSISTANT, content=reply.text))
-            self._note(reply, barred)
+            turn = self._session.begin(user, chat_history)
+            reply = await self._areply(await self._session.adialogue(turn), turn.barred)
+            await self._session.aremember(turn, reply)
         finally:
             self._turn.release()
         return reply
@@ -254,25 +243,36 @@ class ReGeSChatEngine(BaseChatEngine):
         return as_response(await self._aturn_reply(message, chat_history))
 
     @trace_method("chat")
-    def stream_chat(
-        self, message: str, chat_history: list[ChatMessage] | None = None
-    ) -> StreamingAgentChatResponse:
-        """Answer a message word by word.
+    def stream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> ReGeSChatStream:
+        """Answer a message piece by piece.
 
-        The item is chosen before the first word: what is streamed is its presentation.
+        Where the item expert reasons (``mode="reason"``), its reasoning comes as it is written, and then the
+        answer. Else the item is chosen before the first word: what is streamed is its presentation. Who stops
+        reading while the reasoning comes ends the turn, of which nothing is remembered; behind it, all is.
         """
-        reply = self._turn_reply(message, chat_history)
-        return as_stream(reply)
+        if not self._reasons:
+            return finished_stream(self._turn_reply(message, chat_history))
+        turn = LiveTurn(lambda check: self._turn_reply(message, chat_history, check))
+        first = turn.next()
+        return live_stream(turn, first) if isinstance(first, str) else finished_stream(first)
 
     @trace_method("chat")
     async def astream_chat(
         self, message: str, chat_history: list[ChatMessage] | None = None
-    ) -> StreamingAgentChatResponse:
-        """Answer a message word by word without blocking the event loop."""
-        reply = await self._aturn_reply(message, chat_history)
-        return as_stream(reply, asynchronous=True)
+    ) -> ReGeSChatStream:
+        """Answer a message piece by piece without blocking the event loop; see `stream_chat`."""
+        if not self._reasons:
+            return finished_stream(await self._aturn_reply(message, chat_history), asynchronous=True)
+        turn = AsyncLiveTurn(lambda: self._aturn_reply(message, chat_history))
+        try:
+            first = await turn.next()
+        except BaseException:
+            await turn.leave()
+            raise
+        if isinstance(first, str):
+            return alive_stream(turn, first)
+        return finished_stream(first, asynchronous=True)
 
-
-def _endless_memory() -> Memory:
-    # Nothing is ever dropped, so nothing need be counted; a message of a megabyte takes seconds to tokenize.
-    return Memory.from_defaults(token_limit=_MEMORY_TOKENS, tokenizer_fn=lambda _: [])
+    @property
+    def _reasons(self) -> bool:
+        return self.query_engine.rerank.reasoning is not None

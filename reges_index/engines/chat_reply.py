@@ -1,21 +1,19 @@
-"""An answer of the chat engine, and the LlamaIndex response objects that it becomes."""
+"""An answer of the chat engine, and the LlamaIndex response object that it becomes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
 from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse
-from llama_index.core.chat_engine.types import AgentChatResponse, StreamingAgentChatResponse
+from llama_index.core.chat_engine.types import AgentChatResponse
 from llama_index.core.tools import ToolOutput
 
 from reges_index.dialogue import one_line
 from reges_index.engines.recommendation import Recommendation
 
-__all__ = ["Reply", "as_response", "as_stream", "text_of", "whole_sentences"]
+__all__ = ["Reply", "as_response", "text_of", "whole_sentences"]
 
 _SENTENCE_END = re.compile(r"[.!?…]+[\"”’)]*(?=\s|$)")
 
@@ -70,29 +68,3 @@ def as_response(reply: Reply) -> AgentChatResponse:
         source_nodes=reply.found.nodes if reply.found else [],
         metadata=reply.metadata,
     )
-
-
-def as_stream(reply: Reply, *, asynchronous: bool = False) -> StreamingAgentChatResponse:
-    """Return a reply as LlamaIndex's streaming response, word by word."""
-    # The memory has the answer already, so LlamaIndex's history-writing thread is not needed.
-    return StreamingAgentChatResponse(
-        response=reply.text,
-        sources=reply.sources,
-        source_nodes=reply.found.nodes if reply.found else [],
-        is_writing_to_memory=False,
-        chat_stream=None if asynchronous else _pieces(reply.text),
-        achat_stream=_apieces(reply.text) if asynchronous else None,
-    )
-
-
-def _pieces(text: str) -> Generator[ChatResponse, None, None]:
-    written = ""
-    for number, word in enumerate(text.split(" ")):
-        delta = word if number == 0 else f" {word}"
-        written += delta
-        yield ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=written), delta=delta)
-
-
-async def _apieces(text: str) -> AsyncGenerator[ChatResponse, None]:
-    for piece in _pieces(text):
-        yield piece
