@@ -40,7 +40,7 @@ from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 from reges_index.models.local_lm import LocalLM
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["ReGeSQueryEngine"]
+__all__ = ["ReGeSQueryEngine", "as_bundle", "unique_ids"]
 
 
 class ReGeSQueryEngine(BaseQueryEngine):
@@ -221,6 +221,11 @@ class ReGeSQueryEngine(BaseQueryEngine):
         return self._retrieve_with
 
     @property
+    def choice(self) -> Callable[[Ranking], Ranking] | None:
+        """What ranks the item expert's ranking again."""
+        return self._choice
+
+    @property
     def catalog(self) -> ItemCatalog | None:
         """The catalog that `from_defaults` got; None where candidates come from somewhere else."""
         return self._retrieve_with.catalog if isinstance(self._retrieve_with, CatalogSource) else None
@@ -249,15 +254,30 @@ class ReGeSQueryEngine(BaseQueryEngine):
     def _final(self, ranking: Ranking) -> Ranking:
         return ranking if self._choice is None else self._choice(ranking)
 
-    def _finish(
-        self,
-        bundle: DialogueQueryBundle,
-        ranking: Ranking,
-        found: Found,
-        query_seconds: float,
-        times: list[float],
+    def rank_candidates(self, found: Found, bundle: DialogueQueryBundle) -> Ranking:
+        """Rank what retrieval found: by the item expert and the final choice, or by what stands in for it."""
+        candidates = found.nodes[: self.rerank_top_k]
+        if self._rank_alone is not None:
+            return self._rank_alone(candidates)
+        return self._final(self._rerank.rank(candidates, bundle))
+
+    async def arank_candidates(self, found: Found, bundle: DialogueQueryBundle) -> Ranking:
+        """Do `rank_candidates` without blocking the event loop."""
+        candidates = found.nodes[: self.rerank_top_k]
+        if self._rank_alone is not None:
+            return await asyncio.to_thread(self._rank_alone, candidates)
+        return self._final(await self._rerank.arank(candidates, bundle))
+
+    def recommendation(
+        self, bundle: DialogueQueryBundle, ranking: Ranking, found: Found, seconds: Sequence[float]
     ) -> Recommendation:
-        seconds = [query_seconds, *(after - before for before, after in itertools.pairwise(times))]
+        """Put together what the stages gave.
+
+        Parameters
+        ----------
+        seconds
+            What writing the query, retrieval and ranking took.
+        """
         timings = dict(zip(("query", "retrieval", "rerank"), seconds, strict=True))
         report = {
             **bundle.report,
@@ -291,7 +311,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
             If the dialogue is empty, or the candidates do not fit into the model's context.
         """
         start = time.perf_counter()
-        refined = self._query_transform.run(_as_bundle(dialogue))
+        refined = self._query_transform.run(as_bundle(dialogue))
         return self._choose(refined, exclude_ids, time.perf_counter() - start)
 
     def recommend_batch(
@@ -316,7 +336,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         if len(barred) != len(dialogues):
             raise InputError(f"{len(barred)} lists of exclude_ids for {len(dialogues)} dialogues")
         start = time.perf_counter()
-        refined = self._query_transform.run_batch([_as_bundle(dialogue) for dialogue in dialogues])
+        refined = self._query_transform.run_batch([as_bundle(dialogue) for dialogue in dialogues])
         each = (time.perf_counter() - start) / max(1, len(dialogues))
         return [self._choose(bundle, ids, each) for bundle, ids in zip(refined, barred, strict=True)]
 
@@ -324,35 +344,29 @@ class ReGeSQueryEngine(BaseQueryEngine):
         self, refined: QueryBundle, exclude_ids: Iterable[str], query_seconds: float
     ) -> Recommendation:
         assert isinstance(refined, DialogueQueryBundle)
-        exclude = _unique_ids(exclude_ids)
+        exclude = unique_ids(exclude_ids)
         times = [time.perf_counter()]
         found = retrieve(self._retrieve_with, refined, **self._how_to_retrieve(exclude))
         times.append(time.perf_counter())
-        candidates = found.nodes[: self.rerank_top_k]
-        if self._rank_alone is not None:
-            ranking = self._rank_alone(candidates)
-        else:
-            ranking = self._final(self._rerank.rank(candidates, refined))
+        ranking = self.rank_candidates(found, refined)
         times.append(time.perf_counter())
-        return self._finish(refined, ranking, found, query_seconds, times)
+        seconds = [after - before for before, after in itertools.pairwise(times)]
+        return self.recommendation(refined, ranking, found, [query_seconds, *seconds])
 
     async def arecommend(
         self, dialogue: Dialogue | QueryBundle, *, exclude_ids: Iterable[str] = ()
     ) -> Recommendation:
         """Recommend without blocking the event loop; see `recommend`."""
-        bundle, exclude = _as_bundle(dialogue), _unique_ids(exclude_ids)
+        bundle, exclude = as_bundle(dialogue), unique_ids(exclude_ids)
         start = time.perf_counter()
         refined = await self._query_transform.arun(bundle)
         times = [time.perf_counter()]
         found = await aretrieve(self._retrieve_with, refined, **self._how_to_retrieve(exclude))
         times.append(time.perf_counter())
-        candidates = found.nodes[: self.rerank_top_k]
-        if self._rank_alone is not None:
-            ranking = await asyncio.to_thread(self._rank_alone, candidates)
-        else:
-            ranking = self._final(await self._rerank.arank(candidates, refined))
+        ranking = await self.arank_candidates(found, refined)
         times.append(time.perf_counter())
-        return self._finish(refined, ranking, found, times[0] - start, times)
+        seconds = [after - before for before, after in itertools.pairwise([start, *times])]
+        return self.recommendation(refined, ranking, found, seconds)
 
     # -- LlamaIndex ------------------------------------------------------------------------------------
 
@@ -405,7 +419,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
         return response
 
 
-def _as_bundle(dialogue: Dialogue | QueryBundle) -> QueryBundle:
+def as_bundle(dialogue: Dialogue | QueryBundle) -> QueryBundle:
+    """Return any form of a dialogue as a query bundle that carries it."""
     if isinstance(dialogue, DialogueQueryBundle):
         return dialogue
     if isinstance(dialogue, QueryBundle):
@@ -413,7 +428,8 @@ def _as_bundle(dialogue: Dialogue | QueryBundle) -> QueryBundle:
     return DialogueQueryBundle.from_dialogue(dialogue)
 
 
-def _unique_ids(ids: Iterable[str]) -> list[str]:
+def unique_ids(ids: Iterable[str]) -> list[str]:
+    """Return ids without repeats; a text, which is a sequence of letters, is refused."""
     if isinstance(ids, str):
         raise InputError(f"exclude_ids is the text {ids!r}", hint=f"give a list: [{ids!r}]")
     return list(dict.fromkeys(ids))
