@@ -13,15 +13,26 @@ if TYPE_CHECKING:
     from reges_index.engines.query_engine import ReGeSQueryEngine
     from reges_index.engines.recommendation import Recommendation
     from reges_index.engines.small_talk import SmallTalkDetector
+    from reges_index.engines.tool import as_query_engine_tool
+    from reges_index.engines.workflow import ReGeSWorkflow
 
 _HOMES = {
     "ReGeSChatEngine": "chat_engine",
     "ReGeSQueryEngine": "query_engine",
+    "ReGeSWorkflow": "workflow",
     "Recommendation": "recommendation",
     "SmallTalkDetector": "small_talk",
+    "as_query_engine_tool": "tool",
 }
 
-__all__ = ["ReGeSChatEngine", "ReGeSQueryEngine", "Recommendation", "SmallTalkDetector"]
+__all__ = [
+    "ReGeSChatEngine",
+    "ReGeSQueryEngine",
+    "ReGeSWorkflow",
+    "Recommendation",
+    "SmallTalkDetector",
+    "as_query_engine_tool",
+]
 
 
 def __getattr__(name: str) -> Any:
