@@ -32,6 +32,7 @@ __all__ = [
     "encoder_identity",
     "encoder_spec",
     "find_default_encoder",
+    "identity_name",
     "resolve_encoder",
 ]
 
@@ -164,6 +165,14 @@ def encoder_identity(
     return EncoderIdentity(_name_of(model), _dimension_of(model, inner), text_template, "cosine", query, text)
 
 
+def identity_name(name: str | None) -> str:
+    """Return what `EncoderIdentity.name` is for the encoder of that name, without loading it."""
+    parts = parse_encoder_name(name)
+    if parts.kind == "dpr":
+        return f"dpr:{_known_as(parts.model)},{_known_as(parts.context)}"
+    return parts.model if parts.kind == "openai" else _known_as(parts.model)
+
+
 def embed_queries(model: BaseEmbedding, queries: Sequence[str]) -> list[list[float]]:
     """Embed queries, in batches where the embedding can; shape (n, dimension)."""
     batched = getattr(model, "get_query_embeddings", None)
@@ -246,18 +255,17 @@ def _is_complete(folder: Path) -> bool:
 
 def _name_of(model: BaseEmbedding) -> str:
     if isinstance(model, Named) and model.encoder_name.kind == "dpr":
-        sides = (model.encoder_name.model, model.encoder_name.context)
-        return "dpr:" + ",".join(_local_name(Path(s)) if Path(s).is_dir() else s for s in sides)
+        return identity_name(str(model.encoder_name))
     name = model.model_name
-    if not name or name == "unknown":
-        return model.class_name()
-    folder = Path(name)
-    if not folder.is_dir():
-        return name
+    return identity_name(name) if name and name != "unknown" else model.class_name()
+
+
+def _known_as(source: str) -> str:
+    if not (folder := Path(source)).is_dir():
+        return source
     default = find_default_encoder()
-    if default is not None and folder.resolve() == default.resolve():
-        return DEFAULT_ENCODER
-    return _local_name(folder)
+    is_default = default is not None and folder.resolve() == default.resolve()
+    return DEFAULT_ENCODER if is_default else _local_name(folder)
 
 
 def _local_name(folder: Path) -> str:

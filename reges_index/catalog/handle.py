@@ -40,19 +40,22 @@ class StoreHandle:
         Where the store is.
     create
         Whether to make the folder.
+    client
+        For memory that somebody else has opened, and that is theirs to empty.
     """
 
     _open: ClassVar[weakref.WeakValueDictionary[Path, StoreHandle]] = weakref.WeakValueDictionary()
     _opening = threading.Lock()
 
-    def __init__(self, location: StoreLocation, *, create: bool) -> None:
+    def __init__(self, location: StoreLocation, *, create: bool, client: ClientAPI | None = None) -> None:
         self.location = location
         self._folder = location.persist_dir
         self._state = threading.RLock()
         self._write = threading.RLock()
         self._is_writing = False
         self._revision = read_journal(self._folder).revision if self._folder else ""
-        self._lease = _Lease(open_client(location, create=create), location)
+        self._lease = _Lease(client or open_client(location, create=create), location)
+        self._lease.in_memory &= client is None
         self.batch_size: int = self._lease.client.get_max_batch_size()
         weakref.finalize(self, _retire, self._lease).atexit = False
 

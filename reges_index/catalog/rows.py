@@ -1,4 +1,4 @@
-"""Rows of a collection: what Chroma keeps of an item.
+"""Rows: what a store keeps of an item.
 
 A row is a LlamaIndex node as `ChromaVectorStore` writes it (so stock LlamaIndex reads it), with lists as
 real lists to filter on and a hash to tell whether the item has changed.
@@ -6,6 +6,7 @@ real lists to filter on and a hash to tell whether the item has changed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from reges_index.catalog.item import Item
 from reges_index.catalog.nodes import LIST_FIELDS, MARKER
 from reges_index.catalog.template import TextTemplate
 
-__all__ = ["HASH_KEY", "Row", "item_row", "iter_rows", "node_row", "row_node"]
+__all__ = ["HASH_KEY", "Row", "content_mark", "item_row", "iter_rows", "node_row", "row_node", "whole_node"]
 
 HASH_KEY = "reges_hash"
 
@@ -42,6 +43,14 @@ def item_row(item: Item, template: TextTemplate) -> Row:
     return row
 
 
+def content_mark(metadata: Mapping[str, Any] | None, document: str | None) -> str:
+    """Return the item's hash where the row has one, else a hash of its text, which equals no item's."""
+    if metadata and (known := metadata.get(HASH_KEY)):
+        return str(known)
+    text = document if document is not None else (metadata or {}).get("_node_content", "")
+    return f"text:{hashlib.sha256(str(text).encode(errors='surrogatepass')).hexdigest()}"
+
+
 def node_row(node: BaseNode) -> Row:
     """Return the row of any node. Without an item's hash, so that the next sync writes it anew."""
     metadata = node_to_metadata_dict(node, remove_text=True, flat_metadata=False)
@@ -57,11 +66,18 @@ def node_row(node: BaseNode) -> Row:
     return Row(node.node_id, node.get_content(metadata_mode=MetadataMode.NONE), flat)
 
 
+def whole_node(row: Row) -> dict[str, str]:
+    """Return the metadata that hold the row's node, text and all, as LlamaIndex's own stores read it."""
+    node = {**json.loads(row.metadata["_node_content"]), "text": row.document}
+    content = json.dumps(node, ensure_ascii=False)
+    return {"_node_content": content, "_node_type": row.metadata["_node_type"]}
+
+
 def row_node(row_id: str, document: str | None, metadata: Mapping[str, Any] | None) -> BaseNode:
     """Return the node of a row, whoever wrote it: this package, LlamaIndex, or Chroma's own client."""
     values = dict(metadata or {})
     if "_node_content" in values:
-        node = metadata_dict_to_node(values, text=document or "")
+        node = metadata_dict_to_node(values, text=document)  # None: the text is in the node
         if node.node_id != row_id:
             node = node.model_copy(update={"id_": row_id})
         return node

@@ -1,45 +1,23 @@
-"""Nearest items of a collection with true cosine scores."""
+"""Nearest items of a Chroma collection with true cosine scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from chromadb import Collection
 
 from reges_index.catalog.collection import space_of
-from reges_index.catalog.filters import Where
 from reges_index.catalog.handle import StoreHandle
 from reges_index.catalog.store import store_errors
-from reges_index.errors import CatalogError, InputError
+from reges_index.catalog.stores.base import Hits, Stored, cosines, search_size
+from reges_index.errors import CatalogError
 
-__all__ = ["Hits", "search", "search_store"]
+__all__ = ["search", "search_store"]
 
 # Vectors that go to Chroma in one call; bounds what comes back at once.
 _QUERY_BATCH = 64
-
-
-class Hits(NamedTuple):
-    """What was found for one query, best first.
-
-    Parameters
-    ----------
-    ids
-        Ids of the rows.
-    scores
-        Cosine similarities, -1 to 1.
-    documents, metadatas
-        Of the rows; empty unless asked for.
-    vectors
-        Of the rows, shape (n, dimension); None unless asked for.
-    """
-
-    ids: list[str]
-    scores: list[float]
-    documents: list[str | None]
-    metadatas: list[dict[str, Any] | None]
-    vectors: np.ndarray[Any, Any] | None
 
 
 class ShortIndexError(CatalogError):
@@ -52,7 +30,7 @@ def search_store(
     vectors: Sequence[Sequence[float]],
     top_k: int,
     *,
-    where: Where | None = None,
+    where: dict[str, Any] | None = None,
     with_rows: bool = True,
     with_vectors: bool = False,
 ) -> list[Hits]:
@@ -82,7 +60,7 @@ def search(
     vectors: Sequence[Sequence[float]],
     top_k: int,
     *,
-    where: Where | None = None,
+    where: dict[str, Any] | None = None,
     with_rows: bool = True,
     with_vectors: bool = False,
 ) -> list[Hits]:
@@ -99,7 +77,7 @@ def search(
     where
         Chroma filter.
     with_rows, with_vectors
-        Whether to return the rows and their vectors too.
+        Whether to return the rows, and their vectors in them.
 
     Raises
     ------
@@ -108,11 +86,10 @@ def search(
     CatalogError
         If the index does not hold all rows of the collection.
     """
-    if top_k < 1:
-        raise InputError(f"top_k is {top_k}", hint="ask for at least one item")
     count = collection.count()
+    wanted = search_size(top_k, count)
     if not vectors or count == 0:
-        return [Hits([], [], [], [], None) for _ in vectors]
+        return [Hits([], [], []) for _ in vectors]
     foreign_space = space_of(collection) != "cosine"
     include = ["distances"]
     include += ["documents", "metadatas"] if with_rows else []
@@ -121,17 +98,15 @@ def search(
     for start in range(0, len(vectors), _QUERY_BATCH):
         batch = list(vectors[start : start + _QUERY_BATCH])
         found: dict[str, Any] = dict(
-            collection.query(
-                query_embeddings=batch, n_results=min(top_k, count), where=where, include=include
-            )
+            collection.query(query_embeddings=batch, n_results=wanted, where=where, include=include)
         )
         for position, query in enumerate(batch):
             one = _hits(found, position, query if foreign_space else None)
             # Counted again because rows may have been deleted meanwhile.
-            if where is None and len(one.ids) < min(top_k, count, collection.count()):
+            if where is None and len(one.ids) < min(wanted, collection.count()):
                 raise ShortIndexError(
                     f"catalog {collection.name!r} has {count} items, but its vector index found "
-                    f"{len(one.ids)} of the {min(top_k, count)} asked for",
+                    f"{len(one.ids)} of the {wanted} asked for",
                     hint="the store is damaged: delete it and index the items again",
                 )
             hits.append(one)
@@ -140,33 +115,20 @@ def search(
 
 def _hits(found: dict[str, Any], position: int, cosine_with: Sequence[float] | None) -> Hits:
     ids: list[str] = found["ids"][position]
-    documents = found["documents"][position] if found.get("documents") is not None else []
-    metadatas = found["metadatas"][position] if found.get("metadatas") is not None else []
-    rows = found.get("embeddings")
-    vectors = None if rows is None else np.asarray(rows[position], dtype=np.float64).reshape(len(ids), -1)
+    with_rows = found.get("documents") is not None
+    raw = found.get("embeddings")
+    vectors = None if raw is None else np.asarray(raw[position], dtype=np.float64).reshape(len(ids), -1)
     if cosine_with is None:
-        scores = 1.0 - np.asarray(found["distances"][position], dtype=np.float64)
+        scores = np.clip(1.0 - np.asarray(found["distances"][position], dtype=np.float64), -1.0, 1.0)
         order = np.arange(len(ids))
     else:
         assert vectors is not None  # asked for above whenever the space is not cosine
-        scores = _cosine(np.asarray(cosine_with, dtype=np.float64), vectors)
+        scores = cosines(cosine_with, vectors)
         order = np.argsort(-scores, kind="stable")
-    scores = np.clip(scores, -1.0, 1.0)  # rounding leaves 1 + 1e-7
-    return Hits(
-        [ids[index] for index in order],
-        [float(scores[index]) for index in order],
-        [documents[index] for index in order] if documents else [],
-        [metadatas[index] for index in order] if metadatas else [],
-        None if vectors is None else vectors[order],
-    )
-
-
-def _cosine(query: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
-    scores: np.ndarray[Any, Any] = np.divide(
-        rows @ query,
-        norms,
-        out=np.zeros(len(rows)),
-        where=norms > 0,  # a zero vector resembles nothing
-    )
-    return scores
+    rows = []
+    if with_rows:
+        documents, metadatas = found["documents"][position], found["metadatas"][position]
+        rows = [
+            Stored(ids[n], documents[n], metadatas[n], None if vectors is None else vectors[n]) for n in order
+        ]
+    return Hits([ids[n] for n in order], [float(scores[n]) for n in order], rows)

@@ -26,7 +26,15 @@ from filelock import FileLock
 
 from reges_index.errors import CatalogError, InputError, ReGeSError, StorageError, StoreNotFoundError
 
-__all__ = ["StoreLocation", "check_name", "free_to_write", "open_client", "store_errors", "write_lock"]
+__all__ = [
+    "KINDS",
+    "StoreLocation",
+    "check_name",
+    "free_to_write",
+    "open_client",
+    "store_errors",
+    "write_lock",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -61,16 +69,23 @@ _STORAGE_HINT = "free some space or choose a folder that can be written; the syn
 _DAMAGED_HINT = "the store is half-written or damaged: delete the folder and index the items again"
 
 
+KINDS = ("chroma", "qdrant", "lancedb")
+"""Kinds of store that hold catalogs."""
+
+
 @dataclass(frozen=True)
 class StoreLocation:
-    """Where a store is: a folder, a server, or (neither given) memory."""
+    """Where a store is: a folder, a server, or (neither given) memory; `kind` is one of `KINDS`."""
 
     persist_dir: Path | None = None
     url: str | None = None
+    kind: str = "chroma"
 
     @classmethod
     def of(cls, persist_dir: str | Path | None, url: str | None) -> StoreLocation:
         """Check the two ways to name a store.
+
+        A folder is Chroma's unless ``qdrant:`` or ``lancedb:`` stands before it.
 
         Raises
         ------
@@ -83,12 +98,20 @@ class StoreLocation:
             )
         if url is not None:
             _host_and_port(url)
+        if persist_dir is None:
+            return cls(None, url)
+        kind, path = "chroma", str(persist_dir)
+        for known in KINDS:
+            if path.startswith(f"{known}:"):
+                kind, path = known, path[len(known) + 1 :]
+        if not path.strip():
+            raise InputError(f"{str(persist_dir)!r} names no folder", hint=f"write it as {kind}:FOLDER")
         # Chroma keeps one system per path text, so equal folders must be equal text.
-        folder = None if persist_dir is None else Path(persist_dir).expanduser().resolve()
-        return cls(folder, url)
+        return cls(Path(path).expanduser().resolve(), None, kind)
 
     def __str__(self) -> str:
-        return str(self.persist_dir or self.url or "memory")
+        prefix = "" if self.kind == "chroma" else f"{self.kind}:"
+        return f"{prefix}{self.persist_dir or self.url or 'memory'}"
 
 
 def check_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Bringing a collection to a given set of items, embedding only what changed.
+"""Bringing a table to a given set of items, embedding only what changed.
 
 Each batch is one atomic write of whole rows, keyed by item id, and removing comes last. So a sync that was
 killed leaves rows that are right in themselves, and the next one finds by their hashes what is missing.
@@ -11,12 +11,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from chromadb import Collection
+from typing import TYPE_CHECKING
 
 from reges_index.catalog.item import Item
-from reges_index.catalog.rows import HASH_KEY, Row, item_row, iter_rows
+from reges_index.catalog.rows import HASH_KEY, Row, item_row
 from reges_index.catalog.template import TextTemplate
 from reges_index.errors import CatalogError, InputError
 
@@ -25,7 +23,9 @@ if TYPE_CHECKING:
 
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
-__all__ = ["SyncReport", "sync_collection", "unique_items"]
+    from reges_index.catalog.stores.base import Table, Writer
+
+__all__ = ["SyncReport", "sync_table", "unique_items"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,22 +62,24 @@ def unique_items(items: Iterable[Item]) -> list[Item]:
     return list(seen.values())
 
 
-def sync_collection(
-    collection: Collection,
+def sync_table(
+    table: Table,
+    writer: Writer,
     items: Sequence[Item],
     encoder: Callable[[], BaseEmbedding],
     template: TextTemplate,
     *,
     batch_size: int,
     show_progress: bool,
-    checkpoint: Callable[[], None],
+    remove_others: bool = True,
+    source: Table | None = None,
 ) -> SyncReport:
-    """Make the collection hold exactly these items.
+    """Make the table hold exactly these items.
 
     Parameters
     ----------
-    collection
-        Made by this package.
+    table, writer
+        Made by this package, and the write in progress.
     items
         With unique ids, at least one.
     encoder
@@ -88,34 +90,34 @@ def sync_collection(
         Rows embedded and written in one step.
     show_progress
         Show a progress bar on stderr.
-    checkpoint
-        Called after each batch, when it is in the vector index.
+    remove_others
+        Remove what is not among the items.
+    source
+        Another table of the same encoder and template, to take the vectors of equal items from.
 
     Raises
     ------
     CatalogError
-        If the collection does not hold what was written, that is, someone else writes to it.
+        If the table does not hold what was written, that is, someone else writes to it.
     """
     started = time.perf_counter()
-    stored = _stored_rows(collection, batch_size)
+    stored = table.marks()
     wanted = {item.id: item for item in items}
-    todo = [item for item in items if stored.get(item.id, {}).get(HASH_KEY) != item.content_hash]
+    todo = [item for item in items if stored.get(item.id) != item.content_hash]
     added = sum(item.id not in stored for item in todo)
-    gone = [item_id for item_id in stored if item_id not in wanted]
-    if todo or gone:
-        checkpoint()
+    gone = [item_id for item_id in stored if item_id not in wanted] if remove_others else []
+    known = source.marks() if source is not None and todo else {}
     with _progress(len(todo), show_progress and bool(todo)) as advance:
         for rows in _batches(todo, template, batch_size):
-            _write(collection, rows, stored, encoder())
-            checkpoint()
+            ready = [row.id for row in rows if known.get(row.id) == row.metadata[HASH_KEY]]
+            writer.write(rows, _vectors(rows, source, ready, encoder))
             advance(len(rows))
     for start in range(0, len(gone), batch_size):
-        collection.delete(ids=gone[start : start + batch_size])
-        _settle(collection)
-        checkpoint()
-    if (count := collection.count()) != len(wanted):
+        writer.delete(gone[start : start + batch_size])
+    expected = len(wanted) if remove_others else len(stored) + added
+    if (count := table.count()) != expected:
         raise CatalogError(
-            f"catalog {collection.name!r} holds {count} items after a sync of {len(wanted)}",
+            f"catalog {table.name!r} holds {count} items after a write that should have left {expected}",
             hint="another program writes to it at the same time; let one finish, then sync again",
         )
     report = SyncReport(
@@ -125,19 +127,8 @@ def sync_collection(
         unchanged=len(items) - len(todo),
         seconds=time.perf_counter() - started,
     )
-    logger.info("synced %s: %s", collection.name, report)
+    logger.info("synced %s: %s", table.name, report)
     return report
-
-
-def _stored_rows(collection: Collection, batch_size: int) -> dict[str, dict[str, Any]]:
-    """Return the hash and the metadata keys of every row (values are dropped: they hold the abstracts)."""
-    ids = collection.get(include=[])["ids"]
-    stored: dict[str, dict[str, Any]] = {}
-    for rows in iter_rows(collection, ids, ["metadatas"], batch_size):
-        for row_id, metadata in zip(rows["ids"], rows["metadatas"], strict=True):
-            values = metadata or {}
-            stored[row_id] = {**dict.fromkeys(values), HASH_KEY: values.get(HASH_KEY)}
-    return stored
 
 
 def _batches(items: list[Item], template: TextTemplate, batch_size: int) -> Iterator[list[Row]]:
@@ -150,28 +141,20 @@ def _batches(items: list[Item], template: TextTemplate, batch_size: int) -> Iter
         yield rows[start : start + batch_size]
 
 
-def _write(
-    collection: Collection, rows: list[Row], stored: dict[str, dict[str, Any]], encoder: BaseEmbedding
-) -> None:
-    documents = [row.document for row in rows]
-    vectors = encoder.get_text_embedding_batch(documents)
-    # An upsert merges metadata; None deletes the keys that only the old row has, in the same transaction, so
-    # no kill can lose the item between a delete and an add.
-    metadatas = [{**dict.fromkeys(stored.get(row.id, ())), **row.metadata} for row in rows]
-    collection.upsert(
-        ids=[row.id for row in rows], embeddings=vectors, documents=documents, metadatas=metadatas
-    )
-    _settle(collection, vectors[0])
-
-
-def _settle(collection: Collection, vector: list[float] | None = None) -> None:
-    """Wait until what was written is in the vector index (Chroma gets to it later, but before it answers)."""
-    if vector is None:
-        found = collection.get(limit=1, include=["embeddings"])["embeddings"]
-        if found is None or len(found) == 0:
-            return
-        vector = list(found[0])
-    collection.query(query_embeddings=[vector], n_results=1, include=[])
+def _vectors(
+    rows: list[Row], source: Table | None, ready: list[str], encoder: Callable[[], BaseEmbedding]
+) -> list[list[float]]:
+    """Take the vectors that are ready from the source, and embed the texts of the other rows."""
+    found: dict[str, list[float]] = {}
+    if source is not None and ready:
+        for row in source.rows(ready, with_vectors=True):
+            if row.vector is not None:
+                found[row.id] = row.vector.tolist()
+    rest = [row for row in rows if row.id not in found]
+    if rest:
+        embedded = encoder().get_text_embedding_batch([row.document for row in rest])
+        found.update(zip((row.id for row in rest), embedded, strict=True))
+    return [found[row.id] for row in rows]
 
 
 @contextmanager

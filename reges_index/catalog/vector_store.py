@@ -1,28 +1,28 @@
-"""`CatalogVectorStore`: the catalog's collection as a LlamaIndex vector store."""
+"""`CatalogVectorStore`: a catalog as a LlamaIndex vector store, whatever store it is kept in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from chromadb import Collection
+import numpy as np
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
+    BasePydanticVectorStore,
+    FilterOperator,
+    MetadataFilter,
     MetadataFilters,
     VectorStoreQuery,
     VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
-from llama_index.vector_stores.chroma import ChromaVectorStore
 
-from reges_index.catalog.filters import to_where
-from reges_index.catalog.handle import StoreHandle
-from reges_index.catalog.rows import iter_rows, node_row, row_node
-from reges_index.catalog.search import search_store
-from reges_index.catalog.store import store_errors
+from reges_index.catalog.filters import Filter, parse_filters
+from reges_index.catalog.rows import node_row, row_node
+from reges_index.catalog.stores.base import Stored, Table, Writer, hybrid_search
 from reges_index.errors import CatalogError, InputError
 
 __all__ = ["CatalogVectorStore"]
@@ -30,43 +30,47 @@ __all__ = ["CatalogVectorStore"]
 _MMR_PREFETCH = 4.0
 
 
-class CatalogVectorStore(ChromaVectorStore):
-    """`ChromaVectorStore` whose scores are cosines, whose writes replace, and whose filters know lists.
+class CatalogVectorStore(BasePydanticVectorStore):
+    """The same behaviour over every store: scores are cosines, writes replace, filters know lists.
 
-    The stock store scores ``exp(-distance)``, keeps the old row when an id is added again, sends more rows
-    at once than Chroma takes, and has no filter for membership in a list.
+    LlamaIndex's own stores differ in all three: one scores ``exp(-distance)`` and keeps the old row when an
+    id is added again, another takes ids only if they are UUIDs, a third has the metadata keys of its first
+    rows only.
 
     Parameters
     ----------
-    store
-        The open store.
-    name
-        Of the collection.
-    list_keys
-        Metadata keys that hold lists.
+    table
+        The catalog's table.
     read_only
-        Refuse to write, for collections that were made elsewhere.
+        Refuse to write, for tables that were made elsewhere.
     """
 
-    _store: StoreHandle = PrivateAttr()
-    _name: str = PrivateAttr()
-    _list_keys: frozenset[str] = PrivateAttr()
+    stores_text: bool = True
+    flat_metadata: bool = False
+    is_embedding_query: bool = True
+
+    _table: Table = PrivateAttr()
     _read_only: bool = PrivateAttr()
 
-    def __init__(self, store: StoreHandle, name: str, *, list_keys: frozenset[str], read_only: bool) -> None:
-        with store.reading() as client:
-            super().__init__(
-                chroma_collection=client.get_collection(name, embedding_function=None), collection_name=name
-            )
-        self._store = store
-        self._name = name
-        self._list_keys = list_keys
+    def __init__(self, table: Table, *, read_only: bool = False) -> None:
+        super().__init__(stores_text=True)
+        self._table = table
         self._read_only = read_only
 
     @classmethod
     def class_name(cls) -> str:
         """Name for LlamaIndex's serialization."""
         return "ReGeSCatalogVectorStore"
+
+    @property
+    def client(self) -> Table:
+        """The catalog's table."""
+        return self._table
+
+    @property
+    def table(self) -> Table:
+        """The catalog's table."""
+        return self._table
 
     def add(self, nodes: Sequence[BaseNode], **_kwargs: Any) -> list[str]:
         """Write nodes that have embeddings, replacing rows of the same ids.
@@ -76,29 +80,21 @@ class CatalogVectorStore(ChromaVectorStore):
         Raises
         ------
         CatalogError
-            If the collection was made elsewhere.
+            If the table was made elsewhere.
         """
-        rows = [node_row(node) for node in nodes]
-        size = self._store.batch_size
-        with self._writing() as (collection, checkpoint):
+        latest = {node.node_id: node for node in nodes}
+        rows = [node_row(node) for node in latest.values()]
+        vectors = [node.get_embedding() for node in latest.values()]
+        size = self._table.batch_size
+        with self._writing() as writer:
             for start in range(0, len(rows), size):
-                part = rows[start : start + size]
-                ids = [row.id for row in part]
-                # Delete first: an upsert would keep metadata keys that the new row does not have.
-                collection.delete(ids=ids)
-                collection.add(
-                    ids=ids,
-                    documents=[row.document for row in part],
-                    metadatas=[row.metadata for row in part],
-                    embeddings=[node.get_embedding() for node in nodes[start : start + size]],
-                )
-                checkpoint()
-        return [row.id for row in rows]
+                writer.write(rows[start : start + size], vectors[start : start + size])
+        return [node.node_id for node in nodes]
 
     def delete(self, ref_doc_id: str, **_kwargs: Any) -> None:
         """Delete the nodes of a LlamaIndex document (items have none; see `delete_nodes`)."""
-        with self._writing() as (collection, _checkpoint):
-            collection.delete(where={"document_id": ref_doc_id})
+        document = MetadataFilter(key="document_id", value=ref_doc_id, operator=FilterOperator.EQ)
+        self.delete_nodes(filters=MetadataFilters(filters=[document]))
 
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **_kwargs: Any
@@ -106,34 +102,27 @@ class CatalogVectorStore(ChromaVectorStore):
         """Delete nodes by id, by filter, or by both at once."""
         if not node_ids and filters is None:
             return
-        with self._writing() as (collection, _checkpoint):
-            where = to_where(filters, self._list_keys)
-            found = collection.get(ids=node_ids or None, where=where, include=[])["ids"]
-            for start in range(0, len(found), self._store.batch_size):
-                collection.delete(ids=found[start : start + self._store.batch_size])
+        with self._writing() as writer:
+            found = self._ids(node_ids or None, parse_filters(filters))
+            size = self._table.batch_size
+            for start in range(0, len(found), size):
+                writer.delete(found[start : start + size])
 
     def clear(self) -> None:
         """Delete all nodes."""
-        with self._reading() as collection:
-            found = collection.get(include=[])["ids"]
-        self.delete_nodes(found)
+        self.delete_nodes(self._table.ids())
 
     def get_nodes(
         self,
         node_ids: list[str] | None = None,
         filters: MetadataFilters | None = None,
     ) -> list[BaseNode]:
-        """Return nodes by id, by filter, or all of them, in Chroma's order."""
-        where = to_where(filters, self._list_keys)
-        nodes = []
-        with self._reading() as collection:
-            found = collection.get(ids=node_ids or None, where=where, include=[])["ids"]
-            for rows in iter_rows(collection, found, ["documents", "metadatas"], self._store.batch_size):
-                nodes += list(map(row_node, rows["ids"], rows["documents"], rows["metadatas"]))
-        return nodes
+        """Return nodes by id, by filter, or all of them, in the store's order."""
+        found = self._ids(node_ids or None, parse_filters(filters))
+        return [_node(row) for row in self._table.rows(found)]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Find nodes; modes DEFAULT and MMR.
+        """Find nodes; modes DEFAULT, MMR and, where the store has it, HYBRID.
 
         Raises
         ------
@@ -142,23 +131,32 @@ class CatalogVectorStore(ChromaVectorStore):
         """
         if not query.query_embedding:
             raise InputError("the query is empty", hint="pass a query text or an embedding")
-        if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
-            raise InputError(
-                f"query mode {query.mode.value!r} is not supported", hint="use 'default' or 'mmr'"
-            )
-        where = to_where(query.filters, self._list_keys) or kwargs.get("where")
+        where = parse_filters(query.filters)
         if query.mode is VectorStoreQueryMode.MMR:
             return self._diverse(query, where, **kwargs)
-        [hits] = search_store(
-            self._store, self._name, [query.query_embedding], query.similarity_top_k, where=where
-        )
-        nodes = list(map(row_node, hits.ids, hits.documents, hits.metadatas))
+        if query.mode is VectorStoreQueryMode.HYBRID:
+            if not (query.query_str or "").strip():
+                raise InputError("a hybrid query has no text", hint="pass a query text with the embedding")
+            hits = hybrid_search(
+                self._table,
+                query.query_str or "",
+                query.query_embedding,
+                query.similarity_top_k,
+                where=where,
+            )
+        elif query.mode is VectorStoreQueryMode.DEFAULT:
+            [hits] = self._table.search([query.query_embedding], query.similarity_top_k, where=where)
+        else:
+            raise InputError(
+                f"query mode {query.mode.value!r} is not supported", hint="use 'default', 'mmr' or 'hybrid'"
+            )
+        nodes = list(map(_node, hits.rows))
         return VectorStoreQueryResult(nodes=nodes, similarities=hits.scores, ids=hits.ids)
 
     def _diverse(
         self,
         query: VectorStoreQuery,
-        where: dict[str, Any] | None,
+        where: Filter | None,
         *,
         mmr_threshold: float | None = None,
         mmr_prefetch_factor: float = _MMR_PREFETCH,
@@ -166,41 +164,44 @@ class CatalogVectorStore(ChromaVectorStore):
     ) -> VectorStoreQueryResult:
         assert query.query_embedding is not None  # checked by `query`
         wanted = max(query.similarity_top_k, int(query.similarity_top_k * mmr_prefetch_factor))
-        [hits] = search_store(
-            self._store, self._name, [query.query_embedding], wanted, where=where, with_vectors=True
-        )
-        if hits.vectors is None:
+        [hits] = self._table.search([query.query_embedding], wanted, where=where, with_vectors=True)
+        if not hits.rows:
             return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
         _, chosen = get_top_k_mmr_embeddings(
             query.query_embedding,
-            hits.vectors.tolist(),
+            np.stack([row.vector for row in hits.rows if row.vector is not None]).tolist(),
             similarity_top_k=query.similarity_top_k,
             embedding_ids=list(range(len(hits.ids))),
             mmr_threshold=mmr_threshold,
         )
         return VectorStoreQueryResult(
-            nodes=[row_node(hits.ids[i], hits.documents[i], hits.metadatas[i]) for i in chosen],
+            nodes=[_node(hits.rows[i]) for i in chosen],
             similarities=[hits.scores[i] for i in chosen],
             ids=[hits.ids[i] for i in chosen],
         )
 
-    @contextmanager
-    def _reading(self) -> Iterator[Collection]:
-        with store_errors(f"catalog {self._name!r}"), self._store.reading() as client:
-            yield client.get_collection(self._name, embedding_function=None)
+    def _ids(self, node_ids: list[str] | None, where: Filter | None) -> list[str]:
+        if node_ids is None or where is not None:
+            found = self._table.ids(where)
+            return found if node_ids is None else sorted(set(found) & set(node_ids))
+        return [row.id for row in self._table.rows(node_ids)]
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[Collection, Callable[[], None]]]:
+    def _writing(self) -> Iterator[Writer]:
+        where = f"catalog {self._table.name!r} in {self._table.place}"
         if self._read_only:
             raise CatalogError(
-                f"collection {self._name!r} was made elsewhere and is only read",
+                f"{where} was made elsewhere and is only read",
                 hint="make a catalog of your own with ItemCatalog.from_items",
             )
-        folder = self._store.location.persist_dir
-        with store_errors(f"catalog {self._name!r}", folder), self._store.writing(self._name) as write:
-            if write.broken:
+        with self._table.writing() as writer:
+            if writer.broken:
                 raise CatalogError(
-                    f"catalog {self._name!r} was killed while its vector index was written",
+                    f"{where} was killed while its vector index was written",
                     hint="sync its items again, which makes it anew",
                 )
-            yield write.client.get_collection(self._name, embedding_function=None), write.checkpoint
+            yield writer
+
+
+def _node(row: Stored) -> BaseNode:
+    return row_node(row.id, row.document, row.metadata)
