@@ -8,13 +8,13 @@ own task or thread, do not hear each other.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ChatResponseGen
 
 from reges_index.dialogue.text import normalise, one_line
 from reges_index.errors import ConfigError, ReGeSError
@@ -144,14 +144,36 @@ class Reasoner:
             text = backend.generate([messages])[0][0]
         else:
             text = ""
-            with closing(backend.llm.stream_chat(list(messages))) as stream:
-                for reply in stream:
-                    text += reply.delta or ""
-                    hear(reply.delta or "")
+            with closing(_streamed(backend, messages)) as pieces:
+                for piece in pieces:
+                    text += piece
+                    hear(piece)
                     if measure.count(text) >= limit:
                         break
         tokens = measure.count(text)
         return (text, tokens, False) if tokens < limit else (measure.head(text, limit), limit, True)
+
+
+def _streamed(backend: ApiBackend, messages: Sequence[ChatMessage]) -> Generator[str, None, None]:
+    """Yield an answer as it comes; where it fails before its first piece, it is asked for again."""
+
+    def begin() -> tuple[ChatResponseGen, ChatResponse | None]:
+        stream = backend.sender.stream_chat(list(messages))
+        return stream, next(stream, None)
+
+    stream, reply = backend.requests.send(begin)
+    with closing(stream):
+        while reply is not None:
+            yield reply.delta or ""
+            try:
+                reply = next(stream, None)
+            except Exception as error:  # of the client library; what has been heard cannot be taken back
+                failure = backend.requests.explain(error)
+                if failure is None:
+                    raise
+            else:
+                continue
+            raise failure
 
 
 def tidy(text: str, labels: Sequence[str]) -> str:

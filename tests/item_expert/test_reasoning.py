@@ -5,6 +5,7 @@ import math
 import threading
 import time
 
+import httpx
 import pytest
 import torch
 from llama_index.core.llms import CustomLLM, LLMMetadata
@@ -12,7 +13,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from pydantic import Field
 
 from reges_index import ReGeSRerank, ReGeSSynthesizer
-from reges_index.errors import ConfigError
+from reges_index.errors import ConfigError, LLMServerError
 from reges_index.item_expert import COT_SELECT_TMPL, ReasoningDecoding, hear_reasoning
 from reges_index.item_expert.reasoning import ReasoningStopped, tidy
 from reges_index.models.tree_scoring import score_separately
@@ -169,6 +170,8 @@ class Scripted(CustomLLM):
     """An LLM behind LlamaIndex's interface: reasons when asked to think, else names the second candidate."""
 
     asked: list = Field(default_factory=list)
+    refusals: int = 0  # streams that are not begun
+    breaks: int = 0  # streams that break in the middle
 
     @property
     def metadata(self):
@@ -186,8 +189,13 @@ class Scripted(CustomLLM):
     def stream_complete(self, prompt, formatted=False, **kwargs):
         from llama_index.core.llms import CompletionResponse
 
+        if self.refusals:
+            self.refusals -= 1
+            raise httpx.ConnectError("refused")
         text = ""
-        for word in self._text(prompt).split(" "):
+        for number, word in enumerate(self._text(prompt).split(" ")):
+            if number == 3 and self.breaks:
+                raise httpx.ReadError("cut")
             text += f"{word} "
             yield CompletionResponse(text=text, delta=f"{word} ")
 
@@ -208,3 +216,30 @@ async def test_with_an_llm_behind_an_api(listening):
     assert report["reasoning"] in llm.asked[1]
     assert bool(heard) is listening
     assert len(heard) < 15  # it was left at its limit
+
+
+def test_a_stream_that_does_not_begin_is_asked_for_again():
+    heard = []
+    with hear_reasoning(heard.append):
+        ranking = api_rerank(Scripted(refusals=1)).rank(nodes_of(FILMS), WISH)
+    assert ranking.candidates[0].item.title == "Heat"
+    assert heard[0] == "They "
+
+
+@pytest.mark.parametrize("on_error", ["raise", "retrieval_order"])
+def test_a_stream_that_breaks_is_the_servers_fault(on_error):
+    rerank = api_rerank(Scripted(breaks=1), on_error=on_error)
+    heard = []
+    with hear_reasoning(heard.append):
+        if on_error == "raise":
+            with pytest.raises(LLMServerError):
+                rerank.rank(nodes_of(FILMS), WISH)
+        else:
+            ranking = rerank.rank(nodes_of(FILMS), WISH)
+            assert ranking.report["rerank"]["outcome"] == "failed"
+            assert [c.item.id for c in ranking.candidates] == ["1", "2", "3"]
+    assert "".join(heard) == "They like tension. "
+
+
+def api_rerank(llm, **options):
+    return ReGeSRerank(llm, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=10), **options)
