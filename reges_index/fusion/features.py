@@ -196,6 +196,12 @@ class CatalogSources:
             matrix[:, _COLUMN[name]] = values
         return matrix
 
+    def ruled_out(self, state: DialogueState) -> npt.NDArray[np.bool_]:
+        """Return which items the user wants no more of, shape (N,): turned down, or of a genre ruled out."""
+        hidden: npt.NDArray[np.bool_] = self._genres.scores((k, 1.0) for k in state.ruled_out) > 0
+        hidden[[item.item for item in state.named if item.rejected]] = True
+        return hidden
+
     # -- the groups --------------------------------------------------------------------------------
 
     def named_vector(self, state: DialogueState) -> Floats:

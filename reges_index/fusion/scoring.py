@@ -105,11 +105,14 @@ def score_items(
     vectors: QueryVectors,
     *,
     without: SourceSwitch = (),
+    state: DialogueState | None = None,
 ) -> Floats:
     """Return each item's score, shape (N,): log-odds up to a constant.
 
     Parameters
     ----------
+    state
+        Where it has been read already.
     without
         Names of `SOURCES` to switch off.
 
@@ -121,7 +124,7 @@ def score_items(
     weights = model.weights(sources.statistics.known).copy()
     for name in check_sources(without):
         weights[[FEATURES.index(feature) for feature in SOURCES[name]]] = 0
-    scores: Floats = feature_matrix(model, sources, biases, messages, vectors) @ weights
+    scores: Floats = feature_matrix(model, sources, biases, messages, vectors, state) @ weights
     return scores
 
 

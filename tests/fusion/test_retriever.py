@@ -145,3 +145,24 @@ def test_it_goes_into_a_stock_query_engine(catalog, fusion):
 def test_an_empty_catalog_gives_nothing(fusion):
     empty = ItemCatalog.open(embed_model=HashingEmbedding(), name="void", create=True)
     assert FusionRetriever(empty, fusion).retrieve(ask("anything")) == []
+
+
+def test_what_the_user_ruled_out_can_be_hidden(catalog, fusion, caplog):
+    said = DialogueQueryBundle.from_dialogue(
+        [
+            {"role": "user", "content": "Something for tonight, but no horror please."},
+            {"role": "assistant", "content": "How about Laugh Factory?"},
+            {"role": "user", "content": "I hated Laugh Factory."},
+        ]
+    )
+    everything = FusionRetriever(catalog, fusion).retrieve(said)
+    assert {"f4", "f5", "f6"} <= set(ids(everything))
+    with caplog.at_level("INFO", logger="reges_index.fusion.retriever"):
+        left = FusionRetriever(catalog, fusion, hide_ruled_out=True).retrieve(said)
+    assert sorted(ids(left)) == ["f1", "f2", "f3", "f7", "f8"]
+    assert sum(node.score for node in left) == pytest.approx(1, abs=1e-6)
+    assert "3 items" in caplog.text
+    # Nothing but horror passes the filter: an empty answer would help nobody.
+    horror = MetadataFilters(filters=[MetadataFilter(key="genres", value="Horror")])
+    stay = FusionRetriever(catalog, fusion, filters=horror, hide_ruled_out=True).retrieve(said)
+    assert sorted(ids(stay)) == ["f4", "f5"]
