@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from reges_index.item_expert.synthesizer import ReGeSSynthesizer as ReGeSSynthesizer
     from reges_index.models.llm import ReGeSLLM as ReGeSLLM
     from reges_index.models.local_lm import LocalLM as LocalLM
+    from reges_index.pipeline.build import build_engine as build_engine
+    from reges_index.pipeline.saving import load_pipeline as load_pipeline
+    from reges_index.pipeline.saving import save_pipeline as save_pipeline
+    from reges_index.pipeline.settings import PipelineSettings as PipelineSettings
     from reges_index.query_expert.retriever import ReGeSRetriever as ReGeSRetriever
     from reges_index.query_expert.transform import QueryDecoding as QueryDecoding
     from reges_index.query_expert.transform import ReGeSQueryTransform as ReGeSQueryTransform
@@ -42,6 +46,7 @@ _HOMES = {
     "Item": "catalog.item",
     "ItemCatalog": "catalog.catalog",
     "LocalLM": "models.local_lm",
+    "PipelineSettings": "pipeline.settings",
     "QueryDecoding": "query_expert.transform",
     "ReGeSChatEngine": "engines.chat_engine",
     "ReGeSError": "errors",
@@ -53,10 +58,13 @@ _HOMES = {
     "ReGeSSynthesizer": "item_expert.synthesizer",
     "Recommendation": "engines.recommendation",
     "Turn": "dialogue.messages",
+    "build_engine": "pipeline.build",
     "demo_catalog": "catalog.demo",
     "demo_dialogue": "catalog.demo",
+    "load_pipeline": "pipeline.saving",
     "read_items": "catalog.readers",
     "read_turns": "dialogue.messages",
+    "save_pipeline": "pipeline.saving",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,0 +1,126 @@
+"""Engines into pipeline files and out of them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.llms.llm import LLM
+
+from reges_index.catalog import ItemCatalog
+from reges_index.engines.query_engine import ReGeSQueryEngine
+from reges_index.errors import ConfigError
+from reges_index.fusion.model import FusionModel
+from reges_index.models.local_lm import LocalLM
+from reges_index.pipeline.build import build_engine
+from reges_index.pipeline.describe import describe_engine
+from reges_index.pipeline.file import SavedPipeline, read_pipeline, write_pipeline
+from reges_index.pipeline.settings import GIVEN
+
+__all__ = ["load_pipeline", "open_catalog_at", "save_pipeline"]
+
+logger = logging.getLogger(__name__)
+
+
+def save_pipeline(engine: ReGeSQueryEngine, path: str | Path, *, name: str = "custom") -> Path:
+    """Write all that an engine is made of into a YAML file, whole or not at all; returns its path.
+
+    The file names models, adapters and the catalog's store, and holds prompts and options as they are now.
+    It holds neither their content nor any key.
+
+    Parameters
+    ----------
+    path
+        The file. Folders inside its own folder are named relative to it.
+    name
+        What to call the pipeline.
+
+    Raises
+    ------
+    ConfigError
+        If a part cannot be written down; see `describe_engine`.
+    StorageError
+        If the file cannot be written.
+    """
+    settings = describe_engine(engine, name=name)
+    given = [
+        field for field in ("encoder", "llm", "query_llm", "fusion") if getattr(settings, field) == GIVEN
+    ]
+    if given:
+        logger.warning(
+            "%s: %s must be passed to load_pipeline again; no name says it", path, ", ".join(given)
+        )
+    store = None if engine.catalog is None else _place_of(engine.catalog)
+    catalog = engine.catalog.name if engine.catalog is not None else "items"
+    return write_pipeline(SavedPipeline(settings, store, catalog), path)
+
+
+def load_pipeline(
+    path: str | Path,
+    *,
+    catalog: ItemCatalog | None = None,
+    retriever: BaseRetriever | None = None,
+    embed_model: BaseEmbedding | None = None,
+    llm: LLM | LocalLM | None = None,
+    query_llm: LLM | LocalLM | None = None,
+    fusion: FusionModel | None = None,
+    callback_manager: CallbackManager | None = None,
+) -> ReGeSQueryEngine:
+    """Build the engine that a pipeline file describes.
+
+    Parameters
+    ----------
+    catalog, retriever
+        In place of the catalog that the file names; one of them where it names none.
+    embed_model
+        To open the file's catalog with, where the file's encoder is "given".
+    llm, query_llm, fusion, callback_manager
+        As for `build_engine`.
+
+    Raises
+    ------
+    InputError, ConfigError
+        As `read_pipeline` and `build_engine`; also if no catalog is named or passed.
+    StoreNotFoundError
+        If the catalog that the file names is not there.
+    """
+    saved = read_pipeline(path)
+    if catalog is None and retriever is None:
+        if saved.store is None:
+            raise ConfigError(
+                f"{path} names no store: its catalog was in memory or elsewhere",
+                hint="pass the catalog: load_pipeline(path, catalog=...)",
+            )
+        if saved.settings.encoder == GIVEN and embed_model is None:
+            raise ConfigError(
+                f"{path}: the pipeline's encoder is an object that has no name",
+                hint="pass it: load_pipeline(path, embed_model=...)",
+            )
+        encoder = embed_model if embed_model is not None else saved.settings.encoder
+        catalog = open_catalog_at(saved.store, saved.catalog, encoder)
+    return build_engine(
+        saved.settings,
+        catalog,
+        retriever=retriever,
+        llm=llm,
+        query_llm=query_llm,
+        fusion=fusion,
+        callback_manager=callback_manager,
+    )
+
+
+def open_catalog_at(store: str, name: str, encoder: BaseEmbedding | str) -> ItemCatalog:
+    """Open a catalog in a folder, ``qdrant:FOLDER``, ``lancedb:FOLDER`` or at ``http://host:port``."""
+    if store.startswith(("http://", "https://")):
+        return ItemCatalog.open(url=store, name=name, embed_model=encoder)
+    return ItemCatalog.open(store, name=name, embed_model=encoder)
+
+
+def _place_of(catalog: ItemCatalog) -> str | None:
+    """Return where a catalog can be opened again; None for one in memory."""
+    place = catalog.table.place
+    folder = place.removeprefix("qdrant:").removeprefix("lancedb:")
+    return place if place.startswith(("http://", "https://")) or Path(folder).is_dir() else None

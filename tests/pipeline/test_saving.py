@@ -1,0 +1,258 @@
+import logging
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import yaml
+from llama_index.core.llms import MockLLM
+from llama_index.core.output_parsers import PydanticOutputParser
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
+from pydantic import BaseModel
+
+from reges_index import (
+    PipelineSettings,
+    ReGeSQueryEngine,
+    ReGeSRerank,
+    build_engine,
+    load_pipeline,
+    save_pipeline,
+)
+from reges_index.errors import ConfigError, InputError, StorageError, StoreNotFoundError
+from reges_index.fusion import FusionModel
+from reges_index.pipeline import PRESETS, SavedPipeline, describe_engine, read_pipeline, write_pipeline
+from tests.cli.conftest import no_file_longer_than
+from tests.pipeline.test_build import SAID, same
+
+KEY = "sk-secret-0123456789"
+
+
+def test_a_saved_pipeline_answers_as_before(settings, catalog, tmp_path):
+    engine = build_engine(settings, catalog)
+    path = save_pipeline(engine, tmp_path / "deep" / "pipeline.yaml", name="tiny")
+    loaded = load_pipeline(path)
+    assert same(loaded.recommend(SAID), engine.recommend(SAID))
+    assert loaded.catalog.name == "films"
+    assert describe_engine(loaded, name="tiny") == read_pipeline(path).settings
+    again = save_pipeline(loaded, tmp_path / "deep" / "again.yaml", name="tiny")
+    assert again.read_text() == path.read_text()
+    assert sorted(file.name for file in path.parent.iterdir()) == ["again.yaml", "pipeline.yaml"]
+
+
+def test_what_was_changed_after_building_is_saved(settings, catalog, tmp_path):
+    engine = build_engine(settings, catalog)
+    engine.update_prompts(
+        {
+            "query_transform:query_prompt": PromptTemplate(
+                "{conversation_history}\nQuery for {item_noun}, é:"
+            ),
+            "rerank:select_prompt": PromptTemplate("{candidates}\n# {conversation_history}: Which?\x07"),
+            "response_synthesizer:sentence_prompt": PromptTemplate("{conversation_history} {item} why"),
+        }
+    )
+    engine.similarity_top_k, engine.exclude_mentioned, engine.rerank.top_n = 5, False, 2
+    year = sorted(item.year for item in catalog.items())[3]
+    engine = engine.with_filters(
+        MetadataFilters(filters=[MetadataFilter(key="year", value=year, operator=">=")], condition="and")
+    )
+    loaded = load_pipeline(save_pipeline(engine, tmp_path / "p.yaml"))
+    assert {name: p.template for name, p in loaded.get_prompts().items()} == {
+        name: p.template for name, p in engine.get_prompts().items()
+    }
+    assert len(loaded.recommend(SAID).ranking) == 5
+    assert same(loaded.recommend(SAID), engine.recommend(SAID))
+    assert loaded.rerank.top_n == 2
+
+
+def test_chain_of_thought_generation_and_scoring_survive(settings, catalog, tmp_path):
+    for changes in (
+        {"mode": "reason", "item_adapter": "none", "reasoning": {"max_new_tokens": 5, "one_line": True}},
+        {"mode": "generate", "seed": 5},
+        {"mode": "constrained", "rerank_top_k": 3, "on_error": "retrieval_order", "style": "sentence"},
+    ):
+        engine = build_engine(settings.override(**changes), catalog)
+        loaded = load_pipeline(save_pipeline(engine, tmp_path / "p.yaml"))
+        assert same(loaded.recommend(SAID), engine.recommend(SAID))
+        now = describe_engine(loaded)
+        assert now.mode == changes["mode"]
+        assert now == describe_engine(engine)
+
+
+def test_everything_moves_together(parts, tmp_path, settings, catalog, monkeypatch):
+    """Folders beside the file are named relative to it; elsewhere they are named from the root."""
+    here = tmp_path / "here"
+    shutil.copytree(parts, here)
+    moved = PipelineSettings.parse(
+        yaml.safe_load(yaml.safe_dump(settings.model_dump(mode="json")).replace(str(parts), str(here)))
+    )
+    path = write_pipeline(SavedPipeline(moved, str(here / "store"), "films"), here / "p.yaml")
+    assert str(tmp_path) not in path.read_text()
+    there = here.rename(tmp_path / "there")
+    monkeypatch.chdir("/")
+    loaded = load_pipeline(there / "p.yaml")
+    assert loaded.rerank.local_model.name == str(there / "llm")
+    assert same(loaded.recommend(SAID), build_engine(settings, catalog).recommend(SAID))
+    outside = write_pipeline(SavedPipeline(settings, str(parts / "store")), tmp_path / "p.yaml")
+    assert read_pipeline(outside) == SavedPipeline(settings, str(parts / "store"))
+    text = (
+        "format: reges-pipeline\nversion: 1\nsettings: {llm: ../llm, encoder: 'dpr:./q,~/c', fusion: none}\n"
+    )
+    (there / "by-hand.yaml").write_text(text)
+    read = read_pipeline(there / "by-hand.yaml").settings
+    assert read.llm == str(tmp_path / "llm")
+    assert read.encoder == f"dpr:{there / 'q'},{os.path.expanduser('~')}/c"  # noqa: PTH111
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_as_files(name, tmp_path):
+    saved = SavedPipeline(PRESETS[name].settings, "http://localhost:8000", "films")
+    assert read_pipeline(write_pipeline(saved, tmp_path / "p.yaml")) == saved
+
+
+def test_no_key_is_in_the_file(few_films, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_LIKE_API_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    for name in ("openai:gpt-4o-mini", "openai-like:m@http://127.0.0.1:9/v1"):
+        settings = PipelineSettings(
+            llm=name,
+            llm_options={"temperature": 0.3},
+            encoder="given",
+            item_adapter="none",
+            query_adapter="none",
+        )
+        engine = build_engine(settings, few_films)
+        path = save_pipeline(engine, tmp_path / "p.yaml")
+        saved = read_pipeline(path).settings
+        assert saved.llm == name
+        assert saved.llm_options["temperature"] == 0.3
+        assert KEY not in path.read_text()
+        assert load_pipeline(path, catalog=few_films).rerank.backend.llm.model in name
+        assert KEY not in caplog.text
+    secret = (
+        MockLLM(additional_kwargs={"api_key": KEY})
+        if "additional_kwargs" in MockLLM.model_fields
+        else MockLLM()
+    )
+    path = save_pipeline(build_engine(settings, few_films, llm=secret), tmp_path / "p.yaml")
+    assert read_pipeline(path).settings.llm == "given"
+    from llama_index.llms.openai_like import OpenAILike
+
+    headers = OpenAILike(model="m", api_base="http://h/v1", api_key=KEY, default_headers={"x-key": KEY})
+    path = save_pipeline(build_engine(settings, few_films, llm=headers), tmp_path / "p.yaml")
+    assert KEY not in path.read_text()
+    assert read_pipeline(path).settings.llm == "given"
+    for url in (f"http://me:{KEY}@h:1", f"http://h:1?token={KEY}"):
+        with pytest.raises(ConfigError) as error:
+            write_pipeline(SavedPipeline(settings, url), tmp_path / "q.yaml")
+        assert KEY not in str(error.value)
+    assert not (tmp_path / "q.yaml").exists()
+
+
+def test_objects_without_a_name_are_passed_again(few_films, tiny, tmp_path, caplog):
+    """An encoder of one's own, a catalog in memory, an LLM of another library: the file says so."""
+    llm = MockLLM()
+    rerank = ReGeSRerank(tiny, adapter=None)
+    engine = ReGeSQueryEngine.from_defaults(few_films, query_llm=llm, rerank=rerank, similarity_top_k=4)
+    path = save_pipeline(engine, tmp_path / "p.yaml")
+    assert "encoder, query_llm must be passed" in caplog.text
+    with pytest.raises(ConfigError, match="names no store"):
+        load_pipeline(path)
+    with pytest.raises(ConfigError, match="query_llm"):
+        load_pipeline(path, catalog=few_films, llm=tiny)
+    loaded = load_pipeline(path, catalog=few_films, llm=tiny, query_llm=llm)
+    assert same(loaded.recommend(SAID), engine.recommend(SAID))
+    stock = ReGeSQueryEngine.from_defaults(
+        retriever=few_films.as_retriever(similarity_top_k=3), llm=tiny, rerank=rerank
+    )
+    path = save_pipeline(stock, tmp_path / "p.yaml")
+    again = load_pipeline(path, retriever=few_films.as_retriever(similarity_top_k=3), llm=tiny)
+    assert same(again.recommend(SAID), stock.recommend(SAID))
+
+
+def test_the_fusion_is_saved_by_name(tiny, tmp_path, settings, catalog):
+    from reges_index import ItemCatalog, demo_catalog
+
+    items = ItemCatalog.from_items(demo_catalog("films")[:12], persist_dir=tmp_path / "store", name="films")
+    shipped = FusionModel.default()
+    FusionModel.save(shipped, tmp_path / "fusion")
+    for fusion in ("shipped", str(tmp_path / "fusion")):
+        engine = build_engine(settings.override(encoder="embedded", fusion=fusion), items)
+        path = save_pipeline(engine, tmp_path / "p.yaml")
+        assert read_pipeline(path).settings.fusion == fusion
+        assert ("./fusion" in path.read_text()) == (fusion != "shipped")
+        assert same(load_pipeline(path).recommend(SAID), engine.recommend(SAID))
+
+
+def test_what_a_file_cannot_hold_is_refused(settings, catalog, tmp_path, tiny, few_films):
+    engine = build_engine(settings, catalog)
+    engine._choice = lambda ranking: ranking
+    with pytest.raises(ConfigError, match="final choice"):
+        save_pipeline(engine, tmp_path / "p.yaml")
+
+    class Answer(BaseModel):
+        title: str
+
+    parser = PydanticOutputParser(output_cls=Answer)
+    engine = build_engine(settings, catalog)
+    for prompt in (
+        PromptTemplate("{candidates} {conversation_history}", output_parser=parser),
+        PromptTemplate("{candidates} {conversation_history} {tone}").partial_format(tone="kind"),
+    ):
+        engine.rerank.update_prompts({"select_prompt": prompt})
+        with pytest.raises(ConfigError, match="select_prompt"):
+            save_pipeline(engine, tmp_path / "p.yaml")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no pipeline file"),
+        ("- a\n", "no pipeline file"),
+        ("format: reges-pipeline\n", "version None"),
+        ("format: reges-pipeline\nversion: 0\n", "version 0, which this version .* does not read any more"),
+        (
+            "format: reges-pipeline\nversion: 2\nfuture: {}\n",
+            "version 2; this version of the package reads 1",
+        ),
+        ("format: reges-pipeline\nversion: true\n", "version True"),
+        ("format: reges-pipeline\nversion: 1\nsettings: {}\nmore: 1\n", "unknown key more"),
+        ("format: reges-pipeline\nversion: 1\nsettings: []\n", "must be mappings"),
+        ("format: reges-pipeline\nversion: 1\ncatalog: {pass: x}\nsettings: {}\n", "must be mappings"),
+        ("format: reges-pipeline\nversion: 1\nsettings: {model: x}\n", "model: Extra"),
+        ("format: reges-pipeline\nversion: 1\nsettings: {mode: guess}\n", "mode: "),
+        ("format: reges-pipeline\nversion: 1\nsettings: !!python/object:os.system {}\n", "not valid YAML"),
+        ("format: [\n", "not valid YAML"),
+        (b"\xff\xfe", "not valid YAML"),
+    ],
+)
+def test_files_that_are_none(tmp_path, text, words):
+    path = tmp_path / "pipeline.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=rf"(?s)pipeline\.yaml.*{words}"):
+        load_pipeline(path)
+
+
+def test_places_that_are_not_there(settings, tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_pipeline(tmp_path / "none.yaml")
+    path = write_pipeline(SavedPipeline(settings, str(tmp_path / "gone")), tmp_path / "p.yaml")
+    with pytest.raises(StoreNotFoundError, match="gone"):
+        load_pipeline(path)
+
+
+def test_a_file_is_written_whole_or_not_at_all(settings, tmp_path):
+    path = write_pipeline(SavedPipeline(settings), tmp_path / "p.yaml")
+    before = path.read_bytes()
+    with no_file_longer_than(100), pytest.raises(StorageError, match=r"p\.yaml cannot be written"):
+        write_pipeline(SavedPipeline(settings.override(similarity_top_k=9)), path)
+    assert path.read_bytes() == before
+    with pytest.raises(StorageError):
+        write_pipeline(SavedPipeline(settings), path / "under-a-file.yaml")
+    assert [file.name for file in tmp_path.iterdir()] == ["p.yaml"]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: write_pipeline(SavedPipeline(settings.override(seed=k)), path), range(20)))
+    assert read_pipeline(path).settings.seed in range(20)
+    assert [file.name for file in tmp_path.iterdir()] == ["p.yaml"]
