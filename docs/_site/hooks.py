@@ -18,6 +18,9 @@ from notebooks import notebook_page
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made from code and notebooks."""
     files.append(File.generated(config, "cli.md", content=command_line_page()))
-    for path in sorted((Path(config.config_file_path).parent / "examples").glob("*.ipynb")):
+    examples = Path(config.config_file_path).parent / "examples"
+    readme = (examples / "README.md").read_text(encoding="utf-8").replace(".ipynb)", ".md)")
+    files.append(File.generated(config, "examples/README.md", content=readme))
+    for path in sorted(examples.glob("*.ipynb")):
         files.append(File.generated(config, f"examples/{path.stem}.md", content=notebook_page(path)))
     return files

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def notebook_page(path: Path) -> str:
 def _blocks(cell: dict[str, Any]) -> Iterator[str]:
     source = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
-        yield source
+        yield re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", source)
     elif cell["cell_type"] == "code" and source.strip():
         yield _fence(source, "python")
         for output in cell["outputs"]:
@@ -33,16 +33,12 @@ def _shown(output: dict[str, Any]) -> Iterator[str]:
         return
     data = output.get("data", {})
     if "image/png" in data:
-        png = base64.b64encode(base64.b64decode("".join(data["image/png"]))).decode()
-        yield f"![{_caption(data)}](data:image/png;base64,{png})"
+        png = "".join("".join(data["image/png"]).split())
+        yield f"![picture](data:image/png;base64,{png})"
     elif "text/markdown" in data:
         yield "".join(data["text/markdown"])
     elif "text/plain" in data:
         yield _fence("".join(data["text/plain"]), "text")
-
-
-def _caption(data: dict[str, Any]) -> str:
-    return "".join(data.get("text/plain", "")).strip("<>") or "picture"
 
 
 def _fence(text: str, language: str) -> str:
