@@ -1,0 +1,87 @@
+"""What a user sets beside the chat, and what there is to set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
+
+from reges_index.catalog import Item
+from reges_index.errors import InputError
+
+__all__ = ["Choices", "Facets"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What one turn obeys.
+
+    Attributes
+    ----------
+    catalog
+        Name of the catalog to recommend from.
+    genres
+        Any of these; empty allows all.
+    year_from, year_to
+        Bounds, both included; None is no bound. With a bound, items without a year are left out.
+    exclude_mentioned
+        Never recommend what the dialogue names.
+    """
+
+    catalog: str
+    genres: tuple[str, ...] = ()
+    year_from: int | None = None
+    year_to: int | None = None
+    exclude_mentioned: bool = True
+
+    def __post_init__(self) -> None:
+        if self.year_from is not None and self.year_to is not None and self.year_from > self.year_to:
+            raise InputError(
+                f"no year is from {self.year_from} to {self.year_to}", hint="swap the two, or clear one"
+            )
+
+    @property
+    def filters(self) -> MetadataFilters | None:
+        """Return them as LlamaIndex metadata filters; None when nothing is restricted."""
+        found: list[MetadataFilter | MetadataFilters] = []
+        if self.year_from is not None:
+            found.append(MetadataFilter(key="year", value=self.year_from, operator=FilterOperator.GTE))
+        if self.year_to is not None:
+            found.append(MetadataFilter(key="year", value=self.year_to, operator=FilterOperator.LTE))
+        if self.genres:
+            found.append(MetadataFilter(key="genres", value=list(self.genres), operator=FilterOperator.ANY))
+        return MetadataFilters(filters=found) if found else None
+
+
+@dataclass(frozen=True)
+class Facets:
+    """What the items of a catalog can be filtered by.
+
+    Attributes
+    ----------
+    size
+        Number of items.
+    first_year, last_year
+        None where no item has a year.
+    genres
+        The most frequent first.
+    """
+
+    size: int
+    first_year: int | None
+    last_year: int | None
+    genres: tuple[str, ...]
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> Facets:
+        """Collect them from all items of a catalog."""
+        size, years, genres = 0, set[int](), Counter[str]()
+        for item in items:
+            size += 1
+            genres.update(set(item.genres))
+            if item.year is not None:
+                years.add(item.year)
+        ordered = sorted(genres, key=lambda name: (-genres[name], name))
+        return cls(size, min(years, default=None), max(years, default=None), tuple(ordered))

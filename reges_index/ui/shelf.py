@@ -1,0 +1,120 @@
+"""`Shelf`: the catalogs of a web chat, each with its engine, made when it is first chosen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from llama_index.core.llms.llm import LLM
+
+from reges_index.catalog import ItemCatalog
+from reges_index.engines import ReGeSChatEngine, ReGeSQueryEngine, SmallTalkDetector
+from reges_index.errors import ConfigError, InputError
+from reges_index.models.local_lm import LocalLM
+from reges_index.ui.choices import Choices, Facets
+
+__all__ = ["EngineFactory", "Shelf"]
+
+EngineFactory: TypeAlias = Callable[[ItemCatalog], ReGeSQueryEngine]
+"""Makes the engine of a catalog."""
+
+
+class Shelf:
+    """Catalogs by name, with their engines, which all sessions share. Safe to use from several threads.
+
+    Parameters
+    ----------
+    engine
+        The engine of the one catalog, or a function that makes the engine of any of them.
+    catalogs
+        At least one; the first is what a page starts with. None is the engine's own.
+    llm
+        Answers small talk; None takes the engine's own local model, or else the embedded default.
+    small_talk
+        Answer greetings and thanks without a recommendation.
+
+    Raises
+    ------
+    ConfigError
+        If there is no catalog, two have one name, or one engine is given for several catalogs.
+    """
+
+    def __init__(
+        self,
+        engine: ReGeSQueryEngine | EngineFactory,
+        catalogs: ItemCatalog | Sequence[ItemCatalog] | None = None,
+        *,
+        llm: LLM | LocalLM | None = None,
+        small_talk: bool = True,
+    ) -> None:
+        if catalogs is None and isinstance(engine, ReGeSQueryEngine):
+            catalogs = engine.catalog
+        given = [] if catalogs is None else list(catalogs) if isinstance(catalogs, Sequence) else [catalogs]
+        self._catalogs = {catalog.name: catalog for catalog in given}
+        if not given or len(self._catalogs) < len(given):
+            raise ConfigError(
+                f"a web chat needs catalogs with names that differ, got {[c.name for c in given]}",
+                hint="pass the catalogs; an engine knows its own if it was built from one",
+            )
+        if isinstance(engine, ReGeSQueryEngine):
+            if len(given) > 1:
+                raise ConfigError(
+                    f"one engine was given for {len(given)} catalogs",
+                    hint="give a function that makes the engine of a catalog",
+                )
+            only = engine
+            engine = lambda _: only  # noqa: E731
+        self._make = engine
+        self._llm = llm
+        self._small_talk = small_talk
+        self._engines: dict[str, ReGeSQueryEngine] = {}
+        self._detectors: dict[str, SmallTalkDetector] = {}
+        self._facets: dict[str, Facets] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the catalogs; the first is what a page starts with."""
+        return list(self._catalogs)
+
+    def catalog(self, name: str) -> ItemCatalog:
+        """Return a catalog by name."""
+        if name not in self._catalogs:
+            raise InputError(f"there is no catalog {name!r} here", hint=f"choose {', '.join(self.names)}")
+        return self._catalogs[name]
+
+    def facets(self, name: str) -> Facets:
+        """Return what a catalog can be filtered by; read anew when its number of items has changed."""
+        catalog = self.catalog(name)
+        known = self._facets.get(name)
+        if known is None or known.size != len(catalog):
+            known = self._facets[name] = Facets.of(catalog.items())
+        return known
+
+    def base(self, name: str) -> ReGeSQueryEngine:
+        """Return the engine of a catalog without the user's filters; the first call makes it."""
+        catalog = self.catalog(name)
+        with self._lock:  # so that a model is loaded once, however many pages ask at the same time
+            if name not in self._engines:
+                self._engines[name] = self._make(catalog)
+            return self._engines[name]
+
+    def engine(self, choices: Choices) -> ReGeSQueryEngine:
+        """Return an engine that obeys what a user has set."""
+        base = self.base(choices.catalog)
+        return base.with_filters(choices.filters, exclude_mentioned=choices.exclude_mentioned)
+
+    def chat(self, choices: Choices) -> ReGeSChatEngine:
+        """Return a chat engine with a memory of its own."""
+        engine = self.engine(choices)
+        if not self._small_talk:
+            return ReGeSChatEngine(engine)
+        llm = self._llm if self._llm is not None else engine.rerank.local_model
+        return ReGeSChatEngine(engine, llm=llm, is_small_talk=self._detector(choices.catalog))
+
+    def _detector(self, name: str) -> SmallTalkDetector:
+        with self._lock:
+            if name not in self._detectors:
+                self._detectors[name] = SmallTalkDetector(self._catalogs[name].embed_model)
+            return self._detectors[name]

@@ -1,0 +1,149 @@
+"""What happens on the page: a message, a reset, another catalog. Values in, values of components out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from reges_index.errors import InputError, ReGeSError
+from reges_index.ui.choices import Choices
+from reges_index.ui.html import (
+    candidates_html,
+    card_html,
+    header_html,
+    message_html,
+    notice_html,
+    query_html,
+)
+from reges_index.ui.session import Exchange, Session, Sessions
+from reges_index.ui.shelf import Shelf
+
+__all__ = ["Panels", "Turns"]
+
+logger = logging.getLogger(__name__)
+
+_THINKING = "…"
+
+
+class Panels(NamedTuple):
+    """Values of the components that a turn changes, in the order of its outputs."""
+
+    chat: list[dict[str, Any]]
+    box: Any
+    query: str
+    candidates: str
+    notice: dict[str, Any]
+
+
+class Turns:
+    """Answers the page's events.
+
+    Parameters
+    ----------
+    shelf
+        The catalogs.
+    sessions
+        One for each page.
+    title
+        Of the page.
+    top_k
+        How many candidates to show.
+    """
+
+    def __init__(self, shelf: Shelf, sessions: Sessions, *, title: str, top_k: int) -> None:
+        self._shelf = shelf
+        self._sessions = sessions
+        self._title = title
+        self._top_k = top_k
+
+    async def send(
+        self,
+        message: str,
+        catalog: str,
+        genres: Sequence[str],
+        year_from: str,
+        year_to: str,
+        exclude_mentioned: bool,
+        request: gr.Request,
+    ) -> AsyncGenerator[Panels, None]:
+        """Answer a message as it is written; an error is shown and leaves the conversation as it was."""
+        session = self._session(request)
+        try:
+            if not message.strip():
+                raise InputError("the message is empty", hint="say what you are looking for")
+            choices = Choices(catalog, tuple(genres), _year(year_from), _year(year_to), exclude_mentioned)
+            before = list(session.exchanges)
+            yield self._panels([*before, Exchange(message)])
+            async for exchange in session.answer(message, choices):
+                yield self._panels([*before, exchange], box=None)
+        except ReGeSError as error:
+            yield self._panels(session.exchanges, box=message, error=error)
+        except Exception as error:
+            # For the page to go on. What happened is for the log: it may say what is not for users.
+            logger.exception("a turn of the web chat failed")
+            said = ReGeSError(
+                f"the turn failed ({type(error).__name__})", hint="try again; the server's log says more"
+            )
+            yield self._panels(session.exchanges, box=message, error=said)
+
+    def reset(self, request: gr.Request) -> Panels:
+        """Forget the conversation."""
+        self._session(request).reset()
+        return self._panels([])
+
+    def facets(self, catalog: str) -> tuple[Any, ...]:
+        """Return what depends on the catalog: the page's head and the three filters."""
+        facets = self._shelf.facets(catalog)
+        first, last = (("" if year is None else str(year)) for year in (facets.first_year, facets.last_year))
+        return (
+            header_html(self._title, catalog, facets),
+            gr.update(choices=list(facets.genres), visible=bool(facets.genres)),
+            gr.update(placeholder=first, visible=bool(first)),
+            gr.update(placeholder=last, visible=bool(last)),
+        )
+
+    def switch(self, catalog: str, request: gr.Request) -> tuple[Any, ...]:
+        """Start a new conversation with another catalog, without filters."""
+        header, genres, year_from, year_to = self.facets(catalog)
+        cleared = {**genres, "value": []}, {**year_from, "value": ""}, {**year_to, "value": ""}
+        return (*self.reset(request), header, *cleared)
+
+    def _session(self, request: gr.Request) -> Session:
+        if not request.session_hash:
+            raise InputError("the request names no session", hint="use the page, or Gradio's client")
+        return self._sessions.of(request.session_hash)
+
+    def _panels(
+        self, exchanges: Sequence[Exchange], *, box: str | None = "", error: ReGeSError | None = None
+    ) -> Panels:
+        last = next((e.found for e in reversed(exchanges) if e.found is not None), None)
+        return Panels(
+            chat=[message for exchange in exchanges for message in _messages(exchange)],
+            box=gr.skip() if box is None else box,  # the next message may be in it already
+            query=query_html(last),
+            candidates=candidates_html(last, self._top_k),
+            notice=gr.update(value=notice_html(error), visible=error is not None),
+        )
+
+
+def _messages(exchange: Exchange) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{"role": "user", "content": message_html(exchange.message)}]
+    if exchange.thought:
+        thought = message_html(exchange.thought)
+        found.append({"role": "assistant", "content": thought, "metadata": {"title": "Reasoning"}})
+    answer: list[Any] = [message_html(exchange.answer) or _THINKING]
+    if exchange.found is not None and exchange.found.item is not None:
+        answer.append(gr.HTML(card_html(exchange.found.item)))
+    return [*found, {"role": "assistant", "content": answer}]
+
+
+def _year(text: str) -> int | None:
+    if not text.strip():
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"{text.strip()!r} is no year", hint="write a number such as 1999") from error
