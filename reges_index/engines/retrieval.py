@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,14 +13,15 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore
 from llama_index.core.vector_stores import MetadataFilters
 
-from reges_index.catalog import CatalogRetriever, ItemCatalog
+from reges_index.catalog import CatalogRetriever, ItemCatalog, LiveCatalog
 from reges_index.dialogue import DialogueQueryBundle, dialogue_of
 from reges_index.errors import ConfigError
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.exclusion import without_excluded
+from reges_index.query_expert.off_loop import retrieve_off_loop
 
-__all__ = ["CatalogSource", "Found", "RetrieverSource", "aretrieve", "retrieve", "with_filters"]
+__all__ = ["CatalogSource", "Found", "RetrieverSource", "aretrieve", "retrieve", "turn_of", "with_filters"]
 
 RetrieverSource: TypeAlias = Callable[[int], BaseRetriever] | BaseRetriever
 """Makes a retriever for a number of items, or is one, whose own number then stays."""
@@ -40,19 +42,27 @@ class CatalogSource:
     """
 
     def __init__(
-        self, catalog: ItemCatalog, filters: MetadataFilters | None = None, fusion: FusionModel | None = None
+        self,
+        catalog: ItemCatalog | LiveCatalog,
+        filters: MetadataFilters | None = None,
+        fusion: FusionModel | None = None,
     ) -> None:
         self.catalog = catalog
         self.filters = filters
         self.fusion = fusion
         # One for all numbers of items and all filters: it prepares the catalog once, and they share that.
-        self._fused = None if fusion is None else FusionRetriever(catalog, fusion, filters=filters)
+        self._fused = None if fusion is None else _Fused(catalog, fusion)
+
+    @property
+    def current(self) -> ItemCatalog:
+        """The catalog itself; of a live one the version that the turn reads."""
+        return self.catalog.current if isinstance(self.catalog, LiveCatalog) else self.catalog
 
     def __call__(self, similarity_top_k: int) -> BaseRetriever:
-        """Return a retriever of so many items."""
+        """Return a retriever of so many items; over the version of a live catalog that the turn reads."""
         if self._fused is None:
             return self.catalog.as_retriever(similarity_top_k=similarity_top_k, filters=self.filters)
-        retriever = self._fused.for_top_k(similarity_top_k)
+        retriever = self._fused.retriever().for_top_k(similarity_top_k)
         retriever.filters = self.filters
         return retriever
 
@@ -61,6 +71,29 @@ class CatalogSource:
         other = copy.copy(self)
         other.filters = filters
         return other
+
+
+class _Fused:
+    """The fusion's retriever of a catalog; of a live one, a retriever for each version."""
+
+    def __init__(self, catalog: ItemCatalog | LiveCatalog, fusion: FusionModel) -> None:
+        self._catalog = catalog
+        self._fusion = fusion
+        self._only = None if isinstance(catalog, LiveCatalog) else FusionRetriever(catalog, fusion)
+        self.retriever()  # refuses a catalog of another encoder now, not in the first turn
+
+    def retriever(self) -> FusionRetriever:
+        if isinstance(self._catalog, LiveCatalog):
+            return self._catalog.derived(self, lambda version: FusionRetriever(version, self._fusion))
+        assert self._only is not None  # made above for every catalog that is not live
+        return self._only
+
+
+def turn_of(source: RetrieverSource) -> AbstractContextManager[object]:
+    """Return a block in which a live catalog stays what it is on entry; for other sources it does nothing."""
+    if isinstance(source, CatalogSource) and isinstance(source.catalog, LiveCatalog):
+        return source.catalog.pinned()
+    return nullcontext()
 
 
 def with_filters(source: RetrieverSource, filters: MetadataFilters | None) -> RetrieverSource:
@@ -139,7 +172,7 @@ async def aretrieve(
 ) -> Found:
     """Do `retrieve` without blocking the event loop."""
     retriever = _retriever(source, top_k, exclude_ids, exclude_mentioned)
-    nodes = await retriever.aretrieve(bundle)
+    nodes = await retrieve_off_loop(retriever, bundle)
     allowed = await asyncio.to_thread(
         without_excluded, nodes, dialogue_of(bundle), ids=exclude_ids, mentioned=exclude_mentioned
     )

@@ -8,6 +8,7 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
+from reges_index.query_expert.off_loop import retrieve_off_loop
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
 __all__ = ["ReGeSRetriever"]
@@ -44,4 +45,4 @@ class ReGeSRetriever(BaseRetriever):
         return self.retriever.retrieve(self.query_transform.run(query_bundle))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await self.retriever.aretrieve(await self.query_transform.arun(query_bundle))
+        return await retrieve_off_loop(self.retriever, await self.query_transform.arun(query_bundle))
