@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reges_index.catalog.demo import demo_catalog as demo_catalog
     from reges_index.catalog.demo import demo_dialogue as demo_dialogue
     from reges_index.catalog.item import Item as Item
+    from reges_index.catalog.live import LiveCatalog as LiveCatalog
     from reges_index.catalog.readers import read_items as read_items
     from reges_index.dialogue.bundle import DialogueQueryBundle as DialogueQueryBundle
     from reges_index.dialogue.messages import Turn as Turn
@@ -45,6 +46,7 @@ _HOMES = {
     "ExcludeItems": "item_expert.exclusion",
     "Item": "catalog.item",
     "ItemCatalog": "catalog.catalog",
+    "LiveCatalog": "catalog.live",
     "LocalLM": "models.local_lm",
     "PipelineSettings": "pipeline.settings",
     "QueryDecoding": "query_expert.transform",

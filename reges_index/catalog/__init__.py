@@ -13,19 +13,26 @@ if TYPE_CHECKING:
     from reges_index.catalog.demo import demo_catalog, demo_catalogs
     from reges_index.catalog.encoder import EncoderIdentity, find_default_encoder, resolve_encoder
     from reges_index.catalog.item import Item
+    from reges_index.catalog.live import LiveCatalog
+    from reges_index.catalog.reader import CatalogReader, Contents
     from reges_index.catalog.readers import read_items
     from reges_index.catalog.retriever import CatalogRetriever
     from reges_index.catalog.sync import SyncReport
     from reges_index.catalog.template import DEFAULT_TEMPLATE, TextTemplate
     from reges_index.catalog.vector_store import CatalogVectorStore
+    from reges_index.catalog.versions import CatalogVersion
 
 _MODULES = {
+    "CatalogReader": "reader",
     "CatalogRetriever": "retriever",
     "CatalogVectorStore": "vector_store",
+    "CatalogVersion": "versions",
+    "Contents": "reader",
     "DEFAULT_TEMPLATE": "template",
     "EncoderIdentity": "encoder",
     "Item": "item",
     "ItemCatalog": "catalog",
+    "LiveCatalog": "live",
     "SyncReport": "sync",
     "TextTemplate": "template",
     "demo_catalog": "demo",
@@ -37,11 +44,15 @@ _MODULES = {
 
 __all__ = [
     "DEFAULT_TEMPLATE",
+    "CatalogReader",
     "CatalogRetriever",
     "CatalogVectorStore",
+    "CatalogVersion",
+    "Contents",
     "EncoderIdentity",
     "Item",
     "ItemCatalog",
+    "LiveCatalog",
     "SyncReport",
     "TextTemplate",
     "demo_catalog",

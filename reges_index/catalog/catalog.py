@@ -123,10 +123,22 @@ class ItemCatalog(CatalogReader):
         elif persist_dir is None and url is None and not create:
             raise InputError("no store is named", hint="pass persist_dir or url, or create=True for memory")
         check_name(name if table is None else table.name)
-        template = template or DEFAULT_TEMPLATE
-        identity = encoder_identity(embed_model, template)
         if table is None:
             table = table_at(location, name, create=create)
+        return cls.over(table, embed_model=embed_model, template=template, create=create)
+
+    @classmethod
+    def over(
+        cls,
+        table: Table,
+        *,
+        embed_model: BaseEmbedding | str | None = None,
+        template: TextTemplate | None = None,
+        create: bool = False,
+    ) -> ItemCatalog:
+        """Open the catalog of a table (`reges_index.catalog.stores`); the rest as for `open`."""
+        template = template or DEFAULT_TEMPLATE
+        identity = encoder_identity(embed_model, template)
         is_foreign = open_table(table, identity, create=create)
         return cls(
             table, identity=identity, embed_model=embed_model, template=template, is_read_only=is_foreign
@@ -332,10 +344,16 @@ class ItemCatalog(CatalogReader):
         self._refuse_foreign()
         self._table.drop()
 
-    def beside(self, name: str) -> ItemCatalog:
-        """Return another catalog of the same store and encoder, made empty if it is not there."""
+    def beside(self, name: str, *, create: bool = True) -> ItemCatalog:
+        """Return another catalog of the same store and encoder; errors as for `open`.
+
+        Parameters
+        ----------
+        create
+            Make it, empty, if it is not there.
+        """
         table = self._table.sibling(check_name(name))
-        is_foreign = open_table(table, self._identity, create=True)
+        is_foreign = open_table(table, self._identity, create=create)
         return ItemCatalog(
             table,
             identity=self._identity,

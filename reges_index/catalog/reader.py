@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,11 @@ class CatalogReader(ABC):
     def table(self) -> Table:
         """The table to read, in whatever store it is."""
 
+    @contextmanager
+    def lent(self) -> Iterator[Table]:
+        """Lend the table for one call; it stays what it is until the call ends."""
+        yield self.table
+
     @property
     @abstractmethod
     def encoder(self) -> EncoderIdentity:
@@ -82,17 +88,18 @@ class CatalogReader(ABC):
 
     def ids(self, filters: MetadataFilters | None = None) -> list[str]:
         """Ids of all items, or of those that pass the filters, sorted."""
-        return sorted(self.table.ids(parse_filters(filters)))
+        with self.lent() as table:
+            return sorted(table.ids(parse_filters(filters)))
 
     def items(self) -> Iterator[Item]:
         """Iterate over all items in the order of `ids`."""
-        table = self.table
-        ids = sorted(table.ids())
-        for start in range(0, len(ids), table.batch_size):
-            part = ids[start : start + table.batch_size]
-            found = {row.id: _item(row) for row in table.rows(part)}
-            # One that was removed meanwhile is no item any more.
-            yield from (found[item_id] for item_id in part if item_id in found)
+        with self.lent() as table:
+            ids = sorted(table.ids())
+            for start in range(0, len(ids), table.batch_size):
+                part = ids[start : start + table.batch_size]
+                found = {row.id: _item(row) for row in table.rows(part)}
+                # One that was removed meanwhile is no item any more.
+                yield from (found[item_id] for item_id in part if item_id in found)
 
     def get(self, ids: Sequence[str]) -> list[Item]:
         """Return items by id, in the order asked for.
@@ -104,9 +111,9 @@ class CatalogReader(ABC):
         """
         if isinstance(ids, str):
             raise InputError(f"ids is the text {ids!r}", hint="pass a list of ids")
-        table = self.table
         distinct = list(dict.fromkeys(ids))
-        found = {row.id: _item(row) for row in table.rows(distinct)}
+        with self.lent() as table:
+            found = {row.id: _item(row) for row in table.rows(distinct)}
         if missing := [item_id for item_id in distinct if item_id not in found]:
             shown = ", ".join(map(repr, missing[:_SHOWN_IDS]))
             more = f" and {len(missing) - _SHOWN_IDS} more" if len(missing) > _SHOWN_IDS else ""
@@ -117,8 +124,8 @@ class CatalogReader(ABC):
 
     def contents(self) -> Contents:
         """Return all items with their vectors; about 4 bytes for each number of a vector, and the texts."""
-        table = self.table
-        rows = sorted(table.rows(table.ids(), with_vectors=True), key=lambda row: row.id)
+        with self.lent() as table:
+            rows = sorted(table.rows(table.ids(), with_vectors=True), key=lambda row: row.id)
         vectors = np.zeros((len(rows), self.encoder.dimension), dtype=np.float32)
         for number, row in enumerate(rows):
             assert row.vector is not None  # asked for above
@@ -131,15 +138,21 @@ class CatalogReader(ABC):
         Takes the hashes that are kept with the items, so it is cheap beside reading them.
         """
         digest = hashlib.sha256()
-        for item_id, mark in sorted(self.table.marks().items()):
+        with self.lent() as table:
+            marks = table.marks()
+        for item_id, mark in sorted(marks.items()):
             digest.update(f"{item_id}\0{mark}\0".encode(errors="surrogatepass"))
         return digest.hexdigest()
 
     def __len__(self) -> int:
-        return self.table.count()
+        with self.lent() as table:
+            return table.count()
 
     def __contains__(self, item_id: object) -> bool:
-        return isinstance(item_id, str) and any(True for _ in self.table.rows([item_id]))
+        if not isinstance(item_id, str):
+            return False
+        with self.lent() as table:
+            return any(True for _ in table.rows([item_id]))
 
     def __repr__(self) -> str:
         table = self.table
@@ -169,7 +182,8 @@ class CatalogReader(ABC):
             Best first; scores are cosines.
         """
         [vector] = self._vectors([query] if isinstance(query, str) else [list(query)])
-        [hits] = self.table.search([vector], top_k, where=parse_filters(filters))
+        with self.lent() as table:
+            [hits] = table.search([vector], top_k, where=parse_filters(filters))
         return _nodes(hits)
 
     def query_hybrid(
@@ -188,7 +202,8 @@ class CatalogReader(ABC):
             If the text is empty or the store has no such search.
         """
         [vector] = self._vectors([text])
-        return _nodes(hybrid_search(self.table, text, vector, top_k, where=parse_filters(filters)))
+        with self.lent() as table:
+            return _nodes(hybrid_search(table, text, vector, top_k, where=parse_filters(filters)))
 
     def retrieve_batch(
         self,
@@ -214,7 +229,8 @@ class CatalogReader(ABC):
             One list for each query, best first.
         """
         vectors = self._vectors(queries)
-        found = self.table.search(vectors, top_k, where=parse_filters(filters), with_rows=False)
+        with self.lent() as table:
+            found = table.search(vectors, top_k, where=parse_filters(filters), with_rows=False)
         return [list(zip(hits.ids, hits.scores, strict=True)) for hits in found]
 
     def as_index(self) -> VectorStoreIndex:

@@ -11,7 +11,7 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import NodeWithScore
 from llama_index.core.vector_stores import MetadataFilters
 
-from reges_index.catalog import ItemCatalog
+from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.dialogue.wording import Domain
 from reges_index.engines.retrieval import CatalogSource, RetrieverSource
 from reges_index.errors import ConfigError
@@ -35,7 +35,7 @@ class EngineParts:
 
 
 def engine_parts(
-    catalog: ItemCatalog | None,
+    catalog: ItemCatalog | LiveCatalog | None,
     *,
     retriever: BaseRetriever | None,
     llm: LLM | LocalLM | None,
@@ -76,7 +76,7 @@ def engine_parts(
 
 
 def _source(
-    catalog: ItemCatalog | None,
+    catalog: ItemCatalog | LiveCatalog | None,
     retriever: BaseRetriever | None,
     fusion: FusionModel | None,
     filters: MetadataFilters | None,

@@ -14,7 +14,7 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.memory import BaseMemory
 from llama_index.core.prompts import PromptTemplate
 
-from reges_index.catalog import ItemCatalog
+from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.dialogue import one_line, to_messages
 from reges_index.engines.chat_reply import Reply, as_response, text_of, whole_sentences
 from reges_index.engines.chat_stream import ReGeSChatStream, alive_stream, finished_stream, live_stream
@@ -87,7 +87,7 @@ class ReGeSChatEngine(BaseChatEngine):
     @classmethod
     def from_defaults(
         cls,
-        catalog: ItemCatalog | None = None,
+        catalog: ItemCatalog | LiveCatalog | None = None,
         *,
         query_engine: ReGeSQueryEngine | None = None,
         llm: LLM | LocalLM | None = None,
@@ -197,7 +197,7 @@ class ReGeSChatEngine(BaseChatEngine):
         check: Callable[[], None] | None = None,
     ) -> Reply:
         user = to_messages(message)[0]  # refuses an empty message before the memory changes
-        with self._turn:
+        with self._turn, self.query_engine.turn():
             turn = self._session.begin(user, chat_history)
             reply = self._reply(self._session.dialogue(turn), turn.barred)
             if check is not None:
@@ -212,9 +212,10 @@ class ReGeSChatEngine(BaseChatEngine):
         while not self._turn.acquire(blocking=False):
             await asyncio.sleep(_POLL)
         try:
-            turn = self._session.begin(user, chat_history)
-            reply = await self._areply(await self._session.adialogue(turn), turn.barred)
-            await self._session.aremember(turn, reply)
+            with self.query_engine.turn():
+                turn = self._session.begin(user, chat_history)
+                reply = await self._areply(await self._session.adialogue(turn), turn.barred)
+                await self._session.aremember(turn, reply)
         finally:
             self._turn.release()
         return reply

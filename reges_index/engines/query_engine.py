@@ -7,6 +7,7 @@ import copy
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 
-from reges_index.catalog import ItemCatalog
+from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.dialogue import Dialogue, DialogueQueryBundle
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.engines.assembly import engine_parts
@@ -31,6 +32,7 @@ from reges_index.engines.retrieval import (
     RetrieverSource,
     aretrieve,
     retrieve,
+    turn_of,
     with_filters,
 )
 from reges_index.errors import ConfigError, InputError
@@ -104,7 +106,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
     @classmethod
     def from_defaults(
         cls,
-        catalog: ItemCatalog | None = None,
+        catalog: ItemCatalog | LiveCatalog | None = None,
         *,
         retriever: BaseRetriever | None = None,
         llm: LLM | LocalLM | None = None,
@@ -227,8 +229,18 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
     @property
     def catalog(self) -> ItemCatalog | None:
-        """The catalog that `from_defaults` got; None where candidates come from somewhere else."""
-        return self._retrieve_with.catalog if isinstance(self._retrieve_with, CatalogSource) else None
+        """The catalog that `from_defaults` got; None where candidates come from somewhere else.
+
+        Of a live catalog it is the version that is live now.
+        """
+        return self._retrieve_with.current if isinstance(self._retrieve_with, CatalogSource) else None
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Return a block in which all recommendations come from one version of a live catalog.
+
+        Each recommendation is such a block already; put one around several that belong together.
+        """
+        return turn_of(self._retrieve_with)
 
     @property
     def domain(self) -> Domain:
@@ -311,8 +323,9 @@ class ReGeSQueryEngine(BaseQueryEngine):
             If the dialogue is empty, or the candidates do not fit into the model's context.
         """
         start = time.perf_counter()
-        refined = self._query_transform.run(as_bundle(dialogue))
-        return self._choose(refined, exclude_ids, time.perf_counter() - start)
+        with self.turn():
+            refined = self._query_transform.run(as_bundle(dialogue))
+            return self._choose(refined, exclude_ids, time.perf_counter() - start)
 
     def recommend_batch(
         self,
@@ -336,9 +349,10 @@ class ReGeSQueryEngine(BaseQueryEngine):
         if len(barred) != len(dialogues):
             raise InputError(f"{len(barred)} lists of exclude_ids for {len(dialogues)} dialogues")
         start = time.perf_counter()
-        refined = self._query_transform.run_batch([as_bundle(dialogue) for dialogue in dialogues])
-        each = (time.perf_counter() - start) / max(1, len(dialogues))
-        return [self._choose(bundle, ids, each) for bundle, ids in zip(refined, barred, strict=True)]
+        with self.turn():
+            refined = self._query_transform.run_batch([as_bundle(dialogue) for dialogue in dialogues])
+            each = (time.perf_counter() - start) / max(1, len(dialogues))
+            return [self._choose(bundle, ids, each) for bundle, ids in zip(refined, barred, strict=True)]
 
     def _choose(
         self, refined: QueryBundle, exclude_ids: Iterable[str], query_seconds: float
@@ -359,9 +373,10 @@ class ReGeSQueryEngine(BaseQueryEngine):
         """Recommend without blocking the event loop; see `recommend`."""
         bundle, exclude = as_bundle(dialogue), unique_ids(exclude_ids)
         start = time.perf_counter()
-        refined = await self._query_transform.arun(bundle)
-        times = [time.perf_counter()]
-        found = await aretrieve(self._retrieve_with, refined, **self._how_to_retrieve(exclude))
+        with self.turn():
+            refined = await self._query_transform.arun(bundle)
+            times = [time.perf_counter()]
+            found = await aretrieve(self._retrieve_with, refined, **self._how_to_retrieve(exclude))
         times.append(time.perf_counter())
         ranking = await self.arank_candidates(found, refined)
         times.append(time.perf_counter())

@@ -6,7 +6,7 @@ library are translated inside it, so that what is above sees only those of this 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -112,6 +112,10 @@ class Table(Protocol):
     @property
     def place(self) -> str:
         """The store, as messages name it."""
+
+    @property
+    def home(self) -> Hashable:
+        """The store, equal for tables of the same one."""
 
     @property
     def batch_size(self) -> int:

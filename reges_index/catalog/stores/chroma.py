@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,8 @@ class ChromaTable:
         self.name = name
         self._store = store
         self.place = str(store.location)
+        # Folders have one handle in a process, memories one each, and a server as many as there are catalogs.
+        self.home: Hashable = store if store.location.url is None else store.location
         self.batch_size = store.batch_size
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
@@ -41,7 +41,7 @@ _KEPT = timedelta(minutes=10)
 _ALL = 2**31 - 1
 _FOREVER = timedelta(days=36500)
 
-_write_locks: dict[str, threading.RLock] = {}
+_write_locks: dict[Path | int, threading.RLock] = {}
 _locking = threading.Lock()
 
 
@@ -64,9 +64,10 @@ class LanceTable:
         uri = str(connection.uri)
         self.place = f"lancedb:{uri}"
         self._folder = None if urlsplit(uri).scheme else Path(uri)
+        self.home: Hashable = connection if self._folder is None else self._folder
         with _locking:
-            key = uri if self._folder else f"{uri}#{id(connection)}"
-            self._write_lock = _write_locks.setdefault(key, threading.RLock())
+            # One lock for each folder; other places are kept apart by their connection.
+            self._write_lock = _write_locks.setdefault(self._folder or id(connection), threading.RLock())
 
     @classmethod
     def at(cls, folder: Path, name: str, *, create: bool) -> LanceTable:

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -68,6 +68,7 @@ class QdrantTable:
 
         self.name = name
         self._client = client
+        self.home: Hashable = client
         inner = client._client
         self.place = f"qdrant:{inner.location}" if isinstance(inner, QdrantLocal) else "the Qdrant server"
         with _opening:

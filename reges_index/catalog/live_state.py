@@ -1,0 +1,143 @@
+"""Which version of a live catalog is live, kept in a small file so that restarts and other processes know."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from reges_index.catalog.store import store_errors
+from reges_index.errors import CatalogError
+
+__all__ = ["LiveState", "StateFile"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """The versions there are, and which of them was live when.
+
+    Parameters
+    ----------
+    names
+        Name in the store of every version that is kept, by its number.
+    history
+        Numbers of the versions that were live, the live one last.
+    following
+        Number of the next version; numbers are never used again.
+    borrowed
+        Versions that were made by the caller: pruning forgets them, and leaves them in the store.
+    """
+
+    names: dict[int, str]
+    history: tuple[int, ...]
+    following: int
+    borrowed: frozenset[int] = field(default_factory=frozenset)
+
+    @property
+    def live(self) -> int:
+        """Number of the live version."""
+        return self.history[-1]
+
+    def with_version(self, name: str, *, is_borrowed: bool) -> LiveState:
+        """Add a version and make it the live one."""
+        number = self.following
+        return replace(
+            self,
+            names={**self.names, number: name},
+            history=(*self.history, number),
+            following=number + 1,
+            borrowed=self.borrowed | {number} if is_borrowed else self.borrowed,
+        )
+
+    def without(self, numbers: frozenset[int]) -> LiveState:
+        """Forget versions, none of them the live one."""
+        return replace(
+            self,
+            names={number: name for number, name in self.names.items() if number not in numbers},
+            history=tuple(number for number in self.history if number not in numbers),
+            borrowed=self.borrowed - numbers,
+        )
+
+
+class StateFile:
+    """A `LiveState` on disk, replaced whole.
+
+    Parameters
+    ----------
+    path
+        Of the file. A lock file of the same name with ``.lock`` is kept beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int] | None = None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process at a time change the state."""
+        with store_errors(str(self.path)):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{self.path}.lock")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def changed(self) -> LiveState | None:
+        """Return the state if the file is another one than at the last look, else None.
+
+        Raises
+        ------
+        CatalogError
+            If the file is not what was written.
+        """
+        try:
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                seen = (status.st_ino, status.st_mtime_ns)
+                if seen == self._seen:
+                    return None
+                values = json.loads(file.read())
+            if values.pop("format") != _FORMAT:
+                raise ValueError("another format")
+            state = LiveState(
+                names={int(number): str(name) for number, name in values["names"].items()},
+                history=tuple(map(int, values["history"])),
+                following=int(values["following"]),
+                borrowed=frozenset(map(int, values["borrowed"])),
+            )
+            if not state.history or not set(state.history) <= state.names.keys():
+                raise ValueError("it names no live version")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            with store_errors(str(self.path)):
+                raise error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CatalogError(
+                f"{self.path} is damaged: {error}",
+                hint="delete it: the catalog then starts again from the version that bears its plain name",
+            ) from error
+        self._seen = seen
+        return state
+
+    def write(self, state: LiveState) -> None:
+        """Replace the file; call it inside `locked`."""
+        values = {"format": _FORMAT, **asdict(state), "borrowed": sorted(state.borrowed)}
+        draft = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        with store_errors(str(self.path)):
+            try:
+                draft.write_text(json.dumps(values), "utf-8")
+                status = draft.stat()
+                draft.replace(self.path)
+            finally:
+                draft.unlink(missing_ok=True)
+        self._seen = (status.st_ino, status.st_mtime_ns)
