@@ -9,12 +9,11 @@ from typing import Any
 import gradio as gr
 from llama_index.core.llms.llm import LLM
 
-from reges_index.catalog import ItemCatalog
 from reges_index.engines import ReGeSQueryEngine
 from reges_index.models.local_lm import LocalLM
 from reges_index.ui.html import candidates_html, query_html
 from reges_index.ui.session import Sessions
-from reges_index.ui.shelf import EngineFactory, Shelf
+from reges_index.ui.shelf import Catalog, EngineFactory, Shelf
 from reges_index.ui.turns import Turns
 
 __all__ = ["EXAMPLES", "build_ui", "launch_options"]
@@ -32,7 +31,7 @@ EXAMPLES = (
 
 def build_ui(
     engine: ReGeSQueryEngine | EngineFactory,
-    catalogs: ItemCatalog | Sequence[ItemCatalog] | None = None,
+    catalogs: Catalog | Sequence[Catalog] | None = None,
     *,
     llm: LLM | LocalLM | None = None,
     small_talk: bool = True,
@@ -55,7 +54,7 @@ def build_ui(
         To recommend from. With several, the page lets its user choose and starts with the first. None is
         the engine's own.
     llm
-        Answers small talk; None takes the engine's local model, or else the embedded default.
+        Answers small talk; None takes the model of the engine's item expert.
     small_talk
         Answer greetings and thanks without a recommendation.
     exclude_mentioned

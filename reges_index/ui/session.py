@@ -68,15 +68,14 @@ class Session:
             Whatever the engine raises; the conversation is then as it was.
         """
         async with self._turn:
-            if self._catalog != choices.catalog:
+            # The memory stays, the filters are this turn's.
+            engine = await asyncio.to_thread(self._shelf.engine, choices)
+            if self._chat is None or self._catalog != choices.catalog:
                 self.reset()
-            exchanges = self.exchanges  # a reset meanwhile replaces the list
-            if self._chat is None:
                 self._chat = await asyncio.to_thread(self._shelf.chat, choices)
                 self._catalog = choices.catalog
-            chat = self._chat
-            # The memory stays, the filters are this turn's.
-            chat.query_engine = await asyncio.to_thread(self._shelf.engine, choices)
+            chat, exchanges = self._chat, self.exchanges  # a reset meanwhile replaces both
+            chat.query_engine = engine
             exchange = Exchange(message)
             stream = await chat.astream_chat(message)
             pieces = stream.achat_stream

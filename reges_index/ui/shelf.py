@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from llama_index.core.llms.llm import LLM
 
-from reges_index.catalog import ItemCatalog
+from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.engines import ReGeSChatEngine, ReGeSQueryEngine, SmallTalkDetector
 from reges_index.errors import ConfigError, InputError
 from reges_index.models.local_lm import LocalLM
+from reges_index.pipeline.llm import model_of
 from reges_index.ui.choices import Choices, Facets
 
-__all__ = ["EngineFactory", "Shelf"]
+__all__ = ["Catalog", "EngineFactory", "Shelf"]
 
-EngineFactory: TypeAlias = Callable[[ItemCatalog], ReGeSQueryEngine]
+Catalog: TypeAlias = ItemCatalog | LiveCatalog
+
+# Any, so that a function which takes one of the two kinds of catalog only is welcome too.
+EngineFactory: TypeAlias = Callable[[Any], ReGeSQueryEngine]
 """Makes the engine of a catalog."""
 
 
@@ -30,7 +34,7 @@ class Shelf:
     catalogs
         At least one; the first is what a page starts with. None is the engine's own.
     llm
-        Answers small talk; None takes the engine's own local model, or else the embedded default.
+        Answers small talk; None takes the model of the engine's item expert.
     small_talk
         Answer greetings and thanks without a recommendation.
 
@@ -43,7 +47,7 @@ class Shelf:
     def __init__(
         self,
         engine: ReGeSQueryEngine | EngineFactory,
-        catalogs: ItemCatalog | Sequence[ItemCatalog] | None = None,
+        catalogs: Catalog | Sequence[Catalog] | None = None,
         *,
         llm: LLM | LocalLM | None = None,
         small_talk: bool = True,
@@ -70,7 +74,7 @@ class Shelf:
         self._small_talk = small_talk
         self._engines: dict[str, ReGeSQueryEngine] = {}
         self._detectors: dict[str, SmallTalkDetector] = {}
-        self._facets: dict[str, Facets] = {}
+        self._facets: dict[str, tuple[object, Facets]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -78,19 +82,20 @@ class Shelf:
         """Names of the catalogs; the first is what a page starts with."""
         return list(self._catalogs)
 
-    def catalog(self, name: str) -> ItemCatalog:
+    def catalog(self, name: str) -> Catalog:
         """Return a catalog by name."""
         if name not in self._catalogs:
             raise InputError(f"there is no catalog {name!r} here", hint=f"choose {', '.join(self.names)}")
         return self._catalogs[name]
 
     def facets(self, name: str) -> Facets:
-        """Return what a catalog can be filtered by; read anew when its number of items has changed."""
+        """Return what a catalog can be filtered by; read anew when it was swapped or has grown or shrunk."""
         catalog = self.catalog(name)
+        state = catalog.current.name if isinstance(catalog, LiveCatalog) else None, len(catalog)
         known = self._facets.get(name)
-        if known is None or known.size != len(catalog):
-            known = self._facets[name] = Facets.of(catalog.items())
-        return known
+        if known is None or known[0] != state:
+            known = self._facets[name] = state, Facets.of(catalog.items())
+        return known[1]
 
     def base(self, name: str) -> ReGeSQueryEngine:
         """Return the engine of a catalog without the user's filters; the first call makes it."""
@@ -110,7 +115,7 @@ class Shelf:
         engine = self.engine(choices)
         if not self._small_talk:
             return ReGeSChatEngine(engine)
-        llm = self._llm if self._llm is not None else engine.rerank.local_model
+        llm = self._llm if self._llm is not None else model_of(engine.rerank.backend)
         return ReGeSChatEngine(engine, llm=llm, is_small_talk=self._detector(choices.catalog))
 
     def _detector(self, name: str) -> SmallTalkDetector:

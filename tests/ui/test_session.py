@@ -1,0 +1,239 @@
+"""Sessions and the page's events, without a browser."""
+
+import asyncio
+import logging
+
+import pytest
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ThinkingBlock
+
+from reges_index.catalog import ItemCatalog, LiveCatalog
+from reges_index.errors import ConfigError, InputError, ReGeSError
+from reges_index.ui import Choices, Facets, build_ui
+from reges_index.ui.session import Exchange, Sessions
+from reges_index.ui.shelf import Shelf
+from reges_index.ui.turns import Turns
+from tests.builders import item
+from tests.ui.conftest import FILMS, engine_factory
+
+FILM = Choices("films")
+
+
+@pytest.fixture
+def shelf(catalogs, tiny):
+    return Shelf(engine_factory(tiny), catalogs, small_talk=False)
+
+
+@pytest.fixture
+def sessions(shelf):
+    return Sessions(shelf)
+
+
+async def last(answer):
+    """Read an answer to its end."""
+    exchange = None
+    async for exchange in answer:  # noqa: B007
+        pass
+    return exchange
+
+
+async def test_an_answer_grows_and_is_kept(sessions):
+    session = sessions.of("a")
+    seen = [exchange async for exchange in session.answer("A space film", FILM)]
+    final = seen[-1]
+    assert [len(e.answer) for e in seen] == sorted(len(e.answer) for e in seen)
+    assert all(final.answer.startswith(e.answer) for e in seen)
+    assert final.found.item.title == final.answer
+    assert session.exchanges == [final]
+    assert await last(session.answer("Another one", FILM)) != final
+    assert len(session.exchanges) == 2
+
+
+async def test_sessions_are_apart_and_the_oldest_is_forgotten(shelf):
+    sessions = Sessions(shelf, capacity=2)
+    first = await last(sessions.of("a").answer("A space film", FILM))
+    assert sessions.of("b").exchanges == []
+    assert (await last(sessions.of("b").answer("A space film", FILM))).answer == first.answer
+    assert sessions.of("a").exchanges == [first]  # and is now the younger of the two
+    sessions.of("c")
+    assert len(sessions) == 2
+    assert sessions.of("a").exchanges == [first]
+    assert sessions.of("b").exchanges == []
+
+
+async def test_turns_at_the_same_time_keep_their_filters(sessions):
+    genre = FILMS[0].genres[0]
+    wanted = [Choices("films", genres=(genre,)), Choices("films", genres=("Odd",)), FILM] * 2
+    session = sessions.of("a")
+    found = await asyncio.gather(*(last(session.answer(f"One of {n}", c)) for n, c in enumerate(wanted)))
+    for choices, exchange in zip(wanted, found, strict=True):
+        for candidate in exchange.found.candidates:
+            assert not choices.genres or set(choices.genres) & set(candidate.item.genres)
+    assert len({exchange.found.item.id for exchange in found}) == len(wanted)
+
+
+async def test_a_turn_that_is_left_after_its_first_word_stays_in_page_and_memory(sessions):
+    session = sessions.of("a")
+    answer = session.answer("A space film", FILM)
+    exchange = await anext(answer)
+    await answer.aclose()
+    assert session.exchanges == [exchange]
+    assert (await last(session.answer("A space film", FILM))).found.item != exchange.found.item
+
+
+async def test_a_reset_meanwhile_hides_the_turn(sessions):
+    session = sessions.of("a")
+    answer = session.answer("A space film", FILM)
+    shown = await anext(answer)
+    session.reset()
+    await last(answer)
+    assert session.exchanges == []
+    assert (await last(session.answer("A space film", FILM))).found.item == shown.found.item
+
+
+async def test_a_failed_turn_leaves_the_conversation_as_it_was(sessions):
+    session = sessions.of("a")
+    before = await last(session.answer("A space film", FILM))
+    with pytest.raises(InputError):
+        await last(session.answer("  ", FILM))
+    with pytest.raises(InputError, match="no catalog 'music'"):
+        await last(session.answer("A song", Choices("music")))
+    assert session.exchanges == [before]
+    assert (await last(session.answer("A space film", FILM))).found.item != before.found.item
+
+
+# -- the page's events -------------------------------------------------------------------------------------
+
+
+class Request:
+    """What Gradio says of who asks."""
+
+    def __init__(self, session_hash="a"):
+        self.session_hash = session_hash
+
+
+def send(turns, message, *, catalog="films", genres=(), years=("", ""), request=None):
+    return turns.send(message, catalog, genres, *years, True, request or Request())
+
+
+async def test_panels_of_a_turn(shelf, sessions):
+    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+    panels = [panels async for panels in send(turns, "A space film")]
+    assert [m["content"] for m in panels[0].chat] == ["A space film", ["…"]]
+    assert panels[0].box == ""
+    assert panels[-1].box != ""  # not touched: the next message may be in it
+    assert panels[-1].candidates.count("<tr data-id=") == 3
+    assert f"the first 3 of {len(FILMS)} candidates" in panels[-1].candidates
+    empty = turns.reset(Request())
+    assert empty.chat == []
+    assert "<tr data-id=" not in empty.candidates
+
+
+async def test_unforeseen_errors_are_told_without_what_they_say(catalogs, caplog):
+    def make(catalog):
+        raise RuntimeError("the key sk-12345 is wrong")
+
+    shelf = Shelf(make, catalogs)
+    turns = Turns(shelf, Sessions(shelf), title="ReGeS", top_k=3)
+    with caplog.at_level(logging.ERROR):
+        panels = [panels async for panels in send(turns, "A space film")]
+    assert panels[-1].chat == []
+    assert panels[-1].box == "A space film"
+    assert "RuntimeError" in panels[-1].notice["value"]
+    assert "sk-12345" not in str(panels)
+    assert "sk-12345" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("message", "years", "said"),
+    [
+        (" ", ("", ""), "empty"),
+        ("x", ("late", ""), "'late' is no year"),
+        ("x", ("", "19.5"), "is no year"),
+        ("x", ("2000", "1990"), "no year is from 2000 to 1990"),
+    ],
+)
+async def test_what_cannot_be_is_said(shelf, sessions, message, years, said):
+    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+    [panels] = [panels async for panels in send(turns, message, years=years)]
+    assert said in panels.notice["value"].replace("&#x27;", "'")
+    assert panels.notice["visible"]
+    assert panels.box == message
+
+
+async def test_a_request_needs_a_session(shelf, sessions):
+    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+    with pytest.raises(InputError, match="no session"):
+        await anext(send(turns, "x", request=Request(None)))
+
+
+def test_reasoning_is_a_message_of_its_own():
+    from reges_index.ui.session import _parts
+    from reges_index.ui.turns import _messages
+
+    blocks = [ThinkingBlock(content="<b>space & time</b>"), TextBlock(text="Alien")]
+    piece = ChatResponse(message=ChatMessage(role="assistant", blocks=blocks))
+    thought, text = _parts(piece.message)
+    messages = _messages(Exchange("hi", text, thought))
+    assert [m["content"] for m in messages] == ["hi", "&lt;b>space & time&lt;/b>", ["Alien"]]
+    assert messages[1]["metadata"] == {"title": "Reasoning"}
+
+
+# -- facets and the shelf ----------------------------------------------------------------------------------
+
+
+def test_facets():
+    items = [
+        item("1", "A", 1990, genres=["x", "y"]),
+        item("2", "B", None, genres=["y"]),
+        item("3", "C", 1980),
+    ]
+    assert Facets.of(items) == Facets(3, 1980, 1990, ("y", "x"))
+    assert Facets.of([]) == Facets(0, None, None, ())
+    assert Choices("films").filters is None
+
+
+def test_facets_follow_the_catalog(tiny):
+    from tests.catalog.hashing import HashingEmbedding
+
+    catalog = ItemCatalog.from_items([item("1", "A", 1990)], name="few", embed_model=HashingEmbedding())
+    shelf = Shelf(engine_factory(tiny), catalog)
+    assert shelf.facets("few").last_year == 1990
+    catalog.sync([item("1", "A", 1990), item("2", "B", 2001, genres=["new"])])
+    assert shelf.facets("few") == Facets(2, 1990, 2001, ("new",))
+
+
+def test_facets_follow_a_swap(tiny):
+    from tests.catalog.hashing import HashingEmbedding
+
+    first = ItemCatalog.from_items([item("1", "A", 1990)], name="live", embed_model=HashingEmbedding())
+    live = LiveCatalog(first)
+    shelf = Shelf(engine_factory(tiny), live)
+    assert shelf.facets("live").first_year == 1990
+    live.swap([item("2", "B", 2001)])
+    assert shelf.facets("live").first_year == 2001
+
+
+def test_what_build_ui_takes(catalogs, few_films, tiny):
+    make = engine_factory(tiny)
+    assert build_ui(make(few_films)) is not None
+    assert build_ui(make, few_films).analytics_enabled is False
+    with pytest.raises(ConfigError, match="one engine was given for 3"):
+        build_ui(make(few_films), catalogs)
+    with pytest.raises(ConfigError, match="names that differ"):
+        build_ui(make, [few_films, few_films])
+    with pytest.raises(ConfigError, match="needs catalogs"):
+        build_ui(make)
+
+
+def test_without_gradio_the_extra_is_named(monkeypatch):
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("reges_index.ui.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    from reges_index import ui
+
+    with pytest.raises(ConfigError, match="Gradio") as caught:
+        ui.build_ui  # noqa: B018
+    assert isinstance(caught.value, ReGeSError)
+    assert "pip install 'reges-index[ui]'" in str(caught.value)
