@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.callbacks import trace_method
 from llama_index.core.chat_engine.types import AgentChatResponse, BaseChatEngine
+from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
 from llama_index.core.llms.llm import LLM
 from llama_index.core.memory import BaseMemory
 from llama_index.core.prompts import PromptTemplate
@@ -90,6 +93,7 @@ class ReGeSChatEngine(BaseChatEngine):
         catalog: ItemCatalog | LiveCatalog | None = None,
         *,
         query_engine: ReGeSQueryEngine | None = None,
+        retriever: BaseRetriever | None = None,
         llm: LLM | LocalLM | None = None,
         memory: BaseMemory | None = None,
         chat_history: list[ChatMessage] | None = None,
@@ -98,13 +102,17 @@ class ReGeSChatEngine(BaseChatEngine):
         exclude_recommended: bool = True,
         **engine_kwargs: Any,
     ) -> ReGeSChatEngine:
-        """Build a chat over a catalog, or over a query engine that you have.
+        """Build a chat over a catalog, over a retriever, or over a query engine that you have.
+
+        Arguments have the names of LlamaIndex's ``CondensePlusContextChatEngine.from_defaults``, so that
+        this can take its place.
 
         Parameters
         ----------
-        catalog, query_engine
+        catalog, query_engine, retriever
             Exactly one of them. A query engine keeps its own ``exclude_mentioned``, and small talk is not
-            told apart unless you pass ``is_small_talk`` to the class yourself.
+            told apart unless you pass ``is_small_talk`` to the class yourself; nor is it over a retriever
+            that is not a vector index's, for want of an encoder.
         chat_history
             Messages to start from.
         small_talk
@@ -112,15 +120,17 @@ class ReGeSChatEngine(BaseChatEngine):
         exclude_mentioned
             Never recommend what anyone has named in the chat.
         engine_kwargs
-            Passed to `ReGeSQueryEngine.from_defaults`; with a catalog only.
+            Passed to `ReGeSQueryEngine.from_defaults`; not with a query engine.
 
         Raises
         ------
         ConfigError
-            If neither or both of catalog and query engine are given, or options of an engine that is given.
+            If none or several of the three are given, or options of an engine that is given.
         """
-        if (catalog is None) == (query_engine is None):
-            raise ConfigError("a chat engine needs a catalog or a query engine, one of the two")
+        if sum(source is not None for source in (catalog, query_engine, retriever)) != 1:
+            raise ConfigError(
+                "a chat engine needs a catalog, a retriever or a query engine, one of the three"
+            )
         if query_engine is not None and engine_kwargs:
             raise ConfigError(
                 f"{', '.join(engine_kwargs)} cannot be set on the query engine that was given",
@@ -131,11 +141,11 @@ class ReGeSChatEngine(BaseChatEngine):
             memory.set(chat_history)
         detector = None
         if query_engine is None:
-            assert catalog is not None
+            encoder = catalog.embed_model if catalog is not None else _encoder_of(retriever)
+            detector = SmallTalkDetector(encoder) if small_talk and encoder is not None else None
             query_engine = ReGeSQueryEngine.from_defaults(
-                catalog, llm=llm, exclude_mentioned=exclude_mentioned, **engine_kwargs
+                catalog, retriever=retriever, llm=llm, exclude_mentioned=exclude_mentioned, **engine_kwargs
             )
-            detector = SmallTalkDetector(catalog.embed_model) if small_talk else None
         return cls(
             query_engine,
             memory=memory,
@@ -277,3 +287,7 @@ class ReGeSChatEngine(BaseChatEngine):
     @property
     def _reasons(self) -> bool:
         return self.query_engine.rerank.reasoning is not None
+
+
+def _encoder_of(retriever: BaseRetriever | None) -> BaseEmbedding | None:
+    return retriever._embed_model if isinstance(retriever, VectorIndexRetriever) else None
