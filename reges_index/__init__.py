@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from reges_index.engines.chat_engine import ReGeSChatEngine as ReGeSChatEngine
     from reges_index.engines.query_engine import ReGeSQueryEngine as ReGeSQueryEngine
     from reges_index.engines.recommendation import Recommendation as Recommendation
+    from reges_index.engines.tool import as_query_engine_tool as as_query_engine_tool
+    from reges_index.engines.workflow import ReGeSWorkflow as ReGeSWorkflow
     from reges_index.errors import ReGeSError as ReGeSError
+    from reges_index.item_expert.events import ItemSelectedEvent as ItemSelectedEvent
     from reges_index.item_expert.exclusion import ExcludeItems as ExcludeItems
+    from reges_index.item_expert.reasoning import ReasoningDecoding as ReasoningDecoding
     from reges_index.item_expert.rerank import ReGeSRerank as ReGeSRerank
     from reges_index.item_expert.synthesizer import ReGeSSynthesizer as ReGeSSynthesizer
     from reges_index.models.llm import ReGeSLLM as ReGeSLLM
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from reges_index.pipeline.saving import load_pipeline as load_pipeline
     from reges_index.pipeline.saving import save_pipeline as save_pipeline
     from reges_index.pipeline.settings import PipelineSettings as PipelineSettings
+    from reges_index.query_expert.events import QueryWrittenEvent as QueryWrittenEvent
     from reges_index.query_expert.retriever import ReGeSRetriever as ReGeSRetriever
     from reges_index.query_expert.transform import QueryDecoding as QueryDecoding
     from reges_index.query_expert.transform import ReGeSQueryTransform as ReGeSQueryTransform
@@ -46,10 +51,12 @@ _HOMES = {
     "ExcludeItems": "item_expert.exclusion",
     "Item": "catalog.item",
     "ItemCatalog": "catalog.catalog",
+    "ItemSelectedEvent": "item_expert.events",
     "LiveCatalog": "catalog.live",
     "LocalLM": "models.local_lm",
     "PipelineSettings": "pipeline.settings",
     "QueryDecoding": "query_expert.transform",
+    "QueryWrittenEvent": "query_expert.events",
     "ReGeSChatEngine": "engines.chat_engine",
     "ReGeSError": "errors",
     "ReGeSLLM": "models.llm",
@@ -58,9 +65,12 @@ _HOMES = {
     "ReGeSRerank": "item_expert.rerank",
     "ReGeSRetriever": "query_expert.retriever",
     "ReGeSSynthesizer": "item_expert.synthesizer",
+    "ReGeSWorkflow": "engines.workflow",
+    "ReasoningDecoding": "item_expert.reasoning",
     "Recommendation": "engines.recommendation",
     "Turn": "dialogue.messages",
     "build_engine": "pipeline.build",
+    "as_query_engine_tool": "engines.tool",
     "demo_catalog": "catalog.demo",
     "demo_dialogue": "catalog.demo",
     "load_pipeline": "pipeline.saving",
