@@ -35,6 +35,7 @@ _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 # ``response.choices[0].message`` of whatever came.
 _UNREADABLE = (AttributeError, TypeError, LookupError, json.JSONDecodeError, ValidationError)
 _KEY = re.compile(r"\b(?:sk|pk|rk|key|hf)[-_][\w*.-]{4,}|\b(?:Bearer|Basic)\s+[\w*.=+/~-]{4,}", re.IGNORECASE)
+_SECRET_FIELD = re.compile(r"key|secret|password|token$")
 # What is shorter is no secret, and taking it out would only garble the text.
 _SHORTEST_SECRET = 3
 _TEMPLATE_HINT = (
@@ -120,8 +121,11 @@ def server_address(llm: LLM) -> str:
 def without_secrets(text: str, llm: LLM) -> str:
     """Return a text with the keys that an LLM was given, and whatever else looks like one, as ``***``."""
     headers = getattr(llm, "default_headers", None) or {}
-    given = [getattr(llm, "api_key", None), os.environ.get("OPENAI_API_KEY"), *headers.values()]
+    fields = [value for name, value in vars(llm).items() if _SECRET_FIELD.search(name)]
+    given = [os.environ.get("OPENAI_API_KEY"), *fields, *headers.values()]
     given.append(urlsplit(str(getattr(llm, "api_base", None) or "")).password)
+    # Some classes keep their key as pydantic's SecretStr.
+    given = [getattr(value, "get_secret_value", lambda value=value: value)() for value in given]
     for secret in sorted((s for s in given if isinstance(s, str)), key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "***")
