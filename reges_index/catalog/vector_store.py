@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -152,6 +153,10 @@ class CatalogVectorStore(BasePydanticVectorStore):
             )
         nodes = list(map(_node, hits.rows))
         return VectorStoreQueryResult(nodes=nodes, similarities=hits.scores, ids=hits.ids)
+
+    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """Do `query` in a thread, which leaves the event loop free."""
+        return await asyncio.to_thread(self.query, query, **kwargs)
 
     def _diverse(
         self,

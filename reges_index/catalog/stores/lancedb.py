@@ -124,7 +124,9 @@ class LanceTable:
 
     def _create(self, identity: EncoderIdentity) -> None:
         with _errors(self._where):
-            self._connection.create_table(self.name, schema=_schema(identity))
+            note = json.dumps({"format": _FORMAT, "encoder": asdict(identity)}).encode()
+            schema = _schema(identity.dimension).with_metadata({_NOTE: note})
+            self._connection.create_table(self.name, schema=schema)
 
     def record(self) -> Record:
         """Return what the table says of itself."""
@@ -301,7 +303,8 @@ class _LanceWriter:
         with _errors(self._table._where):
             data = pa.Table.from_pylist(
                 [_values(row, vector) for row, vector in zip(rows, vectors, strict=True)],
-                schema=opened.schema,
+                # Not the table's own: that has JSON as bytes, and text would be kept as it is.
+                schema=_schema(_dimension(opened.schema, self._table._where)),
             )
             if known.isdisjoint(row.id for row in rows):
                 opened.add(data)
@@ -336,23 +339,21 @@ class _LanceWriter:
         return self._known
 
 
-def _schema(identity: EncoderIdentity) -> pa.Schema:
+def _schema(dimension: int | None) -> pa.Schema:
     import pyarrow as pa
 
-    note = json.dumps({"format": _FORMAT, "encoder": asdict(identity)}).encode()
     return pa.schema(
         [
             pa.field("id", pa.string()),
             pa.field("doc_id", pa.string()),
-            pa.field("vector", pa.list_(pa.float32(), identity.dimension)),
+            pa.field("vector", pa.list_(pa.float32(), dimension or -1)),
             pa.field("text", pa.string()),
             # What LlamaIndex's own LanceDBVectorStore reads a node from.
             pa.field("metadata", pa.struct([("_node_content", pa.string()), ("_node_type", pa.string())])),
             pa.field("facets", pa.list_(pa.string())),
             pa.field("numbers", pa.json_(pa.utf8())),
             pa.field("hash", pa.string()),
-        ],
-        metadata={_NOTE: note},
+        ]
     )
 
 
