@@ -10,8 +10,17 @@ import numpy.typing as npt
 import torch
 
 from reges_index.fusion.features import FEATURES
+from reges_index.fusion.scorer import Scorer
 
-__all__ = ["Example", "WeightTraining", "adjust_repeats", "fit_weights", "make_example", "pair_ranks"]
+__all__ = [
+    "Example",
+    "Packed",
+    "WeightTraining",
+    "adjust_repeats",
+    "fit_weights",
+    "make_example",
+    "pair_ranks",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -28,7 +37,7 @@ _HALVINGS = 14
 
 @dataclass(frozen=True)
 class WeightTraining:
-    """Settings of `fit_weights`, chosen by cross-validation (finetune/FUSION.md).
+    """Settings of `fit_scorer`, chosen by cross-validation (finetune/FUSION.md).
 
     Attributes
     ----------
@@ -43,6 +52,10 @@ class WeightTraining:
         Candidates by each list of `_LISTS`, and at random from the rest.
     iterations
         Of L-BFGS.
+    hidden
+        Units of `fit_scorer`'s correction; 0 leaves the weighted sum as it is.
+    epochs, batch_size, learning_rate, weight_decay, dropout
+        Of the correction, by AdamW with a one-cycle schedule.
     """
 
     l2: float = 1e-2
@@ -51,6 +64,12 @@ class WeightTraining:
     best: int = 60
     random: int = 150
     iterations: int = 60
+    hidden: int = 48
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    dropout: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -101,75 +120,103 @@ def make_example(
     return Example(items, matrix[items], np.isin(items, targets), np.isin(items, list(named)), log_counts)
 
 
-def fit_weights(
-    examples: Sequence[Example], settings: WeightTraining, *, without: Collection[str] = ()
-) -> Floats:
-    """Return the weight of each feature, shape (F,), by listwise softmax regression.
+@dataclass(frozen=True)
+class Packed:
+    """E examples with a target as tensors, padded to C candidates.
 
-    Parameters
+    Attributes
     ----------
-    without
-        Features that get no weight.
+    features
+        Shape (E, C, F), scaled to unit deviation; a feature without weight is 0 everywhere.
+    offsets
+        Shape (E, C): `Example.log_counts`, and far below 0 where there is no candidate.
+    targets
+        Shape (E, C), 1 for targets.
+    named
+        Shape (E, C).
+    scale
+        Shape (F,): what the features were multiplied with.
     """
-    usable = [example for example in examples if example.targets.any()]
-    longest = max(len(example.items) for example in usable)
-    shape = (len(usable), longest)
-    features = torch.zeros(*shape, len(FEATURES))
-    offsets = torch.full(shape, -1e9)
-    targets, named = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
-    for row, example in enumerate(usable):
-        count = len(example.items)
-        features[row, :count] = torch.from_numpy(example.features)
-        offsets[row, :count] = torch.from_numpy(example.log_counts)
-        targets[row, :count] = torch.from_numpy(example.targets.astype(np.float32))
-        named[row, :count] = torch.from_numpy(example.named)
-    deviation = features.reshape(-1, len(FEATURES)).std(0)
-    usable_columns = (deviation > 1e-4) & torch.tensor([name not in without for name in FEATURES])
-    scale = torch.where(usable_columns, 1 / deviation.clamp(min=1e-4), torch.zeros(()))
-    features *= scale
-    fresh = targets * ~named
-    has_fresh = fresh.sum(1) > 0
+
+    features: torch.Tensor
+    offsets: torch.Tensor
+    targets: torch.Tensor
+    named: torch.Tensor
+    scale: torch.Tensor
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], *, without: Collection[str] = ()) -> Packed:
+        """Pack examples; ``without`` names features that get no weight."""
+        usable = [example for example in examples if example.targets.any()]
+        shape = (len(usable), max(len(example.items) for example in usable))
+        features = torch.zeros(*shape, len(FEATURES))
+        offsets = torch.full(shape, -1e9)
+        targets, named = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
+        for row, example in enumerate(usable):
+            count = len(example.items)
+            features[row, :count] = torch.from_numpy(example.features)
+            offsets[row, :count] = torch.from_numpy(example.log_counts)
+            targets[row, :count] = torch.from_numpy(example.targets.astype(np.float32))
+            named[row, :count] = torch.from_numpy(example.named)
+        deviation = features.reshape(-1, len(FEATURES)).std(0)
+        columns = (deviation > 1e-4) & torch.tensor([name not in without for name in FEATURES])
+        scale = torch.where(columns, 1 / deviation.clamp(min=1e-4), torch.zeros(()))
+        features *= scale
+        return cls(features, offsets, targets, named, scale)
+
+    def rows(self, rows: torch.Tensor) -> Packed:
+        """Return some of the examples."""
+        return Packed(
+            self.features[rows], self.offsets[rows], self.targets[rows], self.named[rows], self.scale
+        )
+
+    def loss(self, scores: torch.Tensor, new_share: float) -> torch.Tensor:
+        """Return the cross-entropy of scores of shape (E, C), part of it without named items."""
+        scores = scores + self.offsets
+        loss = (1 - new_share) * _cross_entropy(scores, self.targets).mean()
+        fresh = self.targets * ~self.named
+        has = fresh.sum(1) > 0
+        if has.any():
+            left = scores.masked_fill(self.named, -1e9)
+            loss = loss + new_share * _cross_entropy(left[has], fresh[has]).mean()
+        return loss
+
+
+def fit_weights(packed: Packed, settings: WeightTraining) -> torch.Tensor:
+    """Return the weight of each scaled feature, shape (F,), by listwise softmax regression."""
     weights = torch.zeros(len(FEATURES), requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=settings.iterations, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
-        scores = features @ weights + offsets
-        everything = _cross_entropy(scores, targets).mean()
-        only_new = _cross_entropy(scores.masked_fill(named, -1e9)[has_fresh], fresh[has_fresh]).mean()
-        share = settings.new_share
-        return (1 - share) * everything + share * only_new + settings.l2 * (weights**2).sum()
-
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        value = loss()
+        value = packed.loss(packed.features @ weights, settings.new_share)
+        value = value + settings.l2 * (weights**2).sum()
         value.backward()
         return value
 
     optimizer.step(closure)
-    found: Floats = (weights.detach() * scale).numpy().astype(np.float32)
-    return found
+    return weights.detach()
 
 
-def adjust_repeats(examples: Sequence[Example], weights: Floats, share: float) -> Floats:
-    """Return weights whose mean probability of all named items is ``share``, by moving one log-odds."""
+def adjust_repeats(examples: Sequence[Example], scorer: Scorer, share: float) -> Scorer:
+    """Return a scorer whose mean probability of all named items is ``share``, by moving one log-odds."""
     column = FEATURES.index("is_named")
-    adjusted = weights.copy()
+    scored = [(scorer(its.features) + its.log_counts, its.features[:, column], its.named) for its in examples]
     low, high = _SHIFTS
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        adjusted[column] = weights[column] + middle
-        if _named_mass(examples, adjusted) < share:
+        if _named_mass(scored, middle) < share:
             low = middle
         else:
             high = middle
-    return adjusted
+    return scorer.shifted("is_named", middle)
 
 
-def _named_mass(examples: Sequence[Example], weights: Floats) -> float:
+def _named_mass(scored: Sequence[tuple[Floats, Floats, npt.NDArray[np.bool_]]], shift: float) -> float:
     masses = []
-    for example in examples:
-        scores = (example.features @ weights + example.log_counts).astype(np.float64)
-        masses.append(np.exp(scores - np.logaddexp.reduce(scores))[example.named].sum())
+    for scores, is_named, named in scored:
+        moved = (scores + shift * is_named).astype(np.float64)
+        masses.append(np.exp(moved - np.logaddexp.reduce(moved))[named].sum())
     return float(np.mean(masses))
 
 
@@ -177,9 +224,9 @@ def _cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.logsumexp(scores, 1) - (scores * targets).sum(1) / targets.sum(1).clamp(min=1)
 
 
-def pair_ranks(example: Example, weights: Floats, *, new: bool = False) -> list[int]:
+def pair_ranks(example: Example, scorer: Scorer, *, new: bool = False) -> list[int]:
     """Return the rank of each target among the candidates, from 1; with ``new``, without named items."""
-    scores = example.features @ weights
+    scores = scorer(example.features)
     rivals = ~example.named if new else np.ones(len(scores), dtype=bool)
     return [
         int((scores[rivals] > scores[place]).sum()) + 1

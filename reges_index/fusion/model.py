@@ -23,6 +23,7 @@ from reges_index.fusion.adapter import BLOCKS, QueryAdapter
 from reges_index.fusion.alone import rank_alone
 from reges_index.fusion.choice import ChoiceWeights, choose
 from reges_index.fusion.features import FEATURES
+from reges_index.fusion.scorer import TENSORS, Scorer
 from reges_index.fusion.statistics import ItemStatistics
 from reges_index.item_expert.rerank import Ranking
 
@@ -30,7 +31,7 @@ __all__ = ["FORMAT", "FusionModel"]
 
 Floats = npt.NDArray[np.float32]
 
-FORMAT = "reges-fusion/1"
+FORMAT = "reges-fusion/2"
 _TENSORS, _MANIFEST = "fusion.safetensors", "fusion.json"
 _STATISTICS = ("ids", "titles", "recommended", "recent", "named", "pairs", "pair_counts")
 
@@ -44,8 +45,8 @@ class FusionModel:
     adapter, statistics
         The trained query side, and counts over the train dialogues.
     known, unknown
-        Shape (F,): weight of each of `FEATURES` for a catalog whose items the train dialogues know, and for
-        one that they do not know at all. In between they are mixed by the share of known items.
+        What gives the scores in a catalog whose items the train dialogues know, and in one that they do not
+        know at all. In between their scores are mixed by the share of known items.
     choice
         Of the final choice.
     manifest
@@ -54,8 +55,8 @@ class FusionModel:
 
     adapter: QueryAdapter
     statistics: ItemStatistics
-    known: Floats
-    unknown: Floats
+    known: Scorer
+    unknown: Scorer
     choice: ChoiceWeights = field(default_factory=ChoiceWeights)
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
@@ -75,11 +76,19 @@ class FusionModel:
         digest.update(f"{self.choice}".encode())
         return digest.hexdigest()[:16]
 
-    def weights(self, share_known: float) -> Floats:
-        """Return the weights for a catalog of which the train dialogues know this share, 0 to 1."""
+    def score(self, features: Floats, share_known: float) -> Floats:
+        """Return scores, shape (N,), from features, shape (N, F).
+
+        Parameters
+        ----------
+        share_known
+            Of the catalog's items, how many the train dialogues know, 0 to 1.
+        """
         # Half a catalog known is as good as all of it: rare items are unknown in the train sets too.
         share = min(1.0, 2 * share_known)
-        mixed: Floats = share * self.known + (1 - share) * self.unknown
+        if share in (0.0, 1.0):
+            return self.known(features) if share else self.unknown(features)
+        mixed: Floats = share * self.known(features) + (1 - share) * self.unknown(features)
         return mixed
 
     def with_choice(self, choice: ChoiceWeights) -> FusionModel:
@@ -124,7 +133,8 @@ class FusionModel:
         tensors["adapter.bias_keys"] = self.adapter.bias_keys
         tensors["adapter.biases"] = self.adapter.biases.astype(np.float16)
         tensors |= {f"adapter.{name}": m.astype(np.float16) for name, m in self.adapter.weights.items()}
-        tensors["weights.known"], tensors["weights.unknown"] = self.known, self.unknown
+        for kind, scorer in (("known", self.known), ("unknown", self.unknown)):
+            tensors |= {f"{kind}.{name}": getattr(scorer, name) for name in TENSORS}
         return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
     @classmethod
@@ -166,8 +176,8 @@ class FusionModel:
             return cls(
                 adapter=adapter,
                 statistics=ItemStatistics(**counts),
-                known=tensors["weights.known"],
-                unknown=tensors["weights.unknown"],
+                known=Scorer(**{name: tensors[f"known.{name}"] for name in TENSORS}),
+                unknown=Scorer(**{name: tensors[f"unknown.{name}"] for name in TENSORS}),
                 choice=ChoiceWeights(**manifest["choice"]),
                 manifest=manifest,
             )

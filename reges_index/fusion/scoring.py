@@ -121,11 +121,10 @@ def score_items(
     InputError
         If a source's name is unknown.
     """
-    weights = model.weights(sources.statistics.known).copy()
-    for name in check_sources(without):
-        weights[[FEATURES.index(feature) for feature in SOURCES[name]]] = 0
-    scores: Floats = feature_matrix(model, sources, biases, messages, vectors, state) @ weights
-    return scores
+    matrix = feature_matrix(model, sources, biases, messages, vectors, state)
+    off = [FEATURES.index(feature) for name in check_sources(without) for feature in SOURCES[name]]
+    matrix[:, off] = 0
+    return model.score(matrix, sources.statistics.known)
 
 
 def log_softmax(scores: Floats) -> Floats:

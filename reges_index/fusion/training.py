@@ -13,16 +13,11 @@ import numpy.typing as npt
 from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES, CatalogSources
 from reges_index.fusion.fit_adapter import AdapterTraining, fit_adapter
-from reges_index.fusion.fit_weights import (
-    Example,
-    WeightTraining,
-    adjust_repeats,
-    fit_weights,
-    make_example,
-    pair_ranks,
-)
+from reges_index.fusion.fit_scorer import fit_scorer
+from reges_index.fusion.fit_weights import Example, WeightTraining, adjust_repeats, make_example, pair_ranks
 from reges_index.fusion.fitting import TrainSet, observations, split
 from reges_index.fusion.model import FusionModel
+from reges_index.fusion.scorer import Scorer
 from reges_index.fusion.scoring import SOURCES, feature_matrix
 from reges_index.fusion.statistics import ItemStatistics
 
@@ -76,7 +71,7 @@ def _parts(
     sets: Sequence[TrainSet], rows: Sequence[npt.NDArray[np.int64]], settings: FusionTraining
 ) -> FusionModel:
     seen = [o for train, its in zip(sets, rows, strict=True) for o in observations(train, its.tolist())]
-    nothing = np.zeros(len(FEATURES), dtype=np.float32)
+    nothing = Scorer.weighted(np.zeros(len(FEATURES), dtype=np.float32))
     return FusionModel(
         fit_adapter(sets, rows, settings.adapter), ItemStatistics.count(seen), nothing, nothing
     )
@@ -128,11 +123,11 @@ def cross_validate(
             for example, its in zip(examples, folds, strict=True)
             if its != fold
         ]
-        weights = fit_weights(others, settings, without=without)
+        scorer = fit_scorer(others, settings, without=without)
         for number, (examples, folds) in enumerate(zip(made.examples, made.folds, strict=True)):
             for row in np.flatnonzero(folds == fold):
-                ranks["all"][number] += pair_ranks(examples[row], weights)
-                ranks["new"][number] += pair_ranks(examples[row], weights, new=True)
+                ranks["all"][number] += pair_ranks(examples[row], scorer)
+                ranks["new"][number] += pair_ranks(examples[row], scorer, new=True)
     return {
         protocol: [
             {"pairs": len(r), **{f"recall@{k}": float(np.mean(np.array(r) <= k)) for k in (1, 10, 50)}}
@@ -160,8 +155,8 @@ def fit_fusion(
     made = out_of_fold(sets, settings) if made is None else made
     examples = [example for its in made.examples for example in its]
     model = _parts(sets, [np.arange(len(train.turns)) for train in sets], settings)
-    known = fit_weights(examples, settings.weights)
-    unknown = fit_weights(examples, settings.weights, without=_OF_THE_DOMAIN)
+    known = fit_scorer(examples, settings.weights, seed=settings.seed)
+    unknown = fit_scorer(examples, settings.weights, without=_OF_THE_DOMAIN, seed=settings.seed)
     share = settings.weights.repeat_share
     if share is not None:  # a habit of the data sets; of a catalog unlike theirs nothing is known
         known = adjust_repeats(examples, known, share)

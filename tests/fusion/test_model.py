@@ -1,20 +1,24 @@
 """The trained parts as files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from reges_index.errors import ModelError, ModelNotFoundError
 from reges_index.fusion.choice import ChoiceWeights
+from reges_index.fusion.features import FEATURES
 from reges_index.fusion.model import FusionModel
+from reges_index.fusion.scorer import TENSORS
 
 
 def test_what_is_saved_is_loaded(fusion, tmp_path):
     fusion.with_choice(ChoiceWeights(0.8, 0.3)).save(tmp_path / "made")
     loaded = FusionModel.load(tmp_path / "made")
-    assert np.array_equal(loaded.known, fusion.known)
-    assert np.array_equal(loaded.unknown, fusion.unknown)
+    for name in TENSORS:
+        assert np.array_equal(getattr(loaded.known, name), getattr(fusion.known, name))
+        assert np.array_equal(getattr(loaded.unknown, name), getattr(fusion.unknown, name))
     assert np.array_equal(loaded.statistics.pairs, fusion.statistics.pairs)
     assert np.array_equal(loaded.statistics.ids, fusion.statistics.ids)
     for name, weight in fusion.adapter.weights.items():
@@ -52,10 +56,21 @@ def test_damage_is_reported(fusion, tmp_path, name):
         FusionModel.load(tmp_path)
 
 
-def test_weights_go_from_unknown_to_known(fusion):
-    assert np.array_equal(fusion.weights(0.0), fusion.unknown)
-    assert np.array_equal(fusion.weights(0.5), fusion.known)
-    assert np.allclose(fusion.weights(0.25), (fusion.known + fusion.unknown) / 2)
+def test_scores_go_from_unknown_to_known(fusion):
+    features = np.random.default_rng(0).normal(size=(5, len(FEATURES))).astype(np.float32)
+    known, unknown = fusion.known(features), fusion.unknown(features)
+    assert not np.allclose(known, unknown)
+    assert np.array_equal(fusion.score(features, 0.0), unknown)
+    assert np.array_equal(fusion.score(features, 0.5), known)
+    assert np.allclose(fusion.score(features, 0.25), (known + unknown) / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_two_models_of_one_fingerprint_are_the_same(fusion, tmp_path):
+    fusion.save(tmp_path)
+    loaded = FusionModel.load(tmp_path)
+    assert FusionModel.load(tmp_path).fingerprint == loaded.fingerprint
+    assert replace(loaded, known=loaded.known.shifted("is_named", 0.1)).fingerprint != loaded.fingerprint
+    assert loaded.with_choice(ChoiceWeights(0.8, 0.3)).fingerprint != loaded.fingerprint
 
 
 def test_the_shipped_model_is_small_and_loads():
@@ -70,5 +85,5 @@ def test_the_shipped_model_is_small_and_loads():
         "text_template": "reges-item/1",
     }
     assert len(model.manifest["data"]) >= 1
-    assert np.isfinite(model.known).all()
-    assert np.isfinite(model.unknown).all()
+    for scorer in (model.known, model.unknown):
+        assert all(np.isfinite(getattr(scorer, name)).all() for name in TENSORS)

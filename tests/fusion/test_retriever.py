@@ -90,8 +90,7 @@ def test_likeness_to_a_named_item_is_no_wish_for_it(catalog, fusion):
 def test_the_refined_query_is_used_where_it_has_weight(catalog, fusion):
     plain = ask("hello there")
     refined = plain.refined(["lighthouse keeper sailor harbour"], {})
-    weighted = fusion.known.copy()
-    weighted[FEATURES.index("dense_query")] = 50
+    weighted = fusion.known.shifted("dense_query", 50)
     retriever = FusionRetriever(catalog, dataclasses.replace(fusion, known=weighted, unknown=weighted))
     assert ids(retriever.retrieve(refined))[0] in {"f1", "f2"}
     without = FusionRetriever(

@@ -1,12 +1,17 @@
 """The fit: folds of whole dialogues, nothing of a fold in its own features, and it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES
-from reges_index.fusion.fit_weights import fit_weights, make_example, pair_ranks
+from reges_index.fusion.fit_scorer import fit_scorer
+from reges_index.fusion.fit_weights import WeightTraining, adjust_repeats, make_example, pair_ranks
 from reges_index.fusion.fitting import observations, split
+from reges_index.fusion.scorer import Scorer
 from reges_index.fusion.statistics import ItemStatistics
 from reges_index.fusion.training import FusionTraining, cross_validate, out_of_fold
 
@@ -48,21 +53,74 @@ def test_it_learns_what_the_dialogues_show(made, settings):
     assert new["recall@1"] > 0.8
 
 
-def test_features_without_weight_do_not_count(made, settings):
-    weights = fit_weights(made.examples[0], settings.weights, without=("recommended", "adapted"))
-    assert weights[FEATURES.index("recommended")] == 0
-    assert weights[FEATURES.index("adapted")] == 0
-    assert weights.any()
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_features_without_weight_do_not_count(made, settings, hidden):
+    training = replace(settings.weights, hidden=hidden)
+    scorer = fit_scorer(made.examples[0], training, without=("recommended", "adapted"))
+    assert not scorer.uses("recommended")
+    assert not scorer.uses("adapted")
+    assert scorer.uses("dense_dialogue")
+    features = made.examples[0][0].features
+    changed = features.copy()
+    changed[:, FEATURES.index("recommended")] += 7
+    assert np.array_equal(scorer(features), scorer(changed))
+
+
+def test_the_correction_learns_what_no_weighted_sum_can():
+    # The target is the item where exactly one of two features is 1.
+    rng = np.random.default_rng(0)
+    training = WeightTraining(hidden=8, epochs=60, dropout=0.0, learning_rate=0.03, l2=0, new_share=0)
+    first, second = FEATURES.index("bm25_last"), FEATURES.index("genre_asked")
+    examples = []
+    for number in range(64):
+        kind = [0, 1] if number % 2 else [1, 0]
+        matrix = np.zeros((4, len(FEATURES)), dtype=np.float32)
+        order = rng.permutation(4)
+        pairs = np.array([[0, 0], [1, 1], kind, [0, 0]], dtype=np.float32)[order]
+        matrix[:, [first, second]] = pairs
+        examples.append(make_example(matrix, [int(np.flatnonzero(order == 2)[0])], (), training, rng))
+    scorers = [fit_scorer(examples, replace(training, hidden=hidden)) for hidden in (0, 8)]
+    plain, refined = ([pair_ranks(example, scorer)[0] for example in examples] for scorer in scorers)
+    assert np.mean(np.array(plain) == 1) < 0.5
+    assert np.mean(np.array(refined) == 1) == 1
+
+
+def test_the_same_seed_gives_the_same_scorer_and_leaves_torchs_own_alone(made, settings):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, two = (fit_scorer(made.examples[0], settings.weights, seed=3) for _ in range(2))
+    assert torch.rand(1) == expected
+    features = made.examples[0][0].features
+    assert np.array_equal(one(features), two(features))
+
+
+def test_the_share_of_repeats_is_what_was_asked_for(made, settings):
+    examples = []
+    for example in made.examples[0]:
+        features = example.features.copy()
+        features[0, FEATURES.index("is_named")] = 1
+        named = np.arange(len(features)) == 0
+        examples.append(replace(example, features=features, named=named))
+    flat = replace(settings.weights, l2=1.0, hidden=0)  # scores that a few log-odds can turn
+    scorer = adjust_repeats(examples, fit_scorer(examples, flat), 0.3)
+    mass = []
+    for example in examples:
+        scores = scorer(example.features).astype(np.float64) + example.log_counts
+        chances = np.exp(scores - scores.max())
+        mass.append((chances / chances.sum())[example.named].sum())
+    assert np.mean(mass) == pytest.approx(0.3, abs=0.01)
 
 
 def test_ranks_with_and_without_named_items(settings):
     matrix = np.zeros((4, len(FEATURES)), dtype=np.float32)
     matrix[:, 0] = [3, 2, 1, 0]
     example = make_example(matrix, [1], {0}, settings.weights, np.random.default_rng(0))
-    weights = np.zeros(len(FEATURES), dtype=np.float32)
-    weights[0] = 1
-    assert pair_ranks(example, weights) == [2]
-    assert pair_ranks(example, weights, new=True) == [1]
+    linear = np.zeros(len(FEATURES), dtype=np.float32)
+    linear[0] = 1
+    scorer = Scorer.weighted(linear)
+    assert pair_ranks(example, scorer) == [2]
+    assert pair_ranks(example, scorer, new=True) == [1]
 
 
 def test_one_fold_is_refused(train_set):

@@ -13,7 +13,6 @@ from reges_index.evaluation.experiments.measure import compared, measured, rows_
 from reges_index.evaluation.experiments.result import ExperimentResult
 from reges_index.evaluation.experiments.systems import Ranked
 from reges_index.evaluation.predictions import Prediction
-from reges_index.fusion.features import FEATURES
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.fusion.scoring import SOURCES
 
@@ -63,8 +62,7 @@ def ablation(lab: Lab) -> ExperimentResult:
     predictions: dict[str, Sequence[Prediction]] = {FUSION: fused(lab, FUSION)}
     used = lab.fusion_model()
     for source in SOURCES:
-        columns = [FEATURES.index(feature) for feature in SOURCES[source]]
-        if not (used.known[columns].any() or used.unknown[columns].any()):
+        if not any(its.uses(feature) for its in (used.known, used.unknown) for feature in SOURCES[source]):
             continue  # it has no weight, so there is nothing to switch off
         name = f"without {source}"
         predictions[name] = fused(lab, name, without=[source])
@@ -81,7 +79,7 @@ def ablation(lab: Lab) -> ExperimentResult:
             evaluation, [(FUSION, other) for other in predictions if other != FUSION], _METRICS, ""
         ),
         notes=[
-            "A source is switched off by setting its weights to 0; nothing is fitted again.",
+            "A source is switched off by setting its features to 0; nothing is fitted again.",
             f"{plain} is the plain retriever with the whole dialogue as its query.",
             "No LLM takes part in these rankings.",
         ],

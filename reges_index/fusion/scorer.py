@@ -1,0 +1,62 @@
+"""`Scorer`: from the features of an item to its score, a weighted sum with a small correction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from reges_index.fusion.features import FEATURES
+
+__all__ = ["TENSORS", "Scorer"]
+
+Floats = npt.NDArray[np.float32]
+
+TENSORS = ("linear", "hidden", "offset", "out")
+"""Arrays that a scorer consists of."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores features: ``x @ linear + tanh(x @ hidden + offset) @ out``.
+
+    The sum is what was learnt first and carries most of it; the hidden units add what sources say together
+    (a title that is named *and* near to the last message).
+
+    Attributes
+    ----------
+    linear
+        Shape (F,): the weight of each of `FEATURES`.
+    hidden, offset, out
+        Shapes (F, H), (H,) and (H,); H may be 0.
+    """
+
+    linear: Floats
+    hidden: Floats
+    offset: Floats
+    out: Floats
+
+    @classmethod
+    def weighted(cls, linear: Floats) -> Scorer:
+        """Return a plain weighted sum."""
+        nothing = np.zeros(0, dtype=np.float32)
+        return cls(linear, np.zeros((len(linear), 0), dtype=np.float32), nothing, nothing)
+
+    def __call__(self, features: Floats) -> Floats:
+        """Return the scores of items, shape (N,), from their features, shape (N, F)."""
+        scores: Floats = features @ self.linear
+        if len(self.out):
+            scores = scores + np.tanh(features @ self.hidden + self.offset) @ self.out
+        return scores
+
+    def uses(self, feature: str) -> bool:
+        """Whether a feature has any weight."""
+        column = FEATURES.index(feature)
+        return bool(self.linear[column]) or bool(self.hidden[column].any())
+
+    def shifted(self, feature: str, by: float) -> Scorer:
+        """Return a scorer whose weight of one feature is larger by a number of log-odds."""
+        linear = self.linear.copy()
+        linear[FEATURES.index(feature)] += by
+        return replace(self, linear=linear)
