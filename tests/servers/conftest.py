@@ -42,8 +42,8 @@ def lora(adapted):
 
 @pytest.fixture
 def instructed(lm):
-    """The embedded model behind `LoraServer`."""
-    with lora_server(lm, key=KEY) as server:
+    """The embedded model behind `LoraServer`, under its own name."""
+    with lora_server(lm, key=KEY, base=lm.name) as server:
         yield server
 
 

@@ -28,7 +28,7 @@ from tests.servers.transformers_serve import free_port
 class LoraServer:
     """``url`` is what a client needs; ``asked`` the bodies of all requests."""
 
-    def __init__(self, lm: LocalLM, *, key: str, base: str = "base") -> None:
+    def __init__(self, lm: LocalLM, *, key: str, base: str) -> None:
         self.lm, self.key, self.base = lm, key, base
         self.asked: list[dict[str, Any]] = []
         app = FastAPI()
@@ -120,8 +120,8 @@ def _reply(kind: str, body: dict[str, Any], choice: dict[str, Any]) -> dict[str,
 
 
 @contextmanager
-def lora_server(lm: LocalLM, *, key: str) -> Iterator[LoraServer]:
-    server = LoraServer(lm, key=key)
+def lora_server(lm: LocalLM, *, key: str, base: str = "base") -> Iterator[LoraServer]:
+    server = LoraServer(lm, key=key, base=base)
     try:
         yield server
     finally:

@@ -59,7 +59,7 @@ async def test_probabilities_are_the_models_own(lora, adapted, model, asynchrono
 
 def test_an_instructed_model_answers_with_letters(instructed):
     """The embedded model is small and not trained for it; still, "A" is its likeliest first word."""
-    report = ReGeSRerank(llm_of(instructed)).rank(nodes_of(FILMS), WISH).report["rerank"]
+    report = ReGeSRerank(llm_of(instructed, instructed.base)).rank(nodes_of(FILMS), WISH).report["rerank"]
     assert report["score_source"] == "logprobs"
     assert report["letter_mass"] > 0.2
 
