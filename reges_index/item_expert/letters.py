@@ -104,10 +104,11 @@ def read_letters(top: Sequence[LogProb], size: int) -> Selection:
     """
     places = {mark: place for place, mark in enumerate(LETTERS[:size])}
     told = [0.0] * size
+    # Servers write an impossible token as -9999 or so, which says no more than leaving it out.
     chances = [
-        (entry.token.strip(_SPACES), math.exp(min(0.0, entry.logprob)))
+        (entry.token.strip(_SPACES), chance)
         for entry in top
-        if not math.isnan(entry.logprob)
+        if not math.isnan(entry.logprob) and (chance := math.exp(min(0.0, entry.logprob))) > 0
     ]
     for mark, chance in chances:
         if mark in places:

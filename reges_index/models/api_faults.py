@@ -70,12 +70,11 @@ def is_transient(error: BaseException) -> bool:
 def is_refused(error: BaseException) -> bool:
     """Say whether the server refused this very request (HTTP 4xx), while another one may fare better.
 
-    Not so for a wrong key (401, 403), an unknown model or address (404), and what may pass (429).
+    Not so for a wrong key (401), an unknown model or address (404), and what may pass (429). With 403
+    OpenAI refuses logprobs of its reasoning models, so that counts.
     """
     status = error.status if isinstance(error, LLMServerError) else http_status(error)
-    return (
-        status is not None and 400 <= status < 500 and status not in {401, 403, 404} | set(_TRANSIENT_STATUS)
-    )
+    return status is not None and 400 <= status < 500 and status not in {401, 404, *_TRANSIENT_STATUS}
 
 
 def is_unreadable(error: BaseException) -> bool:

@@ -68,6 +68,7 @@ async def picked(rerank, asynchronous):
         ([{"tool": "{broken"}, "Heat {x} (1995)"], "2", "matched", 1),
         (["Alien", "Heat {x} (1986)"], "3", "matched", 1),
         ([400, "Alien"], "1", "matched", 1),
+        ([403, "Alien"], "1", "matched", 1),
     ],
 )
 async def test_function_calling(server, script, best, outcome, fallbacks, asynchronous):
@@ -178,6 +179,7 @@ async def test_more_candidates_than_letters(server):
 def test_letters_make_a_distribution(size, shown):
     raw = [1 / (n + 1) for n in range(shown)]
     top = [LogProb(token=mark, logprob=math.log(p / sum(raw))) for mark, p in zip(LETTERS, raw, strict=False)]
+    assert read_letters([*top, LogProb(token="z", logprob=-9999.0)], size) == read_letters(top, size)
     selection = read_letters(top, size)
     assert math.fsum(selection.probabilities) == pytest.approx(1)
     assert sorted(selection.order) == list(range(size))
