@@ -279,7 +279,7 @@ class LiveCatalog(CatalogReader):
             if given is not None:
                 check_whole(given, self.encoder)
                 if (number := self._number_of(given)) is not None:
-                    return self.rollback(number)
+                    return self._return_to(number)
                 if self._file is None or given.table.home == self._pattern.table.home:
                     return self._switch(given, is_borrowed=True)
                 items = list(given.items())
@@ -309,18 +309,21 @@ class LiveCatalog(CatalogReader):
             If it is not whole any more; the live one then stays.
         """
         with self._change():
-            state = self._state
-            if to is None:
-                if len(state.history) < 2:
-                    raise InputError("there is no earlier version", hint="versions() lists what is kept")
-                to, history = state.history[-2], state.history[:-1]
-            elif to in state.names:
-                history = (*(number for number in state.history if number != to), to)
-            else:
-                raise InputError(f"there is no version {to}", hint="versions() lists what is kept")
-            check_whole(self._opened(to, state).catalog, self.encoder)
-            self._adopt(replace(state, history=history), write=True)
-            return self._told(to)
+            return self._return_to(to)
+
+    def _return_to(self, to: int | None) -> CatalogVersion:
+        state = self._state
+        if to is None:
+            if len(state.history) < 2:
+                raise InputError("there is no earlier version", hint="versions() lists what is kept")
+            to, history = state.history[-2], state.history[:-1]
+        elif to in state.names:
+            history = (*(number for number in state.history if number != to), to)
+        else:
+            raise InputError(f"there is no version {to}", hint="versions() lists what is kept")
+        check_whole(self._opened(to, state).catalog, self.encoder)
+        self._adopt(replace(state, history=history), write=True)
+        return self._told(to)
 
     def versions(self) -> list[CatalogVersion]:
         """List the versions that are kept, by number."""
