@@ -19,6 +19,7 @@ from reges_index.cli.finetune import finetune_app
 from reges_index.cli.index import index
 from reges_index.cli.output import errors, print_error
 from reges_index.cli.predict import predict
+from reges_index.cli.presets import presets
 from reges_index.cli.recommend import recommend
 from reges_index.errors import ReGeSError, StorageError
 
@@ -75,6 +76,7 @@ app.command()(index)
 app.command()(recommend)
 app.command()(chat)
 app.command()(predict)
+app.command()(presets)
 app.command()(evaluate)
 app.command()(doctor)
 app.add_typer(finetune_app, name="finetune")

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reges_index.cli.engine import EngineOptions, build_engine
+from reges_index.cli.engine_options import with_engine_options
 from reges_index.cli.output import candidate_table, console, errors, notes, print_error, say
-from reges_index.cli.parts import (
-    DomainNoun,
-    Encoder,
-    Fusion,
-    ItemAdapter,
-    Model,
-    Name,
-    QueryAdapter,
-    RerankTopK,
-    ShownTopK,
-    Store,
-    TopK,
-)
-from reges_index.errors import InputError
+from reges_index.cli.parts import ShownTopK
+from reges_index.errors import InputError, LLMServerError
 
 if TYPE_CHECKING:
     from reges_index.engines import ReGeSChatEngine
@@ -29,43 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["chat"]
 
 
-def chat(
-    store: Store,
-    name: Name = "items",
-    top_k: ShownTopK = 5,
-    similarity_top_k: TopK = 50,
-    rerank_top_k: RerankTopK = None,
-    domain: DomainNoun = "movie,movies",
-    fusion: Fusion = None,
-    encoder: Encoder = None,
-    model: Model = None,
-    query_adapter: QueryAdapter = None,
-    item_adapter: ItemAdapter = None,
-) -> None:
+@with_engine_options
+def chat(options: EngineOptions, top_k: ShownTopK = 5) -> None:
     """Chat in the terminal; shows the query it searched with and the candidates' probabilities.
 
     An empty line or end of input ends the chat, /reset starts a new one.
     """
     with errors.status("loading models"):
-        engine, catalog = build_engine(
-            EngineOptions(
-                store=store,
-                name=name,
-                encoder=encoder,
-                model=model,
-                query_adapter=query_adapter,
-                item_adapter=item_adapter,
-                domain=domain,
-                fusion=fusion,
-                similarity_top_k=similarity_top_k,
-                rerank_top_k=rerank_top_k,
-                exclude_mentioned=True,
-            )
-        )
+        if options.exclude_mentioned is None and options.pipeline is None:
+            options = replace(options, exclude_mentioned=True)
+        engine, catalog = build_engine(options)
         from reges_index.engines import ReGeSChatEngine, SmallTalkDetector
+        from reges_index.pipeline.llm import model_of
 
         talker = SmallTalkDetector(catalog.embed_model)
-        session = ReGeSChatEngine(engine, llm=engine.rerank.local_model, is_small_talk=talker)
+        session = ReGeSChatEngine(engine, llm=model_of(engine.rerank.backend), is_small_talk=talker)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a stray byte must not end the chat
     say(f"{len(catalog):,} items; an empty line ends the chat, /reset starts a new one", "dim")
@@ -83,7 +51,7 @@ def chat(
             continue
         try:
             _answer(session, message, top_k)
-        except InputError as error:
+        except (InputError, LLMServerError) as error:
             print_error(error)
 
 

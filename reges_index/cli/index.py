@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reges_index.cli.engine_options import EngineOptions, MaybeName, MaybeStore, PipelineFile, PresetName
 from reges_index.cli.output import print_json, say
-from reges_index.cli.parts import AsJson, Encoder, Name, Quiet, Store, store_place
+from reges_index.cli.parts import AsJson, Encoder, Quiet, store_place
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ Columns = Annotated[
 
 def index(
     catalog: Annotated[str, typer.Argument(help="JSONL or CSV file, or demo:films, demo:books.")],
-    store: Store,
-    name: Name = "items",
+    store: MaybeStore = None,
+    name: MaybeName = None,
+    preset: PresetName = None,
+    pipeline: PipelineFile = None,
     encoder: Encoder = None,
     column: Columns = None,
     encoding: Annotated[str, typer.Option(help="Text encoding of the file.")] = "utf-8",
@@ -34,8 +37,12 @@ def index(
 ) -> None:
     """Make or update a catalog: only items whose content changed are embedded.
 
-    Items that are not in the file any more leave the store. May be killed and run again at any time.
+    Items that are not in the file any more leave the store. May be killed and run again at any time. Of a
+    preset or pipeline the encoder is taken, and of a pipeline the store too.
     """
+    options = EngineOptions(store=store, name=name, preset=preset, pipeline=pipeline, encoder=encoder)
+    store, name = options.place()
+    encoder = options.settings().encoder
     place = store_place(store)
     items = _read(catalog, _mapping(column or []), encoding)
 

@@ -13,9 +13,8 @@ from reges_index.errors import ConfigError
 if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog
     from reges_index.dialogue.wording import Domain
-    from reges_index.models import LocalLM
 
-__all__ = ["Mode", "adapter_choice", "is_url", "open_catalog", "open_model", "parse_domain", "store_place"]
+__all__ = ["Mode", "is_url", "open_catalog", "parse_domain", "store_place"]
 
 
 class Mode(str, Enum):
@@ -24,14 +23,16 @@ class Mode(str, Enum):
     score = "score"
     constrained = "constrained"
     generate = "generate"
+    reason = "reason"
 
 
-Store = Annotated[
-    str, typer.Option("--store", help="Folder of the catalog store, or http://host:port of a Chroma server.")
-]
-Name = Annotated[str, typer.Option("--name", help="Name of the catalog within the store.")]
 Encoder = Annotated[
-    str | None, typer.Option("--encoder", help="Embedding model; all-MiniLM-L6-v2 by default.")
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="Embedding model: embedded (all-MiniLM-L6-v2, the default), dpr, bge-large, "
+        "text-embedding-3-large, a folder, a hub name, or openai:MODEL.",
+    ),
 ]
 Model = Annotated[
     str | None, typer.Option("--model", help="Folder or hub name of the LLM; embedded SmolLM2 by default.")
@@ -45,21 +46,11 @@ ItemAdapter = Annotated[
 DomainNoun = Annotated[
     str, typer.Option("--domain", help="What an item is called: NOUN or NOUN,PLURAL, such as book,books.")
 ]
-TopK = Annotated[int, typer.Option("--similarity-top-k", min=1, help="How many items to retrieve.")]
 RerankTopK = Annotated[
     int | None,
     typer.Option("--rerank-top-k", min=1, help="How many of them the item expert sees; all by default."),
 ]
 ShownTopK = Annotated[int, typer.Option("--top-k", "--top-n", min=1, help="How many candidates to show.")]
-ExcludeMentioned = Annotated[
-    bool, typer.Option("--exclude-mentioned", help="Never recommend what the dialogue has named.")
-]
-ModeChoice = Annotated[
-    Mode,
-    typer.Option(
-        "--mode", help="Score all candidates, or write a title limited to them, or write freely and match."
-    ),
-]
 Fusion = Annotated[
     bool | None,
     typer.Option(
@@ -102,28 +93,3 @@ def parse_domain(text: str) -> Domain:
     if not noun:
         raise ConfigError("--domain is empty", hint="give a noun, such as book,books")
     return Domain(noun, plural or f"{noun}s")
-
-
-def open_model(model: str | None, query_adapter: str | None, item_adapter: str | None) -> LocalLM:
-    """Load the LLM with the adapters asked for; the shipped ones where nothing was said."""
-    from reges_index.models import LocalLM
-
-    wanted = {"query-expert": query_adapter, "item-expert": item_adapter}
-    given = {role: path for role, path in wanted.items() if path not in (None, "none")}
-    if model is None and not given:
-        return LocalLM.default()
-    lm = LocalLM.from_pretrained(model)
-    for role, path in given.items():
-        lm.load_adapter(role, str(path), role=role)
-    if model is None:
-        for role, folder in LocalLM.shipped_adapters().items():
-            if wanted.get(role) is None and not lm.has_adapter(role):
-                lm.load_adapter(role, folder)
-    return lm
-
-
-def adapter_choice(option: str | None) -> str | None:
-    """Return the ``adapter`` argument of a component for one of the adapter options."""
-    from reges_index.models.backend import AUTO
-
-    return None if option == "none" else AUTO

@@ -7,46 +7,21 @@ from typing import Annotated
 import typer
 
 from reges_index.cli.engine import EngineOptions, build_engine
+from reges_index.cli.engine_options import with_engine_options
 from reges_index.cli.output import candidate_table, console, errors, notes, print_json, say
-from reges_index.cli.parts import (
-    AsJson,
-    DomainNoun,
-    Encoder,
-    ExcludeMentioned,
-    Fusion,
-    ItemAdapter,
-    Mode,
-    ModeChoice,
-    Model,
-    Name,
-    QueryAdapter,
-    RerankTopK,
-    ShownTopK,
-    Store,
-    TopK,
-)
+from reges_index.cli.parts import AsJson, ShownTopK
 
 __all__ = ["recommend"]
 
 
+@with_engine_options
 def recommend(
-    store: Store,
+    options: EngineOptions,
     conversation: Annotated[
         str,
         typer.Option("--conversation", help="JSON file with 'messages', - for standard input, or demo:NAME."),
     ],
-    name: Name = "items",
     top_k: ShownTopK = 10,
-    similarity_top_k: TopK = 50,
-    rerank_top_k: RerankTopK = None,
-    exclude_mentioned: ExcludeMentioned = False,
-    mode: ModeChoice = Mode.score,
-    domain: DomainNoun = "movie,movies",
-    fusion: Fusion = None,
-    encoder: Encoder = None,
-    model: Model = None,
-    query_adapter: QueryAdapter = None,
-    item_adapter: ItemAdapter = None,
     as_json: AsJson = False,
 ) -> None:
     """Recommend one item of the catalog for a dialogue."""
@@ -58,22 +33,7 @@ def recommend(
         from reges_index.dialogue import read_conversation
 
         turn = read_conversation(conversation)
-    engine, _ = build_engine(
-        EngineOptions(
-            store=store,
-            name=name,
-            encoder=encoder,
-            model=model,
-            query_adapter=query_adapter,
-            item_adapter=item_adapter,
-            domain=domain,
-            fusion=fusion,
-            similarity_top_k=similarity_top_k,
-            rerank_top_k=rerank_top_k,
-            exclude_mentioned=exclude_mentioned,
-            mode=mode,
-        )
-    )
+    engine, _ = build_engine(options)
     result = engine.recommend(turn).to_dict(top_k)
     if as_json:
         print_json(result)

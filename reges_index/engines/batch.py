@@ -7,7 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from reges_index.errors import ConfigError, InputError, StorageError
 
@@ -18,9 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["PredictionLog", "predict_turns", "prediction_row"]
 
+# Key of the file beside the predictions; no setting is called so.
+_INPUTS = "inputs"
+
 
 class PredictionLog:
     """A JSONL file of predictions: read on opening, appended to line by line.
+
+    One log at a time has a file: it is locked from the opening to `close`, the end of a ``with`` block, or
+    the end of the process, however that comes. ``<path>.lock`` is left behind, empty.
 
     Parameters
     ----------
@@ -33,7 +42,8 @@ class PredictionLog:
     Raises
     ------
     InputError
-        If the file holds something else, or was made with other settings. It is left as it was.
+        If the file holds something else, was made with other settings, or another process writes to it. It is
+        left as it was.
     StorageError
         If it cannot be written.
     """
@@ -45,28 +55,103 @@ class PredictionLog:
             if path.exists() and not path.is_file():
                 raise InputError(f"{path} is no regular file", hint="name a file for the predictions")
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._check_settings(dict(settings))
-            self.finished = self._read()
+            self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+            self._check_settings()  # before the lock's file is made: nothing is left beside others' files
+            self._lock = FileLock(path.with_name(path.name + ".lock"), thread_local=False)
+            self._acquire()
+            try:
+                self._check_settings()
+                if not self._holds_rows():
+                    self._write_beside(self._settings)
+                self.finished = self._read()
+            except BaseException:
+                self._lock.release()
+                raise
         except OSError as error:
             raise _unwritable(path, error) from error
 
-    def _check_settings(self, given: Mapping[str, Any]) -> None:
-        settings = json.loads(json.dumps(given, default=str))  # as they will be read again
-        beside = self.path.with_name(self.path.name + ".run.json")
-        if self.path.exists() and self.path.stat().st_size:
-            before = self._read_settings(beside)
-            differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
-            if differing:
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise InputError(
+                f"another process writes to {self.path}",
+                hint="wait until it has ended, or give another --out",
+            ) from None
+
+    def __enter__(self) -> PredictionLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others have the file."""
+        self._lock.release()
+
+    def require_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse to go on where a run began with other data: a catalog, adapters, ... of other content.
+
+        Parameters
+        ----------
+        inputs
+            What the predictions depend on beside the settings, as plain values such as hashes. Kept with the
+            settings when the first run says them.
+
+        Raises
+        ------
+        InputError
+            Naming what has changed.
+        """
+        given = json.loads(json.dumps(dict(inputs)))
+        if self._holds_rows():
+            before = self._read_beside().get(_INPUTS)
+            if not isinstance(before, dict):
                 raise InputError(
-                    f"{self.path} was made with other settings: {', '.join(differing)}",
+                    f"{self.path} does not say from which catalog and adapters it was made",
                     hint="give another --out, or remove the file and its .run.json",
                 )
+            changed = sorted(key for key in {*before, *given} if before.get(key) != given.get(key))
+            if changed:
+                said = ", ".join(f"{key} (then {before.get(key)}, now {given.get(key)})" for key in changed)
+                raise InputError(
+                    f"{self.path} was begun with what has changed since: {said}",
+                    hint="give another --out, or put back what it was begun with",
+                )
             return
-        temporary = beside.with_suffix(".tmp")
-        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, beside)  # noqa: PTH105 (the one call that is atomic everywhere)
+        try:
+            self._write_beside({**self._settings, _INPUTS: given})
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
-    def _read_settings(self, beside: Path) -> dict[str, Any]:
+    def _holds_rows(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    @property
+    def _beside(self) -> Path:
+        return self.path.with_name(self.path.name + ".run.json")
+
+    def _check_settings(self) -> None:
+        if not self._holds_rows():
+            return
+        before, settings = self._read_beside(), self._settings
+        before.pop(_INPUTS, None)
+        differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+        if differing:
+            raise InputError(
+                f"{self.path} was made with other settings: {', '.join(differing)}",
+                hint="give another --out, or remove the file and its .run.json",
+            )
+
+    def _write_beside(self, values: Mapping[str, Any]) -> None:
+        temporary = self._beside.with_suffix(".tmp")
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, self._beside)  # noqa: PTH105 (the one call that is atomic everywhere)
+
+    def _read_beside(self) -> dict[str, Any]:
+        beside = self._beside
         try:
             before = json.loads(beside.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):

@@ -4,8 +4,10 @@ import json
 import time
 
 import pytest
+from filelock import FileLock
 
-from tests.cli.conftest import FILMS, TURNS, call, no_file_longer_than, reges, start, write_jsonl
+from tests.cli.conftest import FILMS, TURNS, call, film_rows, no_file_longer_than, reges, start, write_jsonl
+from tests.tiny import save_tiny_adapter
 
 pytestmark = pytest.mark.timeout(900)  # far from needed, unless the machine is busy
 
@@ -76,7 +78,7 @@ def test_a_second_run_does_nothing_and_needs_no_model(predict, store, turns, tin
 def test_kill_in_the_middle_and_run_again(predict, tmp_path):
     out = tmp_path / "out.jsonl"
     # The embedded model, a turn at a time: slow enough to be hit between two lines.
-    words = ("--model", "embedded", "--batch-size", 1, "--similarity-top-k", 12)
+    words = ("--model", "embedded", "--no-fusion", "--batch-size", 1, "--similarity-top-k", 12)
     process = predict(*words, run=start)
     deadline = time.monotonic() + 840
     while not (out.is_file() and out.read_bytes().count(b"\n")):
@@ -99,13 +101,66 @@ def test_other_settings_do_not_mix(predict, tmp_path):
     assert predict("--limit", 1).code == 0
     out = tmp_path / "out.jsonl"
     before = out.read_bytes()
-    predict("--similarity-top-k", 3, "--domain", "book").fails(2, "domain, similarity_top_k", "--out")
+    predict("--similarity-top-k", 3, "--domain", "book").fails(
+        2, "item_noun, item_plural, similarity_top_k", "--out"
+    )
     beside = out.with_name("out.jsonl.run.json")
     beside.write_text("{")
     predict().fails(2, "does not say how it was made")
     beside.unlink()
     predict().fails(2, "does not say how it was made")
     assert out.read_bytes() == before
+
+
+def test_another_catalog_or_adapter_under_the_same_name_is_refused(
+    predict, store, films, tiny, turns, tmp_path
+):
+    mine = tmp_path / "mine"
+    assert call("index", films, "--store", mine, "--quiet").code == 0
+    adapter = save_tiny_adapter(tmp_path / "adapter")
+    words = (
+        "predict", "--store", mine, "--model", tiny, "--item-adapter", adapter, "--conversations", turns,
+        "--out", tmp_path / "out.jsonl", "--quiet",
+    )  # fmt: skip
+    assert call(*words, "--limit", 2).code == 0
+    out = tmp_path / "out.jsonl"
+    before = out.read_bytes()
+    rows_now = film_rows()
+    rows_now[0]["abstract"] = "Another story."
+    assert call("index", write_jsonl(tmp_path / "new.jsonl", rows_now), "--store", mine, "--quiet").code == 0
+    found = call(*words)
+    found.fails(2, "has changed since: catalog (then", "--out")
+    assert "adapter (" not in found.err
+    assert call("index", films, "--store", mine, "--quiet").code == 0
+    save_tiny_adapter(adapter, seed=1)
+    found = call(*words)
+    found.fails(2, "has changed since: item_adapter (then")
+    assert "catalog (" not in found.err
+    assert out.read_bytes() == before
+    # What is finished needs neither: nothing is added to it.
+    assert call(*words, "--limit", 2).code == 0
+    save_tiny_adapter(adapter, seed=0)
+    assert call(*words, "--json").json["predicted"] == 4
+
+
+def test_two_processes_do_not_write_one_file(predict, tmp_path):
+    words = ("--model", "embedded", "--no-fusion", "--batch-size", 1, "--similarity-top-k", 12)
+    process = predict(*words, run=start)
+    lock = FileLock(tmp_path / "out.jsonl.lock")
+    deadline = time.monotonic() + 840
+    while True:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        if not (tmp_path / "out.jsonl.run.json").exists():
+            time.sleep(0.05)
+            continue
+        predict(*words).fails(2, "another process writes to", "--out")
+        break
+    process.kill()
+    process.wait()
+    with lock.acquire(timeout=60):  # the operating system has freed it
+        pass
+    assert predict("--limit", 1, *words).code == 0
 
 
 def test_the_same_store_by_another_path_is_the_same(predict, store, turns, tiny, tmp_path, monkeypatch):

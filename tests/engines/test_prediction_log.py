@@ -105,6 +105,48 @@ def test_a_damaged_line_is_named(tmp_path):
         PredictionLog(path, SETTINGS)
 
 
+def test_a_run_on_other_data_is_refused(tmp_path):
+    path, inputs = tmp_path / "out.jsonl", {"catalog": "c1", "item_adapter": None}
+    with PredictionLog(path, SETTINGS) as log:
+        log.require_inputs({"catalog": "c0"})  # a run that wrote nothing binds nobody
+    with PredictionLog(path, SETTINGS) as log:
+        log.require_inputs(inputs)
+        log.write([{"id": "a"}])
+        log.require_inputs(inputs)
+    with PredictionLog(path, SETTINGS) as log:
+        log.require_inputs(inputs)
+        for other in (
+            {**inputs, "catalog": "c2"},
+            {"catalog": "c2"},
+            {**inputs, "catalog": "c2", "new": None},
+        ):
+            with pytest.raises(InputError, match=r"changed since: catalog \(then c1, now c2\)"):
+                log.require_inputs(other)
+        with pytest.raises(InputError, match=r"item_adapter \(then None, now x\)"):
+            log.require_inputs({**inputs, "item_adapter": "x"})
+    old = tmp_path / "old.jsonl"
+    with PredictionLog(old, SETTINGS) as log:
+        log.write([{"id": "a"}])
+        with pytest.raises(InputError, match="does not say from which catalog"):
+            log.require_inputs(inputs)
+
+
+def test_one_log_at_a_time_has_the_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with PredictionLog(path, SETTINGS) as log:
+        log.write([{"id": "a"}])
+        with pytest.raises(InputError, match=r"another process writes to .*out\.jsonl"):
+            PredictionLog(path, SETTINGS)
+        PredictionLog(tmp_path / "other.jsonl", SETTINGS).close()
+        log.write([{"id": "b"}])
+    path.with_name("out.jsonl.run.json").write_text("{}")
+    with pytest.raises(InputError, match="other settings"):
+        PredictionLog(path, SETTINGS)
+    path.with_name("out.jsonl.run.json").write_text(json.dumps(SETTINGS))
+    with PredictionLog(path, SETTINGS) as log:  # what was refused has let go of it
+        assert log.finished == {"a", "b"}
+
+
 def test_settings_may_be_paths_and_tuples(tmp_path):
     settings = {"store": tmp_path, "layers": (1, 2)}
     PredictionLog(tmp_path / "out.jsonl", settings).write([{"id": "\ud800"}])

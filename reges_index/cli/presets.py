@@ -1,0 +1,68 @@
+"""`reges presets`: whole configurations by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from reges_index.cli.output import console, print_json, say
+from reges_index.cli.parts import AsJson
+
+__all__ = ["presets"]
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole, as a file for --pipeline.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the presets: the paper's configurations (Table 1) and the embedded one; or show one whole.
+
+    What is shown of one can be redirected into a file, changed, and used with --pipeline.
+    """
+    from reges_index.pipeline import PRESETS, SavedPipeline, get_preset
+
+    if name is not None:
+        preset = get_preset(name)
+        if as_json:
+            print_json({**_row(preset), "settings": preset.settings.model_dump(mode="json")})
+            return
+        from reges_index.pipeline.file import pipeline_text
+
+        print(f"# {preset.summary}\n# {preset.source}\n# adapters are trained by {preset.recipe}")
+        print(pipeline_text(SavedPipeline(preset.settings)), end="")
+        return
+    if as_json:
+        print_json([_row(preset) for preset in PRESETS.values()])
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("preset", "LLM", "encoder", "k", "mode"):
+        table.add_column(heading, justify="right" if heading == "k" else "left", overflow="fold")
+    for preset in PRESETS.values():
+        settings = preset.settings
+        table.add_row(
+            preset.name,
+            settings.llm,
+            settings.encoder,
+            str(settings.similarity_top_k),
+            settings.mode,
+        )
+    console.print(table)
+    console.print()
+    say("reges presets NAME shows one whole; --preset NAME uses it, --set KEY=VALUE changes it", "dim")
+
+
+def _row(preset: Any) -> dict[str, Any]:
+    settings = preset.settings
+    return {
+        "name": preset.name,
+        "summary": preset.summary,
+        "source": preset.source,
+        "recipe": preset.recipe,
+        "llm": settings.llm,
+        "encoder": settings.encoder,
+        "similarity_top_k": settings.similarity_top_k,
+        "mode": settings.mode,
+    }
