@@ -21,6 +21,7 @@ from reges_index.cli.output import errors, print_error
 from reges_index.cli.predict import predict
 from reges_index.cli.presets import presets
 from reges_index.cli.recommend import recommend
+from reges_index.cli.ui import ui
 from reges_index.errors import ReGeSError, StorageError
 
 __all__ = ["app", "run"]
@@ -75,6 +76,7 @@ app = typer.Typer(
 app.command()(index)
 app.command()(recommend)
 app.command()(chat)
+app.command()(ui)
 app.command()(predict)
 app.command()(presets)
 app.command()(evaluate)

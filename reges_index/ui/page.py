@@ -122,6 +122,7 @@ def build_ui(
                 notice = gr.HTML(elem_id="reges-notice", visible=False)
                 box = gr.Textbox(
                     elem_id="reges-box",
+                    label="Message",
                     show_label=False,
                     placeholder="Write a message",
                     submit_btn=True,

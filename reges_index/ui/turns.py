@@ -90,9 +90,9 @@ class Turns:
             yield self._panels(session.exchanges, box=message, error=said)
 
     def reset(self, request: gr.Request) -> Panels:
-        """Forget the conversation."""
+        """Forget the conversation; what is being written stays."""
         self._session(request).reset()
-        return self._panels([])
+        return self._panels([], box=None)
 
     def facets(self, catalog: str) -> tuple[Any, ...]:
         """Return what depends on the catalog: the page's head and the three filters."""
@@ -122,7 +122,7 @@ class Turns:
         last = next((e.found for e in reversed(exchanges) if e.found is not None), None)
         return Panels(
             chat=[message for exchange in exchanges for message in _messages(exchange)],
-            box=gr.skip() if box is None else box,  # the next message may be in it already
+            box=gr.skip() if box is None else box,  # it may hold the next message already
             query=query_html(last),
             candidates=candidates_html(last, self._top_k),
             notice=gr.update(value=notice_html(error), visible=error is not None),
