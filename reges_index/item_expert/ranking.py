@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.schema import NodeWithScore
 
 from reges_index.catalog.item import Item
+from reges_index.item_expert.prompt import SelectionPrompt
+from reges_index.item_expert.selection import Selection
 
-__all__ = ["REASONING_KEY", "RankedCandidate", "Ranking", "marked_node"]
+__all__ = [
+    "REASONING_KEY",
+    "RankedCandidate",
+    "Ranking",
+    "choice_report",
+    "marked_node",
+    "ranked_candidates",
+]
 
 # Of the chosen node: what the model wrote before it chose. The underscore keeps it out of `Item.metadata`.
 REASONING_KEY = "_reasoning"
@@ -48,6 +58,53 @@ class Ranking:
 
     candidates: tuple[RankedCandidate, ...]
     report: dict[str, Any]
+
+
+def ranked_candidates(
+    nodes: Sequence[NodeWithScore], selection: Selection, *, keep_retrieval_score: bool
+) -> tuple[RankedCandidate, ...]:
+    """Return the nodes in the order of a selection, with all that is known of each."""
+    thought = selection.reasoning
+    return tuple(
+        RankedCandidate(
+            item=Item.from_node(nodes[index].node),
+            rank=rank,
+            probability=selection.probabilities[index] if selection.probabilities else None,
+            logprob=selection.logprobs[index] if selection.logprobs else None,
+            retrieval_score=nodes[index].score,
+            retrieval_rank=index + 1,
+            node=marked_node(
+                nodes[index],
+                selection.probabilities[index] if selection.probabilities else None,
+                index + 1,
+                keep_retrieval_score=keep_retrieval_score,
+                reasoning=thought.text if thought is not None and rank == 1 else None,
+            ),
+        )
+        for rank, index in enumerate(selection.order, 1)
+    )
+
+
+def choice_report(prompt: SelectionPrompt, selection: Selection) -> dict[str, Any]:
+    """Return what a report says of the prompt and of how the choice came about."""
+    report: dict[str, Any] = {
+        "candidates": len(prompt.labels),
+        "candidates_shortened": prompt.candidates.shortened,
+        "candidate_tokens": prompt.candidates.tokens,
+        "messages_dropped": prompt.history.dropped,
+        "message_shortened": prompt.history.shortened,
+        "outcome": selection.outcome,
+        "answer": selection.answer,
+        # Where the order and, if there are any, the probabilities come from.
+        "score_source": "retrieval" if selection.outcome == "hallucinated" else selection.outcome,
+        "fallbacks": selection.fallbacks,
+        **selection.details,
+    }
+    if (thought := selection.reasoning) is not None:
+        report["reasoning"] = thought.text
+        report["reasoning_tokens"] = thought.tokens
+        report["reasoning_cut"] = thought.cut
+    return report
 
 
 def marked_node(

@@ -33,7 +33,7 @@ from reges_index.item_expert.prompt import (
     build_selection_prompt,
     selection_prompt_hash,
 )
-from reges_index.item_expert.ranking import RankedCandidate, Ranking, marked_node
+from reges_index.item_expert.ranking import RankedCandidate, Ranking, choice_report, ranked_candidates
 from reges_index.item_expert.reasoned_selection import ReasoningSelector
 from reges_index.item_expert.reasoning import Reasoner, ReasoningDecoding
 from reges_index.item_expert.selection import Selection, Selector
@@ -312,51 +312,17 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         *,
         error: Exception | None = None,
     ) -> Ranking:
-        items, thought = _items(nodes), selection.reasoning
-        candidates = []
-        for rank, index in enumerate(selection.order, 1):
-            probability = selection.probabilities[index] if selection.probabilities else None
-            candidates.append(
-                RankedCandidate(
-                    item=items[index],
-                    rank=rank,
-                    probability=probability,
-                    logprob=selection.logprobs[index] if selection.logprobs else None,
-                    retrieval_score=nodes[index].score,
-                    retrieval_rank=index + 1,
-                    node=marked_node(
-                        nodes[index],
-                        probability,
-                        index + 1,
-                        keep_retrieval_score=self.keep_retrieval_score,
-                        reasoning=thought.text if thought is not None and rank == 1 else None,
-                    ),
-                )
-            )
-        report: dict[str, Any] = {
+        candidates = ranked_candidates(nodes, selection, keep_retrieval_score=self.keep_retrieval_score)
+        report = {
             "mode": self.mode if isinstance(self._backend, LocalBackend) else "api",
             "adapter": self._backend.adapter,
-            "candidates": len(nodes),
-            "candidates_shortened": prompt.candidates.shortened,
-            "candidate_tokens": prompt.candidates.tokens,
-            "messages_dropped": prompt.history.dropped,
-            "message_shortened": prompt.history.shortened,
-            "outcome": "failed" if error is not None else selection.outcome,
-            "answer": selection.answer,
-            # Where the order and, if there are any, the probabilities come from.
-            "score_source": "retrieval" if selection.outcome == "hallucinated" else selection.outcome,
-            "fallbacks": selection.fallbacks,
             "requests": sent.requests,
             "retries": sent.retries,
             "error": error.kind if isinstance(error, LLMServerError) else error and type(error).__name__,
-            **selection.details,
+            **choice_report(prompt, selection),
         }
-        if thought is not None:
-            report |= {
-                "reasoning": thought.text,
-                "reasoning_tokens": thought.tokens,
-                "reasoning_cut": thought.cut,
-            }
+        if error is not None:
+            report["outcome"] = "failed"
         dispatcher.event(
             ItemSelectedEvent.of(
                 prompt, selection, candidates,
@@ -366,7 +332,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         if self.verbose:
             for candidate in candidates[: self.top_n]:
                 logger.info("%3d %s %s", candidate.rank, candidate.probability, candidate.item.title)
-        return Ranking(tuple(candidates), {"rerank": report})
+        return Ranking(candidates, {"rerank": report})
 
     # -- LlamaIndex --------------------------------------------------------------------------------
 
