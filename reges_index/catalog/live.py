@@ -159,6 +159,11 @@ class LiveCatalog(CatalogReader):
     # -- reading -----------------------------------------------------------------------------------------
 
     @property
+    def base_name(self) -> str:
+        """Name to open it by again; the versions' tables are called after it."""
+        return self._base
+
+    @property
     def current(self) -> ItemCatalog:
         """The version that the running turn has pinned, or else the live one."""
         return self._now().catalog

@@ -9,7 +9,7 @@ from reges_index.cli.parts import open_catalog
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
-    from reges_index.catalog import ItemCatalog
+    from reges_index.catalog import ItemCatalog, LiveCatalog
     from reges_index.engines import ReGeSQueryEngine
     from reges_index.models import LocalLM
 
@@ -29,8 +29,16 @@ def build_engine(
             hint="give --encoder, or load the pipeline from Python: load_pipeline(path, embed_model=...)",
         )
     # First, since it fails fast; models take seconds.
-    catalog = open_catalog(store, name, settings.encoder)
+    catalog: ItemCatalog | LiveCatalog
+    if options.is_live():
+        from reges_index.pipeline.saving import open_catalog_at
+
+        catalog = open_catalog_at(store, name, settings.encoder, live=True)
+    else:
+        catalog = open_catalog(store, name, settings.encoder)
 
     from reges_index import pipeline
 
-    return pipeline.build_engine(settings, catalog, llm=lm), catalog
+    engine = pipeline.build_engine(settings, catalog, llm=lm)
+    assert engine.catalog is not None  # it was built over one
+    return engine, engine.catalog

@@ -138,6 +138,11 @@ class EngineOptions:
             )
         return store, self.name or (saved.catalog if saved is not None and self.store is None else "items")
 
+    def is_live(self) -> bool:
+        """Whether the catalog is one of a pipeline's file that says it is live."""
+        saved = self._saved()
+        return saved is not None and saved.live and self.store is None and self.name is None
+
     def record(self) -> dict[str, Any]:
         """Return all of it as plain values, the store as one name whichever folder `reges` was called in."""
         store, name = self.place()

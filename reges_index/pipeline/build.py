@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
@@ -13,6 +13,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.vector_stores import MetadataFilters
 from pydantic import ValidationError
 
+from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.catalog.encoder import identity_name
 from reges_index.dialogue.wording import Domain
 from reges_index.engines.query_engine import ReGeSQueryEngine
@@ -30,9 +31,6 @@ from reges_index.pipeline.settings import AUTO, GIVEN, NONE, SHIPPED, PipelineSe
 from reges_index.query_expert.transform import ROLE as QUERY_ROLE
 from reges_index.query_expert.transform import QueryDecoding, ReGeSQueryTransform
 
-if TYPE_CHECKING:
-    from reges_index.catalog import ItemCatalog
-
 __all__ = ["LOADED_FROM", "build_engine"]
 
 LOADED_FROM = "loaded_from"
@@ -41,7 +39,7 @@ LOADED_FROM = "loaded_from"
 
 def build_engine(
     settings: PipelineSettings,
-    catalog: ItemCatalog | None = None,
+    catalog: ItemCatalog | LiveCatalog | None = None,
     *,
     retriever: BaseRetriever | None = None,
     llm: LLM | LocalLM | None = None,
@@ -138,7 +136,7 @@ def build_engine(
     )
 
 
-def _check_encoder(settings: PipelineSettings, catalog: ItemCatalog) -> None:
+def _check_encoder(settings: PipelineSettings, catalog: ItemCatalog | LiveCatalog) -> None:
     wanted = identity_name(settings.encoder)
     if catalog.encoder.name != wanted:
         raise EncoderMismatchError(
@@ -198,7 +196,7 @@ def _model(
 
 
 def _fusion(
-    settings: PipelineSettings, catalog: ItemCatalog | None, given: FusionModel | None
+    settings: PipelineSettings, catalog: ItemCatalog | LiveCatalog | None, given: FusionModel | None
 ) -> FusionModel | None:
     if given is not None:
         return given
@@ -209,8 +207,11 @@ def _fusion(
     if settings.fusion == AUTO:
         # A model, an item expert or a way of choosing of one's own: then LLM_G shall choose, as in the paper.
         usual = (settings.llm, settings.item_adapter, settings.mode) == ("embedded", SHIPPED, "score")
-        model = FusionModel.default() if usual and catalog is not None else None
-        return model if model is not None and catalog is not None and model.fits(catalog) else None
+        if not usual or catalog is None:
+            return None
+        model = FusionModel.default()
+        fits = model.fits(catalog.current if isinstance(catalog, LiveCatalog) else catalog)
+        return model if fits else None
     if settings.fusion == SHIPPED:
         return FusionModel.default()
     model = FusionModel.load(settings.fusion)

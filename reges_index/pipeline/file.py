@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = ["FORMAT", "VERSION", "SavedPipeline", "pipeline_text", "read_pipeline
 
 FORMAT, VERSION = "reges-pipeline", 1
 _KEYS = {"format", "version", "made_with", "catalog", "settings"}
+_CATALOG_KEYS = {"store", "name", "live"}
 _PLACES = ("llm", "query_llm", "query_adapter", "item_adapter", "fusion")
 _STORES = ("qdrant:", "lancedb:")
 
@@ -37,11 +38,14 @@ class SavedPipeline:
         ``http://host:port``; None where it is in memory or elsewhere.
     catalog
         Its name in the store.
+    live
+        Whether it is a `LiveCatalog`, opened at the version that is live then.
     """
 
     settings: PipelineSettings
     store: str | None = None
     catalog: str = "items"
+    live: bool = False
 
 
 def pipeline_text(saved: SavedPipeline, folder: Path | None = None) -> str:
@@ -73,7 +77,7 @@ def pipeline_text(saved: SavedPipeline, folder: Path | None = None) -> str:
         "made_with": f"reges-index {version('reges-index')}",
     }
     if written.store is not None:
-        content["catalog"] = {"store": written.store, "name": written.catalog}
+        content["catalog"] = {"store": written.store, "name": written.catalog, "live": written.live}
     content["settings"] = written.settings.model_dump(mode="json")
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
@@ -142,7 +146,7 @@ def read_pipeline(path: str | Path) -> SavedPipeline:
             f"{path}: unknown key {', '.join(unknown)}", hint=f"known: {', '.join(sorted(_KEYS))}"
         )
     settings, catalog = content.get("settings"), content.get("catalog") or {}
-    if not isinstance(settings, dict) or not isinstance(catalog, dict) or set(catalog) - {"store", "name"}:
+    if not isinstance(settings, dict) or not isinstance(catalog, dict) or set(catalog) - _CATALOG_KEYS:
         raise ConfigError(
             f"{path}: 'settings' and 'catalog' must be mappings", hint="see `reges presets NAME`"
         )
@@ -150,6 +154,7 @@ def read_pipeline(path: str | Path) -> SavedPipeline:
         PipelineSettings.parse(settings, where=str(path)),
         None if catalog.get("store") is None else str(catalog["store"]),
         str(catalog.get("name", "items")),
+        catalog.get("live") is True,
     )
     base = path.parent.resolve()
     return _with_places(saved, lambda place: _resolved(place, base))
@@ -182,7 +187,7 @@ def _with_places(saved: SavedPipeline, change: Callable[[str], str]) -> SavedPip
     if store is not None and "://" not in store:
         prefix = next((kind for kind in _STORES if store.startswith(kind)), "")
         store = prefix + change(store.removeprefix(prefix))
-    return SavedPipeline(settings.override(**changed), store, saved.catalog)
+    return replace(saved, settings=settings.override(**changed), store=store)
 
 
 def _portable(place: str, base: Path | None) -> str:

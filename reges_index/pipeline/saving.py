@@ -10,8 +10,9 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.llm import LLM
 
-from reges_index.catalog import ItemCatalog
+from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.engines.query_engine import ReGeSQueryEngine
+from reges_index.engines.retrieval import CatalogSource
 from reges_index.errors import ConfigError
 from reges_index.fusion.model import FusionModel
 from reges_index.models.local_lm import LocalLM
@@ -53,15 +54,18 @@ def save_pipeline(engine: ReGeSQueryEngine, path: str | Path, *, name: str = "cu
         logger.warning(
             "%s: %s must be passed to load_pipeline again; no name says it", path, ", ".join(given)
         )
-    store = None if engine.catalog is None else _place_of(engine.catalog)
-    catalog = engine.catalog.name if engine.catalog is not None else "items"
-    return write_pipeline(SavedPipeline(settings, store, catalog), path)
+    source = engine.retrieve_with
+    if not isinstance(source, CatalogSource):
+        return write_pipeline(SavedPipeline(settings), path)
+    live = isinstance(source.catalog, LiveCatalog)
+    catalog = source.catalog.base_name if isinstance(source.catalog, LiveCatalog) else source.catalog.name
+    return write_pipeline(SavedPipeline(settings, _place_of(source.catalog), catalog, live), path)
 
 
 def load_pipeline(
     path: str | Path,
     *,
-    catalog: ItemCatalog | None = None,
+    catalog: ItemCatalog | LiveCatalog | None = None,
     retriever: BaseRetriever | None = None,
     embed_model: BaseEmbedding | None = None,
     llm: LLM | LocalLM | None = None,
@@ -100,7 +104,7 @@ def load_pipeline(
                 hint="pass it: load_pipeline(path, embed_model=...)",
             )
         encoder = embed_model if embed_model is not None else saved.settings.encoder
-        catalog = open_catalog_at(saved.store, saved.catalog, encoder)
+        catalog = open_catalog_at(saved.store, saved.catalog, encoder, live=saved.live)
     return build_engine(
         saved.settings,
         catalog,
@@ -112,14 +116,17 @@ def load_pipeline(
     )
 
 
-def open_catalog_at(store: str, name: str, encoder: BaseEmbedding | str) -> ItemCatalog:
+def open_catalog_at(
+    store: str, name: str, encoder: BaseEmbedding | str, *, live: bool = False
+) -> ItemCatalog | LiveCatalog:
     """Open a catalog in a folder, ``qdrant:FOLDER``, ``lancedb:FOLDER`` or at ``http://host:port``."""
+    kind: type[ItemCatalog] | type[LiveCatalog] = LiveCatalog if live else ItemCatalog
     if store.startswith(("http://", "https://")):
-        return ItemCatalog.open(url=store, name=name, embed_model=encoder)
-    return ItemCatalog.open(store, name=name, embed_model=encoder)
+        return kind.open(url=store, name=name, embed_model=encoder)
+    return kind.open(store, name=name, embed_model=encoder)
 
 
-def _place_of(catalog: ItemCatalog) -> str | None:
+def _place_of(catalog: ItemCatalog | LiveCatalog) -> str | None:
     """Return where a catalog can be opened again; None for one in memory."""
     place = catalog.table.place
     folder = place.removeprefix("qdrant:").removeprefix("lancedb:")

@@ -12,10 +12,13 @@ from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from pydantic import BaseModel
 
 from reges_index import (
+    ItemCatalog,
+    LiveCatalog,
     PipelineSettings,
     ReGeSQueryEngine,
     ReGeSRerank,
     build_engine,
+    demo_catalog,
     load_pipeline,
     save_pipeline,
 )
@@ -171,9 +174,22 @@ def test_objects_without_a_name_are_passed_again(few_films, tiny, tmp_path, capl
     assert same(again.recommend(SAID), stock.recommend(SAID))
 
 
-def test_the_fusion_is_saved_by_name(tiny, tmp_path, settings, catalog):
-    from reges_index import ItemCatalog, demo_catalog
+def test_a_live_catalog_is_opened_at_its_live_version(settings, tmp_path):
+    items = demo_catalog("films")
+    live = LiveCatalog.from_items(
+        items[:6], persist_dir=tmp_path / "store", name="films", embed_model=settings.encoder
+    )
+    settings = settings.override(exclude_mentioned=False)
+    path = save_pipeline(build_engine(settings, live), tmp_path / "p.yaml")
+    assert read_pipeline(path).catalog == "films"
+    live.swap(items[6:12])
+    loaded = load_pipeline(path)
+    assert set(loaded.recommend(SAID).ranking) == {item.id for item in items[6:12]}
+    live.rollback()
+    assert set(loaded.recommend(SAID).ranking) == {item.id for item in items[:6]}
 
+
+def test_the_fusion_is_saved_by_name(tiny, tmp_path, settings, catalog):
     items = ItemCatalog.from_items(demo_catalog("films")[:12], persist_dir=tmp_path / "store", name="films")
     shipped = FusionModel.default()
     FusionModel.save(shipped, tmp_path / "fusion")
