@@ -179,8 +179,12 @@ class ApiBackend(Backend):
     async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
         """Return the answers to each prompt; all requests are under way at once. See `generate`."""
         times = int(options.get("num_return_sequences", 1))
-        replies = await asyncio.gather(*(self.achat(prompt) for prompt in prompts for _ in range(times)))
-        texts = [text_of(reply) for reply in replies]
+        tasks = [asyncio.ensure_future(self.achat(prompt)) for prompt in prompts for _ in range(times)]
+        try:
+            texts = [text_of(reply) for reply in await asyncio.gather(*tasks)]
+        finally:
+            for task in tasks:  # gather leaves them, with their retries, when one of them fails
+                task.cancel()
         return [texts[start : start + times] for start in range(0, len(texts), times)]
 
     def chat(self, prompt: Sequence[ChatMessage]) -> ChatResponse:

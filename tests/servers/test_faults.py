@@ -1,5 +1,6 @@
 """A proxy that breaks connections on purpose, between the components and ``transformers serve``."""
 
+import asyncio
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from llama_index.llms.openai import OpenAI
 
 from reges_index import ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import ConfigError, LLMServerError
+from reges_index.models.backend import ApiBackend
 from tests.builders import bundle, item, nodes_of, ticks_during
 from tests.servers.proxy import Fault, answer
 from tests.servers.test_real_server import openai_like
@@ -118,6 +120,17 @@ def test_one_failure_in_a_batch_is_that_ones_own(proxy):
     done = transform.run_batch([bundle(f"wish {n}") for n in range(3)])
     assert [bool(refined.report["query"]["error"]) for refined in done] == [False, True, False]
     assert done[1].query_str == "wish 1"
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_after_an_error_nothing_goes_on_in_the_background(proxy):
+    proxy.faults, proxy.always = [answer(401, BROKEN)], FAULTS["500"]
+    with pytest.raises(LLMServerError, match="HTTP 401"):
+        await ApiBackend(llm_of(proxy, max_retries=8)).agenerate([WISH.messages] * 4)
+    await asyncio.sleep(0.2)  # what was on its way has arrived
+    sent = proxy.requests
+    await asyncio.sleep(0.6)
+    assert proxy.requests == sent < 4 * 9
 
 
 @BOTH_WAYS
