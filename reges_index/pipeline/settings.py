@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -138,9 +139,9 @@ keep_retrieval_score, reasoning
     @field_validator("encoder", "llm", "query_llm")
     @classmethod
     def _no_secret(cls, name: str | None) -> str | None:
-        # Nowhere repeated: the error is printed, and pydantic is told to keep the input out of it.
-        if name is not None and "://" in name:
-            parts = urlsplit(name[name.index("http") if "http" in name else 0 :])
+        # Nowhere repeated: the error is printed, so `parse` keeps the input out of it.
+        for url in re.findall(r"[a-z]+://\S+", name or ""):
+            parts = urlsplit(url)
             if parts.username or parts.password or parts.query:
                 raise ValueError(
                     "the URL holds a user name, a password or a query; keys come from the environment"
@@ -148,12 +149,12 @@ keep_retrieval_score, reasoning
         return name
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> PipelineSettings:
+    def preset(cls, preset: str, /, **changes: Any) -> PipelineSettings:
         """Return a preset, with other values where given.
 
         Parameters
         ----------
-        name
+        preset
             One of `reges_index.pipeline.PRESETS`: "embedded", "small", "middle", "large", "best-cot".
         changes
             Fields to override; see `override`.
@@ -166,7 +167,7 @@ keep_retrieval_score, reasoning
         """
         from reges_index.pipeline.presets import get_preset
 
-        return get_preset(name).settings.override(**changes)
+        return get_preset(preset).settings.override(**changes)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "pipeline settings") -> PipelineSettings:

@@ -85,7 +85,7 @@ def test_a_secret_in_an_address_is_refused_and_not_repeated():
     for field in ("llm", "encoder", "query_llm"):
         for url in ("http://me:pass123@h/v1", "https://h/v1?key=pass123"):
             with pytest.raises(ConfigError) as error:
-                PipelineSettings.parse({field: f"openai-like:m@{url}"})
+                PipelineSettings.parse({field: f"openai-like:http-model@{url}"})
             assert "pass123" not in str(error.value)
             assert error.value.__cause__ is None
 
