@@ -34,7 +34,8 @@ MaybeStore = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="Folder of the catalog store, or http://host:port of a Chroma server; --pipeline may name it.",
+        help="Folder of the catalog store, qdrant:FOLDER, lancedb:FOLDER, or http://host:port of a Chroma "
+        "server; --pipeline may name it.",
     ),
 ]
 MaybeName = Annotated[
