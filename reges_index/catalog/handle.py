@@ -150,7 +150,7 @@ class StoreHandle:
             return True
 
     def _reopen(self, revision: str) -> None:
-        logger.info("another process has written to %s: opening it anew", self.location)
+        logger.info("opening %s anew", self.location)
         client = open_client(self.location, create=False)
         old, self._lease, self._revision = self._lease, _Lease(client, self.location), revision
         weakref.finalize(self, _retire, self._lease).atexit = False

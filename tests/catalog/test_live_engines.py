@@ -9,6 +9,7 @@ from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter,
 
 from reges_index import Item, ItemCatalog, LiveCatalog, QueryDecoding, ReGeSChatEngine, ReGeSQueryEngine
 from reges_index.catalog.filters import parse_filters, passes
+from reges_index.engines.workflow import ReGeSWorkflow
 from reges_index.errors import EncoderMismatchError
 from reges_index.fusion.model import FusionModel
 from reges_index.query_expert import ReGeSQueryTransform
@@ -75,12 +76,25 @@ class Swapping(ReGeSQueryTransform):
         return self.run(*args, **kwargs)
 
 
-async def test_a_swap_in_the_middle_of_a_turn(tiny):
+def swapping_engine(lm) -> tuple[LiveCatalog, ReGeSQueryEngine]:
     live = LiveCatalog.from_items(FILMS, name="films", embed_model=HashingEmbedding())
-    transform = Swapping(tiny, decoding=QueryDecoding(max_new_tokens=4))
+    transform = Swapping(lm, decoding=QueryDecoding(max_new_tokens=4))
     transform.live = LiveCatalog.__new__(LiveCatalog)
     transform.live.__dict__ = live.__dict__  # the same versions, seen from outside the turn
-    engine = ReGeSQueryEngine.from_defaults(live, llm=tiny, query_transform=transform, similarity_top_k=4)
+    return live, ReGeSQueryEngine.from_defaults(live, llm=lm, query_transform=transform, similarity_top_k=4)
+
+
+async def test_a_workflow_keeps_to_what_is_pinned_around_it(tiny):
+    live, engine = swapping_engine(tiny)
+    with live.pinned():
+        done = await ReGeSWorkflow(engine).run(dialogue="something scary")
+    assert sides(done.recommendation.ranking) == {False}
+    done = await ReGeSWorkflow(engine).run(dialogue="something scary")
+    assert sides(done.recommendation.ranking) == {False}  # swapped to these before it retrieved
+
+
+async def test_a_swap_in_the_middle_of_a_turn(tiny):
+    live, engine = swapping_engine(tiny)
     chat = ReGeSChatEngine.from_defaults(query_engine=engine)
     assert sides(engine.recommend("something scary").ranking) == {False}
     assert sides((await engine.arecommend("something scary")).ranking) == {True}

@@ -82,6 +82,8 @@ class ChromaTable:
         """Delete the collection."""
         with self._writing() as write:
             write.client.delete_collection(self.name)
+        # Chroma keeps the index of a deleted collection in memory (some MB each) for as long as it is open.
+        self._store.refresh()
 
     def count(self) -> int:
         """Return the number of rows."""

@@ -148,7 +148,11 @@ class LanceTable:
 
     def drop(self) -> None:
         """Delete the table."""
-        with self._locked(), _errors(self._where):
+        with self._locked():
+            self._drop()
+
+    def _drop(self) -> None:
+        with _errors(self._where):
             self._connection.drop_table(self.name)
 
     def count(self) -> int:
@@ -243,8 +247,8 @@ class LanceTable:
             yield _LanceWriter(self)
 
     def recreate(self, identity: EncoderIdentity) -> None:
-        """Start anew with an empty table."""
-        self.drop()
+        """Start anew with an empty table; for the writer, who has the lock."""
+        self._drop()
         self._create(identity)
 
     @contextmanager
