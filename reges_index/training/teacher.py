@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms.llm import LLM
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
@@ -18,18 +16,24 @@ from tenacity.wait import wait_exponential_jitter
 
 from reges_index.dialogue import TextMeasure
 from reges_index.errors import ConfigError, ModelError
+from reges_index.models.api_faults import (
+    fault_kind,
+    http_status,
+    is_transient,
+    retry_after_s,
+    safe_cause,
+    without_secrets,
+)
 from reges_index.models.backend import ApiBackend, LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
 
-__all__ = ["Teacher", "TeacherAnswer", "TeacherRefused", "TeacherSettings", "is_transient"]
+__all__ = ["Teacher", "TeacherAnswer", "TeacherRefused", "TeacherSettings"]
 
 logger = logging.getLogger(__name__)
 
-_TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 # Every further request would be answered the same: wrong key, no permission, no such model.
 _HOPELESS_STATUS = frozenset({401, 403, 404})
 _LONGEST_RETRY_AFTER_S = 120.0
-_KEY = re.compile(r"\b(sk|key|Bearer)[-_ ][\w*.-]{4,}")
 
 
 @dataclass(frozen=True)
@@ -178,8 +182,10 @@ class Teacher:
             async for attempt in self._attempts():
                 with attempt:
                     reply = await asyncio.wait_for(backend.llm.achat(list(messages)), self.settings.timeout_s)
-        except Exception as error:
-            raise self._explained(error) from error
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a client library raises
+            raise self._explained(error, backend.llm) from safe_cause(error, backend.llm)
         return self._answer(reply, messages)
 
     def _ask_here(self, backend: LocalBackend, messages: Sequence[ChatMessage]) -> TeacherAnswer:
@@ -197,44 +203,38 @@ class Teacher:
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome is not None else None
-            asked = _retry_after(error)
-            return backoff(state) if asked is None else asked
+            asked = retry_after_s(error)
+            return backoff(state) if asked is None else min(asked, _LONGEST_RETRY_AFTER_S)
 
         def note(state: RetryCallState) -> None:
             self.retries += 1
             error = state.outcome.exception() if state.outcome is not None else None
-            logger.warning("%s: %s; attempt %d follows", self.name, _kind(error), state.attempt_number + 1)
+            logger.warning(
+                "%s: %s; attempt %d follows", self.name, fault_kind(error), state.attempt_number + 1
+            )
 
         return AsyncRetrying(
             stop=stop_after_attempt(self.settings.max_retries + 1),
             wait=wait,
-            retry=retry_if_exception(is_transient),
+            retry=retry_if_exception(_may_pass),
             before_sleep=note,
             reraise=True,
         )
 
-    def _explained(self, error: Exception) -> ModelError:
-        if isinstance(error, ModelError):
-            return error
-        status = _status(error)
-        what = f"{self.name}: {_kind(error)}: {self._without_key(str(error))[:300]}"
+    def _explained(self, error: Exception, llm: LLM) -> ModelError:
+        status = http_status(error)
+        what = f"{self.name}: {fault_kind(error)}: {without_secrets(str(error), llm)[:300]}"
         if status in _HOPELESS_STATUS:
             return ModelError(
                 f"the teacher cannot be used: {what}",
                 hint="check the key in the environment, the model's name and the server's address",
             )
-        if is_transient(error):
+        if _may_pass(error):
             tries = self.settings.max_retries + 1
             return TeacherRefused(f"no answer after {tries} attempts: {what}", hint="run again later")
         if status is not None:
             return TeacherRefused(f"the teacher refused the prompt: {what}")
         return ModelError(f"the teacher failed: {what}", hint="does this LLM answer achat() at all?")
-
-    def _without_key(self, text: str) -> str:
-        secret = getattr(self.llm, "api_key", None)
-        if isinstance(secret, str) and secret:
-            text = text.replace(secret, "***")
-        return _KEY.sub(r"\1-***", text)
 
     def _answer(self, reply: Any, messages: Sequence[ChatMessage]) -> TeacherAnswer:
         text = str(reply.message.content or "")
@@ -250,43 +250,10 @@ class Teacher:
         return TeacherAnswer(text, *counts, estimated=estimated, cut=cut)
 
 
-def is_transient(error: BaseException) -> bool:
-    """Say whether the same question may be answered a moment later.
-
-    Time-outs, broken connections, half an answer, and the HTTP statuses 408, 409, 425, 429 and 5xx. API
-    clients wrap what happened in classes of their own, so causes are looked at too.
-    """
-    seen: BaseException | None = error
-    while seen is not None:
-        status = _status(seen)
-        if status is not None:
-            return status in _TRANSIENT_STATUS or status >= 500
-        if isinstance(
-            seen,
-            (TimeoutError, asyncio.TimeoutError, ConnectionError, httpx.TransportError, json.JSONDecodeError),
-        ):
-            return True
-        seen = seen.__cause__
-    return False
-
-
-def _status(error: BaseException) -> int | None:
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def _kind(error: BaseException | None) -> str:
-    status = _status(error) if error is not None else None
-    return type(error).__name__ + (f" (HTTP {status})" if status is not None else "")
-
-
-def _retry_after(error: BaseException | None) -> float | None:
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    try:
-        seconds = float(headers["retry-after"]) if headers is not None else None
-    except (KeyError, ValueError):  # absent, or a date; the back-off does as well
-        return None
-    return None if seconds is None or seconds < 0 else min(seconds, _LONGEST_RETRY_AFTER_S)
+def _may_pass(error: BaseException) -> bool:
+    """Say whether the same question may be answered a moment later; half an answer counts as well."""
+    halves = isinstance(error, json.JSONDecodeError) or isinstance(error.__cause__, json.JSONDecodeError)
+    return is_transient(error) or (halves and http_status(error) is None)
 
 
 def _usage(reply: Any) -> tuple[int, int] | None:

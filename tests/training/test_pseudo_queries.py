@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import traceback
 
 import pytest
 from llama_index.llms.openai_like import OpenAILike
@@ -131,7 +132,9 @@ def test_a_wrong_key_ends_the_run_at_once_and_is_not_printed(tmp_path):
             write_pseudo_queries(
                 turns(6), items(), client(server.url), tmp_path / "x", settings=TeacherSettings(concurrency=1)
             )
-        assert "secret" not in str(caught.value)
+        told = "".join(traceback.format_exception(caught.value))
+        assert "Incorrect API key provided: ***" in told
+        assert "secret" not in told
         assert len(server.prompts) == 1
 
 
