@@ -252,11 +252,25 @@ def _folder_client(folder: Path, create: bool) -> ClientAPI:
         return chromadb.PersistentClient(path, settings=_settings(persist_directory=path, is_persistent=True))
 
 
+class _MemorySettings(Settings):
+    """Settings that count as equal whether or not there is telemetry; ours has none.
+
+    All in-memory clients of a process share one system, and Chroma refuses a client with other settings than
+    the first one's: the user's own ``chromadb.EphemeralClient()``, if it comes after a catalog in memory.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Settings):
+            return NotImplemented
+        return dict(self) == {**dict(other), "anonymized_telemetry": self.anonymized_telemetry}
+
+
 def _memory_client() -> ClientAPI:
     # All in-memory clients of a process share one database; one database for each keeps them apart.
-    # Chroma refuses a second client with other settings: if the user's own code made the first, those stand.
+    # If the user's own code made the first, its settings stand.
     system = SharedSystemClient._identifier_to_system.get("ephemeral")
-    settings = _settings(is_persistent=False) if system is None else system.settings
+    own = _MemorySettings(anonymized_telemetry=False, is_persistent=False)
+    settings = own if system is None else system.settings
     name = f"reges-{uuid.uuid4().hex}"
     AdminClient(settings).create_database(name)
     return chromadb.EphemeralClient(settings=settings, database=name)

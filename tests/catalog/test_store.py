@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import chromadb
 import pytest
+from chromadb.api.shared_system_client import SharedSystemClient
 
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.errors import CatalogError, InputError, StorageError, StoreNotFoundError
@@ -186,3 +188,24 @@ def test_no_server():
     for url in ("localhost:8000", "http://", "ftp://x:1", "http://x:99999", "http://x:1/path"):
         with pytest.raises(InputError, match="no address of a Chroma server"):
             ItemCatalog.open(url=url)
+
+
+@pytest.mark.parametrize("telemetry", [True, False])
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_a_catalog_in_memory_beside_the_users_own_client(monkeypatch, first: str, telemetry: bool):
+    """Chroma keeps one in-memory system for a process and refuses clients with other settings."""
+    for registry in ("_identifier_to_system", "_identifier_to_refcount"):
+        monkeypatch.setattr(SharedSystemClient, registry, {})  # as in a new process
+
+    def theirs():
+        return chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=telemetry))
+
+    client = theirs() if first == "theirs" else None
+    catalog = ItemCatalog.from_items(FILMS, embed_model=HashingEmbedding())
+    client = client or theirs()
+    client.create_collection("items").add(ids=["mine"], embeddings=[[1.0, 0.0]])
+    assert [collection.name for collection in client.list_collections()] == ["items"]
+    other = ItemCatalog.from_items(FILMS[:2], embed_model=HashingEmbedding())
+    assert (len(catalog), len(other), client.get_collection("items").count()) == (20, 2, 1)
+    with pytest.raises(ValueError, match="different settings"):  # a reset would take the catalogs with it
+        chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=telemetry, allow_reset=True))
