@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.llms.llm import LLM
@@ -17,6 +17,7 @@ from reges_index.engines.retrieval import CatalogSource, RetrieverSource
 from reges_index.errors import ConfigError
 from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.rerank import Ranking, ReGeSRerank
+from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 from reges_index.models.local_lm import LocalLM
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
@@ -30,6 +31,7 @@ class EngineParts:
     retrieve: RetrieverSource
     query_transform: ReGeSQueryTransform
     rerank: ReGeSRerank
+    response_synthesizer: ReGeSSynthesizer
     choice: Callable[[Ranking], Ranking] | None
     rank_alone: Callable[[Sequence[NodeWithScore]], Ranking] | None
 
@@ -47,28 +49,41 @@ def engine_parts(
     domain: Domain,
     query_transform: ReGeSQueryTransform | None,
     rerank: ReGeSRerank | None,
+    response_synthesizer: ReGeSSynthesizer | None,
+    on_error: Literal["raise", "retrieval_order"],
     verbose: bool,
     rerank_options: Mapping[str, Any],
 ) -> EngineParts:
     """Return the parts of an engine; arguments and errors are those of `ReGeSQueryEngine.from_defaults`."""
     source = _source(catalog, retriever, fusion, filters)
-    if rerank is not None and rerank_options:
+    if on_error not in ("raise", "retrieval_order"):
+        raise ConfigError(f"on_error={on_error!r} is unknown", hint="use raise or retrieval_order")
+    goes_on = on_error == "retrieval_order"
+    given = [*rerank_options, *(["on_error"] if goes_on else [])]
+    if rerank is not None and given:
         raise ConfigError(
-            f"{', '.join(rerank_options)} cannot be set on the rerank that was given",
+            f"{', '.join(given)} cannot be set on the rerank that was given",
             hint="give them to ReGeSRerank",
         )
     if llm is None and query_llm is None and (query_transform is None or rerank is None):
         llm = LocalLM.default()
     if query_transform is None:
         writer = query_llm if query_llm is not None else llm
-        query_transform = ReGeSQueryTransform(writer, domain=domain, verbose=verbose)
+        query_transform = ReGeSQueryTransform(
+            writer, domain=domain, on_error="last_message" if goes_on else "raise", verbose=verbose
+        )
     if rerank is None:
         usual = {"top_n": rerank_top_k or similarity_top_k, "keep_retrieval_score": True}
-        rerank = ReGeSRerank(llm, domain=domain, verbose=verbose, **{**usual, **rerank_options})
+        rerank = ReGeSRerank(
+            llm, domain=domain, on_error=on_error, verbose=verbose, **{**usual, **rerank_options}
+        )
+    if response_synthesizer is None:
+        response_synthesizer = ReGeSSynthesizer(on_error="title" if goes_on else "raise")
     return EngineParts(
         source,
         query_transform,
         rerank,
+        response_synthesizer,
         choice=fusion.choose if fusion is not None else None,
         # Asking LLM_G costs seconds; where its word weighs nothing, the answer is the same without.
         rank_alone=fusion.rank_alone if fusion is not None and fusion.decides_alone else None,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -120,6 +120,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         query_transform: ReGeSQueryTransform | None = None,
         rerank: ReGeSRerank | None = None,
         response_synthesizer: ReGeSSynthesizer | None = None,
+        on_error: Literal["raise", "retrieval_order"] = "raise",
         callback_manager: CallbackManager | None = None,
         verbose: bool = False,
         **rerank_kwargs: Any,
@@ -140,6 +141,11 @@ class ReGeSQueryEngine(BaseQueryEngine):
             without LLM_G where that has no weight in it; with a catalog only. None is the paper's pipeline.
         filters
             LlamaIndex metadata filters that every recommendation obeys; with a catalog only.
+        on_error
+            When the server behind an LLM gives no answer, after all retries: "raise" an `LLMServerError`, or
+            "retrieval_order" to recommend all the same: search with the seeker's last message, keep the
+            retriever's order, answer with the title, and say so in the report. A ``query_transform`` or
+            ``response_synthesizer`` that is given keeps its own.
         rerank_kwargs
             Passed to `ReGeSRerank` (``mode``, ``max_input_tokens``, ...).
 
@@ -160,6 +166,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
             domain=domain,
             query_transform=query_transform,
             rerank=rerank,
+            response_synthesizer=response_synthesizer,
+            on_error=on_error,
             verbose=verbose,
             rerank_options=rerank_kwargs,
         )
@@ -167,7 +175,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
             parts.retrieve,
             parts.query_transform,
             parts.rerank,
-            response_synthesizer,
+            parts.response_synthesizer,
             similarity_top_k=similarity_top_k,
             rerank_top_k=rerank_top_k,
             exclude_mentioned=exclude_mentioned,

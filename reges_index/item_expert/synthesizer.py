@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Generator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -23,14 +25,16 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index_instrumentation import get_dispatcher
 
 from reges_index.catalog.item import Item
-from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line, render_history
-from reges_index.errors import ConfigError
-from reges_index.item_expert.ranking import REASONING_KEY
+from reges_index.dialogue import dialogue_of, one_line, render_history
+from reges_index.errors import ConfigError, LLMServerError
+from reges_index.item_expert.response import response_metadata
+from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import Backend, resolve_backend
 from reges_index.models.local_lm import LocalLM
 
 __all__ = ["DEFAULT_SENTENCE_TMPL", "ReGeSSynthesizer", "answer_title"]
 
+logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 
 NOTHING_TO_RECOMMEND = "Nothing in the catalog fits: no candidate is left to recommend."
@@ -49,6 +53,21 @@ def answer_title(item: Item) -> str:
     return title if item.year is None or title.endswith(year) else f"{title} {year}"
 
 
+@dataclass(frozen=True)
+class _Sentence:
+    """What the model wrote, what that took, and the error if nothing came."""
+
+    text: str | None
+    sent: Tally = field(default_factory=Tally)
+    error: LLMServerError | None = None
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the response's report says of it."""
+        error = self.error.kind if self.error is not None else None
+        return {"requests": self.sent.requests, "retries": self.sent.retries, "error": error}
+
+
 class ReGeSSynthesizer(BaseSynthesizer):
     """Answer with the best-ranked item.
 
@@ -61,6 +80,10 @@ class ReGeSSynthesizer(BaseSynthesizer):
         the LLM on why it fits. The item itself is never the LLM's doing, so it is always in the catalog.
     streaming
         Return a `StreamingResponse`.
+    on_error
+        What to do when the server behind the LLM gives no answer, after all retries (down, too slow, wrong
+        key, nonsense): "raise" an `LLMServerError`, or "title" to answer as with ``style="title"`` and say
+        so in the report and the log. The item has been chosen by then, and stays.
     sentence_prompt
         Template with the slots ``{conversation_history}`` and ``{item}``; also by ``update_prompts``.
 
@@ -68,7 +91,8 @@ class ReGeSSynthesizer(BaseSynthesizer):
     -----
     ``response.metadata`` has ``item_id``, ``title``, ``probability``, ``query`` (the refined one, where
     the bundle carries it), ``candidates`` (id, title, probability, retrieval_score, rank), ``reasoning``
-    (what the item expert wrote before it chose; None without chain of thought) and ``report``.
+    (what the item expert wrote before it chose; None without chain of thought) and ``report``, which says
+    under ``answer`` what the sentence took: ``requests``, ``retries``, ``error`` (None where it was written).
     """
 
     def __init__(
@@ -77,6 +101,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
         *,
         style: Literal["title", "sentence"] = "title",
         streaming: bool = False,
+        on_error: Literal["raise", "title"] = "raise",
         sentence_prompt: PromptTemplate | None = None,
         callback_manager: CallbackManager | None = None,
         empty_response: str = NOTHING_TO_RECOMMEND,
@@ -84,7 +109,10 @@ class ReGeSSynthesizer(BaseSynthesizer):
         # Not super().__init__(): it resolves Settings.llm, which reaches for OpenAI, and titles need no LLM.
         if style not in ("title", "sentence"):
             raise ConfigError(f"style={style!r} is unknown", hint="use title or sentence")
+        if on_error not in ("raise", "title"):
+            raise ConfigError(f"on_error={on_error!r} is unknown", hint="use raise or title")
         self.style = style
+        self.on_error = on_error
         self._backend: Backend | None = (
             resolve_backend(llm, role="synthesizer") if style == "sentence" else None
         )
@@ -146,13 +174,17 @@ class ReGeSSynthesizer(BaseSynthesizer):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,  # noqa: ARG002
     ) -> RESPONSE_TYPE:
-        """Return the answer for ranked nodes, best first."""
+        """Return the answer for ranked nodes, best first.
+
+        Raises
+        ------
+        LLMServerError
+            If the server behind the LLM gives no answer and ``on_error`` is "raise".
+        """
         bundle = self._start(query)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
         with self._callback_manager.event(CBEventType.SYNTHESIZE, payload=payload) as event:
-            sentence = None
-            if nodes and self._backend is not None:
-                sentence = self._backend.generate([self._sentence_request(bundle, nodes)], max_new_tokens=64)
+            sentence = self._written(bundle, nodes)
             response = self._respond(bundle, nodes, additional_source_nodes, sentence, is_async=False)
             event.on_end(payload={EventPayload.RESPONSE: response})
         dispatcher.event(SynthesizeEndEvent(query=bundle, response=response))
@@ -169,26 +201,51 @@ class ReGeSSynthesizer(BaseSynthesizer):
         bundle = self._start(query)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
         with self._callback_manager.event(CBEventType.SYNTHESIZE, payload=payload) as event:
-            sentence = None
-            if nodes and self._backend is not None:
-                request = self._sentence_request(bundle, nodes)
-                sentence = await self._backend.agenerate([request], max_new_tokens=64)
+            sentence = await self._awritten(bundle, nodes)
             response = self._respond(bundle, nodes, additional_source_nodes, sentence, is_async=True)
             event.on_end(payload={EventPayload.RESPONSE: response})
         dispatcher.event(SynthesizeEndEvent(query=bundle, response=response))
         return response
+
+    def _written(self, bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> _Sentence | None:
+        if not nodes or self._backend is None:
+            return None
+        request = self._sentence_request(bundle, nodes)
+        with tallied() as sent:
+            try:
+                return _Sentence(self._backend.generate([request], max_new_tokens=64)[0][0], sent)
+            except LLMServerError as error:
+                return self._unwritten(error, sent)
+
+    async def _awritten(self, bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> _Sentence | None:
+        if not nodes or self._backend is None:
+            return None
+        request = self._sentence_request(bundle, nodes)
+        with tallied() as sent:
+            try:
+                return _Sentence((await self._backend.agenerate([request], max_new_tokens=64))[0][0], sent)
+            except LLMServerError as error:
+                return self._unwritten(error, sent)
+
+    def _unwritten(self, error: LLMServerError, sent: Tally) -> _Sentence:
+        if self.on_error == "raise":
+            raise error
+        logger.warning("no sentence was written, the title is the answer: %s", error.message)
+        return _Sentence(None, sent, error)
 
     def _respond(
         self,
         bundle: QueryBundle,
         nodes: Sequence[NodeWithScore],
         additional: Sequence[NodeWithScore] | None,
-        sentence: list[list[str]] | None,
+        sentence: _Sentence | None,
         *,
         is_async: bool,
     ) -> RESPONSE_TYPE:
         text = self._compose(nodes, sentence)
         metadata, sources = response_metadata(bundle, nodes), [*nodes, *(additional or ())]
+        if sentence is not None:
+            metadata["report"] = {**metadata["report"], "answer": sentence.report}
         if not self._streaming:
             return Response(text, source_nodes=sources, metadata=metadata)
         if is_async:
@@ -209,47 +266,14 @@ class ReGeSSynthesizer(BaseSynthesizer):
         text = self._sentence_prompt.format(conversation_history=history.text, item=details)
         return (ChatMessage(role=MessageRole.USER, content=text),)
 
-    def _compose(self, nodes: Sequence[NodeWithScore], sentence: list[list[str]] | None) -> str:
+    def _compose(self, nodes: Sequence[NodeWithScore], sentence: _Sentence | None) -> str:
         if not nodes:
             return self._empty_response
         item = Item.from_node(nodes[0].node)
-        if sentence is None:
+        if sentence is None or sentence.text is None:
             return one_line(item.title)
-        reason = one_line(sentence[0][0])
+        reason = one_line(sentence.text)
         return f"{answer_title(item)}. {reason}" if reason else answer_title(item)
-
-
-def response_metadata(bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> dict[str, Any]:
-    """Return what a response says about the choice, from the ranked nodes and their bundle."""
-    candidates = [candidate_row(node, rank) for rank, node in enumerate(nodes, 1)]
-    best = candidates[0] if candidates else None
-    report = bundle.report if isinstance(bundle, DialogueQueryBundle) else {}
-    refined = bundle.custom_embedding_strs
-    marked = (node.node.metadata for node in nodes)  # not the first one's only: a choice may rank again
-    return {
-        "item_id": best["id"] if best else None,
-        "title": best["title"] if best else None,
-        "probability": best["probability"] if best else None,
-        "query": refined[0] if refined else None,
-        "candidates": candidates,
-        "reasoning": next((marks[REASONING_KEY] for marks in marked if REASONING_KEY in marks), None),
-        "report": report,
-    }
-
-
-def candidate_row(node: NodeWithScore, rank: int) -> dict[str, Any]:
-    """Return one candidate as the command line and the metadata show it."""
-    item = Item.from_node(node.node)
-    metadata = node.node.metadata
-    probability = metadata.get("probability")
-    return {
-        "id": item.id,
-        "title": item.title,
-        "year": item.year,
-        "probability": probability,
-        "retrieval_score": metadata.get("retrieval_score", node.score if probability is None else None),
-        "rank": rank,
-    }
 
 
 def _words(text: str) -> Generator[str, None, None]:

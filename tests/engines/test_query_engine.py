@@ -4,7 +4,14 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugH
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 
-from reges_index import DialogueQueryBundle, QueryDecoding, ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank
+from reges_index import (
+    DialogueQueryBundle,
+    QueryDecoding,
+    ReGeSQueryEngine,
+    ReGeSQueryTransform,
+    ReGeSRerank,
+    ReGeSSynthesizer,
+)
 from reges_index.errors import ConfigError, InputError
 from tests.builders import bundle, chat, ticks_during
 
@@ -162,10 +169,25 @@ def test_wrong_options(few_films, tiny):
         {"catalog": few_films, "similarity_top_k": 0},
         {"catalog": few_films, "rerank_top_k": 0},
         {"catalog": few_films, "rerank": rerank, "mode": "generate"},
+        {"catalog": few_films, "rerank": rerank, "on_error": "retrieval_order"},
+        {"catalog": few_films, "on_error": "title"},
         {"retriever": few_films.as_retriever(), "filters": MetadataFilters(filters=[])},
     ):
         with pytest.raises(ConfigError):
             ReGeSQueryEngine.from_defaults(**{"llm": tiny, **wrong})
+
+
+def test_on_error_goes_to_every_part_that_is_not_given(few_films, tiny):
+    def told(**options):
+        engine = ReGeSQueryEngine.from_defaults(few_films, llm=tiny, **options)
+        parts = (engine.query_transform, engine.rerank, engine.response_synthesizer)
+        return [part.on_error for part in parts]
+
+    assert told() == ["raise"] * 3
+    assert told(on_error="retrieval_order") == ["last_message", "retrieval_order", "title"]
+    given = {"query_transform": ReGeSQueryTransform(tiny), "response_synthesizer": ReGeSSynthesizer()}
+    assert told(on_error="retrieval_order", **given) == ["raise", "retrieval_order", "raise"]
+    assert told(rerank=ReGeSRerank(tiny, on_error="retrieval_order")) == ["raise", "retrieval_order", "raise"]
 
 
 def test_an_empty_dialogue_is_an_error(engine):

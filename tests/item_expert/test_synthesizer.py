@@ -61,6 +61,8 @@ async def test_a_sentence_begins_with_the_item(tiny, ranked):
     title = f"{ranked[0].node.metadata['title']} ({ranked[0].node.metadata['year']})"
     assert texts[0].startswith(title)
     assert "\n" not in texts[0]
+    report = synthesizer.synthesize(bundle("tense").refined(["x"], {"query": {}}), ranked).metadata["report"]
+    assert report == {"query": {}, "answer": {"requests": 0, "retries": 0, "error": None}}
 
 
 async def test_streams_say_the_same(ranked):
@@ -84,6 +86,8 @@ async def test_text_chunks_and_prompts(tiny):
     assert synthesizer.get_prompts() == {"sentence_prompt": template}
     with pytest.raises(ConfigError, match="style"):
         ReGeSSynthesizer(style="poem")
+    with pytest.raises(ConfigError, match="on_error"):
+        ReGeSSynthesizer(on_error="ignore")
 
 
 def test_a_year_is_not_said_twice():

@@ -8,7 +8,7 @@ from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.llms.openai import OpenAI
 
-from reges_index import ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
+from reges_index import ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import ConfigError, LLMServerError
 from reges_index.models.backend import ApiBackend
 from tests.builders import bundle, item, nodes_of, ticks_during
@@ -100,6 +100,52 @@ async def test_a_fault_that_stays_is_one_clear_error_or_what_was_asked_for(
     report = await ask("transform", llm_of(proxy), asynchronous, on_error="last_message")
     assert (report["fallback"], report["retries"], report["error"]) == (True, 2, caught.value.kind)
     assert SECRET not in caplog.text
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.usefixtures("quick_retries")
+async def test_without_a_sentence_the_title_is_the_answer(proxy, asynchronous, streaming, caplog):
+    proxy.always = FAULTS["500"]
+    llm = llm_of(proxy, max_retries=1)
+    synthesizer = ReGeSSynthesizer(llm, style="sentence", on_error="title", streaming=streaming)
+    query, nodes = WISH.refined(["tense"], {"query": {"fallback": False}}), nodes_of(FILMS)
+    if asynchronous:
+        response = await synthesizer.asynthesize(query, nodes)
+    else:
+        response = synthesizer.synthesize(query, nodes)
+    failed = {"requests": 2, "retries": 1, "error": "InternalServerError (HTTP 500)"}
+    assert response.metadata["report"] == {"query": {"fallback": False}, "answer": failed}
+    assert (response.metadata["item_id"], proxy.requests) == ("1", 2)
+    text = await response.get_response() if streaming and asynchronous else response
+    assert str(text) == "Alien"
+    assert "the title is the answer" in caplog.text
+    assert SECRET not in caplog.text
+    proxy.always = Fault()  # the server is back
+    again = synthesizer.synthesize(query, nodes)
+    assert again.metadata["report"]["answer"] == {"requests": 1, "retries": 0, "error": None}
+    assert str(again).startswith("Alien (1979)")
+
+
+@BOTH_WAYS
+@pytest.mark.usefixtures("quick_retries")
+async def test_an_engine_recommends_while_its_server_is_down(proxy, asynchronous, few_films):
+    llm = llm_of(proxy, max_retries=0)
+    engine = ReGeSQueryEngine.from_defaults(
+        few_films, llm=llm, similarity_top_k=4, on_error="retrieval_order",
+        response_synthesizer=ReGeSSynthesizer(llm, style="sentence", on_error="title"),
+    )  # fmt: skip
+    proxy.always = FAULTS["500"]
+    response = await engine.aquery(WISH) if asynchronous else engine.query(WISH)
+    report, rows = response.metadata["report"], response.metadata["candidates"]
+    kind = "InternalServerError (HTTP 500)"
+    assert [report[part]["error"] for part in ("query", "rerank", "answer")] == [kind] * 3
+    assert response.metadata["query"] == "something tense in space"
+    nearest = few_films.as_retriever(similarity_top_k=4).retrieve("something tense in space")
+    assert [row["id"] for row in rows] == [node.node_id for node in nearest]
+    assert str(response) == rows[0]["title"]
+    with pytest.raises(LLMServerError):
+        ReGeSQueryEngine.from_defaults(few_films, llm=llm, similarity_top_k=4).query(WISH)
 
 
 @BOTH_WAYS
