@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from reges_index.pipeline.saving import load_pipeline as load_pipeline
     from reges_index.pipeline.saving import save_pipeline as save_pipeline
     from reges_index.pipeline.settings import PipelineSettings as PipelineSettings
+    from reges_index.query_expert.decoding import QueryDecoding as QueryDecoding
     from reges_index.query_expert.events import QueryWrittenEvent as QueryWrittenEvent
     from reges_index.query_expert.retriever import ReGeSRetriever as ReGeSRetriever
-    from reges_index.query_expert.transform import QueryDecoding as QueryDecoding
     from reges_index.query_expert.transform import ReGeSQueryTransform as ReGeSQueryTransform
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ _HOMES = {
     "LiveCatalog": "catalog.live",
     "LocalLM": "models.local_lm",
     "PipelineSettings": "pipeline.settings",
-    "QueryDecoding": "query_expert.transform",
+    "QueryDecoding": "query_expert.decoding",
     "QueryWrittenEvent": "query_expert.events",
     "ReGeSChatEngine": "engines.chat_engine",
     "ReGeSError": "errors",

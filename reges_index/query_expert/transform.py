@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,12 +17,13 @@ from llama_index_instrumentation import get_dispatcher
 
 from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line, to_messages
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.errors import AdapterError, ConfigError, LLMServerError
+from reges_index.errors import ConfigError, LLMServerError
 from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import AUTO, ApiBackend, Backend, resolve_backend
 from reges_index.models.local_lm import LocalLM
 from reges_index.models.tracing import span
 from reges_index.query_expert.cleaning import clean_query
+from reges_index.query_expert.decoding import QueryDecoding, advised_decoding
 from reges_index.query_expert.events import QueryWrittenEvent
 from reges_index.query_expert.prompt import (
     DEFAULT_QUERY_TMPL,
@@ -40,48 +40,6 @@ dispatcher = get_dispatcher(__name__)
 ROLE = "query-expert"
 # Tokens of what is embedded as it was spoken; encoders cut behind about as many and would lose the end.
 _SPOKEN_TOKENS = 256
-
-
-@dataclass(frozen=True)
-class QueryDecoding:
-    """How queries are written.
-
-    Attributes
-    ----------
-    max_new_tokens
-        Most tokens of one query.
-    num_queries
-        Queries per dialogue: the first by greedy decoding, further ones sampled. The vector that is
-        searched with is the mean of theirs.
-    temperature
-        Of the sampled ones.
-    no_repeat_ngram_size, repetition_penalty
-        Against loops, which small models fall into. Local models only.
-    context_messages
-        How many of the newest messages are embedded beside the query, as one more text.
-    seed
-        Of the sampling.
-    """
-
-    max_new_tokens: int = 64
-    num_queries: int = 1
-    temperature: float = 0.7
-    no_repeat_ngram_size: int = 3
-    repetition_penalty: float = 1.0
-    context_messages: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_queries < 1 or self.max_new_tokens < 1 or self.context_messages < 0:
-            raise ConfigError(
-                f"num_queries={self.num_queries}, max_new_tokens={self.max_new_tokens}, "
-                f"context_messages={self.context_messages}: a query needs at least one text of one token"
-            )
-        if self.num_queries > 1 and self.temperature <= 0:
-            raise ConfigError(
-                f"num_queries={self.num_queries} with temperature={self.temperature}: greedy has one result",
-                hint="give a temperature above 0",
-            )
 
 
 @dataclass(frozen=True)
@@ -148,7 +106,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
         self.domain = domain
         self._max_history_tokens = max_history_tokens
         advice = self._backend.inference_settings
-        self.decoding = decoding or _advised(advice.get("decoding", {}), self._backend.adapter)
+        self.decoding = decoding or advised_decoding(advice.get("decoding", {}), self._backend.adapter)
         self._trained_history: int | None = advice.get("max_history_tokens")
         self.on_error = on_error
         self.verbose = verbose
@@ -215,7 +173,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
         with tallied() as sent:
             try:
                 texts: list[str] = []
-                for kwargs in self._passes():
+                for kwargs in self.decoding.passes():
                     texts += (await self._backend.agenerate([prompt.messages], **kwargs))[0]
                 written = _Written(texts, sent)
             except LLMServerError as error:
@@ -234,7 +192,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
 
     def _decoded(self, prompts: list[QueryPrompt]) -> list[list[str]]:
         texts: list[list[str]] = [[] for _ in prompts]
-        for kwargs in self._passes():
+        for kwargs in self.decoding.passes():
             for own, new in zip(
                 texts, self._backend.generate([p.messages for p in prompts], **kwargs), strict=True
             ):
@@ -253,19 +211,6 @@ class ReGeSQueryTransform(BaseQueryTransform):
             raise error
         logger.warning("no query was written: %s", error.message)
         return _Written([], sent, error)
-
-    def _passes(self) -> list[dict[str, Any]]:
-        decoding = self.decoding
-        common: dict[str, Any] = {
-            "max_new_tokens": decoding.max_new_tokens,
-            "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
-            "repetition_penalty": decoding.repetition_penalty,
-        }
-        passes = [{**common, "temperature": 0.0}]
-        if decoding.num_queries > 1:
-            sampled = {"num_return_sequences": decoding.num_queries - 1, "seed": decoding.seed}
-            passes.append({**common, **sampled, "temperature": decoding.temperature})
-        return passes
 
     def _finish(self, bundle: QueryBundle, prompt: QueryPrompt, written: _Written) -> DialogueQueryBundle:
         dialogue, texts = dialogue_of(bundle), written.texts
@@ -318,16 +263,6 @@ class ReGeSQueryTransform(BaseQueryTransform):
 
     def _spoken(self, text: str) -> str:
         return self._backend.measure.tail(text, _SPOKEN_TOKENS).strip()
-
-
-def _advised(decoding: Mapping[str, Any], adapter: str | None) -> QueryDecoding:
-    try:
-        return QueryDecoding(**decoding)
-    except TypeError as error:
-        raise AdapterError(
-            f"adapter {adapter!r} recommends decoding options that this version does not know: {error}",
-            hint="pass decoding=QueryDecoding(...), or update reges-index",
-        ) from error
 
 
 def _last_words(dialogue: tuple[ChatMessage, ...]) -> str:
