@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
-from llama_index.core.prompts import PromptTemplate
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue.measure import TextMeasure
 from reges_index.dialogue.render import HISTORY_FORMAT, RenderedHistory, render_history
 from reges_index.dialogue.wording import MOVIES, Domain, template_hash
-from reges_index.errors import InputError
+from reges_index.errors import ConfigError, InputError
 from reges_index.item_expert.candidates import CANDIDATE_FORMAT, RenderedCandidates, render_candidates
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_SELECT_TMPL",
     "PromptBudget",
     "SelectionPrompt",
+    "as_select_template",
     "build_selection_prompt",
     "selection_prompt_hash",
 ]
@@ -117,6 +118,24 @@ class SelectionPrompt:
             return replace(self, answer_start=f"{reasoning}\n")
         text = f"{self.messages[-1].content}\n\n{_REASONED.format(reasoning=reasoning)}"
         return replace(self, messages=(*self.messages[:-1], ChatMessage(role=MessageRole.USER, content=text)))
+
+
+def as_select_template(prompt: BasePromptTemplate | str) -> PromptTemplate:
+    """Return a selection prompt as a template.
+
+    Raises
+    ------
+    ConfigError
+        If it lacks the slot ``{candidates}`` or ``{conversation_history}``.
+    """
+    template = PromptTemplate(prompt) if isinstance(prompt, str) else prompt
+    slots = ("{candidates}", "{conversation_history}")
+    if not isinstance(template, PromptTemplate) or not all(s in template.template for s in slots):
+        raise ConfigError(
+            "select_prompt needs the slots {candidates} and {conversation_history}",
+            hint="see DEFAULT_SELECT_TMPL",
+        )
+    return template
 
 
 def build_selection_prompt(

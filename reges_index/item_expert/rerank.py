@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
-from llama_index.core.callbacks import CBEventType, EventPayload
-from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.llms.llm import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
@@ -30,12 +28,14 @@ from reges_index.item_expert.prompt import (
     DEFAULT_SELECT_TMPL,
     PromptBudget,
     SelectionPrompt,
+    as_select_template,
     build_selection_prompt,
     selection_prompt_hash,
 )
 from reges_index.item_expert.ranking import RankedCandidate, Ranking, choice_report, ranked_candidates
 from reges_index.item_expert.reasoned_selection import ReasoningSelector
 from reges_index.item_expert.reasoning import Reasoner, ReasoningDecoding
+from reges_index.item_expert.rerank_events import rerank_events
 from reges_index.item_expert.selection import Selection, Selector
 from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import AUTO, ApiBackend, Backend, LocalBackend, resolve_backend
@@ -157,7 +157,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         self._backend = resolve_backend(llm, role=REASONING_ROLE if reasons else ROLE, adapter=adapter)
         advice = self._backend.inference_settings
         default = COT_SELECT_TMPL if reasons else DEFAULT_SELECT_TMPL
-        self._template = _as_template(select_prompt or default)
+        self._template = as_select_template(select_prompt or default)
         self._backend.check_prompt(selection_prompt_hash(self._template))
         self._domain = domain
         self._budget = PromptBudget(
@@ -228,7 +228,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
         if "select_prompt" in prompts:
-            template = _as_template(prompts["select_prompt"])
+            template = as_select_template(prompts["select_prompt"])
             self._backend.check_prompt(selection_prompt_hash(template))
             self._template = template
 
@@ -267,7 +267,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         """
         if not nodes:
             return Ranking((), {"rerank": {"candidates": 0}})
-        with self._reported(nodes, query_bundle) as done, tallied() as sent:
+        with self._announced(nodes, query_bundle) as done, tallied() as sent:
             prompt = self.build_prompt(_items(nodes), query_bundle)
             try:
                 selection = self._chooser.select(prompt)
@@ -280,7 +280,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         """Rank without blocking the event loop; see `rank`."""
         if not nodes:
             return Ranking((), {"rerank": {"candidates": 0}})
-        with self._reported(nodes, query_bundle) as done, tallied() as sent:
+        with self._announced(nodes, query_bundle) as done, tallied() as sent:
             # In a thread: tokenizing fifty abstracts takes longer than an event loop should wait.
             prompt = await asyncio.to_thread(self.build_prompt, _items(nodes), query_bundle)
             try:
@@ -336,29 +336,12 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
 
     # -- LlamaIndex --------------------------------------------------------------------------------
 
-    @contextmanager
-    def _reported(
+    def _announced(
         self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle
-    ) -> Iterator[Callable[[Ranking], Ranking]]:
-        """Send LlamaIndex's rerank events around a ranking, which is handed to what this yields."""
-        name, given = self._backend.name, list(nodes)
-        ranked: list[NodeWithScore] = []
-        dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=given, top_n=self.top_n, model_name=name))
-        payload: dict[str, Any] = {
-            EventPayload.NODES: given,
-            EventPayload.MODEL_NAME: name,
-            EventPayload.QUERY_STR: query_bundle.query_str,
-            EventPayload.TOP_K: self.top_n,
-        }
-
-        def done(ranking: Ranking) -> Ranking:
-            ranked.extend(candidate.node for candidate in ranking.candidates[: self.top_n])
-            return ranking
-
-        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-            yield done
-            event.on_end(payload={EventPayload.NODES: ranked})
-        dispatcher.event(ReRankEndEvent(nodes=ranked))
+    ) -> AbstractContextManager[Callable[[Ranking], Ranking]]:
+        return rerank_events(
+            self.callback_manager, nodes, query_bundle, model=self._backend.name, top_n=self.top_n
+        )
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -380,14 +363,3 @@ def _needed(query_bundle: QueryBundle | None) -> QueryBundle:
     if query_bundle is None:
         raise InputError("ReGeSRerank needs the query bundle", hint="pass query_bundle= or query_str=")
     return query_bundle
-
-
-def _as_template(prompt: BasePromptTemplate | str) -> PromptTemplate:
-    template = PromptTemplate(prompt) if isinstance(prompt, str) else prompt
-    slots = ("{candidates}", "{conversation_history}")
-    if not isinstance(template, PromptTemplate) or not all(s in template.template for s in slots):
-        raise ConfigError(
-            "select_prompt needs the slots {candidates} and {conversation_history}",
-            hint="see DEFAULT_SELECT_TMPL",
-        )
-    return template
