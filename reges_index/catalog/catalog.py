@@ -22,7 +22,7 @@ from reges_index.catalog.template import DEFAULT_TEMPLATE, TextTemplate
 from reges_index.errors import CatalogError, InputError
 
 if TYPE_CHECKING:
-    from chromadb import Collection
+    pass
 
 __all__ = ["ItemCatalog"]
 
@@ -413,17 +413,3 @@ class ItemCatalog(CatalogReader):
                 )
                 writer.recreate(self._identity)
             yield writer
-
-    # Kept for reges_index.fusion, which reads Chroma's rows itself; `contents` and `ids` take its place.
-    _list_keys: frozenset[str] = frozenset()
-
-    @contextmanager
-    def _reading(self) -> Iterator[Collection]:
-        from reges_index.catalog.stores.chroma import ChromaTable
-
-        if not isinstance(self._table, ChromaTable):
-            raise CatalogError(
-                f"{where_of(self._table)} is no Chroma catalog", hint="use contents() and ids()"
-            )
-        with self._table.reading() as collection:
-            yield collection

@@ -23,7 +23,7 @@ from reges_index.errors import EncoderMismatchError, InputError
 from reges_index.fusion.features import CatalogSources, QueryVectors, dialogue_texts
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.scoring import SourceSwitch, check_sources, item_biases, log_softmax, score_items
-from reges_index.fusion.snapshot import Snapshot, allowed_ids, fingerprint
+from reges_index.fusion.snapshot import Snapshot, allowed_ids
 
 __all__ = ["FusionRetriever"]
 
@@ -134,7 +134,7 @@ class FusionRetriever(BaseRetriever):
         if prepared is not None and time.monotonic() - shop.looked < self.check_every:
             return prepared
         shop.looked = time.monotonic()
-        mark = fingerprint(self.catalog)
+        mark = self.catalog.fingerprint()
         if prepared is None or prepared.fingerprint != mark:
             with shop.lock:
                 prepared = shop.prepared

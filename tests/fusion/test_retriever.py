@@ -165,3 +165,18 @@ def test_what_the_user_ruled_out_can_be_hidden(catalog, fusion, caplog):
     horror = MetadataFilters(filters=[MetadataFilter(key="genres", value="Horror")])
     stay = FusionRetriever(catalog, fusion, filters=horror, hide_ruled_out=True).retrieve(said)
     assert sorted(ids(stay)) == ["f4", "f5"]
+
+
+def test_it_runs_over_other_stores_and_finds_the_same(catalog, fusion, tmp_path):
+    from llama_index.vector_stores.lancedb import LanceDBVectorStore
+
+    store = LanceDBVectorStore(uri=str(tmp_path), table_name="films")
+    other = ItemCatalog.from_items(FILMS, vector_store=store, embed_model=HashingEmbedding())
+    comedy = MetadataFilters(filters=[MetadataFilter(key="genres", value="Comedy")])
+    for filters in (None, comedy):
+        here, there = (
+            FusionRetriever(its, fusion, filters=filters).retrieve(ask("a scary film"))
+            for its in (catalog, other)
+        )
+        assert ids(there) == ids(here)
+        assert [node.score for node in there] == pytest.approx([node.score for node in here], rel=1e-3)
