@@ -220,7 +220,11 @@ def _fusion(
 
 
 def _synthesizer(settings: PipelineSettings, model: LLM | LocalLM) -> ReGeSSynthesizer:
-    options: dict[str, Any] = {"style": settings.style, "streaming": settings.streaming}
+    options: dict[str, Any] = {
+        "style": settings.style,
+        "streaming": settings.streaming,
+        "on_error": settings.sentence_on_error,
+    }
     if settings.sentence_prompt is not None:
         options["sentence_prompt"] = PromptTemplate(settings.sentence_prompt)
     if settings.empty_response is not None:

@@ -78,6 +78,7 @@ def describe_engine(engine: ReGeSQueryEngine, *, name: str = "custom") -> Pipeli
             "style": words.style,
             "streaming": words.streaming,
             "empty_response": words.empty_response,
+            "sentence_on_error": words.on_error,
             "item_noun": engine.domain.noun,
             "item_plural": engine.domain.plural,
             "verbose": rerank.verbose,

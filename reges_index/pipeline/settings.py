@@ -90,8 +90,8 @@ keep_retrieval_score, reasoning
         ``on_error``, ``max_history_tokens`` and ``decoding`` of `ReGeSQueryTransform`.
     query_prompt, select_prompt, sentence_prompt
         Texts of the prompts; None is the paper's.
-    style, streaming, empty_response
-        See `ReGeSSynthesizer`.
+    style, streaming, empty_response, sentence_on_error
+        See `ReGeSSynthesizer`; the last is its ``on_error``.
     item_noun, item_plural
         What an item is called in prompts.
     verbose
@@ -132,6 +132,7 @@ keep_retrieval_score, reasoning
     style: Literal["title", "sentence"] = "title"
     streaming: bool = False
     empty_response: str | None = None
+    sentence_on_error: Literal["raise", "title"] = "raise"
     item_noun: str = Field(default="movie", min_length=1)
     item_plural: str = Field(default="movies", min_length=1)
     verbose: bool = False

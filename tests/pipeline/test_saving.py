@@ -73,12 +73,15 @@ def test_chain_of_thought_generation_and_scoring_survive(settings, catalog, tmp_
         {"mode": "reason", "item_adapter": "none", "reasoning": {"max_new_tokens": 5, "one_line": True}},
         {"mode": "generate", "seed": 5},
         {"mode": "constrained", "rerank_top_k": 3, "on_error": "retrieval_order", "style": "sentence"},
+        {"mode": "score", "query_on_error": "last_message", "sentence_on_error": "title"},
     ):
         engine = build_engine(settings.override(**changes), catalog)
         loaded = load_pipeline(save_pipeline(engine, tmp_path / "p.yaml"))
         assert same(loaded.recommend(SAID), engine.recommend(SAID))
         now = describe_engine(loaded)
-        assert now.mode == changes["mode"]
+        assert {
+            name: getattr(now, name) for name in changes if name != "reasoning"
+        }.items() <= changes.items()
         assert now == describe_engine(engine)
 
 
