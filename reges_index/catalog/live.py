@@ -17,7 +17,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from reges_index.catalog.catalog import ItemCatalog
 from reges_index.catalog.encoder import EncoderIdentity
 from reges_index.catalog.item import Item
-from reges_index.catalog.live_state import LiveState, StateFile
+from reges_index.catalog.live_state import LiveState, StateFile, usual_state_file
 from reges_index.catalog.reader import CatalogReader
 from reges_index.catalog.store import StoreLocation
 from reges_index.catalog.stores import Table, table_at, table_of
@@ -102,7 +102,7 @@ class LiveCatalog(CatalogReader):
         table = table_at(location, name, create=create) if vector_store is None else table_of(vector_store)
         base = table.name
         if state_file is None and vector_store is None and location.persist_dir is not None:
-            state_file = location.persist_dir / f".reges-live-{base}.json"
+            state_file = usual_state_file(location.persist_dir, base)
         file = None if state_file is None else StateFile(Path(state_file))
         state = None if file is None else file.changed()
         if state is not None:
@@ -162,6 +162,11 @@ class LiveCatalog(CatalogReader):
     def base_name(self) -> str:
         """Name to open it by again; the versions' tables are called after it."""
         return self._base
+
+    @property
+    def state_file(self) -> Path | None:
+        """Where it is kept which version is live; None if in this process only."""
+        return None if self._file is None else self._file.path
 
     @property
     def current(self) -> ItemCatalog:
@@ -295,7 +300,8 @@ class LiveCatalog(CatalogReader):
                 check_whole(candidate, self.encoder)
                 return self._switch(candidate, is_borrowed=False)
             except BaseException:
-                self._drop(candidate)
+                if candidate.name not in self._state.names.values():  # what is live already stays
+                    self._drop(candidate)
                 raise
 
     def rollback(self, to: int | None = None) -> CatalogVersion:
@@ -397,7 +403,11 @@ class LiveCatalog(CatalogReader):
         """See what another process has made live."""
         with self._looking:
             if self._file is not None and (changed := self._file.changed()) is not None:
-                self._adopt(changed, write=False)
+                try:
+                    self._adopt(changed, write=False)
+                except BaseException:
+                    self._file.forget()  # or the next look would find nothing new, and the old one stay live
+                    raise
 
     def _opened(self, number: int, state: LiveState) -> OpenVersion:
         with self._looking:

@@ -14,9 +14,14 @@ from filelock import FileLock
 from reges_index.catalog.store import store_errors
 from reges_index.errors import CatalogError
 
-__all__ = ["LiveState", "StateFile"]
+__all__ = ["LiveState", "StateFile", "usual_state_file"]
 
 _FORMAT = 1
+
+
+def usual_state_file(folder: Path, name: str) -> Path:
+    """Return where the state of a live catalog is kept if nothing else is said."""
+    return folder / f".reges-live-{name}.json"
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,10 @@ class StateFile:
             ) from error
         self._seen = seen
         return state
+
+    def forget(self) -> None:
+        """Take the state for one that nobody has looked at, such as when it could not be followed."""
+        self._seen = None
 
     def write(self, state: LiveState) -> None:
         """Replace the file; call it inside `locked`."""

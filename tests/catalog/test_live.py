@@ -151,6 +151,37 @@ def test_a_swap_that_fails_midway_leaves_nothing_behind(tmp_path: Path):
     assert live.swap(make(20)).items == 20
 
 
+def test_a_swap_that_fails_once_it_is_done_leaves_the_new_version(tmp_path: Path, monkeypatch):
+    live = LiveCatalog.from_items(of("a"), persist_dir=tmp_path, name="films", embed_model=HashingEmbedding())
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveCatalog, "_told", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            live.swap(of("b"))
+    assert live.ids() == [item.id for item in of("b")]
+    assert numbers(live) == [1, 2]
+
+
+def test_a_swap_that_could_not_be_followed_is_not_forgotten(tmp_path: Path, monkeypatch):
+    where: dict[str, Any] = {"persist_dir": tmp_path, "name": "films", "embed_model": HashingEmbedding()}
+    one = LiveCatalog.from_items(of("a"), **where)
+    other = LiveCatalog.open(**where)
+    one.swap(of("b"))
+
+    def busy(*_: Any, **__: Any) -> None:
+        raise CatalogError("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ItemCatalog, "beside", busy)
+        with pytest.raises(CatalogError, match="does not answer"):
+            other.ids()
+    assert other.ids() == [item.id for item in of("b")]
+    assert other.swap(of("c")).number == 3
+
+
 def test_rollback_to_a_version_that_somebody_emptied_is_refused(tmp_path: Path):
     where: dict[str, Any] = {"persist_dir": tmp_path, "embed_model": HashingEmbedding()}
     live = LiveCatalog.from_items(of("a"), name="films", **where)
