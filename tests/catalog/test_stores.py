@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillWaiting
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +282,18 @@ def test_interrupted_sync_goes_on(place: dict[str, Any]):
         assert embedding.embedded == 10
         assert list(catalog.items()) == sorted(make(30), key=lambda item: item.id)
         assert len(catalog.query("film", 100)) == 30
+
+
+@pytest.mark.parametrize("scheme", ["", "qdrant:", "lancedb:"])
+def test_writers_wait_however_often_a_folder_is_opened(tmp_path: Path, scheme: str):
+    where: dict[str, Any] = {"persist_dir": f"{scheme}{tmp_path}", "embed_model": HashingEmbedding()}
+    first = ItemCatalog.from_items(make(3), **where)
+    with ThreadPoolExecutor(1) as pool:
+        with first.table.writing():
+            second = pool.submit(ItemCatalog.open(**where).add, make(5))
+            with pytest.raises(StillWaiting):
+                second.result(timeout=0.5)
+        assert second.result(timeout=60).added == 2
 
 
 def test_index_reads_and_writes(make_catalog: MakeCatalog):

@@ -47,6 +47,7 @@ _BATCH = 1000
 
 _clients: weakref.WeakValueDictionary[Path, QdrantClient] = weakref.WeakValueDictionary()
 _locks: weakref.WeakKeyDictionary[QdrantClient, threading.RLock] = weakref.WeakKeyDictionary()
+_write_locks: weakref.WeakKeyDictionary[QdrantClient, threading.RLock] = weakref.WeakKeyDictionary()
 _opening = threading.Lock()
 
 
@@ -78,7 +79,8 @@ class QdrantTable:
                 if isinstance(inner, QdrantLocal)
                 else nullcontext()
             )
-            self._write_lock = threading.RLock()
+            # One for each client: tables of one store wait for each other, however often it was opened.
+            self._write_lock = _write_locks.setdefault(client, threading.RLock())
 
     @classmethod
     def at(cls, folder: Path, name: str, *, create: bool) -> QdrantTable:
