@@ -288,6 +288,12 @@ def _server_client(url: str) -> ClientAPI:
 
 def _host_and_port(url: str) -> tuple[str, int, bool]:
     parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        # Not repeated here; it would also be kept in saved pipelines and beside predictions.
+        raise InputError(
+            "the store's address holds a user name, a password or a query, which Chroma does not get",
+            hint="write it as http://host:port; put a server with a password behind a client of your own",
+        )
     try:
         port = parts.port
     except ValueError:

@@ -188,6 +188,10 @@ def test_no_server():
     for url in ("localhost:8000", "http://", "ftp://x:1", "http://x:99999", "http://x:1/path"):
         with pytest.raises(InputError, match="no address of a Chroma server"):
             ItemCatalog.open(url=url)
+    for url in ("http://me:pass123@127.0.0.1:9", "http://127.0.0.1:9?key=pass123", "http://:pass123@x/path"):
+        with pytest.raises(InputError, match="holds a user name, a password") as error:
+            ItemCatalog.open(url=url)
+        assert "pass123" not in str(error.value)
 
 
 @pytest.mark.parametrize("telemetry", [True, False])
