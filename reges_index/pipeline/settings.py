@@ -216,7 +216,7 @@ keep_retrieval_score, reasoning
             *path, last = key.strip().split(".")
             place = values
             for step in path:
-                if step not in place:
+                if not isinstance(place.get(step, ""), Mapping | None):
                     raise ConfigError(
                         f"--set: there is no setting {key.strip()!r}", hint="see `reges presets NAME`"
                     )

@@ -76,7 +76,8 @@ def test_overrides_as_texts():
     assert settings.name == "a=b"
     kept = PipelineSettings(decoding=DecodingSettings(seed=3)).override_texts(["decoding.max_new_tokens=9"])
     assert kept.decoding == DecodingSettings(max_new_tokens=9, seed=3)
-    for text in ("similarity_top_k", "=3", "nothing=1", "nothing.at=1", "llm={", "similarity_top_k=many"):
+    wrong = ("similarity_top_k", "=3", "nothing=1", "nothing.at=1", "llm={", "similarity_top_k=many")
+    for text in (*wrong, "llm.at=1", "similarity_top_k.at=1"):
         with pytest.raises(ConfigError):
             PipelineSettings().override_texts([text])
 
