@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
@@ -20,9 +19,6 @@ from reges_index.catalog.stores import Table, Writer, table_at, table_of
 from reges_index.catalog.sync import SyncReport, sync_table, unique_items
 from reges_index.catalog.template import DEFAULT_TEMPLATE, TextTemplate
 from reges_index.errors import CatalogError, InputError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["ItemCatalog"]
 
