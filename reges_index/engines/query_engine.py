@@ -236,6 +236,11 @@ class ReGeSQueryEngine(BaseQueryEngine):
         return self._choice
 
     @property
+    def rank_alone(self) -> Callable[[Sequence[NodeWithScore]], Ranking] | None:
+        """What ranks in the item expert's place."""
+        return self._rank_alone
+
+    @property
     def catalog(self) -> ItemCatalog | None:
         """The catalog that `from_defaults` got; None where candidates come from somewhere else.
 

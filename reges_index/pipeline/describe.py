@@ -38,13 +38,20 @@ def describe_engine(engine: ReGeSQueryEngine, *, name: str = "custom") -> Pipeli
     ------
     ConfigError
         If a part is a function of your own, which plain values cannot say: a final choice, or a prompt with
-        an output parser or with variables of its own.
+        an output parser or with variables of its own. Also if an LLM of its own writes the sentences.
     """
     transform, rerank, words = engine.query_transform, engine.rerank, engine.response_synthesizer
     source = engine.retrieve_with
     fusion = source.fusion if isinstance(source, CatalogSource) else None
-    if engine.choice is not None and (fusion is None or engine.choice != fusion.choose):
+    choice = fusion.choose if fusion is not None else None
+    alone = fusion.rank_alone if fusion is not None and fusion.decides_alone else None
+    if (engine.choice, engine.rank_alone) != (choice, alone):
         raise ConfigError("the engine's final choice is a function, which a file cannot hold")
+    if words.backend is not None and model_of(words.backend) is not model_of(rerank.backend):
+        raise ConfigError(
+            "the sentence is written by another LLM than the item expert's, which a file cannot say",
+            hint="give ReGeSSynthesizer the item expert's LLM",
+        )
     filters = source.filters if isinstance(source, CatalogSource) else None
     decoding = rerank.selector if isinstance(rerank.selector, LocalSelector) else None
     return PipelineSettings.parse(

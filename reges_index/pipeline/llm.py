@@ -27,6 +27,9 @@ _LOCAL_OPTIONS = ("device", "dtype", "revision")
 _API_OPTIONS = ("max_retries", "max_tokens", "temperature", "timeout")
 _LIKE_OPTIONS = (*_API_OPTIONS, "context_window", "is_chat_model", "is_function_calling_model")
 
+# What a client has beside what decides on its answers: said otherwise, or by the environment.
+_NOT_COMPARED = ("api_base", "api_key", "callback_manager")
+
 Options = Mapping[str, bool | int | float | str]
 
 
@@ -115,8 +118,6 @@ def spec_of(backend: Backend) -> tuple[str, dict[str, Any]] | None:
     exact = type(llm).__name__
     if exact not in ("OpenAI", "OpenAILike") or exact not in kinds:
         return None
-    if llm.additional_kwargs or llm.default_headers or llm.system_prompt:  # type: ignore[attr-defined]
-        return None
     url = str(llm.api_base or _OPENAI_URL).rstrip("/")  # type: ignore[attr-defined]
     like = exact == "OpenAILike"
     if not like and url != _OPENAI_URL:
@@ -124,7 +125,11 @@ def spec_of(backend: Backend) -> tuple[str, dict[str, Any]] | None:
     options = {key: getattr(llm, key) for key in (_LIKE_OPTIONS if like else _API_OPTIONS)}
     model = llm.model  # type: ignore[attr-defined]
     name = f"openai-like:{model}@{url}" if like else f"openai:{model}"
-    return name, {key: value for key, value in options.items() if value is not None}
+    said = {key: value for key, value in options.items() if value is not None}
+    kind: Any = type(llm)
+    again = kind(model=model, api_key="not-needed", **said)
+    others = [field for field in kind.model_fields if field not in _NOT_COMPARED]
+    return (name, said) if all(getattr(llm, field) == getattr(again, field) for field in others) else None
 
 
 def _local_spec(lm: LocalLM) -> tuple[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.llm import LLM
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
+from reges_index.catalog.live_state import usual_state_file
 from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.engines.retrieval import CatalogSource
 from reges_index.errors import ConfigError
@@ -59,7 +60,10 @@ def save_pipeline(engine: ReGeSQueryEngine, path: str | Path, *, name: str = "cu
         return write_pipeline(SavedPipeline(settings), path)
     live = isinstance(source.catalog, LiveCatalog)
     catalog = source.catalog.base_name if isinstance(source.catalog, LiveCatalog) else source.catalog.name
-    return write_pipeline(SavedPipeline(settings, _place_of(source.catalog), catalog, live), path)
+    place = _place_of(source.catalog)
+    if place is None:
+        logger.warning("%s: the catalog must be passed to load_pipeline again; no place says it", path)
+    return write_pipeline(SavedPipeline(settings, place, catalog, live), path)
 
 
 def load_pipeline(
@@ -127,7 +131,11 @@ def open_catalog_at(
 
 
 def _place_of(catalog: ItemCatalog | LiveCatalog) -> str | None:
-    """Return where a catalog can be opened again; None for one in memory."""
+    """Return where a catalog can be opened again, a live one at its live version; None for one in memory."""
     place = catalog.table.place
     folder = place.removeprefix("qdrant:").removeprefix("lancedb:")
+    if isinstance(catalog, LiveCatalog) and catalog.state_file != usual_state_file(
+        Path(folder), catalog.base_name
+    ):
+        return None
     return place if place.startswith(("http://", "https://")) or Path(folder).is_dir() else None

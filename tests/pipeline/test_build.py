@@ -1,7 +1,7 @@
 import pytest
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
-from reges_index import PipelineSettings, build_engine
+from reges_index import PipelineSettings, ReGeSRerank, build_engine
 from reges_index.catalog import ItemCatalog, demo_catalog
 from reges_index.errors import AdapterError, ConfigError, EncoderMismatchError, ModelNotFoundError
 from reges_index.item_expert import COT_SELECT_TMPL
@@ -119,6 +119,14 @@ def test_wrong_adapters_options_and_fusions(settings, catalog, tmp_path, monkeyp
     engine = build_engine(api.override(item_adapter="none", llm_options={"temperature": 0.1}), catalog)
     assert spec_of(engine.rerank.backend)[0] == api.llm
     assert spec_of(engine.rerank.backend)[1]["temperature"] == 0.1
+    # What the name and its options do not say must not be lost: it is then an object to be passed again.
+    for more in (
+        {"should_use_structured_outputs": True},
+        {"additional_kwargs": {"top_k": 1}},
+        {"strict": True},
+    ):
+        own = engine.rerank.backend.llm.model_copy(update=more)
+        assert spec_of(ReGeSRerank(own).backend) is None
     for name in ("openai:", "openai-like:m@x", "openai-like:m"):
         with pytest.raises(ConfigError):
             open_llm(name)

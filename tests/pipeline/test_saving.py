@@ -192,6 +192,17 @@ def test_a_live_catalog_is_opened_at_its_live_version(settings, tmp_path):
     assert set(loaded.recommend(SAID).ranking) == {item.id for item in items[:6]}
 
 
+def test_a_live_catalog_of_which_no_place_says_the_version_must_be_passed(settings, tmp_path, caplog):
+    items = demo_catalog("films")[:8]
+    where = {"persist_dir": tmp_path / "store", "name": "films", "embed_model": settings.encoder}
+    live = LiveCatalog.from_items(items[:6], **where, state_file=tmp_path / "shared.json")
+    path = save_pipeline(build_engine(settings, live), tmp_path / "p.yaml")
+    assert "the catalog must be passed" in caplog.text
+    with pytest.raises(ConfigError, match="names no store"):
+        load_pipeline(path)
+    assert load_pipeline(path, catalog=live).catalog.name == "films"
+
+
 def test_the_fusion_is_saved_by_name(tiny, tmp_path, settings, catalog):
     items = ItemCatalog.from_items(demo_catalog("films")[:12], persist_dir=tmp_path / "store", name="films")
     shipped = FusionModel.default()
@@ -208,6 +219,15 @@ def test_what_a_file_cannot_hold_is_refused(settings, catalog, tmp_path, tiny, f
     engine = build_engine(settings, catalog)
     engine._choice = lambda ranking: ranking
     with pytest.raises(ConfigError, match="final choice"):
+        save_pipeline(engine, tmp_path / "p.yaml")
+    engine = build_engine(settings, catalog)
+    engine._rank_alone = lambda nodes: engine.rerank.rank(nodes, SAID)
+    with pytest.raises(ConfigError, match="final choice"):
+        save_pipeline(engine, tmp_path / "p.yaml")
+    other = build_engine(settings.override(style="sentence"), catalog, llm=tiny, query_llm=tiny)
+    engine = build_engine(settings, catalog)
+    engine._synthesizer = other.response_synthesizer
+    with pytest.raises(ConfigError, match="another LLM"):
         save_pipeline(engine, tmp_path / "p.yaml")
 
     class Answer(BaseModel):
