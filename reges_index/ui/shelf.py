@@ -10,6 +10,7 @@ from llama_index.core.llms.llm import LLM
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.engines import ReGeSChatEngine, ReGeSQueryEngine, SmallTalkDetector
+from reges_index.engines.retrieval import CatalogSource
 from reges_index.errors import ConfigError, InputError
 from reges_index.models.local_lm import LocalLM
 from reges_index.pipeline.llm import model_of
@@ -53,12 +54,13 @@ class Shelf:
         small_talk: bool = True,
     ) -> None:
         if catalogs is None and isinstance(engine, ReGeSQueryEngine):
-            catalogs = engine.catalog
+            source = engine.retrieve_with  # not engine.catalog: of a live one that is one version
+            catalogs = source.catalog if isinstance(source, CatalogSource) else None
         given = [] if catalogs is None else list(catalogs) if isinstance(catalogs, Sequence) else [catalogs]
-        self._catalogs = {catalog.name: catalog for catalog in given}
+        self._catalogs = {_name(catalog): catalog for catalog in given}
         if not given or len(self._catalogs) < len(given):
             raise ConfigError(
-                f"a web chat needs catalogs with names that differ, got {[c.name for c in given]}",
+                f"a web chat needs catalogs with names that differ, got {[*map(_name, given)]}",
                 hint="pass the catalogs; an engine knows its own if it was built from one",
             )
         if isinstance(engine, ReGeSQueryEngine):
@@ -123,3 +125,8 @@ class Shelf:
             if name not in self._detectors:
                 self._detectors[name] = SmallTalkDetector(self._catalogs[name].embed_model)
             return self._detectors[name]
+
+
+def _name(catalog: Catalog) -> str:
+    """Return the name of a catalog, of a live one that which its versions share."""
+    return catalog.base_name if isinstance(catalog, LiveCatalog) else catalog.name

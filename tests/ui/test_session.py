@@ -208,9 +208,11 @@ def test_facets_follow_a_swap(tiny):
     first = ItemCatalog.from_items([item("1", "A", 1990)], name="live", embed_model=HashingEmbedding())
     live = LiveCatalog(first)
     shelf = Shelf(engine_factory(tiny), live)
-    assert shelf.facets("live").first_year == 1990
+    of_engine = Shelf(engine_factory(tiny)(live))
+    assert shelf.facets("live").first_year == of_engine.facets("live").first_year == 1990
     live.swap([item("2", "B", 2001)])
-    assert shelf.facets("live").first_year == 2001
+    assert shelf.facets("live").first_year == of_engine.facets("live").first_year == 2001
+    assert Shelf(engine_factory(tiny), live).names == ["live"]  # not that of the version
 
 
 def test_what_build_ui_takes(catalogs, few_films, tiny):
