@@ -14,7 +14,7 @@ from filelock import FileLock
 from reges_index.catalog.store import store_errors
 from reges_index.errors import CatalogError
 
-__all__ = ["LiveState", "StateFile", "usual_state_file"]
+__all__ = ["LiveState", "StateFile", "live_catalogs", "usual_state_file"]
 
 _FORMAT = 1
 
@@ -22,6 +22,22 @@ _FORMAT = 1
 def usual_state_file(folder: Path, name: str) -> Path:
     """Return where the state of a live catalog is kept if nothing else is said."""
     return folder / f".reges-live-{name}.json"
+
+
+def live_catalogs(folder: Path) -> dict[str, set[str]]:
+    """Return the live catalogs that keep their state in a folder, each with the versions made for it.
+
+    Raises
+    ------
+    CatalogError
+        If a state file is damaged.
+    """
+    found = {}
+    for path in sorted(folder.glob(str(usual_state_file(Path(), "*")))):
+        if (state := StateFile(path).changed()) is not None:
+            name = path.name.removeprefix(".reges-live-").removesuffix(".json")
+            found[name] = {made for number, made in state.names.items() if number not in state.borrowed}
+    return found
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ __all__ = ["EngineOptions", "build_engine"]
 
 def build_engine(
     options: EngineOptions, *, lm: LocalLM | None = None
-) -> tuple[ReGeSQueryEngine, ItemCatalog]:
+) -> tuple[ReGeSQueryEngine, ItemCatalog | LiveCatalog]:
     """Open catalog and models, and put the engine together; with `lm` no model is loaded."""
     from reges_index.pipeline.settings import GIVEN
 
@@ -29,16 +29,8 @@ def build_engine(
             hint="give --encoder, or load the pipeline from Python: load_pipeline(path, embed_model=...)",
         )
     # First, since it fails fast; models take seconds.
-    catalog: ItemCatalog | LiveCatalog
-    if options.is_live():
-        from reges_index.pipeline.saving import open_catalog_at
-
-        catalog = open_catalog_at(store, name, settings.encoder, live=True)
-    else:
-        catalog = open_catalog(store, name, settings.encoder)
+    catalog = open_catalog(store, name, settings.encoder, live=options.is_live())
 
     from reges_index import pipeline
 
-    engine = pipeline.build_engine(settings, catalog, llm=lm)
-    assert engine.catalog is not None  # it was built over one
-    return engine, engine.catalog
+    return pipeline.build_engine(settings, catalog, llm=lm), catalog

@@ -9,7 +9,7 @@ import typer
 
 from reges_index.cli.engine_options import EngineOptions, MaybeName, MaybeStore, PipelineFile, PresetName
 from reges_index.cli.output import print_json, say
-from reges_index.cli.parts import AsJson, Encoder, Quiet, store_place
+from reges_index.cli.parts import AsJson, Encoder, Quiet, live_versions, store_place
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ def index(
     store, name = options.place()
     encoder = options.settings().encoder
     place = store_place(store)
+    if name in live_versions(store):
+        raise ConfigError(
+            f"catalog {name!r} of {store} is live: this would change its first version, not what chats read",
+            hint="swap it: LiveCatalog.open(folder, name=...).swap(items); see the guide to live catalogs",
+        )
     items = _read(catalog, _mapping(column or []), encoding)
 
     from reges_index.catalog import ItemCatalog

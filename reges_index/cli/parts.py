@@ -11,10 +11,10 @@ import typer
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
-    from reges_index.catalog import ItemCatalog
+    from reges_index.catalog import ItemCatalog, LiveCatalog
     from reges_index.dialogue.wording import Domain
 
-__all__ = ["Mode", "is_url", "open_catalog", "parse_domain", "store_place"]
+__all__ = ["Mode", "is_url", "live_versions", "open_catalog", "parse_domain", "store_place"]
 
 
 class Mode(str, Enum):
@@ -76,13 +76,26 @@ def store_place(store: str) -> dict[str, Any]:
     return {"url": store} if is_url(store) else {"persist_dir": Path(store)}
 
 
-def open_catalog(store: str, name: str, encoder: str | None) -> ItemCatalog:
-    """Open an existing catalog."""
-    place = store_place(store)
+def live_versions(store: str) -> dict[str, set[str]]:
+    """Return the live catalogs of a folder, each with the versions made for it; none for a server."""
+    if is_url(store):
+        return {}
 
-    from reges_index.catalog import ItemCatalog
+    from reges_index.catalog.live_state import live_catalogs
+    from reges_index.catalog.store import StoreLocation
 
-    return ItemCatalog.open(**place, name=name, embed_model=encoder)
+    folder = StoreLocation.of(store_place(store)["persist_dir"], None).persist_dir
+    return live_catalogs(folder) if folder is not None else {}
+
+
+def open_catalog(
+    store: str, name: str, encoder: str | None, *, live: bool = False
+) -> ItemCatalog | LiveCatalog:
+    """Open an existing catalog; one that its folder says is live, or with `live`, at its live version."""
+    from reges_index.catalog import ItemCatalog, LiveCatalog
+
+    kind = LiveCatalog if live or name in live_versions(store) else ItemCatalog
+    return kind.open(**store_place(store), name=name, embed_model=encoder)
 
 
 def parse_domain(text: str) -> Domain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,11 +9,11 @@ import typer
 from reges_index.cli.engine import EngineOptions, build_engine
 from reges_index.cli.engine_options import with_engine_options
 from reges_index.cli.output import errors, say
-from reges_index.cli.parts import ShownTopK, open_catalog, store_place
+from reges_index.cli.parts import ShownTopK, live_versions, open_catalog, store_place
 from reges_index.errors import ReGeSError
 
 if TYPE_CHECKING:
-    from reges_index.catalog import ItemCatalog
+    from reges_index.catalog import ItemCatalog, LiveCatalog
     from reges_index.engines import ReGeSQueryEngine
 
 __all__ = ["ui"]
@@ -55,22 +54,25 @@ class _Engines:
         self._options = options
         self.engine, self._catalog = build_engine(options)
 
-    def __call__(self, catalog: ItemCatalog) -> ReGeSQueryEngine:
-        if catalog.name == self._catalog.name:
+    def __call__(self, catalog: ItemCatalog | LiveCatalog) -> ReGeSQueryEngine:
+        if catalog is self._catalog:
             return self.engine
-        lm = self.engine.rerank.local_model
-        return build_engine(replace(self._options, name=catalog.name), lm=lm)[0]
+        from reges_index import pipeline
 
-    def catalogs(self) -> list[ItemCatalog]:
+        lm = self.engine.rerank.local_model
+        return pipeline.build_engine(self._options.settings(), catalog, llm=lm)
+
+    def catalogs(self) -> list[ItemCatalog | LiveCatalog]:
         """Return the catalog asked for, then the store's others; those that cannot be used are named."""
         from reges_index.catalog import ItemCatalog
 
         store, first = self._options.place()
         encoder = self._options.settings().encoder
         found = [self._catalog]
-        for name in ItemCatalog.names(**store_place(store)):
-            if name == first:
-                continue
+        live = live_versions(store)
+        versions = {first, *(name for names in live.values() for name in names)}
+        # A live catalog is one entry, however many versions of it there are.
+        for name in sorted({*ItemCatalog.names(**store_place(store))} - versions | {*live} - {first}):
             try:
                 found.append(open_catalog(store, name, encoder))
             except ReGeSError as error:

@@ -1,0 +1,38 @@
+"""Live catalogs on the command line: what chats read is what it reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from reges_index import ItemCatalog, LiveCatalog, demo_catalog
+from reges_index.cli.engine import EngineOptions, build_engine
+from reges_index.cli.ui import _Engines
+from tests.cli.conftest import call
+
+
+@pytest.fixture(params=["", "lancedb:"])
+def place(request, tmp_path):
+    """A store with films, live at their second version, and books."""
+    where = f"{request.param}{tmp_path / 'store'}"
+    live = LiveCatalog.from_items(demo_catalog("films")[:4], persist_dir=where, name="films")
+    live.swap(demo_catalog("films")[:6])
+    ItemCatalog.from_items(demo_catalog("books")[:3], persist_dir=where, name="books")
+    return where
+
+
+def test_commands_read_the_live_version(place, films, tiny):
+    engine, catalog = build_engine(EngineOptions(store=place, name="films", model=str(tiny)))
+    assert isinstance(catalog, LiveCatalog)
+    assert len(engine.recommend("A quiet film?").ranking) == 6
+    call("index", films, "--store", place, "--name", "films", "--quiet").fails(2, "is live", "swap")
+    call("index", films, "--store", place, "--name", "books", "--quiet")
+
+
+def test_the_web_chat_offers_a_live_catalog_once(place, tiny):
+    engines = _Engines(EngineOptions(store=place, name="books", model=str(tiny)))
+    books, films = engines.catalogs()
+    assert (books.name, films.base_name, len(films)) == ("books", "films", 6)
+    assert len(engines(films).recommend("A quiet film?").ranking) == 6
+    assert engines(books) is engines.engine
+    [films, books] = _Engines(EngineOptions(store=place, name="films", model=str(tiny))).catalogs()
+    assert (films.base_name, books.name) == ("films", "books")
