@@ -179,7 +179,7 @@ def test_server(server: str):
     assert best.node_id == "x"
     assert best.score == pytest.approx(catalog.query("alien", 1)[0].score)
     assert other.as_index().as_retriever(similarity_top_k=1).retrieve("alien")[0].node_id == "x"
-    assert ItemCatalog.names(url=server) == ["films"]
+    assert "films" in ItemCatalog.names(url=server)  # other tests have theirs there
 
 
 def test_no_server():
