@@ -41,8 +41,9 @@ def predict(
 
             from reges_index.pipeline import engine_inputs
 
-            log.require_inputs(engine_inputs(engine))
-            predict_turns(engine, todo, log, batch_size=batch_size, show_progress=not quiet)
+            with engine.turn():  # the rows of one run come from one version of a live catalog
+                log.require_inputs(engine_inputs(engine))
+                predict_turns(engine, todo, log, batch_size=batch_size, show_progress=not quiet)
     report = {
         "turns": len(turns),
         "done_before": len(turns) - len(todo),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from reges_index import ItemCatalog, LiveCatalog, demo_catalog
+from reges_index import ItemCatalog, LiveCatalog, ReGeSQueryEngine, demo_catalog
 from reges_index.cli.engine import EngineOptions, build_engine
 from reges_index.cli.ui import _Engines
 from tests.cli.conftest import call
@@ -36,3 +38,19 @@ def test_the_web_chat_offers_a_live_catalog_once(place, tiny):
     assert engines(books) is engines.engine
     [films, books] = _Engines(EngineOptions(store=place, name="films", model=str(tiny))).catalogs()
     assert (films.base_name, books.name) == ("films", "books")
+
+
+def test_a_prediction_keeps_to_the_version_it_began_with(place, turns, tiny, tmp_path, monkeypatch):
+    answer = ReGeSQueryEngine.recommend_batch
+
+    def and_then_swap(self, *given, **options):
+        found = answer(self, *given, **options)
+        LiveCatalog.open(place, name="films").swap(demo_catalog("books")[:2])
+        return found
+
+    monkeypatch.setattr(ReGeSQueryEngine, "recommend_batch", and_then_swap)
+    out = tmp_path / "out.jsonl"
+    words = ("--conversations", turns, "--out", out, "--batch-size", 1, "--limit", 2, "--quiet")
+    assert call("predict", "--store", place, "--name", "films", "--model", tiny, *words).code == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [len(row["ranking"]) for row in rows] == [6, 6]
