@@ -30,9 +30,16 @@ NEEDED = (
     "chromadb",
 )
 OPTIONAL = {
+    "stores": ("llama-index-vector-stores-qdrant", "llama-index-vector-stores-lancedb"),
+    "ui": ("gradio",),
     "train": ("trl", "accelerate", "datasets"),
     "evaluate": ("ranx", "matplotlib", "sacrebleu", "rouge-score"),
-    "llms": ("llama-index-llms-openai", "llama-index-llms-openai-like", "llama-index-llms-huggingface"),
+    "llms": (
+        "llama-index-llms-openai",
+        "llama-index-llms-openai-like",
+        "llama-index-llms-huggingface",
+        "llama-index-embeddings-openai",
+    ),
 }
 
 

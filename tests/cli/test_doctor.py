@@ -23,6 +23,15 @@ def test_all_is_well(store):
     assert "12 items" in seen["catalog items"]["detail"]
 
 
+def test_every_extra_of_a_user_is_looked_for():
+    from importlib.metadata import metadata
+
+    from reges_index.cli.doctor import OPTIONAL
+
+    extras = set(metadata("reges-index").get_all("Provides-Extra"))
+    assert extras - {"embedded", "docs", "test", "dev"} == set(OPTIONAL)
+
+
 def test_an_empty_home_stays_empty(monkeypatch, tmp_path):
     for name in ("REGES_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
