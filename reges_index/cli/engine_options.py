@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineOptions", "PipelineFile", "PresetName", "Settings", "with_engine_options"]
 
-_STORE_KINDS = ("qdrant", "lancedb")
+_STORE_KINDS = ("chroma", "qdrant", "lancedb")
 
 MaybeStore = Annotated[
     str | None,

@@ -22,7 +22,7 @@ FORMAT, VERSION = "reges-pipeline", 1
 _KEYS = {"format", "version", "made_with", "catalog", "settings"}
 _CATALOG_KEYS = {"store", "name", "live"}
 _PLACES = ("llm", "query_llm", "query_adapter", "item_adapter", "fusion")
-_STORES = ("qdrant:", "lancedb:")
+_STORES = ("chroma:", "qdrant:", "lancedb:")
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,11 @@ def test_everything_moves_together(parts, tmp_path, settings, catalog, monkeypat
     assert same(loaded.recommend(SAID), build_engine(settings, catalog).recommend(SAID))
     outside = write_pipeline(SavedPipeline(settings, str(parts / "store")), tmp_path / "p.yaml")
     assert read_pipeline(outside) == SavedPipeline(settings, str(parts / "store"))
+    for kind in ("", "chroma:", "qdrant:", "lancedb:"):
+        named = SavedPipeline(settings, f"{kind}{there / 'store'}")
+        write_pipeline(named, there / "kind.yaml")
+        assert f"store: {kind}./store" in (there / "kind.yaml").read_text().replace("'", "")
+        assert read_pipeline(there / "kind.yaml").store == f"{kind}{there / 'store'}"
     text = (
         "format: reges-pipeline\nversion: 1\nsettings: {llm: ../llm, encoder: 'dpr:./q,~/c', fusion: none}\n"
     )
