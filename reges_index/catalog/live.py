@@ -241,7 +241,7 @@ class LiveCatalog(CatalogReader):
                 version.readers -= 1
                 is_last = version.is_retired and not version.readers
             if is_last:
-                self._discard(version)
+                self._discard(version, at_once=False)
 
     def _now(self, *, hold: bool = False) -> OpenVersion:
         version = PINNED.get().get(self)
@@ -345,7 +345,7 @@ class LiveCatalog(CatalogReader):
     def prune(self, keep: int = 1) -> list[int]:
         """Forget old versions, and delete those that this class has made from the store.
 
-        One that a running turn of this process still reads is deleted when the turn ends. With several
+        One that a running turn of this process still reads is deleted once the turn has ended. With several
         processes, wait as long as a turn takes between a swap and this.
 
         Parameters
@@ -429,12 +429,15 @@ class LiveCatalog(CatalogReader):
         catalog = self._opened(number, self._state).catalog
         return CatalogVersion(number, catalog.name, len(catalog), number == self._state.live)
 
-    def _discard(self, version: OpenVersion) -> None:
+    def _discard(self, version: OpenVersion, *, at_once: bool = True) -> None:
         with self._looking:
             if version.is_gone:
                 return
             version.is_gone = True
-        self._drop(version.catalog)
+        if at_once:
+            self._drop(version.catalog)
+        else:  # a turn has ended, on an event loop perhaps: it must not wait for who writes to the store
+            threading.Thread(target=self._drop, args=(version.catalog,), name="reges-prune").start()
 
     @staticmethod
     def _drop(catalog: ItemCatalog) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ def live() -> LiveCatalog:
 
 def numbers(live: LiveCatalog) -> list[int]:
     return [version.number for version in live.versions()]
+
+
+def left_after_a_while(folder: str | Path, names: list[str]) -> None:
+    """Wait for a thread that deletes what a turn was the last to read."""
+    deadline = time.monotonic() + 60
+    while (found := ItemCatalog.names(folder)) != names:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
 
 
 def test_swap_and_rollback_in_every_store(place: dict[str, Any]):
@@ -234,7 +243,33 @@ def test_what_is_pruned_goes_when_its_last_reader_is_done(tmp_path: Path):
     live.prune(keep=0)
     assert ItemCatalog.names(tmp_path) == ["films", "films.v2"]
     assert [first, *reading] == of("a")
-    assert ItemCatalog.names(tmp_path) == ["films.v2"]
+    left_after_a_while(tmp_path, ["films.v2"])
+
+
+@pytest.mark.parametrize("scheme", ["", "lancedb:"])
+def test_a_turn_that_ends_does_not_wait_for_a_writer(tmp_path: Path, scheme: str):
+    where: dict[str, Any] = {"persist_dir": f"{scheme}{tmp_path}", "embed_model": HashingEmbedding()}
+    books = ItemCatalog.from_items(of("b"), name="books", **where)
+    live = LiveCatalog.from_items(of("a"), name="films", **where)
+    ended = threading.Event()
+
+    def turn() -> None:
+        with live.pinned():
+            live.swap(of("c"))
+            live.prune(keep=0)
+            pinned.set()
+            writing.wait(60)
+        ended.set()
+
+    pinned, writing = threading.Event(), threading.Event()
+    reader = threading.Thread(target=turn)
+    reader.start()
+    assert pinned.wait(60)
+    with books.table.writing():
+        writing.set()
+        assert ended.wait(30)
+    reader.join()
+    left_after_a_while(where["persist_dir"], ["books", "films.v2"])
 
 
 async def test_tasks_and_threads_of_a_turn_see_its_version(live: LiveCatalog):
