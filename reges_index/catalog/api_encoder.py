@@ -56,7 +56,8 @@ def api_encoder_name(model: BaseEmbedding) -> EncoderName | None:
     kind = type(model)
     if kind.__name__ != "OpenAIEmbedding" or not kind.__module__.startswith("llama_index.embeddings.openai"):
         return None
-    if getattr(model, "additional_kwargs", None) or getattr(model, "default_headers", None):
+    more = ("additional_kwargs", "default_headers", "dimensions", "api_version")
+    if any(getattr(model, field, None) for field in more):
         return None
     url = str(getattr(model, "api_base", None) or _OPENAI_URL).rstrip("/")
     return EncoderName("openai", model.model_name, url="" if url == _OPENAI_URL else url)

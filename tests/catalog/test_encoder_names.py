@@ -52,6 +52,7 @@ def test_openai_is_opened_with_the_key_from_the_environment(monkeypatch):
     assert (identity.name, identity.dimension) == ("text-embedding-3-large", 3072)
     assert KEY not in repr(identity)
     assert encoder_spec(model) == "text-embedding-3-large"
+    assert encoder_spec(model.model_copy(update={"dimensions": 256})) is None  # the name would lose that
     other = open_api_encoder("m", "http://127.0.0.1:9/v1")
     assert other.api_key == "not-needed"  # OpenAI's key is not for others
     assert encoder_spec(other) == "openai-like:m@http://127.0.0.1:9/v1"
