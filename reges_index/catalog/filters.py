@@ -24,7 +24,7 @@ from llama_index.core.vector_stores.types import (
 
 from reges_index.errors import InputError
 
-__all__ = ["Check", "Filter", "Group", "Scalar", "chroma_where", "parse_filters", "passes", "to_where"]
+__all__ = ["Check", "Filter", "Group", "Scalar", "chroma_where", "parse_filters", "passes"]
 
 Scalar: TypeAlias = str | bool | int | float
 Where = dict[str, Any]
@@ -149,28 +149,12 @@ def _equal(one: Any, other: Scalar) -> bool:
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
-def to_where(filters: MetadataFilters | None, list_keys: frozenset[str] = frozenset()) -> Where | None:
-    """Translate filters into a Chroma ``where`` clause.
-
-    Parameters
-    ----------
-    filters
-        As for `parse_filters`.
-    list_keys
-        Metadata keys that are known to hold lists; makes shorter clauses.
-    """
-    where = parse_filters(filters)
-    return None if where is None else chroma_where(where, list_keys)
-
-
-def chroma_where(where: Filter, list_keys: frozenset[str] = frozenset()) -> Where:
+def chroma_where(where: Filter) -> Where:
     """Translate a filter into a Chroma ``where`` clause."""
     if isinstance(where, Group):
-        return {f"${where.joint}": [chroma_where(part, list_keys) for part in where.parts]}
+        return {f"${where.joint}": [chroma_where(part) for part in where.parts]}
     plain = {where.key: {_CHROMA[where.sign]: where.value}}
     if where.sign in _COMPARE or not isinstance(where.value, str):  # lists hold texts only
         return plain
     in_list = {where.key: {"$contains" if where.sign == "==" else "$not_contains": where.value}}
-    if where.key in list_keys:
-        return in_list
     return {"$or" if where.sign == "==" else "$and": [plain, in_list]}
