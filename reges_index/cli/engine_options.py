@@ -20,6 +20,7 @@ from reges_index.cli.parts import (
     RerankTopK,
     is_url,
     parse_domain,
+    store_place,
 )
 from reges_index.errors import ConfigError
 
@@ -129,7 +130,7 @@ class EngineOptions:
         Raises
         ------
         ConfigError
-            If neither ``--store`` nor the pipeline's file names a store.
+            If neither ``--store`` nor the pipeline's file names a store, or its address holds a password.
         """
         saved = self._saved()
         store = self.store if self.store is not None or saved is None else saved.store
@@ -137,6 +138,7 @@ class EngineOptions:
             raise ConfigError(
                 "--store is missing", hint="name a folder, or http://host:port of a Chroma server"
             )
+        store_place(store)  # refuses what cannot be one, before anything is written
         return store, self.name or (saved.catalog if saved is not None and self.store is None else "items")
 
     def is_live(self) -> bool:

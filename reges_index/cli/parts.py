@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -73,7 +74,16 @@ def store_place(store: str) -> dict[str, Any]:
     """Return the arguments of `ItemCatalog.open` for a folder or an address."""
     if not store.strip():
         raise ConfigError("--store is empty", hint="name a folder, or http://host:port of a Chroma server")
-    return {"url": store} if is_url(store) else {"persist_dir": Path(store)}
+    if not is_url(store):
+        return {"persist_dir": Path(store)}
+    parts = urlsplit(store)
+    if parts.username or parts.password or parts.query:
+        # Here already, and not repeated: it would else be shown, and kept beside predictions.
+        raise ConfigError(
+            "--store holds a user name, a password or a query, which Chroma does not get",
+            hint="write it as http://host:port",
+        )
+    return {"url": store}
 
 
 def live_versions(store: str) -> dict[str, set[str]]:

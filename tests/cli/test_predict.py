@@ -170,6 +170,15 @@ def test_the_same_store_by_another_path_is_the_same(predict, store, turns, tiny,
     assert call("predict", "--store", "store/", *words).code == 0
 
 
+def test_a_password_in_the_stores_address_is_neither_kept_nor_shown(turns, tmp_path):
+    store = "http://me:pass123@127.0.0.1:9"
+    for words in (("predict", "--conversations", turns, "--out", tmp_path / "out.jsonl"), ("doctor",)):
+        done = call(*words, "--store", store)
+        done.fails(2, "--store holds")
+        assert "pass123" not in done.out + done.err
+    assert not any("pass123" in file.read_text() for file in tmp_path.iterdir() if file.is_file())
+
+
 def test_named_items_are_left_out_of_rankings(predict, tmp_path):
     rows_in = [
         {"id": "a", "messages": [{"role": "user", "content": "I loved Paper Boats."}], "mentioned": ["f12"]},
