@@ -14,6 +14,7 @@ from reges_index.errors import CatalogError, StoreNotFoundError
 
 __all__ = [
     "create_collection",
+    "delete_collection",
     "find_collection",
     "is_complete",
     "mark_complete",
@@ -108,3 +109,18 @@ def stored_dimension(collection: Collection) -> int | None:
     """Length of the vectors in the collection; None if it is empty."""
     vectors = collection.get(limit=1, include=["embeddings"])["embeddings"]
     return None if vectors is None or len(vectors) == 0 else len(vectors[0])
+
+
+def delete_collection(client: ClientAPI, name: str) -> None:
+    """Delete a collection and everything that its rows leave behind.
+
+    Chroma keeps the values of metadata lists (genres, cast) of a deleted collection under row numbers that it
+    gives to rows of later ones: an item without genres would then pass a filter for the genre of another that
+    is long gone. Deleting the rows first takes their lists with them.
+    """
+    collection = client.get_collection(name)
+    ids = collection.get(include=[])["ids"]
+    size = client.get_max_batch_size()
+    for start in range(0, len(ids), size):
+        collection.delete(ids=ids[start : start + size])
+    client.delete_collection(name)

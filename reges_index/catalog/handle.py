@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from chromadb.api import ClientAPI
 
+from reges_index.catalog.collection import delete_collection
 from reges_index.catalog.journal import Files, index_files, read_journal, write_journal
 from reges_index.catalog.store import StoreLocation, free_to_write, open_client, store_errors, write_lock
 
@@ -189,5 +190,5 @@ def _close_if_done(lease: _Lease) -> None:
     lease.closed = True
     if lease.in_memory:  # all in-memory stores share one system that lives on and would keep the rows
         for collection in lease.client.list_collections():
-            lease.client.delete_collection(collection.name)
+            delete_collection(lease.client, collection.name)
     lease.client.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import chromadb
 import pytest
 from chromadb.api.shared_system_client import SharedSystemClient
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.errors import CatalogError, InputError, StorageError, StoreNotFoundError
@@ -213,3 +215,27 @@ def test_a_catalog_in_memory_beside_the_users_own_client(monkeypatch, first: str
     assert (len(catalog), len(other), client.get_collection("items").count()) == (20, 2, 1)
     with pytest.raises(ValueError, match="different settings"):  # a reset would take the catalogs with it
         chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=telemetry, allow_reset=True))
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_dropped_catalog_leaves_nothing_for_filters_to_find(tmp_path: Path, persistent: bool):
+    """Chroma gives the row numbers of a deleted collection to the next, and kept the old lists with them."""
+
+    def films(*genres: str) -> list[Item]:
+        return [Item(id=str(n), title=f"Film {n}", genres=list(genres)) for n in range(5)]
+
+    def passing(catalog: ItemCatalog, genre: str) -> list[str]:
+        return catalog.ids(MetadataFilters(filters=[MetadataFilter(key="genres", value=genre)]))
+
+    model = HashingEmbedding()
+    if persistent:
+        old = ItemCatalog.from_items(films("Drama"), persist_dir=tmp_path, name="old", embed_model=model)
+        old.drop()
+        new = ItemCatalog.from_items(films(), persist_dir=tmp_path, name="new", embed_model=model)
+    else:
+        old = ItemCatalog.from_items(films("Drama"), embed_model=model)
+        del old  # in-memory stores of a process share one database, and theirs ends with them
+        gc.collect()
+        new = ItemCatalog.from_items(films(), embed_model=model)
+    assert passing(new, "Drama") == []
+    assert len(new.ids()) == 5
