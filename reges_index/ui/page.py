@@ -140,7 +140,7 @@ def build_ui(
         asked = offer.then(turns.send, [box, *chosen], panels, **quiet)
         for start_anew in (fresh.click, chat.clear):
             start_anew(turns.reset, None, panels, cancels=[sent, asked], **quiet)
-        # Not `input`: a drop-down may send it once more as it loses the focus, and end the next message's turn.
+        # Not `input`: a drop-down may send it again as it loses the focus, and end the next message's turn.
         catalog.change(turns.switch, catalog, [*panels, *facets], cancels=[sent, asked], **quiet)
         page.load(turns.facets, catalog, facets, **quiet)
     return page.queue(default_concurrency_limit=_CONCURRENT, api_open=False)
