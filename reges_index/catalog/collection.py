@@ -111,13 +111,17 @@ def stored_dimension(collection: Collection) -> int | None:
     return None if vectors is None or len(vectors) == 0 else len(vectors[0])
 
 
-def delete_collection(client: ClientAPI, name: str) -> None:
+def delete_collection(client: ClientAPI, name: str, *, broken: bool = False) -> None:
     """Delete a collection and everything that its rows leave behind.
 
     Chroma keeps the values of metadata lists (genres, cast) of a deleted collection under row numbers that it
     gives to rows of later ones: an item without genres would then pass a filter for the genre of another that
-    is long gone. Deleting the rows first takes their lists with them.
+    is long gone. Deleting the rows first takes their lists with them; where the index is ``broken`` rows cannot
+    be deleted, and the lists stay.
     """
+    if broken:
+        client.delete_collection(name)
+        return
     collection = client.get_collection(name)
     ids = collection.get(include=[])["ids"]
     size = client.get_max_batch_size()

@@ -81,7 +81,7 @@ class ChromaTable:
     def drop(self) -> None:
         """Delete the collection."""
         with self._writing() as write:
-            collections.delete_collection(write.client, self.name)
+            collections.delete_collection(write.client, self.name, broken=write.broken)
         # Chroma keeps the index of a deleted collection in memory (some MB each) for as long as it is open.
         self._store.refresh()
 
@@ -177,7 +177,7 @@ class _ChromaWriter:
         return collections.recorded_identity(self._collection(), self._where)
 
     def recreate(self, identity: EncoderIdentity) -> None:
-        collections.delete_collection(self._write.client, self._name)
+        collections.delete_collection(self._write.client, self._name, broken=self.broken)
         collections.create_collection(self._write.client, self._name, identity)
 
     def write(self, rows: Sequence[Row], vectors: Sequence[Sequence[float]]) -> None:
