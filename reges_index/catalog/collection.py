@@ -116,8 +116,8 @@ def delete_collection(client: ClientAPI, name: str, *, broken: bool = False) -> 
 
     Chroma keeps the values of metadata lists (genres, cast) of a deleted collection under row numbers that it
     gives to rows of later ones: an item without genres would then pass a filter for the genre of another that
-    is long gone. Deleting the rows first takes their lists with them; where the index is ``broken`` rows cannot
-    be deleted, and the lists stay.
+    is long gone. Deleting the rows first takes their lists with them; where the index is ``broken`` rows
+    cannot be deleted, and the lists stay.
     """
     if broken:
         client.delete_collection(name)
