@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from reges_index.errors import ReGeSError
-from reges_index.fusion.fit_choice import Choice, calibration, cross_fit, fit_choice
+from reges_index.fusion.calibration import calibration
+from reges_index.fusion.fit_choice import Choice, cross_fit, fit_choice
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.recipe import read_recipe
 from reges_index.fusion.training import cross_validate, fit_fusion, out_of_fold

@@ -10,11 +10,9 @@ import numpy.typing as npt
 
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.predictions import AlignedPredictions
+from reges_index.fusion.calibration import calibration
 
-__all__ = ["BINS", "Bin", "Calibration", "calibrate", "calibration_of"]
-
-BINS = 10
-"""Bins of equal size: with few turns, bins of equal width would be nearly empty at the top."""
+__all__ = ["Bin", "Calibration", "calibrate", "calibration_of"]
 
 
 @dataclass(frozen=True)
@@ -58,17 +56,6 @@ class Calibration:
         return {**asdict(self), "bins": [asdict(b) for b in self.bins]}
 
 
-def _bins(stated: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> tuple[Bin, ...]:
-    order = np.argsort(stated, kind="stable")
-    groups = [g for g in np.array_split(order, BINS) if len(g)]
-    return tuple(Bin(float(stated[g].mean()), float(right[g].mean()), len(g)) for g in groups)
-
-
-def _error(bins: tuple[Bin, ...]) -> float:
-    total = sum(b.turns for b in bins)
-    return sum(abs(b.stated - b.right) * b.turns for b in bins) / total
-
-
 def calibrate(
     stated: npt.ArrayLike,
     right: npt.ArrayLike,
@@ -101,11 +88,12 @@ def calibrate(
     errors = []
     for _ in range(resamples):
         drawn = np.concatenate([members[c] for c in rng.integers(len(members), size=len(members))])
-        errors.append(_error(_bins(said[drawn], true[drawn])))
+        errors.append(calibration(said[drawn], true[drawn]).error)
     low, high = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
-    bins = _bins(said, true)
+    found = calibration(said, true)
+    bins = tuple(Bin(*row) for row in found.bins)
     return Calibration(
-        len(said), float(said.mean()), float(true.mean()), _error(bins), float(low), float(high), bins
+        len(said), float(said.mean()), float(true.mean()), found.error, float(low), float(high), bins
     )
 
 

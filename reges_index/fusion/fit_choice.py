@@ -1,4 +1,4 @@
-"""Fitting the final choice, and measuring whether its probabilities mean what they say."""
+"""Fitting the final choice."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from reges_index.errors import TrainingError
 from reges_index.fusion.choice import ChoiceWeights, combine
 
-__all__ = ["Calibration", "Choice", "calibration", "cross_fit", "fit_choice"]
+__all__ = ["Choice", "cross_fit", "fit_choice"]
 
 _STEPS = 100
-_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -38,24 +36,6 @@ class Choice:
     retrieval: tuple[float, ...]
     logprobs: tuple[float, ...] | None
     targets: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far stated probabilities are from what happened.
-
-    Attributes
-    ----------
-    error
-        Expected calibration error: the mean distance of stated probability and share of hits over the bins,
-        weighed by their turns (Guo et al. 2017, arXiv 1706.04599).
-    bins
-        For each bin that holds a turn: mean stated probability, share of hits, number of turns. Bins hold
-        equally many turns, since most probabilities are small.
-    """
-
-    error: float
-    bins: tuple[tuple[float, float, int], ...]
 
 
 def fit_choice(choices: Sequence[Choice]) -> ChoiceWeights:
@@ -113,22 +93,3 @@ def cross_fit(choices: Sequence[Choice], folds: int = 5) -> list[list[float]]:
             for row in inside.tolist():
                 made[row] = combine(weights, choices[row].retrieval, choices[row].logprobs)
     return [made[row] for row in range(len(choices))]
-
-
-def calibration(stated: Sequence[float], hits: Sequence[bool], bins: int = _BINS) -> Calibration:
-    """Compare stated probabilities with hits, both of length T.
-
-    Raises
-    ------
-    TrainingError
-        If there is nothing to compare.
-    """
-    if not stated:
-        raise TrainingError("no probabilities to calibrate", hint="give at least one turn")
-    order = np.argsort(np.asarray(stated), kind="stable")
-    said: npt.NDArray[np.float64] = np.asarray(stated, dtype=np.float64)[order]
-    true: npt.NDArray[np.float64] = np.asarray(hits, dtype=np.float64)[order]
-    groups = [group for group in np.array_split(np.arange(len(said)), bins) if len(group)]
-    rows = tuple((float(said[g].mean()), float(true[g].mean()), len(g)) for g in groups)
-    error = sum(abs(mean - share) * count for mean, share, count in rows) / len(said)
-    return Calibration(float(error), rows)

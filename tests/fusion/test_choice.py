@@ -5,8 +5,9 @@ import pytest
 from llama_index.core.schema import NodeWithScore
 
 from reges_index.errors import InputError, TrainingError
+from reges_index.fusion.calibration import calibration
 from reges_index.fusion.choice import ChoiceWeights, choose, combine
-from reges_index.fusion.fit_choice import Choice, calibration, cross_fit, fit_choice
+from reges_index.fusion.fit_choice import Choice, cross_fit, fit_choice
 from reges_index.item_expert.rerank import RankedCandidate, Ranking
 
 from .films import FILMS
