@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import chromadb
@@ -146,22 +147,22 @@ def test_nested_filters(catalog: ItemCatalog):
         catalog.query("x", filters=MetadataFilters(filters=[drama], condition=FilterCondition.NOT))
 
 
-async def test_async_leaves_the_loop_free(catalog: ItemCatalog):
-    ticks = 0
+async def test_async_leaves_the_loop_free():
+    """Searches wait here for something that only a running loop does: on the loop they would wait in vain."""
+    loop_ran = threading.Event()
 
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
-            ticks += 1
-            await asyncio.sleep(0)
+    class Waiting(HashingEmbedding):
+        def _get_query_embedding(self, query: str) -> list[float]:
+            assert loop_ran.wait(30), "the loop stood still during the search"
+            return super()._get_query_embedding(query)
 
-    ticking = asyncio.create_task(tick())
-    retriever = catalog.as_retriever(similarity_top_k=4)
+    retriever = ItemCatalog.from_items(FILMS, embed_model=Waiting()).as_retriever(similarity_top_k=4)
+    searches = [asyncio.create_task(retriever.aretrieve("alien")) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    assert not any(search.done() for search in searches)
+    loop_ran.set()
     expected = [hit.node_id for hit in retriever.retrieve("alien")]
-    answers = await asyncio.gather(*(retriever.aretrieve("alien") for _ in range(20)))
-    ticking.cancel()
-    assert all([hit.node_id for hit in answer] == expected for answer in answers)
-    assert ticks > 20
+    assert all([hit.node_id for hit in answer] == expected for answer in await asyncio.gather(*searches))
 
 
 def test_threads(catalog: ItemCatalog):

@@ -109,4 +109,4 @@ async def test_the_loop_stays_free(engine):
 
     _, ticks, longest = await ticks_during(run())
     assert ticks > 3
-    assert longest < 0.6
+    assert longest < 0.8  # of the time; on a loop that is held up it is all of it

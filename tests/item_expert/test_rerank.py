@@ -219,7 +219,7 @@ async def test_the_loop_stays_free(lm, films):
     ranking, ticks, longest = await ticks_during(rerank.arank(nodes, bundle("a thriller")))
     assert len(ranking.candidates) == 15
     assert ticks > 5
-    assert longest < 0.5
+    assert longest < 0.8  # of the time; on a loop that is held up it is all of it
 
 
 def test_a_plain_huggingface_llm_gives_scores_too(tiny):

@@ -167,7 +167,7 @@ async def test_async_gives_the_same_and_leaves_the_loop_free(tiny):
     found, ticks, longest = await ticks_during(transform.arun(bundle("a thriller")))
     assert found.query_str == transform.run(bundle("a thriller")).query_str
     assert ticks > 5
-    assert longest < 0.5
+    assert longest < 0.8  # of the time; on a loop that is held up it is all of it
 
 
 async def test_an_llm_whose_async_methods_block_runs_in_a_thread():
@@ -179,7 +179,7 @@ async def test_an_llm_whose_async_methods_block_runs_in_a_thread():
     found, ticks, longest = await ticks_during(ReGeSQueryTransform(Slow(answers=[])).arun(bundle("hi")))
     assert found.query_str == "slow films"
     assert ticks > 5
-    assert longest < 0.5
+    assert longest < 0.8  # of the time; on a loop that is held up it is all of it
 
 
 def test_long_dialogues_are_cut_and_counted(tiny):
