@@ -7,8 +7,9 @@ importing this package takes milliseconds.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from reges_index.catalog.catalog import ItemCatalog as ItemCatalog
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from reges_index.engines.recommendation import Recommendation as Recommendation
     from reges_index.engines.tool import as_query_engine_tool as as_query_engine_tool
     from reges_index.engines.workflow import ReGeSWorkflow as ReGeSWorkflow
+    from reges_index.errors import LLMServerError as LLMServerError
     from reges_index.errors import ReGeSError as ReGeSError
+    from reges_index.fusion.model import FusionModel as FusionModel
     from reges_index.item_expert.events import ItemSelectedEvent as ItemSelectedEvent
     from reges_index.item_expert.exclusion import ExcludeItems as ExcludeItems
     from reges_index.item_expert.reasoning import ReasoningDecoding as ReasoningDecoding
@@ -42,54 +45,48 @@ if TYPE_CHECKING:
     from reges_index.query_expert.events import QueryWrittenEvent as QueryWrittenEvent
     from reges_index.query_expert.retriever import ReGeSRetriever as ReGeSRetriever
     from reges_index.query_expert.transform import ReGeSQueryTransform as ReGeSQueryTransform
+    from reges_index.ui.page import build_ui as build_ui
+else:
+    from reges_index._lazy import lazy_names
 
-__version__ = "0.1.0"
-
-_HOMES = {
-    "DialogueQueryBundle": "dialogue.bundle",
-    "Domain": "dialogue.wording",
-    "ExcludeItems": "item_expert.exclusion",
-    "Item": "catalog.item",
-    "ItemCatalog": "catalog.catalog",
-    "ItemSelectedEvent": "item_expert.events",
-    "LiveCatalog": "catalog.live",
-    "LocalLM": "models.local_lm",
-    "PipelineSettings": "pipeline.settings",
-    "QueryDecoding": "query_expert.decoding",
-    "QueryWrittenEvent": "query_expert.events",
-    "ReGeSChatEngine": "engines.chat_engine",
-    "ReGeSError": "errors",
-    "ReGeSLLM": "models.llm",
-    "ReGeSQueryEngine": "engines.query_engine",
-    "ReGeSQueryTransform": "query_expert.transform",
-    "ReGeSRerank": "item_expert.rerank",
-    "ReGeSRetriever": "query_expert.retriever",
-    "ReGeSSynthesizer": "item_expert.synthesizer",
-    "ReGeSWorkflow": "engines.workflow",
-    "ReasoningDecoding": "item_expert.reasoning",
-    "Recommendation": "engines.recommendation",
-    "Turn": "dialogue.messages",
-    "build_engine": "pipeline.build",
-    "as_query_engine_tool": "engines.tool",
-    "demo_catalog": "catalog.demo",
-    "demo_dialogue": "catalog.demo",
-    "load_pipeline": "pipeline.saving",
-    "read_items": "catalog.readers",
-    "read_turns": "dialogue.messages",
-    "save_pipeline": "pipeline.saving",
-}
-
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    __getattr__, __dir__, _names = lazy_names(
+        __name__,
+        {
+            "DialogueQueryBundle": "dialogue.bundle",
+            "Domain": "dialogue.wording",
+            "ExcludeItems": "item_expert.exclusion",
+            "FusionModel": "fusion.model",
+            "Item": "catalog.item",
+            "ItemCatalog": "catalog.catalog",
+            "ItemSelectedEvent": "item_expert.events",
+            "LLMServerError": "errors",
+            "LiveCatalog": "catalog.live",
+            "LocalLM": "models.local_lm",
+            "PipelineSettings": "pipeline.settings",
+            "QueryDecoding": "query_expert.decoding",
+            "QueryWrittenEvent": "query_expert.events",
+            "ReGeSChatEngine": "engines.chat_engine",
+            "ReGeSError": "errors",
+            "ReGeSLLM": "models.llm",
+            "ReGeSQueryEngine": "engines.query_engine",
+            "ReGeSQueryTransform": "query_expert.transform",
+            "ReGeSRerank": "item_expert.rerank",
+            "ReGeSRetriever": "query_expert.retriever",
+            "ReGeSSynthesizer": "item_expert.synthesizer",
+            "ReGeSWorkflow": "engines.workflow",
+            "ReasoningDecoding": "item_expert.reasoning",
+            "Recommendation": "engines.recommendation",
+            "Turn": "dialogue.messages",
+            "as_query_engine_tool": "engines.tool",
+            "build_engine": "pipeline.build",
+            "build_ui": "ui",
+            "demo_catalog": "catalog.demo",
+            "demo_dialogue": "catalog.demo",
+            "load_pipeline": "pipeline.saving",
+            "read_items": "catalog.readers",
+            "read_turns": "dialogue.messages",
+            "save_pipeline": "pipeline.saving",
+        },
+    )
+    # A star import loads all that it names, and must not ask for the extra `ui`.
+    __all__ = [name for name in _names if name != "build_ui"]

@@ -306,8 +306,8 @@ def card(
 ) -> None:
     """Print an adapter's model card, made from its manifest."""
     from reges_index.errors import AdapterError
+    from reges_index.models.adapter_card import model_card
     from reges_index.models.adapters import load_manifest
-    from reges_index.models.model_card import model_card
 
     manifest = load_manifest(adapter)
     if manifest is None:

@@ -5,10 +5,10 @@ Names are imported when first used, since torch and transformers take seconds.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reges_index.models.adapter_card import model_card as model_card
     from reges_index.models.adapters import AdapterManifest as AdapterManifest
     from reges_index.models.adapters import check_adapter as check_adapter
     from reges_index.models.adapters import load_manifest as load_manifest
@@ -20,36 +20,25 @@ if TYPE_CHECKING:
     from reges_index.models.llm import wrap_llm as wrap_llm
     from reges_index.models.local_lm import LocalLM as LocalLM
     from reges_index.models.local_lm import Prompt as Prompt
-    from reges_index.models.model_card import model_card as model_card
     from reges_index.models.tree_scoring import ChoiceScore as ChoiceScore
+else:
+    from reges_index._lazy import lazy_names
 
-_HOMES = {
-    "AdapterManifest": "adapters",
-    "BaseLocation": "embedded",
-    "ChoiceScore": "tree_scoring",
-    "Generation": "generation",
-    "LocalLM": "local_lm",
-    "Prompt": "local_lm",
-    "ReGeSLLM": "llm",
-    "check_adapter": "adapters",
-    "load_manifest": "adapters",
-    "model_card": "model_card",
-    "resolve_base": "embedded",
-    "save_manifest": "adapters",
-    "wrap_llm": "llm",
-}
-
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "AdapterManifest": "adapters",
+            "BaseLocation": "embedded",
+            "ChoiceScore": "tree_scoring",
+            "Generation": "generation",
+            "LocalLM": "local_lm",
+            "Prompt": "local_lm",
+            "ReGeSLLM": "llm",
+            "check_adapter": "adapters",
+            "load_manifest": "adapters",
+            "model_card": "adapter_card",
+            "resolve_base": "embedded",
+            "save_manifest": "adapters",
+            "wrap_llm": "llm",
+        },
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reges_index.models.adapter_card import model_card
 from reges_index.models.adapters import DataFile, load_manifest, save_manifest
-from reges_index.models.model_card import model_card
 from reges_index.training.steps import content_hash
 
 __all__ = ["data_file", "recommend"]

@@ -19,8 +19,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from reges_index.errors import ConfigError, TrainingError
+from reges_index.models.adapter_card import model_card
 from reges_index.models.adapters import AdapterManifest, save_manifest
-from reges_index.models.model_card import model_card
 from reges_index.models.tree_scoring import can_score_tree
 from reges_index.training.batches import PlannedStep, plan_epoch
 from reges_index.training.checkpoints import whole_folder

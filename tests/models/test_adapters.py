@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from reges_index.errors import AdapterError, StorageError
+from reges_index.models.adapter_card import model_card
 from reges_index.models.adapters import (
     MANIFEST_FILE,
     AdapterManifest,
@@ -15,7 +16,6 @@ from reges_index.models.adapters import (
     load_manifest,
     save_manifest,
 )
-from reges_index.models.model_card import model_card
 from tests.tiny import save_tiny_adapter, tiny_lm
 
 LM = tiny_lm()

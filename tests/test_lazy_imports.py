@@ -1,0 +1,82 @@
+"""Packages load their names on first use, and type checkers see the same names from the same modules."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reges_index.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = [
+    "reges_index",
+    *(f"reges_index.{name}" for name in ("catalog", "engines", "fusion", "models", "pipeline", "ui")),
+]
+
+
+def _shown(package):
+    """Return what a package imports for type checkers: name -> module."""
+    path = Path(importlib.import_module(package).__file__)
+    blocks = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.If)]
+    assert [ast.unparse(block.test) for block in blocks] == ["TYPE_CHECKING"]
+    assert all(alias.asname == alias.name for node in blocks[0].body for alias in node.names)
+    return {alias.name: node.module for node in blocks[0].body for alias in node.names}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_are_those_that_type_checkers_see(package):
+    module = importlib.import_module(package)
+    shown = _shown(package)
+    extra = {"build_ui"} if package == "reges_index" else set()
+    assert set(module.__all__) == set(shown) - extra
+    assert set(shown) <= set(dir(module))
+    for name, home in shown.items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), name)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_an_unknown_name_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'Nonsense'"):
+        importlib.import_module(package).Nonsense  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'Nonsense'"):
+        exec(f"from {package} import Nonsense", {})
+
+
+# What is loaded stays loaded, so these run in processes of their own.
+WITHOUT_GRADIO = """
+import sys
+sys.modules["gradio"] = None
+from reges_index import *
+assert ReGeSError.__module__ == "reges_index.errors" and "build_ui" not in globals()
+import reges_index
+assert "build_ui" in dir(reges_index)
+try:
+    reges_index.build_ui
+except reges_index.ReGeSError as error:
+    print(type(error).__name__, error.hint)
+"""
+LAZY = """
+import sys, {package} as package
+heavy = {{"torch", "transformers", "llama_index", "chromadb", "gradio"}} & set(sys.modules)
+assert not heavy, heavy
+assert set(package.__all__) <= set(dir(package)), "dir() knows what is not loaded yet"
+assert not set(package.__all__) & set(vars(package))
+"""
+
+
+def _run(program):
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_a_package_loads_none_of_its_names(package):
+    _run(LAZY.format(package=package))
+
+
+def test_without_the_extra_a_star_import_works_and_the_web_chat_says_what_to_install():
+    assert _run(WITHOUT_GRADIO).strip() == f"{ConfigError.__name__} pip install 'reges-index[ui]'"
