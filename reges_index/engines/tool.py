@@ -7,7 +7,8 @@ from typing import Any
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools import QueryEngineTool, ToolMetadata, ToolOutput
 
-from reges_index.engines.query_engine import ReGeSQueryEngine, as_bundle
+from reges_index.engines.arguments import as_bundle
+from reges_index.engines.query_engine import ReGeSQueryEngine
 
 __all__ = ["RecommendTool", "as_query_engine_tool"]
 

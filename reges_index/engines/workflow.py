@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_index.core.workflow import Context, Workflow, step
 
+from reges_index.engines.arguments import as_bundle, unique_ids
 from reges_index.engines.events import (
     CandidatesRanked,
     CandidatesRetrieved,
@@ -16,7 +17,7 @@ from reges_index.engines.events import (
     ReasoningPiece,
     Recommended,
 )
-from reges_index.engines.query_engine import ReGeSQueryEngine, as_bundle, unique_ids
+from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.engines.retrieval import aretrieve
 from reges_index.item_expert.reasoning import hear_reasoning
 
