@@ -12,6 +12,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from reges_index.catalog.encoder import EncoderIdentity, encoder_identity, resolve_encoder
 from reges_index.catalog.item import Item
+from reges_index.catalog.live_state import listed_once, live_catalogs
 from reges_index.catalog.opening import open_table
 from reges_index.catalog.reader import CatalogReader, where_of
 from reges_index.catalog.store import StoreLocation, check_name
@@ -185,15 +186,31 @@ class ItemCatalog(CatalogReader):
         return catalog
 
     @staticmethod
-    def names(persist_dir: str | Path | None = None, *, url: str | None = None) -> list[str]:
+    def names(
+        persist_dir: str | Path | None = None, *, url: str | None = None, versions: bool = False
+    ) -> list[str]:
         """Return the names of the catalogs in a store, sorted.
+
+        A live catalog of a folder is listed once, under the name to open it by, and not by its versions.
+
+        Parameters
+        ----------
+        versions
+            List what the store holds as it is, each version of a live catalog (``films.v2``) by itself. On a
+            server that is always so: nothing there says what is live. `LiveCatalog.versions` tells more.
 
         Raises
         ------
         StoreNotFoundError
             If there is no such store or server.
+        CatalogError
+            If the file that says which version is live is damaged.
         """
-        return table_at(StoreLocation.of(persist_dir, url), "items", create=False).names()
+        location = StoreLocation.of(persist_dir, url)
+        held = table_at(location, "items", create=False).names()
+        if versions or location.persist_dir is None:
+            return held
+        return listed_once(held, live_catalogs(location.persist_dir))
 
     @classmethod
     def from_defaults(

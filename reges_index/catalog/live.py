@@ -17,7 +17,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from reges_index.catalog.catalog import ItemCatalog
 from reges_index.catalog.encoder import EncoderIdentity
 from reges_index.catalog.item import Item
-from reges_index.catalog.live_state import LiveState, StateFile, usual_state_file
+from reges_index.catalog.live_state import LiveState, StateFile, usual_state_file, version_name
 from reges_index.catalog.reader import CatalogReader
 from reges_index.catalog.store import StoreLocation
 from reges_index.catalog.stores import Table, table_at, table_of
@@ -293,7 +293,7 @@ class LiveCatalog(CatalogReader):
                 if self._file is None or given.table.home == self._pattern.table.home:
                     return self._switch(given, is_borrowed=True)
                 items = list(given.items())
-            candidate = self._pattern.beside(f"{self._base}.v{self._state.following}")
+            candidate = self._pattern.beside(version_name(self._base, self._state.following))
             try:
                 source = self._open[self._state.live].catalog if given is None else given
                 candidate.sync(items, show_progress=show_progress, source=source)
@@ -365,6 +365,8 @@ class LiveCatalog(CatalogReader):
             recent = [*reversed(state.history)]
             never = sorted(set(state.names) - set(recent), reverse=True)
             gone = [*recent, *never][keep + 1 :]
+            if not gone:
+                return []
             doomed = [self._opened(number, state) for number in gone if number not in state.borrowed]
             self._adopt(state.without(frozenset(gone)), write=True)
             for version in doomed:

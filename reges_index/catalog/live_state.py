@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from filelock import FileLock
 from reges_index.catalog.store import store_errors
 from reges_index.errors import CatalogError
 
-__all__ = ["LiveState", "StateFile", "live_catalogs", "usual_state_file"]
+__all__ = ["LiveState", "StateFile", "listed_once", "live_catalogs", "usual_state_file", "version_name"]
 
 _FORMAT = 1
 
@@ -24,8 +24,13 @@ def usual_state_file(folder: Path, name: str) -> Path:
     return folder / f".reges-live-{name}.json"
 
 
-def live_catalogs(folder: Path) -> dict[str, set[str]]:
-    """Return the live catalogs that keep their state in a folder, each with the versions made for it.
+def version_name(base: str, number: int) -> str:
+    """Return the name that a version made for a live catalog has in the store."""
+    return f"{base}.v{number}"
+
+
+def live_catalogs(folder: Path) -> dict[str, LiveState]:
+    """Return the live catalogs that keep their state in a folder, by name.
 
     Raises
     ------
@@ -35,9 +40,16 @@ def live_catalogs(folder: Path) -> dict[str, set[str]]:
     found = {}
     for path in sorted(folder.glob(str(usual_state_file(Path(), "*")))):
         if (state := StateFile(path).changed()) is not None:
-            name = path.name.removeprefix(".reges-live-").removesuffix(".json")
-            found[name] = {made for number, made in state.names.items() if number not in state.borrowed}
+            found[path.name.removeprefix(".reges-live-").removesuffix(".json")] = state
     return found
+
+
+def listed_once(names: Iterable[str], live: Mapping[str, LiveState]) -> list[str]:
+    """Return the names in a store with each live catalog once, under its own name, for all its versions."""
+    present = set(names)
+    bases = {base for base, state in live.items() if base in present or present & {*state.names.values()}}
+    made = {name for name in present for base, state in live.items() if state.is_made(name, base)}
+    return sorted(bases | present - made)
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,16 @@ class LiveState:
     def live(self) -> int:
         """Number of the live version."""
         return self.history[-1]
+
+    def is_made(self, name: str, base: str) -> bool:
+        """Whether a catalog of the store was made for the live one `base`, and is not the caller's own.
+
+        Besides the versions that are kept, these are what a swap has begun and what pruning has not deleted.
+        """
+        for number, kept in self.names.items():
+            if kept == name:
+                return number not in self.borrowed
+        return any(name == version_name(base, number) for number in range(2, self.following + 1))
 
     def with_version(self, name: str, *, is_borrowed: bool) -> LiveState:
         """Add a version and make it the live one."""

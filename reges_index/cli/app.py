@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from reges_index.cli.catalog import catalog_app
 from reges_index.cli.chat import chat
 from reges_index.cli.doctor import doctor
 from reges_index.cli.evaluate import data_app, evaluate
@@ -74,6 +75,7 @@ app = typer.Typer(
     "5 disk, 6 training, 130 interrupted.",
 )
 app.command()(index)
+app.add_typer(catalog_app, name="catalog")
 app.command()(recommend)
 app.command()(chat)
 app.command()(ui)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from reges_index.cli.output import console, print_json, say
-from reges_index.cli.parts import AsJson, store_place
+from reges_index.cli.parts import AsJson, live_in, open_catalog, store_place
 from reges_index.errors import EncoderMismatchError, ReGeSError
 
 __all__ = ["doctor"]
@@ -151,16 +151,20 @@ def _store(store: str) -> list[Finding]:
     from reges_index.catalog import ItemCatalog
 
     try:
-        names = ItemCatalog.names(**place)
+        names, live = ItemCatalog.names(**place), live_in(store)
     except ReGeSError as error:
         return [Finding(f"store {store}", "problem", str(error))]
     found = []
     for name in names:
+        state = live.get(name)
+        at = "" if state is None else f", live at version {state.live} ({len(state.names)} kept)"
         try:
-            catalog = ItemCatalog.open(**place, name=name)
-            found.append(Finding(f"catalog {name}", "ok", f"{len(catalog):,} items, {catalog.encoder.name}"))
+            catalog = open_catalog(store, name, None)
+            detail = f"{len(catalog):,} items, {catalog.encoder.name}{at}"
+            found.append(Finding(f"catalog {name}", "ok", detail))
         except EncoderMismatchError as error:
-            found.append(Finding(f"catalog {name}", "ok", f"needs its own --encoder: {error.message}"))
+            detail = f"needs its own --encoder: {error.message}{at}"
+            found.append(Finding(f"catalog {name}", "ok", detail))
         except ReGeSError as error:
             found.append(Finding(f"catalog {name}", "problem", str(error)))
     return found or [Finding(f"store {store}", "problem", "it holds no catalog; make one with `reges index`")]

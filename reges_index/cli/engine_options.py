@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import wraps
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +19,7 @@ from reges_index.cli.parts import (
     parse_domain,
     store_place,
 )
+from reges_index.cli.shared_options import with_options
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -195,31 +193,5 @@ def _one_name(place: str | None) -> str | None:
     return str(Path(place).expanduser().resolve())
 
 
-def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option for each field of `EngineOptions`, and the object as ``options``.
-
-    Typer reads a command's options from its signature, so the signature is what is changed.
-    """
-    own_hints = get_type_hints(command, include_extras=True)
-    hints = get_type_hints(EngineOptions, include_extras=True)
-    own = [
-        parameter.replace(annotation=own_hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in inspect.signature(command).parameters.items()
-        if name != "options"
-    ]
-    shared = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(EngineOptions)
-    ]
-
-    @wraps(command)
-    def run(**given: Any) -> None:
-        options = EngineOptions(**{parameter.name: given.pop(parameter.name) for parameter in shared})
-        command(options=options, **given)
-
-    parameters = [*own, *shared]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+with_engine_options = with_options(EngineOptions)
+"""Gives a command one option for each field of `EngineOptions`, and the object as ``options``."""

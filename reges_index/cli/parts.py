@@ -13,9 +13,10 @@ from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog, LiveCatalog
+    from reges_index.catalog.live_state import LiveState
     from reges_index.dialogue.wording import Domain
 
-__all__ = ["Mode", "is_url", "live_versions", "open_catalog", "parse_domain", "store_place"]
+__all__ = ["Mode", "is_url", "live_in", "open_catalog", "parse_domain", "store_place"]
 
 
 class Mode(str, Enum):
@@ -86,8 +87,8 @@ def store_place(store: str) -> dict[str, Any]:
     return {"url": store}
 
 
-def live_versions(store: str) -> dict[str, set[str]]:
-    """Return the live catalogs of a folder, each with the versions made for it; none for a server."""
+def live_in(store: str) -> dict[str, LiveState]:
+    """Return the live catalogs that a folder says it has, by name; none for a server, which does not say."""
     if is_url(store):
         return {}
 
@@ -104,7 +105,7 @@ def open_catalog(
     """Open an existing catalog; one that its folder says is live, or with `live`, at its live version."""
     from reges_index.catalog import ItemCatalog, LiveCatalog
 
-    kind = LiveCatalog if live or name in live_versions(store) else ItemCatalog
+    kind = LiveCatalog if live or name in live_in(store) else ItemCatalog
     return kind.open(**store_place(store), name=name, embed_model=encoder)
 
 

@@ -9,7 +9,7 @@ import typer
 from reges_index.cli.engine import EngineOptions, build_engine
 from reges_index.cli.engine_options import with_engine_options
 from reges_index.cli.output import errors, say
-from reges_index.cli.parts import ShownTopK, live_versions, open_catalog, store_place
+from reges_index.cli.parts import ShownTopK, open_catalog, store_place
 from reges_index.errors import ReGeSError
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ class _Engines:
         store, first = self._options.place()
         encoder = self._options.settings().encoder
         found = [self._catalog]
-        live = live_versions(store)
-        versions = {first, *(name for names in live.values() for name in names)}
-        # A live catalog is one entry, however many versions of it there are.
-        for name in sorted({*ItemCatalog.names(**store_place(store))} - versions | {*live} - {first}):
+        for name in sorted({*ItemCatalog.names(**store_place(store))} - {first}):
             try:
                 found.append(open_catalog(store, name, encoder))
             except ReGeSError as error:

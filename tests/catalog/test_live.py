@@ -36,7 +36,7 @@ def numbers(live: LiveCatalog) -> list[int]:
 def left_after_a_while(folder: str | Path, names: list[str]) -> None:
     """Wait for a thread that deletes what a turn was the last to read."""
     deadline = time.monotonic() + 60
-    while (found := ItemCatalog.names(folder)) != names:
+    while (found := ItemCatalog.names(folder, versions=True)) != names:
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
 
@@ -154,7 +154,7 @@ def test_a_swap_that_fails_midway_leaves_nothing_behind(tmp_path: Path):
     embedding.batches = 1
     with pytest.raises(MemoryError):
         live.swap(make(600))  # of which 256 were written
-    assert ItemCatalog.names(tmp_path) == ["films"]
+    assert ItemCatalog.names(tmp_path, versions=True) == ["films"]
     assert live.ids() == [item.id for item in of("a")]
     embedding.batches = 10
     assert live.swap(make(20)).items == 20
@@ -241,7 +241,7 @@ def test_what_is_pruned_goes_when_its_last_reader_is_done(tmp_path: Path):
     first = next(reading)
     live.swap(of("b"))
     live.prune(keep=0)
-    assert ItemCatalog.names(tmp_path) == ["films", "films.v2"]
+    assert ItemCatalog.names(tmp_path, versions=True) == ["films", "films.v2"]
     assert [first, *reading] == of("a")
     left_after_a_while(tmp_path, ["films.v2"])
 
@@ -338,7 +338,47 @@ def test_several_side_by_side(tmp_path: Path):
         films.swap(of("c"))
         assert (films.ids()[0], books.ids()[0]) == ("a0", "b0")
     assert (films.ids()[0], books.ids()[0]) == ("c0", "b0")
-    assert ItemCatalog.names(tmp_path) == ["books", "films", "films.v2"]
+    assert ItemCatalog.names(tmp_path) == ["books", "films"]
+    assert ItemCatalog.names(tmp_path, versions=True) == ["books", "films", "films.v2"]
+
+
+@pytest.mark.parametrize("scheme", ["", "qdrant:", "lancedb:"])
+def test_a_live_catalog_is_listed_once_and_the_callers_own_stay(tmp_path: Path, scheme: str):
+    folder = f"{scheme}{tmp_path}"
+    where: dict[str, Any] = {"persist_dir": folder, "embed_model": HashingEmbedding()}
+    for name in ("films", "films.view", "films.v9", "festival"):
+        ItemCatalog.from_items(of("a", 2), name=name, **where)
+    live = LiveCatalog.open(name="films", **where)
+    live.swap(of("b", 2))
+    live.swap(ItemCatalog.open(name="festival", **where))
+    assert [version.name for version in live.versions()] == ["films", "films.v2", "festival"]
+    assert ItemCatalog.names(folder) == ["festival", "films", "films.v9", "films.view"]
+    assert "films.v2" in ItemCatalog.names(folder, versions=True)
+    # A swap that was killed leaves a half-built version, which the next one takes over.
+    live.current.beside("films.v4")
+    assert "films.v4" not in ItemCatalog.names(folder)
+    live.swap(of("c", 2))
+    live.prune(keep=0)
+    ItemCatalog.open(name="films", **where).drop()
+    # It is there as long as one of its versions is, whatever that is called.
+    assert ItemCatalog.names(folder) == ["festival", "films", "films.v9", "films.view"]
+    live.current.drop()
+    assert ItemCatalog.names(folder) == ["festival", "films.v9", "films.view"]
+
+
+def test_names_say_that_a_state_file_is_damaged(tmp_path: Path):
+    LiveCatalog.from_items(of("a"), persist_dir=tmp_path, name="films", embed_model=HashingEmbedding())
+    (tmp_path / ".reges-live-films.json").write_text("{")
+    with pytest.raises(CatalogError, match=r"\.reges-live-films\.json is damaged"):
+        ItemCatalog.names(tmp_path)
+    assert ItemCatalog.names(tmp_path, versions=True) == ["films"]
+
+
+def test_pruning_nothing_writes_nothing(tmp_path: Path):
+    where: dict[str, Any] = {"persist_dir": tmp_path, "name": "films", "embed_model": HashingEmbedding()}
+    ItemCatalog.from_items(of("a"), **where)
+    assert LiveCatalog.open(**where).prune(keep=0) == []
+    assert not (tmp_path / ".reges-live-films.json").exists()  # else it would be live from now on
 
 
 def test_filters_and_the_index_of_a_live_catalog(live: LiveCatalog):
