@@ -22,7 +22,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 class AdapterSwitch:
-    """The adapters of one model; not thread-safe by itself, :class:`LocalLM` holds the lock.
+    """The adapters of one model; not thread-safe by itself, `AdaptedModel` holds the lock.
 
     PEFT puts LoRA layers into the base model in place. They are disabled whenever nobody uses them, so the
     model is the bare base for everyone else who holds it.

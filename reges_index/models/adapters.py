@@ -20,7 +20,7 @@ from reges_index.errors import AdapterError, StorageError
 from reges_index.models.adapter_switch import WEIGHTS_FILE
 
 if TYPE_CHECKING:
-    from reges_index.models.local_lm import LocalLM
+    from reges_index.models.tokenized_model import TokenizedModel
 
 __all__ = [
     "MANIFEST_FILE",
@@ -137,7 +137,7 @@ def load_manifest(path: str | Path) -> AdapterManifest | None:
 def check_adapter(
     path: str | Path,
     *,
-    base: LocalLM | str,
+    base: TokenizedModel | str,
     role: str | None = None,
     prompt_hash: str | None = None,
 ) -> AdapterManifest | None:
@@ -241,7 +241,7 @@ def _check_files(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_plain(folder: Path, config: dict[str, Any], base: LocalLM | str) -> None:
+def _check_plain(folder: Path, config: dict[str, Any], base: TokenizedModel | str) -> None:
     wanted = config.get("base_model_name_or_path") or ""
     names = [] if isinstance(base, str) or not wanted else [wanted, base.name]
     if names and not _same_name(*names) and not any(map(_is_path, names)):

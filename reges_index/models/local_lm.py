@@ -7,42 +7,34 @@ section 3.3) are adapters of one base, so one of them costs two megabytes and no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
-from llama_index.core.base.llms.types import ChatMessage
 
-from reges_index.errors import AdapterError, InputError, ModelError
-from reges_index.models.adapter_switch import AdapterSwitch
-from reges_index.models.chat_frame import ChatFrame
+from reges_index.errors import InputError
+from reges_index.models.adapted_model import AdaptedModel
 from reges_index.models.constrained import choose_greedily
-from reges_index.models.fingerprint import base_fingerprint
 from reges_index.models.generation import Generation, GenerationOptions, as_stop, generate_all, stream_options
 from reges_index.models.loading import load_base
 from reges_index.models.streaming import TextStream
+from reges_index.models.tokenized_model import Prompt
 from reges_index.models.tree_scoring import ChoiceScore, can_score_tree, score_separately, score_tree
 
 if TYPE_CHECKING:
-    from reges_index.models.adapters import AdapterManifest
     from reges_index.models.llm import ReGeSLLM
 
 __all__ = ["LocalLM", "Prompt"]
 
 logger = logging.getLogger(__name__)
 
-Prompt: TypeAlias = str | Sequence[ChatMessage]
-"""Raw text, taken verbatim, or chat messages, to which the model's chat template is applied once."""
-
 SHIPPED_ADAPTERS = Path(__file__).parents[1] / "adapters"
 
 
-class LocalLM:
+class LocalLM(AdaptedModel):
     """A Hugging Face causal LM with named LoRA adapters.
 
     All methods are thread-safe: one lock covers the choice of the adapter and the forward that uses it, so
@@ -62,13 +54,7 @@ class LocalLM:
     _default_lock = threading.Lock()
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str | None = None) -> None:
-        self._model = model.eval()
-        self._tokenizer = tokenizer
-        self.name = name or str(getattr(model, "name_or_path", "") or type(model).__name__)
-        self._frame = ChatFrame(tokenizer, model.generation_config.eos_token_id)
-        self._switch = AdapterSwitch(model)
-        self._manifests: dict[str, AdapterManifest | None] = {}
-        self._lock = threading.RLock()
+        super().__init__(model, tokenizer, name=name)
         self._no_tree = can_score_tree(model)
         self.separate_scorings = 0
         """How many calls of :meth:`score` took k separate forwards, since the model cannot take a tree."""
@@ -79,7 +65,9 @@ class LocalLM:
                 self._no_tree,
             )
 
-    # -- making one ------------------------------------------------------------------------------------
+    def __repr__(self) -> str:
+        where = f"{self._model.dtype}, {self._model.device}"
+        return f"LocalLM({self.name!r}, adapters={list(self.adapters)}, {where})"
 
     @classmethod
     def from_pretrained(
@@ -137,174 +125,6 @@ class LocalLM:
         """Return the adapters of the embedded base that come with this package: name -> folder."""
         files = sorted(SHIPPED_ADAPTERS.glob("*/adapter_config.json"))
         return {file.parent.name: file.parent for file in files}
-
-    def load_adapter(self, name: str, path: str | Path, *, role: str | None = None) -> AdapterManifest | None:
-        """Load a LoRA adapter from a folder.
-
-        Parameters
-        ----------
-        name
-            Name to use it by.
-        path
-            Folder with ``adapter_config.json``, ``adapter_model.safetensors`` and, from this package's
-            training, ``reges_adapter.json``.
-        role
-            What it must have been trained for, such as "query-expert"; None takes any.
-
-        Returns
-        -------
-        AdapterManifest or None
-            What the adapter says of itself; None for a plain PEFT adapter, which is logged as a warning.
-
-        Raises
-        ------
-        AdapterError
-            If the folder is missing or damaged, if the adapter is for another base or role, or if the name
-            is taken. The model is then as it was before.
-        """
-        # Imported here because check_adapter takes a LocalLM.
-        from reges_index.models.adapters import check_adapter
-
-        if name in self._switch.paths:
-            raise AdapterError(
-                f"an adapter {name!r} is loaded already, from {self._switch.paths[name]}",
-                hint="load the other one under another name",
-            )
-        manifest = check_adapter(path, base=self, role=role)
-        with self._lock:
-            self._switch.load(name, Path(path))
-            self._manifests[name] = manifest
-        return manifest
-
-    # -- what it is ------------------------------------------------------------------------------------
-
-    def __repr__(self) -> str:
-        where = f"{self._model.dtype}, {self._model.device}"
-        return f"LocalLM({self.name!r}, adapters={list(self.adapters)}, {where})"
-
-    @property
-    def model(self) -> Any:
-        """The Hugging Face model; its adapters are switched off whenever no method runs."""
-        return self._model
-
-    @property
-    def tokenizer(self) -> Any:
-        """The Hugging Face tokenizer."""
-        return self._tokenizer
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        """Names of the loaded adapters, in the order of loading."""
-        return tuple(self._switch.paths)
-
-    @property
-    def adapter_paths(self) -> dict[str, Path]:
-        """Where each loaded adapter came from: name -> folder."""
-        return dict(self._switch.paths)
-
-    def has_adapter(self, name: str) -> bool:
-        """Whether an adapter of this name is loaded."""
-        return name in self._switch.paths
-
-    def manifest(self, name: str) -> AdapterManifest | None:
-        """Return what a loaded adapter says of itself; None for a plain PEFT adapter.
-
-        Raises
-        ------
-        AdapterError
-            If no adapter of this name is loaded.
-        """
-        self._check_known(name)
-        return self._manifests[name]
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the tokenizer brings a chat template."""
-        return self._frame.has_template
-
-    @cached_property
-    def context_window(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        config = self._model.config.get_text_config()
-        limits = [getattr(config, "max_position_embeddings", None), getattr(config, "n_positions", None)]
-        # Tokenizers without a limit say 10^30.
-        limits.append(getattr(self._tokenizer, "model_max_length", None))
-        known = [int(limit) for limit in limits if limit and limit < 10**8]
-        if not known:
-            raise ModelError(
-                f"neither the config nor the tokenizer of {self.name} says how long its context is",
-                hint="set model.config.max_position_embeddings",
-            )
-        return min(known)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of what an adapter depends on: architecture, sizes and vocabulary."""
-        return base_fingerprint(self._model.config, self._tokenizer)
-
-    @property
-    def end_token_id(self) -> int:
-        """The token that ends an answer (the chat template's, where there is one)."""
-        return self._frame.end_token_id
-
-    # -- text to tokens --------------------------------------------------------------------------------
-
-    def count_tokens(self, text: str) -> int:
-        """Count the tokens of ``text``, without any that a template or the tokenizer puts around it."""
-        return len(self._frame.encode_answer(text)) - 1
-
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """Token ids of chat messages, the chat template applied once and opened for the answer.
-
-        Text that equals a special token or a marker of the template is broken up by a space, so that no
-        message can imitate the template. Without a chat template messages become "User: ..." lines and a
-        warning is logged.
-        """
-        return self._frame.encode(messages)
-
-    def encode_answer(self, text: str) -> list[int]:
-        """Token ids of an answer as scored by :meth:`score`, end token included: what training aims at."""
-        return self._frame.encode_answer(text)
-
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; a ``str`` is raw text, taken verbatim.
-
-        Raises
-        ------
-        InputError
-            If it is empty, or leaves no room for an answer in the context window. Nothing is cut here.
-        """
-        ids = self._frame.encode_raw(prompt) if isinstance(prompt, str) else self.encode_chat(prompt)
-        if not ids:
-            raise InputError("the prompt is empty", hint="give text or messages")
-        return ids
-
-    def _encode_within(self, prompt: Prompt, room: int) -> list[int]:
-        ids = self.encode(prompt)
-        if len(ids) + room > self.context_window:
-            raise InputError(
-                f"a prompt of {len(ids)} tokens and {room} for the answer do not fit into the "
-                f"{self.context_window} tokens of {self.name}",
-                hint="shorten the prompt (the experts cut dialogues and abstracts), or ask for less",
-            )
-        return ids
-
-    # -- running it ------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _using(self, adapter: str | None) -> Iterator[None]:
-        """Hold the model with this adapter switched on, or none; the bare base comes back in any case."""
-        self._check_known(adapter)
-        with self._lock, self._switch.on(adapter):
-            yield
-
-    def _check_known(self, adapter: str | None) -> None:
-        if adapter is not None and adapter not in self._switch.paths:
-            known = ", ".join(self.adapters) or "none is loaded"
-            raise AdapterError(
-                f"{self.name} has no adapter {adapter!r}; known: {known}",
-                hint="load it with load_adapter(name, path), or use adapter=None for the bare base",
-            )
 
     def generate(
         self,
@@ -418,7 +238,8 @@ num_return_sequences, seed
         list of ChoiceScore
             One for each choice: log-probability of its tokens and of the end token after them.
         """
-        ids, answers = self._encode_choices(prompt, choices, adapter, answer_start)
+        self._check_known(adapter)
+        ids, answers = self._encode_choices(prompt, choices, answer_start)
         with self._using(adapter), torch.inference_mode():
             if self._no_tree:
                 self.separate_scorings += 1
@@ -431,22 +252,10 @@ num_return_sequences, seed
         See :func:`~reges_index.models.constrained.choose_greedily`. Parameters as in :meth:`score`. Of equal
         choices the first is returned.
         """
-        ids, answers = self._encode_choices(prompt, choices, adapter)
+        self._check_known(adapter)
+        ids, answers = self._encode_choices(prompt, choices)
         with self._using(adapter), torch.inference_mode():
             return choose_greedily(self._model, ids, answers, cached=not self._no_tree)
-
-    def _encode_choices(
-        self, prompt: Prompt, choices: Sequence[str], adapter: str | None, answer_start: str = ""
-    ) -> tuple[list[int], list[list[int]]]:
-        if isinstance(choices, str) or not choices:
-            raise InputError("there is nothing to choose from", hint="give a list of one or more texts")
-        empty = next((number for number, choice in enumerate(choices) if not choice.strip()), None)
-        if empty is not None:
-            raise InputError(f"choice {empty} is empty", hint="leave it out, or give it a text")
-        self._check_known(adapter)
-        answers = [self.encode_answer(choice) for choice in choices]
-        start = self.encode_answer(answer_start)[:-1] if answer_start else []
-        return [*self._encode_within(prompt, len(start) + max(map(len, answers))), *start], answers
 
     # -- the same without blocking an event loop -------------------------------------------------------
 

@@ -1,0 +1,101 @@
+"""A causal LM and its LoRA adapters by name: loading them, and holding the model with one of them on."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reges_index.errors import AdapterError
+from reges_index.models.adapter_switch import AdapterSwitch
+from reges_index.models.adapters import AdapterManifest, check_adapter
+from reges_index.models.tokenized_model import TokenizedModel
+
+__all__ = ["AdaptedModel"]
+
+
+class AdaptedModel(TokenizedModel):
+    """A model, its named adapters, and the lock for whoever runs it. Parameters as for `LocalLM`."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str | None) -> None:
+        super().__init__(model, tokenizer, name=name)
+        self._switch = AdapterSwitch(model)
+        self._manifests: dict[str, AdapterManifest | None] = {}
+        self._lock = threading.RLock()
+
+    def load_adapter(self, name: str, path: str | Path, *, role: str | None = None) -> AdapterManifest | None:
+        """Load a LoRA adapter from a folder.
+
+        Parameters
+        ----------
+        name
+            Name to use it by.
+        path
+            Folder with ``adapter_config.json``, ``adapter_model.safetensors`` and, from this package's
+            training, ``reges_adapter.json``.
+        role
+            What it must have been trained for, such as "query-expert"; None takes any.
+
+        Returns
+        -------
+        AdapterManifest or None
+            What the adapter says of itself; None for a plain PEFT adapter, which is logged as a warning.
+
+        Raises
+        ------
+        AdapterError
+            If the folder is missing or damaged, if the adapter is for another base or role, or if the name
+            is taken. The model is then as it was before.
+        """
+        if name in self._switch.paths:
+            raise AdapterError(
+                f"an adapter {name!r} is loaded already, from {self._switch.paths[name]}",
+                hint="load the other one under another name",
+            )
+        manifest = check_adapter(path, base=self, role=role)
+        with self._lock:
+            self._switch.load(name, Path(path))
+            self._manifests[name] = manifest
+        return manifest
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the loaded adapters, in the order of loading."""
+        return tuple(self._switch.paths)
+
+    @property
+    def adapter_paths(self) -> dict[str, Path]:
+        """Where each loaded adapter came from: name -> folder."""
+        return dict(self._switch.paths)
+
+    def has_adapter(self, name: str) -> bool:
+        """Whether an adapter of this name is loaded."""
+        return name in self._switch.paths
+
+    def manifest(self, name: str) -> AdapterManifest | None:
+        """Return what a loaded adapter says of itself; None for a plain PEFT adapter.
+
+        Raises
+        ------
+        AdapterError
+            If no adapter of this name is loaded.
+        """
+        self._check_known(name)
+        return self._manifests[name]
+
+    def _check_known(self, adapter: str | None) -> None:
+        if adapter is not None and adapter not in self._switch.paths:
+            known = ", ".join(self.adapters) or "none is loaded"
+            raise AdapterError(
+                f"{self.name} has no adapter {adapter!r}; known: {known}",
+                hint="load it with load_adapter(name, path), or use adapter=None for the bare base",
+            )
+
+    @contextlib.contextmanager
+    def _using(self, adapter: str | None) -> Iterator[None]:
+        """Hold the model with this adapter switched on, or none; the bare base comes back in any case."""
+        self._check_known(adapter)
+        with self._lock, self._switch.on(adapter):
+            yield
