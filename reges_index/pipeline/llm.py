@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from reges_index.errors import ConfigError
+from reges_index.models.api_names import api_kind, open_api_llm
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
 from reges_index.models.device import pick_dtype
 from reges_index.models.embedded import EMBEDDED_BASE
@@ -63,41 +61,13 @@ def open_llm(name: str, options: Options | None = None) -> LLM | LocalLM:
         If a local model is nowhere to be found.
     """
     options = dict(options or {})
-    kind, colon, rest = name.partition(":")
-    if not colon or kind not in ("openai", "openai-like"):
+    kind = api_kind(name)
+    if kind is None:
         _check_options(name, options, _LOCAL_OPTIONS)
         chosen: dict[str, Any] = {key: str(value) for key, value in options.items()}
         return LocalLM.from_pretrained(name, **chosen)
     _check_options(kind, options, _API_OPTIONS if kind == "openai" else _LIKE_OPTIONS)
-    try:
-        from llama_index.llms.openai import OpenAI
-        from llama_index.llms.openai_like import OpenAILike
-    except ImportError as error:
-        raise ConfigError(
-            f"the LLM {kind!r} needs LlamaIndex's OpenAI client", hint="pip install 'reges-index[llms]'"
-        ) from error
-    if kind == "openai":
-        key = os.environ.get("OPENAI_API_KEY")
-        if not rest or not key:
-            missing = "the environment variable OPENAI_API_KEY" if rest else "a model's name"
-            raise ConfigError(f"the LLM {name!r} needs {missing}", hint=_FORMS)
-        official: LLM = OpenAI(model=rest, api_key=key, **options)
-        return official
-    named = re.fullmatch(r"(.+?)@(https?://.+)", rest)
-    parts = urlsplit(named[2]) if named else None
-    if named is None or parts is None or not parts.hostname:
-        # Not repeated here: what looks like a URL may hold a password.
-        raise ConfigError("the LLM is not of the form openai-like:MODEL@URL", hint=_FORMS)
-    if parts.username or parts.password or parts.query:
-        raise ConfigError(
-            "the LLM's URL holds a user name, a password or a query", hint="set OPENAI_LIKE_API_KEY instead"
-        )
-    # Never OpenAI's own key: it is not this server's business.
-    key = os.environ.get("OPENAI_LIKE_API_KEY") or "not-needed"
-    client: LLM = OpenAILike(
-        model=named[1], api_base=named[2], api_key=key, **{"is_chat_model": True, **options}
-    )
-    return client
+    return open_api_llm(name, options, called="LLM", forms=_FORMS)
 
 
 def model_of(backend: Backend) -> LLM | LocalLM:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from llama_index.core.llms.llm import LLM
 
 from reges_index.errors import ConfigError
+from reges_index.models.api_names import api_kind, open_api_llm
 from reges_index.models.local_lm import LocalLM
 
 if TYPE_CHECKING:
@@ -45,46 +43,19 @@ def open_teacher(spec: str, settings: TeacherSettings, *, max_answer_tokens: int
     ModelNotFoundError
         If a local model is nowhere to be found.
     """
-    kind, colon, rest = spec.partition(":")
-    if not colon or kind not in ("openai", "openai-like"):
+    kind = api_kind(spec)
+    if kind is None:
         if not spec.strip():
             raise ConfigError("the teacher's name is empty", hint=TEACHER_HELP)
         return LocalLM.from_pretrained(spec)
-    try:
-        from llama_index.llms.openai import OpenAI
-        from llama_index.llms.openai_like import OpenAILike
-    except ImportError as error:
-        raise ConfigError(
-            f"the teacher {spec!r} needs LlamaIndex's OpenAI client",
-            hint="pip install 'reges-index[llms]'",
-        ) from error
-    if kind == "openai":
-        key = os.environ.get("OPENAI_API_KEY", "")
-        if not rest or not key:
-            missing = "the environment variable OPENAI_API_KEY" if rest else "a model's name"
-            raise ConfigError(f"the teacher {spec!r} needs {missing}", hint=TEACHER_HELP)
-        official: LLM = OpenAI(
-            model=rest, api_key=key, max_retries=0, timeout=settings.timeout_s, temperature=0.0,
-            max_tokens=max_answer_tokens, reuse_client=False,
-        )  # fmt: skip
-        return official
-    named = re.fullmatch(r"(.+?)@(https?://.+)", rest)
-    parts = urlsplit(named[2]) if named else None
-    if named is None or parts is None or not parts.hostname:
-        raise ConfigError(
-            f"the teacher {spec!r} is not of the form openai-like:MODEL@URL",
-            hint="for example openai-like:llama3.1@http://localhost:11434/v1",
-        )
-    if parts.username or parts.password:
-        raise ConfigError(
-            "the teacher's URL holds a user name or password",  # not repeated here: it would be printed
-            hint="set OPENAI_LIKE_API_KEY instead",
-        )
-    teacher: LLM = OpenAILike(
-        model=named[1], api_base=named[2], api_key=os.environ.get("OPENAI_LIKE_API_KEY", "not-needed"),
-        is_chat_model=True, max_retries=0, timeout=settings.timeout_s, temperature=0.0,
-        max_tokens=max_answer_tokens,
+    options = {
+        "max_retries": 0,
+        "timeout": settings.timeout_s,
+        "temperature": 0.0,
+        "max_tokens": max_answer_tokens,
+        "reuse_client": False,
+    }
+    if kind == "openai-like":
         # The context window of the server's model is not known here; ours is the limit that counts.
-        context_window=settings.max_input_tokens + max_answer_tokens, reuse_client=False,
-    )  # fmt: skip
-    return teacher
+        options["context_window"] = settings.max_input_tokens + max_answer_tokens
+    return open_api_llm(spec, options, called="teacher", forms=TEACHER_HELP)

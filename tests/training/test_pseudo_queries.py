@@ -346,9 +346,17 @@ class TestNames:
         with pytest.raises(ConfigError, match=problem):
             open_teacher(spec, FAST)
 
-    def test_a_password_in_the_url_is_refused_without_repeating_it(self):
-        with pytest.raises(ConfigError) as caught:
-            open_teacher("openai-like:m@http://me:hunter2@host/v1", FAST)
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            "openai-like:m@http://me:hunter2@host/v1",
+            "openai-like:m@http://host/v1?key=hunter2",
+            "openai-like:m@me:hunter2@host",
+        ],
+    )
+    def test_a_secret_in_the_url_is_refused_without_repeating_it(self, spec):
+        with pytest.raises(ConfigError, match="teacher") as caught:
+            open_teacher(spec, FAST)
         assert "hunter2" not in str(caught.value)
 
 
