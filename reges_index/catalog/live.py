@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -17,7 +14,8 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from reges_index.catalog.catalog import ItemCatalog
 from reges_index.catalog.encoder import EncoderIdentity
 from reges_index.catalog.item import Item
-from reges_index.catalog.live_state import LiveState, StateFile, usual_state_file, version_name
+from reges_index.catalog.live_state import StateFile, first_state, usual_state_file
+from reges_index.catalog.live_versions import LiveVersions
 from reges_index.catalog.reader import CatalogReader
 from reges_index.catalog.store import StoreLocation
 from reges_index.catalog.stores import Table, table_at, table_of
@@ -25,11 +23,9 @@ from reges_index.catalog.sync import unique_items
 from reges_index.catalog.template import TextTemplate
 from reges_index.catalog.versions import PINNED, CatalogVersion, OpenVersion
 from reges_index.catalog.wholeness import check_whole
-from reges_index.errors import InputError, ReGeSError
+from reges_index.errors import InputError
 
 __all__ = ["LiveCatalog"]
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -63,17 +59,7 @@ class LiveCatalog(CatalogReader):
 
     def __init__(self, catalog: ItemCatalog, *, state_file: str | Path | None = None) -> None:
         file = None if state_file is None else StateFile(Path(state_file))
-        self._begin(catalog, catalog.name, file, LiveState({1: catalog.name}, (1,), 2, frozenset({1})))
-
-    def _begin(self, catalog: ItemCatalog, base: str, file: StateFile | None, state: LiveState) -> None:
-        self._pattern = catalog  # what new versions are made like
-        self._base = base
-        self._file = file
-        self._state = state
-        self._open = {state.live: OpenVersion(state.live, catalog)}
-        self._changing = threading.RLock()  # held while a version is built: by no reader
-        self._looking = threading.RLock()  # held for moments, while the state is read or replaced
-        self._refresh()
+        self._versions = LiveVersions(catalog, catalog.name, file, first_state(catalog.name))
 
     @classmethod
     def open(
@@ -100,23 +86,12 @@ class LiveCatalog(CatalogReader):
         if vector_store is None and persist_dir is None and url is None and not create:
             raise InputError("no store is named", hint="pass persist_dir, url or vector_store")
         table = table_at(location, name, create=create) if vector_store is None else table_of(vector_store)
-        base = table.name
         if state_file is None and vector_store is None and location.persist_dir is not None:
-            state_file = usual_state_file(location.persist_dir, base)
+            state_file = usual_state_file(location.persist_dir, table.name)
         file = None if state_file is None else StateFile(Path(state_file))
-        state = None if file is None else file.changed()
-        if state is not None:
-            table = table.sibling(state.names[state.live])
-        is_new = create and state is None and base not in table.names()
-        catalog = ItemCatalog.over(
-            table, embed_model=embed_model, template=template, create=create and state is None
-        )
+        versions = LiveVersions.at(table, file, embed_model=embed_model, template=template, create=create)
         live = cls.__new__(cls)
-        first = LiveState({1: base}, (1,), 2, frozenset() if is_new else frozenset({1}))
-        live._begin(catalog, base, file, state or first)
-        if is_new and file is not None:  # so that a restart knows whose the first version is
-            with live._change():
-                live._adopt(live._state, write=True)
+        live._versions = versions
         return live
 
     @classmethod
@@ -156,22 +131,21 @@ class LiveCatalog(CatalogReader):
             live.swap(checked, show_progress=show_progress)
         return live
 
-    # -- reading -----------------------------------------------------------------------------------------
-
     @property
     def base_name(self) -> str:
         """Name to open it by again; the versions' tables are called after it."""
-        return self._base
+        return self._versions.base
 
     @property
     def state_file(self) -> Path | None:
         """Where it is kept which version is live; None if in this process only."""
-        return None if self._file is None else self._file.path
+        file = self._versions.file
+        return None if file is None else file.path
 
     @property
     def current(self) -> ItemCatalog:
         """The version that the running turn has pinned, or else the live one."""
-        return self._now().catalog
+        return self._versions.now(self._pin).catalog
 
     @property
     def table(self) -> Table:
@@ -181,17 +155,17 @@ class LiveCatalog(CatalogReader):
     @property
     def encoder(self) -> EncoderIdentity:
         """What the vectors of every version are made with."""
-        return self._pattern.encoder
+        return self._versions.pattern.encoder
 
     @property
     def embed_model(self) -> BaseEmbedding:
         """The encoder, loaded on first use."""
-        return self._pattern.embed_model
+        return self._versions.pattern.embed_model
 
     @property
     def template(self) -> TextTemplate:
         """Template of the embedded text."""
-        return self._pattern.template
+        return self._versions.pattern.template
 
     @property
     def is_read_only(self) -> bool:
@@ -210,7 +184,7 @@ class LiveCatalog(CatalogReader):
         if self in pins:
             yield self.current
             return
-        with self._held() as version:
+        with self._versions.held(self._pin) as version:
             token = PINNED.set(MappingProxyType({**pins, self: version}))
             try:
                 yield version.catalog
@@ -220,40 +194,21 @@ class LiveCatalog(CatalogReader):
     @contextmanager
     def lent(self) -> Iterator[Table]:
         """Lend the table of `current` for one call."""
-        with self._held() as version:
+        with self._versions.held(self._pin) as version:
             yield version.catalog.table
 
     def derived(self, owner: object, build: Callable[[ItemCatalog], T]) -> T:
         """Return what `build` makes of `current`; made once for each owner and version, and kept with it."""
-        with self._held() as version, version.deriving:
+        with self._versions.held(self._pin) as version, version.deriving:
             if owner not in version.derived:
                 version.derived[owner] = build(version.catalog)
             made: T = version.derived[owner]
             return made
 
-    @contextmanager
-    def _held(self) -> Iterator[OpenVersion]:
-        version = self._now(hold=True)
-        try:
-            yield version
-        finally:
-            with self._looking:
-                version.readers -= 1
-                is_last = version.is_retired and not version.readers
-            if is_last:
-                self._discard(version, at_once=False)
-
-    def _now(self, *, hold: bool = False) -> OpenVersion:
-        version = PINNED.get().get(self)
-        with self._looking:
-            # A task that outlives its turn still has the turn's pin; what it named may be gone by then.
-            if version is None or version.is_gone:
-                self._refresh()
-                version = self._open[self._state.live]
-            version.readers += hold
-            return version
-
-    # -- changing ----------------------------------------------------------------------------------------
+    @property
+    def _pin(self) -> OpenVersion | None:
+        """The version that the running turn has pinned."""
+        return PINNED.get().get(self)
 
     def swap(self, new: Iterable[Item] | ItemCatalog, *, show_progress: bool = False) -> CatalogVersion:
         """Make a new version and, once it is whole and checked, the live one.
@@ -285,24 +240,16 @@ class LiveCatalog(CatalogReader):
         """
         given = new if isinstance(new, ItemCatalog) else None
         items = [] if isinstance(new, ItemCatalog) else unique_items(new)
-        with self._change():
+        versions = self._versions
+        with versions.change():
             if given is not None:
                 check_whole(given, self.encoder)
-                if (number := self._number_of(given)) is not None:
-                    return self._return_to(number)
-                if self._file is None or given.table.home == self._pattern.table.home:
-                    return self._switch(given, is_borrowed=True)
+                if (number := versions.number_of(given)) is not None:
+                    return versions.return_to(number)
+                if versions.file is None or given.table.home == versions.pattern.table.home:
+                    return versions.add(given, is_borrowed=True)
                 items = list(given.items())
-            candidate = self._pattern.beside(version_name(self._base, self._state.following))
-            try:
-                source = self._open[self._state.live].catalog if given is None else given
-                candidate.sync(items, show_progress=show_progress, source=source)
-                check_whole(candidate, self.encoder)
-                return self._switch(candidate, is_borrowed=False)
-            except BaseException:
-                if candidate.name not in self._state.names.values():  # what is live already stays
-                    self._drop(candidate)
-                raise
+            return versions.build(items, source=given, show_progress=show_progress)
 
     def rollback(self, to: int | None = None) -> CatalogVersion:
         """Make a version live again that was so before.
@@ -319,28 +266,12 @@ class LiveCatalog(CatalogReader):
         CatalogError
             If it is not whole any more; the live one then stays.
         """
-        with self._change():
-            return self._return_to(to)
-
-    def _return_to(self, to: int | None) -> CatalogVersion:
-        state = self._state
-        if to is None:
-            if len(state.history) < 2:
-                raise InputError("there is no earlier version", hint="versions() lists what is kept")
-            to, history = state.history[-2], state.history[:-1]
-        elif to in state.names:
-            history = (*(number for number in state.history if number != to), to)
-        else:
-            raise InputError(f"there is no version {to}", hint="versions() lists what is kept")
-        check_whole(self._opened(to, state).catalog, self.encoder)
-        self._adopt(replace(state, history=history), write=True)
-        return self._told(to)
+        with self._versions.change():
+            return self._versions.return_to(to)
 
     def versions(self) -> list[CatalogVersion]:
         """List the versions that are kept, by number."""
-        with self._looking:
-            self._refresh()
-            return [self._told(number) for number in sorted(self._state.names)]
+        return self._versions.listed()
 
     def prune(self, keep: int = 1) -> list[int]:
         """Forget old versions, and delete those that this class has made from the store.
@@ -360,90 +291,7 @@ class LiveCatalog(CatalogReader):
         """
         if keep < 0:
             raise InputError(f"keep is {keep}", hint="keep 0 or more")
-        with self._change():
-            state = self._state
-            recent = [*reversed(state.history)]
-            never = sorted(set(state.names) - set(recent), reverse=True)
-            gone = [*recent, *never][keep + 1 :]
-            if not gone:
-                return []
-            doomed = [self._opened(number, state) for number in gone if number not in state.borrowed]
-            self._adopt(state.without(frozenset(gone)), write=True)
-            for version in doomed:
-                with self._looking:
-                    version.is_retired = True
-                    is_free = not version.readers
-                if is_free:
-                    self._discard(version)
-            return sorted(gone)
-
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        """Let one caller of one process change versions at a time; readers do not wait."""
-        with self._changing, nullcontext() if self._file is None else self._file.locked():
-            with self._looking:
-                self._refresh()
-            yield
-
-    def _switch(self, catalog: ItemCatalog, *, is_borrowed: bool) -> CatalogVersion:
-        number = self._state.following
-        state = self._state.with_version(catalog.name, is_borrowed=is_borrowed)
-        self._adopt(state, write=True, opened=OpenVersion(number, catalog))
-        return self._told(number)
-
-    def _adopt(self, state: LiveState, *, write: bool, opened: OpenVersion | None = None) -> None:
-        """Make a state the one that readers see, at one stroke."""
-        with self._looking:
-            live = opened or self._opened(state.live, state)
-            if write and self._file is not None:
-                self._file.write(state)
-            self._open = {number: kept for number, kept in self._open.items() if number in state.names}
-            self._open[live.number] = live
-            self._state = state
-
-    def _refresh(self) -> None:
-        """See what another process has made live."""
-        with self._looking:
-            if self._file is not None and (changed := self._file.changed()) is not None:
-                try:
-                    self._adopt(changed, write=False)
-                except BaseException:
-                    self._file.forget()  # or the next look would find nothing new, and the old one stay live
-                    raise
-
-    def _opened(self, number: int, state: LiveState) -> OpenVersion:
-        with self._looking:
-            if number not in self._open:
-                catalog = self._pattern.beside(state.names[number], create=False)
-                self._open[number] = OpenVersion(number, catalog)
-            return self._open[number]
-
-    def _number_of(self, catalog: ItemCatalog) -> int | None:
-        one = (catalog.name, catalog.table.home)
-        for number, name in self._state.names.items():
-            # What is not open here is in the same store; a catalog of another one is always open.
-            version = self._open.get(number)
-            if one == (name, (version.catalog if version else self._pattern).table.home):
-                return number
-        return None
-
-    def _told(self, number: int) -> CatalogVersion:
-        catalog = self._opened(number, self._state).catalog
-        return CatalogVersion(number, catalog.name, len(catalog), number == self._state.live)
-
-    def _discard(self, version: OpenVersion, *, at_once: bool = True) -> None:
-        with self._looking:
-            if version.is_gone:
-                return
-            version.is_gone = True
-        if at_once:
-            self._drop(version.catalog)
-        else:  # a turn has ended, on an event loop perhaps: it must not wait for who writes to the store
-            threading.Thread(target=self._drop, args=(version.catalog,), name="reges-prune").start()
-
-    @staticmethod
-    def _drop(catalog: ItemCatalog) -> None:
-        try:
-            catalog.drop()
-        except ReGeSError as error:  # it does no harm where it is, and must not hide what went before
-            logger.warning("%s could not be deleted: %s", catalog, error)
+        with self._versions.change():
+            if gone := self._versions.state.past(keep):
+                self._versions.forget(gone)
+            return gone

@@ -14,7 +14,15 @@ from filelock import FileLock
 from reges_index.catalog.store import store_errors
 from reges_index.errors import CatalogError
 
-__all__ = ["LiveState", "StateFile", "listed_once", "live_catalogs", "usual_state_file", "version_name"]
+__all__ = [
+    "LiveState",
+    "StateFile",
+    "first_state",
+    "listed_once",
+    "live_catalogs",
+    "usual_state_file",
+    "version_name",
+]
 
 _FORMAT = 1
 
@@ -88,6 +96,12 @@ class LiveState:
                 return number not in self.borrowed
         return any(name == version_name(base, number) for number in range(2, self.following + 1))
 
+    def past(self, keep: int) -> list[int]:
+        """Numbers of all versions but the live one and the `keep` that were live last."""
+        recent = [*reversed(self.history)]
+        never = sorted(set(self.names) - set(recent), reverse=True)
+        return sorted([*recent, *never][keep + 1 :])
+
     def with_version(self, name: str, *, is_borrowed: bool) -> LiveState:
         """Add a version and make it the live one."""
         number = self.following
@@ -107,6 +121,11 @@ class LiveState:
             history=tuple(number for number in self.history if number not in numbers),
             borrowed=self.borrowed - numbers,
         )
+
+
+def first_state(name: str, *, is_borrowed: bool = True) -> LiveState:
+    """Return the state of a catalog that was never swapped: one version, which is live."""
+    return LiveState({1: name}, (1,), 2, frozenset({1}) if is_borrowed else frozenset())
 
 
 class StateFile:

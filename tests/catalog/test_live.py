@@ -14,6 +14,7 @@ import pytest
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
 
 from reges_index.catalog import Item, ItemCatalog, LiveCatalog
+from reges_index.catalog.live_versions import LiveVersions
 from reges_index.errors import CatalogError, EncoderMismatchError, InputError, StoreNotFoundError
 from tests.catalog.hashing import HashingEmbedding
 from tests.catalog.test_stores import Failing
@@ -167,7 +168,7 @@ def test_a_swap_that_fails_once_it_is_done_leaves_the_new_version(tmp_path: Path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(LiveCatalog, "_told", interrupted)
+        patch.setattr(LiveVersions, "told", interrupted)
         with pytest.raises(KeyboardInterrupt):
             live.swap(of("b"))
     assert live.ids() == [item.id for item in of("b")]
@@ -299,7 +300,7 @@ def test_readers_do_not_wait_for_a_swap_and_see_no_mixture(live: LiveCatalog):
             return super()._get_text_embeddings(texts)
 
     live = LiveCatalog(ItemCatalog.from_items(of("a"), embed_model=HashingEmbedding()))
-    live._pattern._embed_model = Slow()
+    live._versions.pattern._embed_model = Slow()
     swapping = threading.Thread(target=live.swap, args=[of("b")])
     swapping.start()
     assert building.wait(30)
