@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
+from reges_index.catalog.place import is_url, open_catalog_at, place_of
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,25 +66,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
-def is_url(store: str) -> bool:
-    """Whether a store is a server."""
-    return store.startswith(("http://", "https://"))
-
-
 def store_place(store: str) -> dict[str, Any]:
-    """Return the arguments of `ItemCatalog.open` for a folder or an address."""
+    """Return the arguments of `ItemCatalog.open` for a folder or an address, once that is looked at."""
     if not store.strip():
         raise ConfigError("--store is empty", hint="name a folder, or http://host:port of a Chroma server")
-    if not is_url(store):
-        return {"persist_dir": Path(store)}
-    parts = urlsplit(store)
-    if parts.username or parts.password or parts.query:
+    parts = urlsplit(store) if is_url(store) else None
+    if parts is not None and (parts.username or parts.password or parts.query):
         # Here already, and not repeated: it would else be shown, and kept beside predictions.
         raise ConfigError(
             "--store holds a user name, a password or a query, which Chroma does not get",
             hint="write it as http://host:port",
         )
-    return {"url": store}
+    return place_of(store)
 
 
 def live_in(store: str) -> dict[str, LiveState]:
@@ -103,10 +96,8 @@ def open_catalog(
     store: str, name: str, encoder: str | None, *, live: bool = False
 ) -> ItemCatalog | LiveCatalog:
     """Open an existing catalog; one that its folder says is live, or with `live`, at its live version."""
-    from reges_index.catalog import ItemCatalog, LiveCatalog
-
-    kind = LiveCatalog if live or name in live_in(store) else ItemCatalog
-    return kind.open(**store_place(store), name=name, embed_model=encoder)
+    store_place(store)  # refuses what cannot be one, in the command line's words
+    return open_catalog_at(store, name, encoder, live=live or name in live_in(store))
 
 
 def parse_domain(text: str) -> Domain:

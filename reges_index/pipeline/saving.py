@@ -12,6 +12,7 @@ from llama_index.core.llms.llm import LLM
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.catalog.live_state import usual_state_file
+from reges_index.catalog.place import is_url, open_catalog_at
 from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.engines.retrieval import CatalogSource
 from reges_index.errors import ConfigError
@@ -120,16 +121,6 @@ def load_pipeline(
     )
 
 
-def open_catalog_at(
-    store: str, name: str, encoder: BaseEmbedding | str, *, live: bool = False
-) -> ItemCatalog | LiveCatalog:
-    """Open a catalog in a folder, ``qdrant:FOLDER``, ``lancedb:FOLDER`` or at ``http://host:port``."""
-    kind: type[ItemCatalog] | type[LiveCatalog] = LiveCatalog if live else ItemCatalog
-    if store.startswith(("http://", "https://")):
-        return kind.open(url=store, name=name, embed_model=encoder)
-    return kind.open(store, name=name, embed_model=encoder)
-
-
 def _place_of(catalog: ItemCatalog | LiveCatalog) -> str | None:
     """Return where a catalog can be opened again, a live one at its live version; None for one in memory."""
     place = catalog.table.place
@@ -138,4 +129,4 @@ def _place_of(catalog: ItemCatalog | LiveCatalog) -> str | None:
         Path(folder), catalog.base_name
     ):
         return None
-    return place if place.startswith(("http://", "https://")) or Path(folder).is_dir() else None
+    return place if is_url(place) or Path(folder).is_dir() else None
