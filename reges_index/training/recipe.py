@@ -122,7 +122,7 @@ class Recipe(_Section):
     data
         One or more data sets; ids of turns and items have to be unique over all of them.
     encoder
-        Of the catalogs; "embedded" is all-MiniLM-L6-v2.
+        Of the catalogs, as `resolve_encoder` takes it: "embedded" (all-MiniLM-L6-v2), "dpr", "bge-large", ...
     teacher
         Needed when a data set brings no pseudo-queries (or, with ``cot``, no reasoning).
     query_expert, item_expert

@@ -29,13 +29,18 @@ def test_the_papers_configurations():
     assert get_preset("embedded").settings == PipelineSettings(name="embedded")
 
 
-def test_the_recipes_train_for_the_presets_models():
+def test_the_recipes_train_for_the_presets_models_and_mine_with_their_encoders():
     from pathlib import Path
+
+    from reges_index.catalog.encoder import identity_name
 
     recipes = Path(__file__).parents[2] / "finetune" / "recipes"
     for preset in PRESETS.values():
         recipe = yaml.safe_load((recipes.parents[1] / preset.recipe.split()[0]).read_text("utf-8"))
         assert recipe["base"] == preset.settings.llm
+        # OpenAI's takes money and a key, so an open encoder stands in for it in training.
+        encoder = preset.settings.encoder.replace("text-embedding-3-large", "bge-large")
+        assert identity_name(recipe["encoder"]) == identity_name(encoder)
 
 
 def test_unknown_presets_are_refused_with_those_there_are():
