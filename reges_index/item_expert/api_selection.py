@@ -3,60 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import PromptTemplate
 from pydantic import BaseModel, Field, create_model
 
 from reges_index.dialogue.measure import TextMeasure
-from reges_index.errors import LLMServerError
 from reges_index.item_expert.letters import LetterWay
 from reges_index.item_expert.matching import match_answer
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.item_expert.selection import NoChoice, Selection
-from reges_index.models.api_faults import is_refused
-from reges_index.models.api_requests import is_openai_kind
+from reges_index.item_expert.tries import FAILED, Offer, Tries, Way
+from reges_index.models.api_clients import is_openai_kind
+from reges_index.models.api_refusals import says_lacking
 from reges_index.models.backend import ApiBackend, chat_in_loop, text_of
 
-__all__ = ["ApiSelector", "Way", "listed_tokens"]
+__all__ = ["ApiSelector", "listed_tokens"]
 
 logger = logging.getLogger(__name__)
 
 # The number or letter of a candidate, its full stop, its line break, and a year that its title may need.
 _MARK_TOKENS = 12
-# What a way of asking raises where the server or the model does not do what it takes.
-_FAILED = (NoChoice, LLMServerError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
-
-
-class Way(Protocol):
-    """One way of asking for a choice.
-
-    Attributes
-    ----------
-    parses
-        Whether asking includes reading what the model wrote, see `Requests.send`.
-    """
-
-    parses: bool
-
-    def fits(self, prompt: SelectionPrompt) -> bool:
-        """Say whether this prompt can be asked that way."""
-        ...
-
-    def ask(self, prompt: SelectionPrompt) -> Any:
-        """Send one request."""
-        ...
-
-    async def aask(self, prompt: SelectionPrompt) -> Any:
-        """Send one request without blocking the event loop."""
-        ...
-
-    def read(self, prompt: SelectionPrompt, reply: Any) -> Selection:
-        """Return the choice that a reply makes; `NoChoice` if it makes none."""
-        ...
+# What servers call the parts of a request for structured output when they do not have them.
+_STRUCTURE = (
+    *("tools", "tool", "tool_choice", "tool choice", "functions", "function", "function calling"),
+    *("response_format", "json_schema", "structured output", "structured outputs"),
+)
 
 
 class ApiSelector:
@@ -75,17 +50,18 @@ class ApiSelector:
 
     Notes
     -----
-    A way that the server turns out not to offer is not tried again, but goes on being counted.
+    A way that the server turns out not to offer is not tried again, but goes on being counted. A request that
+    was refused for its prompt (too long, a content filter) falls back for that prompt only.
     """
 
     def __init__(self, backend: ApiBackend, mode: str = "score") -> None:
         self._backend = backend
-        self._ways: list[Way] = [TextWay(backend)]
+        ways: list[Way] = [TextWay(backend)]
         if mode != "generate" and _gives_structure(backend.llm):
-            self._ways.insert(0, StructuredWay(backend))
+            ways.insert(0, StructuredWay(backend))
         if mode in ("score", "reason") and is_openai_kind(backend.llm):
-            self._ways.insert(0, LetterWay(backend))
-        self._lacking: set[Way] = set()
+            ways.insert(0, LetterWay(backend))
+        self._offer = Offer(ways)
 
     def select(self, prompt: SelectionPrompt) -> Selection:
         """Choose among the prompt's candidates.
@@ -95,61 +71,31 @@ class ApiSelector:
         LLMServerError
             If the server gave no usable answer, after all retries.
         """
-        tries = _Tries(self._ways, self._lacking, prompt)
+        tries = Tries(self._offer, prompt)
         for way in tries:
             try:
                 reply = self._backend.requests.send(partial(way.ask, prompt), parses=way.parses)
                 return tries.done(way.read(prompt, reply))
-            except _FAILED as error:
-                tries.failed(way, error)
+            except FAILED as error:
+                tries.failed(error)
         raise AssertionError("plain text always gives a selection or an error")
 
     async def aselect(self, prompt: SelectionPrompt) -> Selection:
         """Choose without blocking the event loop; see `select`."""
-        tries = _Tries(self._ways, self._lacking, prompt)
+        tries = Tries(self._offer, prompt)
         for way in tries:
             try:
                 reply = await self._backend.requests.asend(partial(way.aask, prompt), parses=way.parses)
                 return tries.done(way.read(prompt, reply))
-            except _FAILED as error:
-                tries.failed(way, error)
+            except FAILED as error:
+                tries.failed(error)
         raise AssertionError("plain text always gives a selection or an error")
-
-
-class _Tries:
-    """The ways of asking for one choice, one after the other, and what became of them."""
-
-    def __init__(self, ways: Sequence[Way], lacking: set[Way], prompt: SelectionPrompt) -> None:
-        self._open = [way for way in ways if way not in lacking and way.fits(prompt)]
-        self._lacking = lacking
-        self._turned_down: list[Way] = []
-        self._fallbacks = len(ways) - len(self._open)
-
-    def __iter__(self) -> Iterator[Way]:
-        return iter(self._open)
-
-    def failed(self, way: Way, error: Exception) -> None:
-        """Go on to the next way, or raise where that would not help."""
-        if way is self._open[-1] or (isinstance(error, LLMServerError) and not is_refused(error)):
-            raise error
-        self._fallbacks += 1
-        if is_refused(error) or (isinstance(error, NoChoice) and error.lasting):
-            self._turned_down.append(way)
-        told = error if isinstance(error, (NoChoice, LLMServerError)) else type(error).__name__
-        logger.warning("%s gave no choice (%s); asking in another way", type(way).__name__, told)
-
-    def done(self, selection: Selection) -> Selection:
-        """Return the selection with its fall-backs; what the server does not offer is not tried again.
-
-        Only now, since a server may also refuse a request for what the next way has in common with it.
-        """
-        self._lacking.update(self._turned_down)
-        return selection.after_fallbacks(self._fallbacks)
 
 
 class StructuredWay:
     """Ask for a candidate's number in a schema that admits no other (function calling or JSON schema)."""
 
+    name = "structured"
     parses = True
 
     def __init__(self, backend: ApiBackend) -> None:
@@ -169,13 +115,26 @@ class StructuredWay:
 
     def read(self, prompt: SelectionPrompt, reply: Any) -> Selection:
         """Return the candidate of that number."""
-        pick = int(reply.candidate) - 1  # the schema admits "1" to "k" only
+        numbers = [str(number) for number in range(1, len(prompt.labels) + 1)]
+        number = getattr(reply, "candidate", None)
+        if number not in numbers:  # some classes give back whatever came
+            raise NoChoice("the answer holds no candidate's number")
+        pick = numbers.index(number)
         return Selection.of_pick(pick, len(prompt.labels), "structured", answer=prompt.labels[pick])
+
+    def is_lacking(self, said: str) -> bool:
+        """Say whether the server has no structured output."""
+        return says_lacking(said, _STRUCTURE)
+
+    def humbler(self, said: str) -> Way | None:  # noqa: ARG002
+        """There is no less of it to be asked for."""
+        return None
 
 
 class TextWay:
     """Send the paper's prompt as it is and match the text to the candidates."""
 
+    name = "text"
     parses = False
 
     def __init__(self, backend: ApiBackend) -> None:
@@ -200,6 +159,14 @@ class TextWay:
         if pick is None:
             logger.warning("the answer %r names no candidate; the retriever's first stands in", answer[:80])
         return Selection.of_pick(pick, len(prompt.labels), "matched", answer=answer)
+
+    def is_lacking(self, said: str) -> bool:  # noqa: ARG002
+        """Plain text is what every server offers."""
+        return False
+
+    def humbler(self, said: str) -> Way | None:  # noqa: ARG002
+        """There is no less of it to be asked for."""
+        return None
 
 
 def listed_tokens(titles: Sequence[str], measure: TextMeasure) -> int:

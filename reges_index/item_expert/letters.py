@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, LogProb
 
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.item_expert.selection import NoChoice, Selection
-from reges_index.models.api_requests import single_attempt
+from reges_index.models.api_clients import single_attempt
+from reges_index.models.api_refusals import says_lacking, says_too_many
 from reges_index.models.backend import ApiBackend, chat_in_loop
 
 __all__ = ["LETTERS", "LetterWay", "read_letters"]
 
 # Single characters, because a tokenizer may split "12" into two tokens, and only one is asked for.
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
-# As many as OpenAI and, by default, vLLM give.
-_TOP = 20
+# As many as OpenAI and, by default, vLLM give; and as few as servers limit it to that give any.
+_TOP, _FEWEST = 20, 5
+_NAMES = ("logprobs", "top_logprobs")
 # How tokenizers write a space before a word, where a server does not decode it.
 _SPACES = " \t\r\n\u0120\u2581"
 
@@ -29,12 +32,22 @@ class LetterWay:
 
     One request of one token. Only for LLMs of OpenAI's kind: other LlamaIndex classes do not agree on how
     to ask for logprobs.
+
+    Parameters
+    ----------
+    backend
+        The LLM.
+    top
+        How many of the likeliest tokens are asked for.
     """
 
+    name = "logprobs"
     parses = False
 
-    def __init__(self, backend: ApiBackend) -> None:
-        self._llm: Any = single_attempt(backend.llm, max_tokens=1, logprobs=True, top_logprobs=_TOP)
+    def __init__(self, backend: ApiBackend, top: int = _TOP) -> None:
+        self._backend = backend
+        self._top = top
+        self._llm: Any = single_attempt(backend.llm, max_tokens=1, logprobs=True, top_logprobs=top)
         self._is_chat = bool(backend.llm.metadata.is_chat_model)
 
     def fits(self, prompt: SelectionPrompt) -> bool:
@@ -57,7 +70,7 @@ class LetterWay:
         return await self._llm.acomplete(self._llm.messages_to_prompt(messages), formatted=True)
 
     def read(self, prompt: SelectionPrompt, reply: Any) -> Selection:
-        """Return the choice that the first token's logprobs stand for.
+        """Return the choice that the first token's logprobs stand for; ``top_logprobs`` in its details.
 
         Raises
         ------
@@ -65,8 +78,26 @@ class LetterWay:
             If there are none, or no letter is among them.
         """
         if not reply.logprobs or not reply.logprobs[0]:
-            raise NoChoice("the server gives no logprobs", lasting=True)
-        return read_letters(reply.logprobs[0], len(prompt.labels))
+            # An empty answer, as of a content filter, has no token that could have any.
+            raise NoChoice("the server gives no logprobs", lasting=bool(_text(reply)))
+        selection = read_letters(reply.logprobs[0], len(prompt.labels))
+        return replace(selection, details={**selection.details, "top_logprobs": self._top})
+
+    def is_lacking(self, said: str) -> bool:
+        """Say whether the server has no logprobs, or fewer than the fewest that are asked for."""
+        if says_lacking(said, (*_NAMES, "max_tokens")):
+            return True
+        return self._top <= _FEWEST and says_too_many(said, _NAMES)
+
+    def humbler(self, said: str) -> LetterWay | None:
+        """Return the same way with as few tokens as any server gives, where these were too many."""
+        if self._top <= _FEWEST or not says_too_many(said, _NAMES):
+            return None
+        return LetterWay(self._backend, _FEWEST)
+
+
+def _text(reply: Any) -> str:
+    return str((reply.message.content if hasattr(reply, "message") else reply.text) or "")
 
 
 def lettered(prompt: SelectionPrompt) -> list[ChatMessage]:

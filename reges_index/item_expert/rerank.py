@@ -292,10 +292,12 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     def _without_choice(
         self, error: Exception, nodes: Sequence[NodeWithScore], prompt: SelectionPrompt, sent: Tally
     ) -> Ranking:
+        mistake = False
         if isinstance(self._backend, ApiBackend):  # what came outside of its requests, as while it streamed
             error = self._backend.requests.explain(error, parses=True) or error
+            mistake = self._backend.requests.is_mistake(error)
         ours = isinstance(error, (ReGeSError, AssertionError)) and not isinstance(error, LLMServerError)
-        if self.on_error == "raise" or ours:
+        if self.on_error == "raise" or ours or mistake:
             raise error
         # Of other errors the class only: what they say may hold a key.
         what = error.message if isinstance(error, LLMServerError) else type(error).__name__

@@ -74,9 +74,20 @@ class Selection:
         order = (pick, *(index for index in range(size) if index != pick))
         return cls(order, outcome, answer=answer, fallbacks=fallbacks)
 
-    def after_fallbacks(self, fallbacks: int) -> Selection:
-        """Return the same choice with the number of ways that failed before it."""
-        return replace(self, fallbacks=fallbacks)
+    def after_fallbacks(self, reasons: Mapping[str, str], given_up: Sequence[str]) -> Selection:
+        """Return the same choice with what failed before it.
+
+        Parameters
+        ----------
+        reasons
+            Of each way of asking that gave no choice, by its name.
+        given_up
+            The ways that are not tried any more.
+        """
+        if not reasons:
+            return self
+        details = {**self.details, "fallback_reasons": dict(reasons), "given_up": list(given_up)}
+        return replace(self, fallbacks=len(reasons), details=details)
 
 
 class Selector(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from datetime import datetime, timezone
@@ -16,11 +15,14 @@ from llama_index.core.llms.llm import LLM
 from pydantic import ValidationError
 
 from reges_index.errors import LLMServerError
+from reges_index.models.api_answers import UnreadableAnswer
+from reges_index.models.api_refusals import RefusedRequestError, refusal_text
 
 __all__ = [
     "explained",
     "fault_kind",
     "http_status",
+    "is_mistake",
     "is_refused",
     "is_transient",
     "is_unreadable",
@@ -31,9 +33,9 @@ __all__ = [
 ]
 
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
-# What LlamaIndex's OpenAI classes raise on an answer of status 200 that is no chat completion: they read
-# ``response.choices[0].message`` of whatever came.
-_UNREADABLE = (AttributeError, TypeError, LookupError, json.JSONDecodeError, ValidationError)
+# What a program raises that is wrong itself. Of LLMs of OpenAI's kind no server can cause it: answers are
+# checked before they are read.
+_MISTAKES = (AttributeError, TypeError, LookupError, NameError, AssertionError, ValidationError)
 _KEY = re.compile(r"\b(?:sk|pk|rk|key|hf)[-_][\w*.-]{4,}|\b(?:Bearer|Basic)\s+[\w*.=+/~-]{4,}", re.IGNORECASE)
 _SECRET_FIELD = re.compile(r"key|secret|password|token$")
 # What is shorter is no secret, and taking it out would only garble the text.
@@ -80,7 +82,15 @@ def is_refused(error: BaseException) -> bool:
 def is_unreadable(error: BaseException) -> bool:
     """Say whether the server answered something that is no chat completion (HTML, other JSON, half of it)."""
     status = http_status(error)
-    return (status is not None and status < 400) or isinstance(error, _UNREADABLE)
+    return (status is not None and status < 400) or isinstance(error, UnreadableAnswer)
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Say whether an error is by its class a program's: a wrong argument, an attribute that is not there.
+
+    Asking again does not help, and hiding it behind an answer got in another way would not either.
+    """
+    return isinstance(error, _MISTAKES)
 
 
 def retry_after_s(error: BaseException | None) -> float | None:
@@ -147,13 +157,16 @@ def explained(error: Exception, llm: LLM, attempts: int) -> LLMServerError:
     name = str(getattr(llm, "model", "") or type(llm).__name__)
     said = " ".join(without_secrets(str(error), llm).split())[:300]
     times = f" after {attempts} attempts" if attempts > 1 else ""
-    return LLMServerError(
-        f"{name} at {where} gave no answer{times}: {fault_kind(error)}: {said}",
-        hint=_hint(error, status, name, where),
-        kind=fault_kind(error),
-        status=status,
-        attempts=attempts,
-    )
+    message = f"{name} at {where} gave no answer{times}: {fault_kind(error)}: {said}"
+    told: dict[str, Any] = {
+        "hint": _hint(error, status, name, where),
+        "kind": fault_kind(error),
+        "status": status,
+        "attempts": attempts,
+    }
+    if is_refused(error):
+        return RefusedRequestError(message, said=without_secrets(refusal_text(error), llm), **told)
+    return LLMServerError(message, **told)
 
 
 def _hint(error: Exception, status: int | None, name: str, where: str) -> str:

@@ -22,10 +22,13 @@ from tenacity import (
 from tenacity.wait import wait_exponential_jitter
 
 from reges_index.errors import LLMServerError
+from reges_index.models.api_answers import Arrival, UnfitAnswer, arrivals
+from reges_index.models.api_clients import is_openai_kind
 from reges_index.models.api_faults import (
     explained,
     fault_kind,
     http_status,
+    is_mistake,
     is_transient,
     is_unreadable,
     retry_after_s,
@@ -33,11 +36,16 @@ from reges_index.models.api_faults import (
     server_address,
 )
 
-__all__ = ["Requests", "RetryPolicy", "Tally", "is_openai_kind", "single_attempt", "tallied"]
+__all__ = ["Requests", "RetryPolicy", "Tally", "tallied"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# What reading a model's text raises where that is not what was asked for.
+_UNFIT = (ValueError, LookupError, AssertionError)
+# The same of classes that are not of OpenAI's kind, whose answers nobody has checked.
+_UNFIT_OR_UNREADABLE = (*_UNFIT, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -108,36 +116,6 @@ def tallied() -> Iterator[Tally]:
         _tally.reset(token)
 
 
-def is_openai_kind(llm: LLM) -> bool:
-    """Say whether an LLM is LlamaIndex's OpenAI class or made from it (OpenAILike, Azure and others)."""
-    # Asked by name, so that llama-index-llms-openai need not be installed.
-    return any(
-        kind.__name__ == "OpenAI" and kind.__module__.startswith("llama_index.llms.openai")
-        for kind in type(llm).__mro__
-    )
-
-
-def single_attempt(llm: LLM, **fields: Any) -> LLM:
-    """Return a copy of an LLM of OpenAI's kind that sends each request once; other LLMs as they are.
-
-    Its own retries are two loops in one another (the client's and LlamaIndex's), which would multiply
-    with ours and which nobody counts.
-
-    Parameters
-    ----------
-    **fields
-        Fields to change in the copy.
-    """
-    if not is_openai_kind(llm):
-        return llm
-    copy = llm.model_copy(update={"max_retries": 0, **fields})
-    for name in ("_client", "_aclient"):
-        client = getattr(copy, name, None)
-        if client is not None:  # the user's own, or one that was made with the old number of retries
-            setattr(copy, name, client.with_options(max_retries=0))
-    return copy
-
-
 class Requests:
     """Sends the requests to one LLM.
 
@@ -162,39 +140,65 @@ class Requests:
         ask
             Sends one request and returns what came.
         parses
-            Whether ``ask`` also reads what the *model* wrote, so that a ValueError, TypeError and the like
-            is about that; it is then raised as it is. Else it means that the *server* answered nonsense.
+            Whether ``ask`` also reads what the *model* wrote, so that a ValueError and the like may be about
+            that.
 
         Raises
         ------
         LLMServerError
-            If no usable answer came. Errors of other kinds, such as those of an LLM class of your own, are
-            raised as they are.
+            If no usable answer came.
+        UnfitAnswer
+            With ``parses``, if what came is not what was asked for.
+        Exception
+            Errors of other kinds as they are: those of an LLM class of your own, and those of the program
+            (`is_mistake`), at once.
         """
-        retrying = Retrying(**self._options(parses))
-        try:
-            return retrying(_counted(ask))
-        except Exception as error:
-            failure = self.explain(error, attempts=_attempts(retrying), parses=parses)
-            if failure is None:
-                raise
+        with arrivals() as arrival:
+            retrying = Retrying(**self._options(parses))
+            try:
+                return retrying(_counted(ask, arrival))
+            except Exception as error:
+                failure = self._failure(error, arrival, _attempts(retrying), parses)
+                if failure is None:
+                    raise
         raise failure  # outside of the except block, or the error that may hold the key would be its context
 
     async def asend(self, ask: Callable[[], Awaitable[T]], *, parses: bool = False) -> T:
         """Ask without blocking the event loop; see `send`."""
-        retrying = AsyncRetrying(**self._options(parses))
-        counted = _counted(ask)
+        with arrivals() as arrival:
+            retrying = AsyncRetrying(**self._options(parses))
+            counted = _counted(ask, arrival)
 
-        async def one() -> T:  # tenacity awaits coroutine functions only, not what else returns awaitables
-            return await counted()
+            # Tenacity awaits coroutine functions only, not what else returns awaitables.
+            async def one() -> T:
+                return await counted()
 
-        try:
-            return await retrying(one)
-        except Exception as error:
-            failure = self.explain(error, attempts=_attempts(retrying), parses=parses)
-            if failure is None:
-                raise
+            try:
+                return await retrying(one)
+            except Exception as error:
+                failure = self._failure(error, arrival, _attempts(retrying), parses)
+                if failure is None:
+                    raise
         raise failure
+
+    def _failure(self, error: Exception, arrival: Arrival, attempts: int, parses: bool) -> Exception | None:
+        told = self.explain(error, attempts=attempts, parses=parses)
+        if told is None and parses and self._is_unfit(error, arrival):
+            unfit = UnfitAnswer(type(error).__name__)
+            unfit.__cause__ = safe_cause(error, self._llm)
+            return unfit
+        return told
+
+    def _is_unfit(self, error: Exception, arrival: Arrival) -> bool:
+        if isinstance(error, UnfitAnswer):
+            return True
+        if not self._openai_kind:
+            return isinstance(error, _UNFIT_OR_UNREADABLE)
+        return arrival.answered and isinstance(error, _UNFIT)
+
+    def is_mistake(self, error: Exception) -> bool:
+        """Say whether an error is surely one of the program: of OpenAI's kind, and no server's doing."""
+        return self._openai_kind and is_mistake(error)
 
     def explain(self, error: Exception, *, attempts: int = 1, parses: bool = False) -> LLMServerError | None:
         """Return what a client's error says of the server, without the key; None if it is about neither.
@@ -249,7 +253,7 @@ class Requests:
         return self._openai_kind and not parses and is_unreadable(error)
 
 
-def _counted(ask: Callable[[], T]) -> Callable[[], T]:
+def _counted(ask: Callable[[], T], arrival: Arrival) -> Callable[[], T]:
     sent = 0
 
     def one() -> T:
@@ -258,6 +262,7 @@ def _counted(ask: Callable[[], T]) -> Callable[[], T]:
         if tally is not None:
             tally.note(retry=sent > 0)
         sent += 1
+        arrival.answered = False
         return ask()
 
     return one

@@ -14,7 +14,8 @@ from llama_index.core.llms.llm import LLM
 
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
 from reges_index.errors import AdapterError, ConfigError
-from reges_index.models.api_requests import Requests, single_attempt
+from reges_index.models.api_clients import single_attempt
+from reges_index.models.api_requests import Requests
 from reges_index.models.chat_frame import ChatFrame
 from reges_index.models.llm import ReGeSLLM, chat_response, wrap_llm
 from reges_index.models.local_lm import LocalLM

@@ -15,7 +15,7 @@ from reges_index.errors import ConfigError, LLMServerError
 from reges_index.item_expert.letters import LETTERS, read_letters
 from reges_index.item_expert.selection import NoChoice
 from tests.builders import bundle, item, nodes_of
-from tests.servers.scripted import call, letters, scripted_server
+from tests.servers.scripted import call, letters, refusal, scripted_server
 
 FILMS = [item("1", "Alien", 1979, "A crew."), item("2", "Heat {x}", 1995), item("3", "Heat {x}", 1986)]
 WISH = bundle("something tense")
@@ -131,12 +131,16 @@ async def test_logprobs_of_letters(server, asynchronous):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_server_without_logprobs_is_not_asked_for_them_again(server, asynchronous):
-    server.script += ["B", call(candidate="3"), call(candidate="2"), 400, "Alien"]
+    no_tools = refusal("tools are not supported")
+    server.script += ["B", call(candidate="3"), call(candidate="2"), no_tools, "Alien"]
     rerank = expert(server, tools=True)
     found, report = await picked(rerank, asynchronous)
     assert (found, report["score_source"], report["fallbacks"]) == ("3", "structured", 1)
+    assert report["fallback_reasons"] == {"logprobs": "the server gives no logprobs"}
+    assert report["given_up"] == ["logprobs"]
     found, report = await picked(rerank, asynchronous)
     assert (found, report["score_source"], report["fallbacks"]) == ("2", "structured", 1)
+    assert report["fallback_reasons"] == {"logprobs": "given up"}
     assert ["logprobs" in request for request in server.requests] == [True, False, False]
     found, report = await picked(rerank, asynchronous)  # now it refuses tools, too
     assert (found, report["score_source"], report["fallbacks"]) == ("1", "matched", 2)
@@ -160,6 +164,16 @@ async def test_no_letter_among_the_tokens(server):
     found, report = await picked(rerank, False)
     assert (found, report["score_source"], report["fallbacks"]) == ("1", "matched", 1)
     ranking = await ranked(rerank, False)  # that was about this prompt, so the next one is asked again
+    assert ranking.candidates[0].item.id == "3"
+
+
+async def test_an_empty_answer_says_nothing_of_logprobs(server):
+    """A content filter that stops an answer leaves no token that could have any."""
+    server.script += ["", "Alien", letters(C=0.4, The=0.5)]
+    rerank = expert(server)
+    found, report = await picked(rerank, False)
+    assert (found, report["fallbacks"], report["given_up"]) == ("1", 1, [])
+    ranking = await ranked(rerank, False)
     assert ranking.candidates[0].item.id == "3"
 
 

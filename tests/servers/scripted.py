@@ -24,8 +24,16 @@ def letters(**chances: float) -> dict[str, Any]:
     }
 
 
+def refusal(message: str, status: int = 400) -> dict[str, Any]:
+    """A reply that says why there is none."""
+    return {"status": status, "message": message}
+
+
 class ScriptedServer:
-    """``script`` holds the replies to come (a text, `call`, `letters`, a status), ``requests`` what came."""
+    """``script`` holds the replies to come, ``requests`` what came.
+
+    A reply is a text, `call`, `letters`, a status or a `refusal`.
+    """
 
     def __init__(self) -> None:
         self.script: list[str | int | dict[str, Any]] = []
@@ -37,8 +45,11 @@ class ScriptedServer:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 owner.requests.append(body)
                 reply = owner.script.pop(0)
-                status = reply if isinstance(reply, int) else 200
-                answer = {"error": {"message": "broken"}} if status != 200 else _completion(reply)
+                if isinstance(reply, int):
+                    reply = refusal("broken", reply)
+                status = reply.get("status", 200) if isinstance(reply, dict) else 200
+                complete = _completion if self.path.endswith("/chat/completions") else _text_completion
+                answer = complete(reply) if status == 200 else {"error": {"message": reply["message"]}}
                 data = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
@@ -70,6 +81,15 @@ def _completion(reply: Any) -> dict[str, Any]:
         message["content"] = top[0]["token"]
         choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
     return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+
+def _text_completion(reply: Any) -> dict[str, Any]:
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "text": reply}
+    if isinstance(reply, dict):
+        top = {entry["token"]: entry["logprob"] for entry in reply["logprobs"]}
+        [choice["text"], *_] = top
+        choice["logprobs"] = {"top_logprobs": [top]}
+    return {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]}
 
 
 @contextmanager
