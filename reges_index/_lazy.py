@@ -32,9 +32,8 @@ def lazy_names(
     def load(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{homes[name]}"), name)
-        setattr(sys.modules[package], name, value)  # so that this function is asked once for each name
-        return value
+        # Not kept in the package: what replaces a name in its module, such as a test, would else not be seen.
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes})

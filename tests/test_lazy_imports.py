@@ -45,6 +45,14 @@ def test_an_unknown_name_is_an_attribute_error(package):
         exec(f"from {package} import Nonsense", {})
 
 
+def test_what_replaces_a_name_in_its_module_is_seen(monkeypatch):
+    import reges_index.errors
+
+    assert reges_index.LLMServerError is reges_index.errors.LLMServerError
+    monkeypatch.setattr("reges_index.errors.LLMServerError", str)
+    assert reges_index.LLMServerError is str
+
+
 # What is loaded stays loaded, so these run in processes of their own.
 WITHOUT_GRADIO = """
 import sys

@@ -58,10 +58,6 @@ def test_what_cannot_be(store, tiny, words, code):
 def test_without_gradio(store, monkeypatch):
     import sys
 
-    import reges_index.ui
-
-    for name in reges_index.ui.__all__:
-        monkeypatch.delitem(vars(reges_index.ui), name, raising=False)  # loaded for a test before this one
     for name in [name for name in sys.modules if name.startswith("reges_index.ui.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
