@@ -120,6 +120,8 @@ class EngineOptions:
 
         saved = self._saved()
         base = PipelineSettings.preset(self.preset or "embedded") if saved is None else saved.settings
+        if self.domain is not None:  # for both experts
+            base = base.override(query_item_noun=None, query_item_plural=None)
         return base.override(**self._changes()).override_texts(self.set or ())
 
     def place(self) -> tuple[str, str]:

@@ -96,6 +96,9 @@ def build_engine(
             {QUERY_ROLE: settings.query_adapter},
         )  # fmt: skip
     domain = Domain(settings.item_noun, settings.item_plural)
+    query_domain = Domain(
+        settings.query_item_noun or domain.noun, settings.query_item_plural or domain.plural
+    )
     return ReGeSQueryEngine.from_defaults(
         catalog,
         retriever=retriever,
@@ -105,11 +108,11 @@ def build_engine(
             query_model,
             adapter=None if settings.query_adapter == NONE else AUTO_ADAPTER,
             query_prompt=settings.query_prompt,
-            domain=domain,
+            domain=query_domain,
             max_history_tokens=settings.query_history_tokens,
             decoding=QueryDecoding(**settings.decoding.model_dump()) if settings.decoding else None,
             on_error=settings.query_on_error,
-            verbose=settings.verbose,
+            verbose=settings.verbose if settings.query_verbose is None else settings.query_verbose,
         ),
         rerank=ReGeSRerank(
             item_model,

@@ -13,12 +13,14 @@ from reges_index.engines.retrieval import CatalogSource
 from reges_index.errors import ConfigError
 from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.local_selection import LocalSelector
+from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.backend import Backend, LocalBackend
 from reges_index.models.embedded import EMBEDDED_BASE
 from reges_index.models.local_lm import LocalLM
 from reges_index.pipeline.build import LOADED_FROM
 from reges_index.pipeline.llm import model_of, spec_of
 from reges_index.pipeline.settings import GIVEN, NONE, SHIPPED, PipelineSettings
+from reges_index.query_expert.transform import ReGeSQueryTransform
 
 __all__ = ["describe_engine"]
 
@@ -86,12 +88,20 @@ def describe_engine(engine: ReGeSQueryEngine, *, name: str = "custom") -> Pipeli
             "streaming": words.streaming,
             "empty_response": words.empty_response,
             "sentence_on_error": words.on_error,
-            "item_noun": engine.domain.noun,
-            "item_plural": engine.domain.plural,
+            **_wording(transform, rerank),
             "verbose": rerank.verbose,
+            "query_verbose": transform.verbose if transform.verbose != rerank.verbose else None,
         },
         where="the engine",
     )
+
+
+def _wording(transform: ReGeSQueryTransform, rerank: ReGeSRerank) -> dict[str, str]:
+    item, query = rerank.domain, transform.domain
+    fields = {"item_noun": item.noun, "item_plural": item.plural}
+    if query != item:
+        fields |= {"query_item_noun": query.noun, "query_item_plural": query.plural}
+    return fields
 
 
 def _encoder(engine: ReGeSQueryEngine) -> str:

@@ -94,8 +94,12 @@ keep_retrieval_score, reasoning
         See `ReGeSSynthesizer`; the last is its ``on_error``.
     item_noun, item_plural
         What an item is called in prompts.
+    query_item_noun, query_item_plural
+        The same in the query expert's, where it is another; None is the item expert's.
     verbose
         Log queries and rankings at INFO.
+    query_verbose
+        The same for queries only; None is what ``verbose`` says.
     """
 
     model_config = _FROZEN
@@ -135,7 +139,10 @@ keep_retrieval_score, reasoning
     sentence_on_error: Literal["raise", "title"] = "raise"
     item_noun: str = Field(default="movie", min_length=1)
     item_plural: str = Field(default="movies", min_length=1)
+    query_item_noun: str | None = Field(default=None, min_length=1)
+    query_item_plural: str | None = Field(default=None, min_length=1)
     verbose: bool = False
+    query_verbose: bool | None = None
 
     @field_validator("encoder", "llm", "query_llm")
     @classmethod
