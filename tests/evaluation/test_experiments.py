@@ -369,3 +369,38 @@ def test_reports_leave_out_nobody(finished):
     text = (finished[0].folder / "table1.md").read_text()
     assert re.search(r"- KBRD: made elsewhere", text)
     assert "not run" in text
+
+
+def item_experts(folder, **kinds):
+    """A model with item experts whose manifests state these kinds of negatives."""
+    model = tiny_lm()
+    for name, kind in kinds.items():
+        save_tiny_adapter(folder / name, seed=len(name))
+        manifest = AdapterManifest(
+            name=name,
+            role="item-expert",
+            base_model=model.name,
+            base_fingerprint=model.fingerprint,
+            prompt_hash=selection_prompt_hash(),
+            prompt_template=DEFAULT_SELECT_TMPL.template,
+            negatives={"kind": kind},
+        )
+        save_manifest(manifest, folder / name)
+        model.load_adapter(name, folder / name, role="item-expert")
+    return model
+
+
+def test_figure6_names_item_experts_by_the_negatives_of_their_manifests(data, catalog, tmp_path):
+    def figure6(name, **kinds):
+        model = item_experts(tmp_path / name, **kinds)
+        return run_experiments(make_lab(data, catalog, model, tmp_path / name / "out"), ["figure6"])
+
+    hard, rand, bare = "R-augmented G (hard negatives)", "fine-tune (random negatives)", "untrained"
+    done = figure6("both", **{"item-expert": "random", "item-expert-random": "hard"})["done"]["figure6"]
+    assert list(dict.fromkeys(row["system"] for row in done["rows"])) == [hard, rand, bare]
+    assert done["left_out"] == {}
+    done = figure6("one", **{"item-expert": "random"})["done"]["figure6"]
+    assert list(dict.fromkeys(row["system"] for row in done["rows"])) == [rand, bare]
+    assert list(done["left_out"]) == [hard]
+    outcome = figure6("same", **{"item-expert": "random", "item-expert-random": "random"})
+    assert "both item experts were trained with random negatives" in outcome["not_run"]["figure6"]

@@ -16,11 +16,8 @@ from reges_index.evaluation.predictions import Prediction
 
 __all__ = ["SUCCESS", "figure6", "forced_candidates", "forced_data", "table4"]
 
-_NEGATIVES: dict[str | None, str] = {
-    ITEM_ADAPTER: "R-augmented G (hard negatives)",
-    RANDOM_ADAPTER: "fine-tune (random negatives)",
-    None: "untrained",
-}
+_HARD, _RANDOM = "R-augmented G (hard negatives)", "fine-tune (random negatives)"
+_BY_KIND = {"hard": _HARD, "random": _RANDOM, "mixed": "fine-tune (mixed negatives)"}
 SUCCESS = {"rec_success_rate": "Rec Success Rate"}
 _FORCED = {"rec_success_rate": "Item Generation Success"}
 _FORCED_NOTE = (
@@ -106,23 +103,35 @@ def _table4_paper(lab: Lab, top_k: int, place: int) -> PaperValue:
     return value
 
 
+def _item_experts(lab: Lab) -> tuple[dict[str | None, str], dict[str, str]]:
+    """Name the item experts by the negatives that their manifests state; say what is missing."""
+    names: dict[str | None, str] = {}
+    for adapter, usual in ((ITEM_ADAPTER, _HARD), (RANDOM_ADAPTER, _RANDOM)):
+        if not lab.adapter_or_none(adapter):
+            continue
+        manifest = lab.model().manifest(adapter)
+        kind = ((manifest and manifest.negatives) or {}).get("kind")
+        name = usual if kind is None else _BY_KIND.get(kind, f"fine-tune ({kind} negatives)")
+        if name in names.values():
+            raise NotRunnable(f"both item experts were trained with {kind} negatives, so they do not compare")
+        names[adapter] = name
+    if not names:
+        raise NotRunnable("it needs item experts trained with hard and with random negatives to compare")
+    # Hard first, whichever option named it: the others are compared with it.
+    names = dict(sorted(names.items(), key=lambda pair: pair[1] != _HARD))
+    missing = {n: "no such item expert is loaded" for n in (_HARD, _RANDOM) if n not in names.values()}
+    return {**names, None: "untrained"}, missing
+
+
 def figure6(lab: Lab) -> ExperimentResult:
     """Item experts trained with hard and with random negatives, and untrained (section 3.5)."""
-    names: dict[str | None, str] = {}
-    missing: dict[str, str] = {}
-    for adapter, name in _NEGATIVES.items():
-        if adapter is None or lab.adapter_or_none(adapter):
-            names[adapter] = name
-        else:
-            missing[name] = f"no adapter {adapter} is loaded"
-    if len(missing) == 2:
-        raise NotRunnable("it needs item experts trained with hard and with random negatives to compare")
+    names, missing = _item_experts(lab)
     rows: list[Row] = []
     comparisons: list[ComparisonRow] = []
     dataset = lab.settings.dataset
 
     def gain(other: str, _metric: str) -> float | None:
-        known = other == _NEGATIVES[RANDOM_ADAPTER] and ITEM_ADAPTER in names
+        known = other == _RANDOM and _HARD in names.values()
         return FIGURE6_GAINS[dataset] if known and dataset else None
 
     for top_k in sorted({10, lab.settings.candidates}):
