@@ -20,11 +20,14 @@ import numpy as np
 
 from reges_index.catalog.encoder import EncoderIdentity
 from reges_index.catalog.filters import Filter
-from reges_index.catalog.rows import HASH_KEY, Row, content_mark, whole_node
-from reges_index.catalog.store import StoreLocation, store_errors, write_lock
+from reges_index.catalog.rows import content_mark
+from reges_index.catalog.store import StoreLocation, write_lock
 from reges_index.catalog.stores.base import Hits, Record, Stored, search_size
-from reges_index.catalog.stores.lancedb_filter import facets_of, joined, numbers_of, sql_of, struct_sql_of
-from reges_index.errors import CatalogError, ConfigError, ReGeSError, StorageError, StoreNotFoundError
+from reges_index.catalog.stores.lancedb_errors import lance_errors
+from reges_index.catalog.stores.lancedb_filter import joined, sql_of, struct_sql_of
+from reges_index.catalog.stores.lancedb_rows import dimension_of, kinds_of, schema_of, stored_rows
+from reges_index.catalog.stores.lancedb_writer import COMPLETE, LanceWriter
+from reges_index.errors import CatalogError, ConfigError, StoreNotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,13 +36,8 @@ __all__ = ["LanceTable"]
 
 _FORMAT = 1
 _NOTE = b"reges"
-_COMPLETE = "reges-complete"
 _BATCH = 5000
-_INTERNAL = frozenset({"_node_content", "_node_type", "doc_id", "ref_doc_id", HASH_KEY})
-# Older versions stay this long, for readers that are in the middle of one.
-_KEPT = timedelta(minutes=10)
 _ALL = 2**31 - 1
-_FOREVER = timedelta(days=36500)
 
 _write_locks: dict[Path | int, threading.RLock] = {}
 _locking = threading.Lock()
@@ -92,13 +90,14 @@ class LanceTable:
             raise StoreNotFoundError(
                 f"lancedb:{folder}: there is no store", hint="check the path, or index the items there first"
             )
-        with _errors(f"lancedb:{folder}"):
+        with lance_errors(f"lancedb:{folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             # Interval 0: every read looks whether another process has written.
             return cls(lancedb.connect(str(folder), read_consistency_interval=timedelta(0)), name)
 
     @property
-    def _where(self) -> str:
+    def label(self) -> str:
+        """How messages name the table."""
         return f"catalog {self.name!r} in {self.place}"
 
     def sibling(self, name: str) -> LanceTable:
@@ -108,7 +107,7 @@ class LanceTable:
     def names(self) -> list[str]:
         """Names of all tables, sorted."""
         names: list[str] = []
-        with _errors(self.place):
+        with lance_errors(self.place):
             page = self._connection.list_tables()
             names += page.tables
             while page.page_token:
@@ -123,24 +122,24 @@ class LanceTable:
                 self._create(identity)
 
     def _create(self, identity: EncoderIdentity) -> None:
-        with _errors(self._where):
+        with lance_errors(self.label):
             note = json.dumps({"format": _FORMAT, "encoder": asdict(identity)}).encode()
-            schema = _schema(identity.dimension).with_metadata({_NOTE: note})
+            schema = schema_of(identity.dimension).with_metadata({_NOTE: note})
             self._connection.create_table(self.name, schema=schema)
 
     def record(self) -> Record:
         """Return what the table says of itself."""
-        table = self._table()
-        with _errors(self._where):
+        table = self.opened()
+        with lance_errors(self.label):
             schema = table.schema
-            complete = _COMPLETE in table.tags.list()
+            complete = COMPLETE in table.tags.list()
         note = (schema.metadata or {}).get(_NOTE)
         if note is None:
-            return Record(None, _dimension(schema, self._where), complete=True, broken=False)
+            return Record(None, dimension_of(schema, self.label), complete=True, broken=False)
         values = json.loads(note)
         if values["format"] != _FORMAT:
             raise CatalogError(
-                f"{self._where} has catalog format {values['format']}, this version reads {_FORMAT}",
+                f"{self.label} has catalog format {values['format']}, this version reads {_FORMAT}",
                 hint="index the items again, or update reges-index",
             )
         identity = EncoderIdentity(**values["encoder"])
@@ -152,13 +151,13 @@ class LanceTable:
             self._drop()
 
     def _drop(self) -> None:
-        with _errors(self._where):
+        with lance_errors(self.label):
             self._connection.drop_table(self.name)
 
     def count(self) -> int:
         """Return the number of rows."""
-        table = self._table()
-        with _errors(self._where):
+        table = self.opened()
+        with lance_errors(self.label):
             return int(table.count_rows())
 
     def ids(self, where: Filter | None = None) -> list[str]:
@@ -168,7 +167,7 @@ class LanceTable:
 
     def marks(self) -> dict[str, str]:
         """Return a hash of every row's content."""
-        if not self._is_own(self._table()):
+        if not self._is_own(self.opened()):
             return {row.id: content_mark(row.metadata, row.document) for row in self.rows(self.ids())}
         rows = self._read(["id", "hash"], None)
         return dict(zip(rows.column("id").to_pylist(), rows.column("hash").to_pylist(), strict=True))
@@ -178,7 +177,7 @@ class LanceTable:
         columns = ["id", "text", "metadata", *(["vector"] if with_vectors else [])]
         for start in range(0, len(ids), _BATCH):
             found = self._read(columns, f"id IN ({joined(ids[start : start + _BATCH])})")
-            yield from _stored(found)
+            yield from stored_rows(found)
 
     def search(
         self,
@@ -190,8 +189,8 @@ class LanceTable:
         with_vectors: bool = False,
     ) -> list[Hits]:
         """Find the nearest rows of each vector."""
-        table = self._table()
-        with _errors(self._where):
+        table = self.opened()
+        with lance_errors(self.label):
             wanted = search_size(top_k, table.count_rows())
             if not vectors or not wanted:
                 return [Hits([], [], []) for _ in vectors]
@@ -205,7 +204,7 @@ class LanceTable:
                 found = (query if limits is None else query.where(limits, prefilter=True)).to_arrow()
                 distances = np.asarray(found.column("_distance").to_pylist(), dtype=np.float64)
                 scores = np.clip(1.0 - np.nan_to_num(distances, nan=1.0), -1.0, 1.0)  # nan: a zero vector
-                rows = list(_stored(found)) if with_rows else []
+                rows = list(stored_rows(found)) if with_rows else []
                 hits.append(Hits(found.column("id").to_pylist(), scores.tolist(), rows))
         return hits
 
@@ -216,35 +215,35 @@ class LanceTable:
 
         The index of words is made at the first such search and kept up to date by each sync.
         """
-        table = self._table()
+        table = self.opened()
         limits = self._sql(where)
-        with _errors(self._where):
+        with lance_errors(self.label):
             wanted = search_size(top_k, table.count_rows())
             if not wanted:
                 return Hits([], [], [])
             if not any(index.columns == ["text"] for index in table.list_indices()):
                 self._index_words()
-                table = self._table()
+                table = self.opened()
             query = table.search(query_type="hybrid", vector_column_name="vector", fts_columns="text")
             query = query.vector(np.asarray(vector, dtype=np.float32)).text(text).distance_type("cosine")
             query = query.limit(wanted)
             found = (query if limits is None else query.where(limits, prefilter=True)).to_arrow()
         scores = [float(score) for score in found.column("_relevance_score").to_pylist()]
-        return Hits(found.column("id").to_pylist(), scores, list(_stored(found)))
+        return Hits(found.column("id").to_pylist(), scores, list(stored_rows(found)))
 
     def _index_words(self) -> None:
         from lancedb.index import FTS
 
         with self._locked():
-            table = self._table()
+            table = self.opened()
             if not any(index.columns == ["text"] for index in table.list_indices()):
                 table.create_index("text", config=FTS())
 
     @contextmanager
-    def writing(self) -> Iterator[_LanceWriter]:
+    def writing(self) -> Iterator[LanceWriter]:
         """Let one writer at a time in, of this and of other processes."""
         with self._locked():
-            yield _LanceWriter(self)
+            yield LanceWriter(self)
 
     def recreate(self, identity: EncoderIdentity) -> None:
         """Start anew with an empty table; for the writer, who has the lock."""
@@ -257,8 +256,9 @@ class LanceTable:
         with self._write_lock, process:
             yield
 
-    def _table(self) -> Any:
-        with _errors(self._where):
+    def opened(self) -> Any:
+        """Return LanceDB's own table, at its newest version."""
+        with lance_errors(self.label):
             try:
                 return self._connection.open_table(self.name)
             except ValueError as error:
@@ -274,155 +274,11 @@ class LanceTable:
     def _sql(self, where: Filter | None) -> str | None:
         if where is None:
             return None
-        table = self._table()
-        return sql_of(where) if self._is_own(table) else struct_sql_of(where, _kinds(table.schema))
+        table = self.opened()
+        return sql_of(where) if self._is_own(table) else struct_sql_of(where, kinds_of(table.schema))
 
     def _read(self, columns: list[str], sql: str | None) -> pa.Table:
-        table = self._table()
-        with _errors(self._where):
+        table = self.opened()
+        with lance_errors(self.label):
             query = table.search().select(columns)
             return (query if sql is None else query.where(sql)).limit(_ALL).to_arrow()
-
-
-class _LanceWriter:
-    broken = False
-
-    def __init__(self, table: LanceTable) -> None:
-        self._table = table
-        self._known: set[str] | None = None
-        self._has_changed = False
-
-    def identity(self) -> EncoderIdentity | None:
-        return self._table.record().identity
-
-    def recreate(self, identity: EncoderIdentity) -> None:
-        self._table.recreate(identity)
-        self._known, self._has_changed = None, True
-
-    def write(self, rows: Sequence[Row], vectors: Sequence[Sequence[float]]) -> None:
-        import pyarrow as pa
-
-        known = self._ids()
-        opened = self._table._table()
-        with _errors(self._table._where):
-            data = pa.Table.from_pylist(
-                [_values(row, vector) for row, vector in zip(rows, vectors, strict=True)],
-                # Not the table's own: that has JSON as bytes, and text would be kept as it is.
-                schema=_schema(_dimension(opened.schema, self._table._where)),
-            )
-            if known.isdisjoint(row.id for row in rows):
-                opened.add(data)
-            else:
-                merge = opened.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-                merge.execute(data)
-        known.update(row.id for row in rows)
-        self._has_changed = True
-
-    def delete(self, ids: Sequence[str]) -> None:
-        opened = self._table._table()
-        with _errors(self._table._where):
-            opened.delete(f"id IN ({joined(ids)})")
-        self._ids().difference_update(ids)
-        self._has_changed = True
-
-    def finish(self) -> None:
-        opened = self._table._table()
-        with _errors(self._table._where):
-            if _COMPLETE not in opened.tags.list():
-                opened.tags.create(_COMPLETE, opened.version)
-            elif not self._has_changed:
-                return
-            # Cleaning refuses to remove a tagged version, so the tag has to be on the newest one before.
-            opened.optimize(cleanup_older_than=_FOREVER)
-            opened.tags.update(_COMPLETE, opened.version)
-            opened.optimize(cleanup_older_than=_KEPT)
-
-    def _ids(self) -> set[str]:
-        if self._known is None:
-            self._known = set(self._table.ids())
-        return self._known
-
-
-def _schema(dimension: int | None) -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            pa.field("id", pa.string()),
-            pa.field("doc_id", pa.string()),
-            pa.field("vector", pa.list_(pa.float32(), dimension or -1)),
-            pa.field("text", pa.string()),
-            # What LlamaIndex's own LanceDBVectorStore reads a node from.
-            pa.field("metadata", pa.struct([("_node_content", pa.string()), ("_node_type", pa.string())])),
-            pa.field("facets", pa.list_(pa.string())),
-            pa.field("numbers", pa.json_(pa.utf8())),
-            pa.field("hash", pa.string()),
-        ]
-    )
-
-
-def _values(row: Row, vector: Sequence[float]) -> dict[str, Any]:
-    fields = {key: value for key, value in row.metadata.items() if key not in _INTERNAL}
-    return {
-        "id": row.id,
-        "doc_id": row.metadata.get("doc_id"),
-        "vector": np.asarray(vector, dtype=np.float32),
-        "text": row.document,
-        "metadata": whole_node(row),
-        "facets": facets_of(fields),
-        "numbers": numbers_of(fields),
-        "hash": content_mark(row.metadata, row.document),
-    }
-
-
-def _stored(found: pa.Table) -> Iterator[Stored]:
-    vectors = found.column("vector").to_pylist() if "vector" in found.column_names else None
-    for number in range(found.num_rows):
-        metadata = found.column("metadata")[number].as_py()
-        vector = None if vectors is None else np.asarray(vectors[number], dtype=np.float64)
-        known = {key: value for key, value in (metadata or {}).items() if value is not None}
-        yield Stored(found.column("id")[number].as_py(), found.column("text")[number].as_py(), known, vector)
-
-
-def _dimension(schema: pa.Schema, where: str) -> int | None:
-    names = set(schema.names)
-    if not {"id", "vector", "text", "metadata"} <= names:
-        raise CatalogError(
-            f"{where} has the columns {', '.join(schema.names)}; a catalog needs id, vector, text, metadata",
-            hint="make a catalog of your items with ItemCatalog.from_items",
-        )
-    size = getattr(schema.field("vector").type, "list_size", None)
-    return None if size is None else int(size)
-
-
-def _kinds(schema: pa.Schema) -> dict[str, str]:
-    import pyarrow as pa
-
-    kinds = {}
-    for field in schema.field("metadata").type:
-        if pa.types.is_boolean(field.type):
-            kinds[field.name] = "boolean"
-        elif pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
-            kinds[field.name] = "number"
-        elif pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            kinds[field.name] = "text"
-    return kinds
-
-
-@contextmanager
-def _errors(where: str) -> Iterator[None]:
-    """Translate errors of LanceDB, which are plain RuntimeError, ValueError and OSError with a text."""
-    try:
-        with store_errors(where):
-            yield
-    except ReGeSError:
-        raise
-    except (RuntimeError, ValueError) as error:
-        text = str(error)
-        if "No space left" in text or "os error 28" in text:
-            raise StorageError(
-                f"{where}: the disk is full", hint="free some space, then sync again"
-            ) from error
-        if "Not found" in text or "was not found" in text:
-            raise StoreNotFoundError(f"{where}: {text}", hint="index the items again") from error
-        raise CatalogError(f"{where}: LanceDB says: {text}", hint="see LanceDB's message") from error
