@@ -149,6 +149,7 @@ class LiveVersions:
         Vectors are taken over from `source`, or else from the live version. Whatever is raised before it is
         live, what was built goes.
         """
+        self._pass_over_taken_names()
         candidate = self.pattern.beside(version_name(self.base, self.state.following))
         try:
             known = self._live.catalog if source is None else source
@@ -159,6 +160,23 @@ class LiveVersions:
             if candidate.name not in self.state.names.values():  # what is live already stays
                 _drop(candidate)
             raise
+
+    def _pass_over_taken_names(self) -> None:
+        """Use no number whose name in the store belongs to a finished catalog: that one is somebody's own.
+
+        An unfinished one is what a killed swap has left; it is gone on with.
+        """
+        present = set(self.pattern.table.names())
+        following = self.state.following
+        while (name := version_name(self.base, following)) in present:
+            table = self.pattern.table.sibling(name)
+            record = table.record()
+            if record.broken or not record.complete or not table.ids():
+                break
+            logger.warning("the store has a catalog %r that is no version of %r: left alone", name, self.base)
+            following += 1
+        with self._looking:
+            self.state = replace(self.state, following=following)
 
     def return_to(self, to: int | None) -> CatalogVersion:
         """Make a version live that was so before; None is the one before this one. See `rollback`."""

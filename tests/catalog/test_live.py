@@ -109,6 +109,21 @@ def test_an_existing_catalog_goes_live_and_is_not_deleted(tmp_path: Path):
     assert LiveCatalog.open(name="films-a", **where).ids() == elsewhere.ids()
 
 
+def test_a_catalog_of_somebody_elses_is_not_built_over(tmp_path: Path, caplog):
+    """Also where it has the very name that the next version would have."""
+    where = {"persist_dir": tmp_path / "store", "embed_model": HashingEmbedding()}
+    own = ItemCatalog.from_items(of("own"), name="films.v2", **where)
+    live = LiveCatalog.from_items(of("a"), name="films", **where)
+    made = live.swap(of("b"))
+    assert (made.number, made.name) == (3, "films.v3")
+    assert "'films.v2' that is no version of 'films'" in caplog.text
+    assert own.ids() == [item.id for item in of("own")]
+    with pytest.raises(InputError):
+        live.swap([*of("c"), *of("c")])
+    assert ItemCatalog.open(name="films.v2", **where).ids() == [item.id for item in of("own")]
+    assert numbers(live) == [1, 3]
+
+
 def test_in_memory_a_given_catalog_is_taken_as_it_is(live: LiveCatalog):
     other = ItemCatalog.from_items(of("b"), name="films", embed_model=HashingEmbedding())
     assert live.swap(other).number == 2
