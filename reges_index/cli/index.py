@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from reges_index.catalog.place import live_in
 from reges_index.cli.catalog_file import CatalogFile, Columns, Encoding, read_catalog_file
 from reges_index.cli.engine_options import EngineOptions, MaybeName, MaybeStore, PipelineFile, PresetName
 from reges_index.cli.output import print_json, say
-from reges_index.cli.parts import AsJson, Encoder, Quiet, live_in, store_place
+from reges_index.cli.parts import AsJson, Encoder, Quiet, store_place
 from reges_index.errors import ConfigError
 
 __all__ = ["index"]

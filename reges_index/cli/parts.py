@@ -13,10 +13,9 @@ from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog, LiveCatalog
-    from reges_index.catalog.live_state import LiveState
     from reges_index.dialogue.wording import Domain
 
-__all__ = ["Mode", "is_url", "live_in", "open_catalog", "parse_domain", "store_place"]
+__all__ = ["Mode", "is_url", "open_catalog", "parse_domain", "store_place"]
 
 
 class Mode(str, Enum):
@@ -80,24 +79,12 @@ def store_place(store: str) -> dict[str, Any]:
     return place_of(store)
 
 
-def live_in(store: str) -> dict[str, LiveState]:
-    """Return the live catalogs that a folder says it has, by name; none for a server, which does not say."""
-    if is_url(store):
-        return {}
-
-    from reges_index.catalog.live_state import live_catalogs
-    from reges_index.catalog.store import StoreLocation
-
-    folder = StoreLocation.of(store_place(store)["persist_dir"], None).persist_dir
-    return live_catalogs(folder) if folder is not None else {}
-
-
 def open_catalog(
     store: str, name: str, encoder: str | None, *, live: bool = False
 ) -> ItemCatalog | LiveCatalog:
     """Open an existing catalog; one that its folder says is live, or with `live`, at its live version."""
     store_place(store)  # refuses what cannot be one, in the command line's words
-    return open_catalog_at(store, name, encoder, live=live or name in live_in(store))
+    return open_catalog_at(store, name, encoder, live=live)
 
 
 def parse_domain(text: str) -> Domain:
