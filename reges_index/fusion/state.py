@@ -30,17 +30,25 @@ _REJECTED = re.compile(
 )
 _SEEN = re.compile(
     r"\b(?:(?:have|already|'ve|i) (?:already )?(?:seen|saw|watched|read|played)|"
-    r"seen (?:it|that|them|those|both))\b",
+    r"(?<!never )(?<!not )(?<!n't )(?<!nt )(?<!yet )seen (?:it|that|them|those|both))\b",
     re.IGNORECASE,
 )
+# Spelled out: "want", "went" and "different" end in "nt" too.
+_NOT_VERB = r"(?:do|does|did|is|are|was|were|have|has|had|ca|wo|would|could|should|ai)n'?t"
 _NEGATION = re.compile(
-    r"\b(?:no|not|\w+n'?t|without|except|avoid|hate|dislike)\W+(?:\w+\W+){0,3}$", re.IGNORECASE
+    rf"\b(?:no|not|{_NOT_VERB}|cannot|never|without|except|avoid|hate|dislike)\W+(?:\w+\W+){{0,3}}$",
+    re.IGNORECASE,
 )
+_NO_SOONER = re.compile(r"\b(?:after|since|newer than|later than)\W+(?:the\W+)?$", re.IGNORECASE)
+_NO_LATER = re.compile(r"\b(?:before|older than|earlier than|until|prior to)\W+(?:the\W+)?$", re.IGNORECASE)
+_FIRST_YEAR, _LAST_YEAR = 1, 9999
 _DECADE = re.compile(r"\b(?:(19|20)(\d)0|([2-9])0)'?\s?s\b", re.IGNORECASE)
 _YEAR = re.compile(r"(?<![(\[\d])\b((?:19|20)\d\d)\b(?!\s*[)\]'s\d])")
 _CLAUSE = re.compile(r"[.!?;]|\bbut\b", re.IGNORECASE)
 # "comedies", "comedic" and "comedy" share this much.
 _STEM = 5
+# "War", "spy" and "sci" are genres; "fi" is none.
+_SHORTEST = 3
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ class StateReader:
         names = {phrase_key(n) for item in items for n in (*item.creators, *item.cast) if " " in n.strip()}
         self._people: dict[str, object] = dict.fromkeys(names)
         stems = {genre_stem(word) for item in items for genre in item.genres for word in phrase_words(genre)}
-        self._stems = frozenset(stem for stem in stems if len(stem) >= _STEM - 1)
+        self._stems = frozenset(stem for stem in stems if len(stem) >= _SHORTEST)
 
     def read(self, messages: Sequence[ChatMessage]) -> DialogueState:
         """Return the state after the last message."""
@@ -145,11 +153,14 @@ class StateReader:
             stem = genre_stem(word)
             if stem in self._stems:
                 turned_down = bool(_NEGATION.search(text.plain[:start]))
+                # What was said last holds.
+                (genres if turned_down else ruled_out).pop(stem, None)
                 (ruled_out if turned_down else genres)[stem] = number
         for match in _DECADE.finditer(text.plain):
             start = int(f"19{match[3]}0" if match[3] else f"{match[1]}{match[2]}0")
-            years.append((start, start + 9))
-        years.extend((int(match[1]), int(match[1])) for match in _YEAR.finditer(text.plain))
+            years.extend(_asked(text.plain[: match.start()], start, start + 9))
+        for match in _YEAR.finditer(text.plain):
+            years.extend(_asked(text.plain[: match.start()], int(match[1]), int(match[1])))
 
     def _named(
         self, mentions: Sequence[Mention], texts: Sequence[Text], users: Sequence[bool]
@@ -191,6 +202,15 @@ def _around(texts: Sequence[Text], users: Sequence[bool], mention: Mention) -> s
     if mention.message + 1 < len(texts) and users[mention.message + 1]:
         return texts[mention.message + 1].plain[:200]
     return ""
+
+
+def _asked(before: str, first: int, last: int) -> list[tuple[int, int]]:
+    """Return the range of years that is asked for, by the words in front of it; none if it is ruled out."""
+    if _NO_SOONER.search(before):
+        return [(first, _LAST_YEAR)]
+    if _NO_LATER.search(before):
+        return [(_FIRST_YEAR, last)]
+    return [] if _NEGATION.search(before) else [(first, last)]
 
 
 def genre_stem(word: str) -> str:

@@ -1,5 +1,6 @@
 """What a dialogue has established."""
 
+import pytest
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.fusion.state import StateReader
@@ -55,6 +56,50 @@ def test_genres_people_and_years():
     assert "horro" not in state.genres  # the recommender's words are no wish
     assert state.people == {"cymoor": 0}
     assert state.years == ((1990, 1999), (2016, 2016))
+
+
+@pytest.mark.parametrize(
+    "said", ["I want a comedy", "we went to a comedy", "a different kind of comedy", "I spent it on comedy"]
+)
+def test_words_that_end_like_a_negation_rule_nothing_out(said):
+    state = read(said)
+    assert "comed" in state.genres
+    assert not state.ruled_out
+
+
+@pytest.mark.parametrize("said", ["I don't want a comedy", "isnt there anything but comedy", "never comedy"])
+def test_negations_rule_out(said):
+    assert "comed" in read(said).ruled_out
+
+
+def test_what_was_said_last_holds():
+    state = read("no horror please", "Sure", "horror, on second thought")
+    assert "horro" in state.genres
+    assert not state.ruled_out
+
+
+@pytest.mark.parametrize(
+    ("said", "years"),
+    [
+        ("something not from the 80s", ()),
+        ("after 2010 please", ((2010, 9999),)),
+        ("anything before the 90s", ((1, 1999),)),
+        ("older than 1970", ((1, 1970),)),
+    ],
+)
+def test_open_and_ruled_out_years(said, years):
+    assert read(said).years == years
+
+
+@pytest.mark.parametrize("answer", ["I haven't seen it", "never seen it", "I have not seen that"])
+def test_not_seen_is_not_seen(answer):
+    assert not named(read("Hi", "How about Laugh Factory?", answer))["f6"].seen
+
+
+def test_short_genres_count():
+    war = FILMS[0].model_copy(update={"genres": ("War",)})
+    state = StateReader([war]).read([ChatMessage(role=MessageRole.USER, content="a war film")])
+    assert "war" in state.genres
 
 
 def test_an_empty_message_says_nothing():
