@@ -60,6 +60,7 @@ class ListMaker:
         self.items = items
         self.hard = hard
         self.k = settings.num_candidates
+        self.least = settings.num_candidates_from
         self.kind = settings.negatives
         self.seed = settings.seed
         self._ids = sorted(items)
@@ -73,8 +74,9 @@ class ListMaker:
         """Make the list of one turn and one of its targets, which is in the catalog."""
         rng = random.Random(f"{self.seed}/{epoch}/{turn.id}/{target}")
         forbidden = self._names_of(turn.targets)
-        wrong = self._wrong([self.hard.get(turn.id, ())], forbidden, rng, self.k, turn.id)
-        return self._shuffled([self.items[target], *wrong], [(turn, target)], self.k, rng)
+        wanted = self._draw_k(rng)
+        wrong = self._wrong([self.hard.get(turn.id, ())], forbidden, rng, wanted, turn.id)
+        return self._shuffled([self.items[target], *wrong], [(turn, target)], wanted, rng)
 
     def of_dialogue(self, turns: Sequence[Turn], epoch: int) -> tuple[CandidateList, list[Turn]]:
         """Make one list for all turns of a dialogue, each with one true item in it.
@@ -101,10 +103,13 @@ class ListMaker:
         kept = list(dict.fromkeys(target for _, target in truths))
         forbidden = self._names_of([target for turn, _ in truths for target in turn.targets])
         queues = [self.hard.get(turn.id, ()) for turn, _ in truths]
-        wanted = max(0, self.k + 1 - len(kept))
+        wanted = max(0, self._draw_k(rng) + 1 - len(kept))
         wrong = self._wrong(queues, forbidden, rng, wanted, turns[0].dialog_id)
         made = self._shuffled([*(self.items[target] for target in kept), *wrong], truths, wanted, rng)
         return made, clashes
+
+    def _draw_k(self, rng: random.Random) -> int:
+        return self.k if self.least is None else rng.randint(self.least, self.k)
 
     def _clashes(self, turn: Turn, target: str, chosen: Mapping[str, None]) -> bool:
         others = [other for other in chosen if other != target]

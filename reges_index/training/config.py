@@ -47,6 +47,10 @@ class ExpertTraining(BaseModel):
         Budget of one candidate's details (item expert); None leaves it to ``max_tokens``.
     num_candidates
         k of section 2.4: wrong candidates beside the true one (item expert).
+    num_candidates_from
+        With it, each list has a k of its own, drawn between this and ``num_candidates``: an item expert that
+        has only seen lists of ten chooses among fifty no better than chance (``finetune/RESULTS.md``). None,
+        the paper's way, gives all lists the same k.
     negatives
         Where they come from: the retriever, chance, or both (Figure 6 compares the first two).
     candidates_of
@@ -60,6 +64,9 @@ class ExpertTraining(BaseModel):
     backend
         "trl" (TRL's SFTTrainer), "loop" (plain PEFT loop), or "auto": "trl" where TRL is installed and
         ``share_prefixes`` is off. Both run on several processes under ``accelerate launch``.
+    start_from
+        Folder of an adapter of the same base, role and LoRA shape to go on from, such as the one of an
+        earlier round. None, the paper's way, begins with a fresh one.
     max_steps
         Optimizer steps after which to stop, whatever ``epochs`` says; None for no limit.
     save_every_minutes
@@ -91,10 +98,12 @@ class ExpertTraining(BaseModel):
     max_history_tokens: int | None = Field(default=None, ge=1)
     max_candidate_tokens: int | None = Field(default=None, ge=0)
     num_candidates: int = Field(default=49, ge=1)
+    num_candidates_from: int | None = Field(default=None, ge=1)
     negatives: Literal["hard", "random", "mixed"] = "hard"
     candidates_of: Literal["turn", "dialogue"] = "turn"
     share_prefixes: bool = False
     backend: Literal["auto", "trl", "loop"] = "auto"
+    start_from: Path | None = None
     max_steps: int | None = Field(default=None, ge=1)
     save_every_minutes: float = Field(default=3.0, gt=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -105,6 +114,11 @@ class ExpertTraining(BaseModel):
     def _consistent(self) -> ExpertTraining:
         if self.share_prefixes and self.backend == "trl":
             raise ValueError("share_prefixes needs the plain loop: set backend to 'loop' or 'auto'")
+        if self.num_candidates_from is not None and self.num_candidates_from > self.num_candidates:
+            raise ValueError(
+                f"num_candidates_from={self.num_candidates_from} is more than num_candidates="
+                f"{self.num_candidates}"
+            )
         return self
 
     @property
