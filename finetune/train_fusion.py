@@ -1,7 +1,11 @@
 """Train the fusion: statistics, query adapter, feature weights, and the final choice.
 
     python finetune/train_fusion.py fit finetune/recipes/fusion.yaml
+    python finetune/train_fusion.py negatives finetune/recipes/fusion.yaml --top-k 50 --out runs/second-round
     python finetune/train_fusion.py choice runs/fusion choices.jsonl --out runs/fusion-with-llm
+
+`negatives` writes, for each train set, what a fusion that has not seen the turn ranks highest: hard negatives
+for a second round of the item expert (`reges finetune item-expert --hard-negatives`).
 
 `choice` takes one turn a line: {"dialogue": id, "retrieval": [probabilities by FusionRetriever],
 "logprobs": [by LLM_G, or null], "targets": [true where right]}; it prints what was fitted and the expected
@@ -23,22 +27,47 @@ from reges_index.fusion.calibration import calibration
 from reges_index.fusion.fit_choice import Choice, cross_fit, fit_choice
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.recipe import read_recipe
-from reges_index.fusion.training import cross_validate, fit_fusion, out_of_fold
+from reges_index.fusion.training import cross_validate, fit_fusion, out_of_fold, ranked_out_of_fold
+from reges_index.training.jsonl_log import write_whole
 
 
 def fit(args: argparse.Namespace) -> None:
     """Train by a recipe and write the model beside a report of the cross-validation."""
     recipe = read_recipe(args.recipe)
     sets = recipe.train_sets()
-    made = out_of_fold(sets, recipe.settings)
+    bench = recipe.bench()
+    made = out_of_fold(sets, recipe.settings, bench)
     scores = cross_validate(made, recipe.weights)
-    model = fit_fusion(sets, recipe.settings, recipe.manifest(), made)
+    model = fit_fusion(sets, recipe.settings, recipe.manifest(), made, bench)
     model.save(recipe.out)
     named = {
         protocol: dict(zip([its.name for its in sets], found, strict=True))
         for protocol, found in scores.items()
     }
     print(json.dumps({"out": str(recipe.out), "cross_validation": named}, indent=2))
+
+
+def negatives(args: argparse.Namespace) -> None:
+    """Write the second round's hard negatives, a file for each train set."""
+    recipe = read_recipe(args.recipe)
+    sets = recipe.train_sets()
+    made = out_of_fold(sets, recipe.settings, recipe.bench())
+    # Targets leave the lists afterwards, and no turn has more than a few.
+    ranked = ranked_out_of_fold(made, recipe.weights, args.top_k + 10)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for its, lists in zip(sets, ranked, strict=True):
+        rows = []
+        for turn, targets, best in zip(its.turns, its.targets, lists, strict=True):
+            names = set(its.titles[targets].tolist())  # equal title and year: false negatives
+            wrong = [(n, p) for n, p in best if int(its.titles[n]) not in names][: args.top_k]
+            found = [
+                {"id": its.sources.items[n].id, "rank": rank, "score": score}
+                for rank, (n, score) in enumerate(wrong, 1)
+            ]
+            if targets:
+                rows.append(json.dumps({"id": turn.id, "query": "", "negatives": found}))
+        write_whole(args.out / f"{its.name}.jsonl", "\n".join(rows) + "\n")
+        print(f"{args.out / its.name}.jsonl: {len(rows)} of {len(its.turns)} turns")
 
 
 def choice(args: argparse.Namespace) -> None:
@@ -75,6 +104,11 @@ def main() -> int:
     one = commands.add_parser("fit")
     one.add_argument("recipe", type=Path)
     one.set_defaults(run=fit)
+    hard = commands.add_parser("negatives")
+    hard.add_argument("recipe", type=Path)
+    hard.add_argument("--top-k", type=int, default=50)
+    hard.add_argument("--out", type=Path, required=True)
+    hard.set_defaults(run=negatives)
     two = commands.add_parser("choice")
     two.add_argument("model", type=Path)
     two.add_argument("choices", type=Path)

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCKS", "QueryAdapter"]
+__all__ = ["BLOCKS", "TOWER", "QueryAdapter"]
 
 Floats = npt.NDArray[np.float32]
 
 BLOCKS = ("dialogue", "last", "named")
 """The vectors that are mapped and summed: dialogue, last message, mean of the named items."""
+
+TOWER = "tower"
+"""One more where there is a trained query tower: the dialogue by that tower."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class QueryAdapter:
     Attributes
     ----------
     weights
-        Block name to a matrix of shape (d, d), applied to the block's vector from the right.
+        Block name to a matrix of shape (d, d), applied to the block's vector from the right. Those of
+        `BLOCKS`, and `TOWER` where it was trained with a query tower.
     bias_keys, biases
         Shape (K,): `title_hash` of items, ascending, and how much likelier each one is than its vector says,
         against an item that was never recommended.

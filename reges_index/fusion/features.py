@@ -114,11 +114,14 @@ class QueryVectors:
         Of the two `dialogue_texts`.
     query
         Of the refined query; None without one.
+    tower
+        Of the dialogue by the trained query tower; None without one.
     """
 
     dialogue: Floats
     last: Floats
     query: Floats | None = None
+    tower: Floats | None = None
 
 
 class CatalogSources:

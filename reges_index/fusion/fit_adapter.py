@@ -13,7 +13,7 @@ import torch
 from reges_index.fusion.adapter import BLOCKS, QueryAdapter
 from reges_index.fusion.fitting import TrainSet
 
-__all__ = ["AdapterTraining", "fit_adapter"]
+__all__ = ["AdapterTraining", "Maps", "bias_levels", "fit_adapter", "pace", "softmax_columns"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class AdapterTraining:
     seed: int = 0
 
 
-class _Maps(torch.nn.Module):
+class Maps(torch.nn.Module):
+    """A map for each of `BLOCKS`, a number times the identity at first, and a bias for each title."""
+
     def __init__(self, dimension: int, titles: int, settings: AdapterTraining) -> None:
         super().__init__()
         self.own = torch.nn.Parameter(torch.full((len(BLOCKS),), settings.scale / len(BLOCKS)))
@@ -57,12 +59,14 @@ class _Maps(torch.nn.Module):
         self._dropout = settings.dropout
 
     def forward(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Return query vectors, shape (T, d), from blocks, shape (T, len(BLOCKS), d)."""
         if self.training and self._dropout:
             kept = torch.rand(*blocks.shape[:2], 1) >= self._dropout
             blocks = torch.nn.functional.dropout(blocks, self._dropout) * kept
         return torch.einsum("tbd,bde->te", blocks, self.matrices())
 
     def matrices(self) -> torch.Tensor:
+        """Return the maps, shape (len(BLOCKS), d, d)."""
         return self.change + self.own[:, None, None] * torch.eye(self.change.shape[1])
 
 
@@ -84,7 +88,7 @@ def fit_adapter(
     place = [torch.from_numpy(np.searchsorted(keys, train.titles)) for train in sets]
     items = [torch.from_numpy(np.asarray(train.sources.vectors, dtype=np.float32)) for train in sets]
     blocks = [torch.from_numpy(train.blocks()) for train in sets]
-    maps = _Maps(items[0].shape[1], len(keys), settings)
+    maps = Maps(items[0].shape[1], len(keys), settings)
     groups = [
         {"params": [maps.own], "weight_decay": 0.0},
         {"params": [maps.change], "weight_decay": settings.weight_decay / settings.learning_rate},
@@ -97,7 +101,7 @@ def fit_adapter(
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
     usable = [np.array([r for r in its if train.targets[r]]) for train, its in zip(sets, rows, strict=True)]
     steps = sum(-(-len(its) // settings.batch_size) for its in usable) * settings.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: pace(step, steps))
     maps.train()
     for _ in range(settings.epochs):
         batches = [
@@ -108,7 +112,7 @@ def fit_adapter(
         ]
         for n in rng.permutation(len(batches)):
             which, part = batches[n]
-            seen, targets, hidden = _columns(sets[which], part, settings.sample, rng)
+            seen, targets, hidden = softmax_columns(sets[which], part, settings.sample, rng)
             logits = maps(blocks[which][part]) @ items[which][seen].T + maps.bias[place[which][seen]]
             logits = logits.masked_fill(hidden, -1e4)
             loss = torch.logsumexp(logits, 1) - (logits * targets).sum(1)
@@ -117,18 +121,29 @@ def fit_adapter(
             optimizer.step()
             schedule.step()
     matrices = maps.matrices().detach().numpy().astype(np.float32)
-    biases = maps.bias.detach().numpy().astype(np.float32)
-    recommended = np.zeros(len(keys), dtype=bool)
-    for train, its, where in zip(sets, usable, place, strict=True):
-        recommended[where[[target for row in its for target in train.targets[row]]].numpy()] = True
-    # Every item that was never a target has been pushed down alike; that level is the 0 of unknown items.
-    level = float(biases[~recommended].mean()) if not recommended.all() else 0.0
     return QueryAdapter(
-        dict(zip(BLOCKS, matrices, strict=True)), keys[recommended], biases[recommended] - level
+        dict(zip(BLOCKS, matrices, strict=True)), *bias_levels(maps, keys, place, sets, usable)
     )
 
 
-def _pace(step: int, steps: int) -> float:
+def bias_levels(
+    maps: Maps,
+    keys: npt.NDArray[np.int64],
+    place: Sequence[torch.Tensor],
+    sets: Sequence[TrainSet],
+    rows: Sequence[npt.NDArray[np.int64]],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the keys of the items that were targets in these rows, and their biases."""
+    biases = maps.bias.detach().numpy().astype(np.float32)
+    recommended = np.zeros(len(keys), dtype=bool)
+    for train, its, where in zip(sets, rows, place, strict=True):
+        recommended[where[[target for row in its for target in train.targets[row]]].numpy()] = True
+    # Every item that was never a target has been pushed down alike; that level is the 0 of unknown items.
+    level = float(biases[~recommended].mean()) if not recommended.all() else 0.0
+    return keys[recommended], biases[recommended] - level
+
+
+def pace(step: int, steps: int) -> float:
     """Return the share of the learning rate: up over a tenth of the steps, then down along a cosine."""
     warm = max(1, steps // 10)
     if step < warm:
@@ -136,7 +151,7 @@ def _pace(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def _columns(
+def softmax_columns(
     train: TrainSet, part: npt.NDArray[np.int64], sample: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the items of a batch's softmax (M,), its targets (B, M; rows sum to 1), and what is hidden."""

@@ -19,20 +19,23 @@ from safetensors.numpy import load_file, save_file
 
 from reges_index.catalog.catalog import ItemCatalog
 from reges_index.errors import ModelError, ModelNotFoundError
-from reges_index.fusion.adapter import BLOCKS, QueryAdapter
+from reges_index.fusion.adapter import BLOCKS, TOWER, QueryAdapter
 from reges_index.fusion.alone import rank_alone
 from reges_index.fusion.choice import ChoiceWeights, choose
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.scorer import TENSORS, Scorer
 from reges_index.fusion.statistics import ItemStatistics
+from reges_index.fusion.tower import TowerAdapter
 from reges_index.item_expert.rerank import Ranking
 
 __all__ = ["FORMAT", "FusionModel"]
 
 Floats = npt.NDArray[np.float32]
 
-FORMAT = "reges-fusion/2"
-_TENSORS, _MANIFEST = "fusion.safetensors", "fusion.json"
+FORMAT = "reges-fusion/3"
+# Version 2 is the same without a query tower.
+_READABLE = ("reges-fusion/2", FORMAT)
+_TENSORS, _MANIFEST, _TOWER = "fusion.safetensors", "fusion.json", "query-tower"
 _STATISTICS = ("ids", "titles", "recommended", "recent", "named", "pairs", "pair_counts")
 
 
@@ -51,6 +54,8 @@ class FusionModel:
         Of the final choice.
     manifest
         Encoder, data and versions it was made with, and how.
+    tower
+        Trained weights of the encoder's query side; None where only the maps of ``adapter`` were trained.
     """
 
     adapter: QueryAdapter
@@ -59,6 +64,7 @@ class FusionModel:
     unknown: Scorer
     choice: ChoiceWeights = field(default_factory=ChoiceWeights)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    tower: TowerAdapter | None = None
 
     def fits(self, catalog: ItemCatalog) -> bool:
         """Whether a catalog's vectors are by the encoder that this was trained with."""
@@ -73,7 +79,7 @@ class FusionModel:
         for name, values in sorted(self._tensors().items()):
             digest.update(name.encode())
             digest.update(values.tobytes())
-        digest.update(f"{self.choice}".encode())
+        digest.update(f"{self.choice}{self.tower.fingerprint if self.tower else ''}".encode())
         return digest.hexdigest()[:16]
 
     def score(self, features: Floats, share_known: float) -> Floats:
@@ -111,7 +117,7 @@ class FusionModel:
     # -- files -------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write ``fusion.safetensors`` and ``fusion.json`` into a folder, making it if need be."""
+        """Write the tensors, the manifest and the query tower into a folder, made if need be."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._tensors(), folder / _TENSORS)
@@ -120,7 +126,10 @@ class FusionModel:
             "format": FORMAT,
             "features": list(FEATURES),
             "choice": {"retrieval": self.choice.retrieval, "model": self.choice.model},
+            "tower": self.tower.fingerprint if self.tower is not None else None,
         }
+        if self.tower is not None:
+            self.tower.save(folder / _TOWER)
         text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
         (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -160,7 +169,7 @@ class FusionModel:
             tensors = load_file(folder / _TENSORS)
         except (ValueError, SafetensorError) as error:
             raise ModelError(f"{folder} is damaged: {error}", hint="copy or train it again") from error
-        if manifest.get("format") != FORMAT or manifest.get("features") != list(FEATURES):
+        if manifest.get("format") not in _READABLE or manifest.get("features") != list(FEATURES):
             raise ModelError(
                 f"{folder} has format {manifest.get('format')!r} or other features than this version's",
                 hint="train it again with finetune/train_fusion.py",
@@ -168,8 +177,15 @@ class FusionModel:
         try:
             counts = {name: tensors[f"statistics.{name}"] for name in _STATISTICS}
             counts["pairs"] = counts["pairs"].astype(np.int64)
+            tower = TowerAdapter.load(folder / _TOWER) if manifest.get("tower") else None
+            if tower is not None and tower.fingerprint != manifest["tower"]:
+                raise ModelError(
+                    f"{folder / _TOWER} is not the query tower that this model was trained with",
+                    hint="copy or train it again",
+                )
+            blocks = (*BLOCKS, TOWER) if tower is not None else BLOCKS
             adapter = QueryAdapter(
-                {name: tensors[f"adapter.{name}"].astype(np.float32) for name in BLOCKS},
+                {name: tensors[f"adapter.{name}"].astype(np.float32) for name in blocks},
                 tensors["adapter.bias_keys"],
                 tensors["adapter.biases"].astype(np.float32),
             )
@@ -180,6 +196,7 @@ class FusionModel:
                 unknown=Scorer(**{name: tensors[f"unknown.{name}"] for name in TENSORS}),
                 choice=ChoiceWeights(**manifest["choice"]),
                 manifest=manifest,
+                tower=tower,
             )
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder} lacks {error}", hint="copy or train it again") from error

@@ -19,9 +19,10 @@ from reges_index.catalog.encoder import embed_queries, encoder_identity
 from reges_index.dialogue import read_turns
 from reges_index.errors import ConfigError, InputError
 from reges_index.fusion.fit_adapter import AdapterTraining
+from reges_index.fusion.fit_tower import TowerTraining
 from reges_index.fusion.fit_weights import WeightTraining
 from reges_index.fusion.fitting import TrainSet
-from reges_index.fusion.training import FusionTraining
+from reges_index.fusion.training import FusionTraining, Workbench
 
 __all__ = ["FusionRecipe", "VectorCache", "read_recipe"]
 
@@ -54,6 +55,8 @@ class FusionRecipe(BaseModel):
         "embedded", a model's name or a folder.
     folds, adapter, weights
         Fields of `FusionTraining`, `AdapterTraining` and `WeightTraining`.
+    query_tower
+        Fields of `TowerTraining`; left out, no query tower is trained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,11 +68,16 @@ class FusionRecipe(BaseModel):
     folds: int = Field(default=3, ge=2)
     adapter: AdapterTraining = AdapterTraining()
     weights: WeightTraining = WeightTraining()
+    query_tower: TowerTraining | None = None
 
     @property
     def settings(self) -> FusionTraining:
         """Settings of the fit."""
-        return FusionTraining(self.adapter, self.weights, self.folds)
+        return FusionTraining(self.adapter, self.weights, self.folds, tower=self.query_tower)
+
+    def bench(self) -> Workbench:
+        """Return what a query tower is trained with."""
+        return Workbench(resolve_encoder(self.encoder), self.cache)
 
     def manifest(self) -> dict[str, Any]:
         """Return what the model records: encoder, data by hash, settings, versions."""
@@ -87,8 +95,8 @@ class FusionRecipe(BaseModel):
                 }
                 for its in self.data
             ],
-            "settings": self.model_dump(mode="json", include={"folds", "adapter", "weights"}),
-            "versions": {name: version(name) for name in ("reges-index", "torch", "numpy", "bm25s")},
+            "settings": self.model_dump(mode="json", include={"folds", "adapter", "weights", "query_tower"}),
+            "versions": {name: version(name) for name in ("reges-index", "torch", "numpy", "bm25s", "peft")},
         }
 
     def train_sets(self) -> list[TrainSet]:

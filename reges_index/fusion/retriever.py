@@ -24,6 +24,7 @@ from reges_index.fusion.features import CatalogSources, QueryVectors, dialogue_t
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.scoring import SourceSwitch, check_sources, item_biases, log_softmax, score_items
 from reges_index.fusion.snapshot import Snapshot, allowed_ids
+from reges_index.fusion.tower import QueryTower
 
 __all__ = ["FusionRetriever"]
 
@@ -188,7 +189,14 @@ class FusionRetriever(BaseRetriever):
         query = found[2:].mean(axis=0) if refined else None
         if query is None and bundle.embedding is not None:
             query = np.asarray(bundle.embedding, dtype=np.float32)
-        return QueryVectors(found[0], found[1], query)
+        return QueryVectors(found[0], found[1], query, self._by_tower(whole))
+
+    def _by_tower(self, text: str) -> Floats | None:
+        # Its map is a part of the adapter: switched off, nothing would read the vector.
+        if self.model.tower is None or "adapter" in self.without:
+            return None
+        vector: Floats = QueryTower.shared(self.model.tower, self.catalog.embed_model).encode([text])[0]
+        return vector
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)

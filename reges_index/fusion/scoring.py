@@ -11,7 +11,7 @@ from llama_index.core.base.llms.types import ChatMessage
 
 from reges_index.catalog.item import Item
 from reges_index.errors import InputError
-from reges_index.fusion.adapter import BLOCKS
+from reges_index.fusion.adapter import BLOCKS, TOWER
 from reges_index.fusion.features import ABOUT_OTHERS, FEATURES, CatalogSources, QueryVectors
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.state import DialogueState
@@ -82,6 +82,8 @@ def feature_matrix(
     state = sources.reader.read(messages) if state is None else state
     matrix = sources.features(messages, vectors, state=state)
     blocks = dict(zip(BLOCKS, (vectors.dialogue, vectors.last, sources.named_vector(state)), strict=True))
+    if vectors.tower is not None:
+        blocks[TOWER] = vectors.tower
     matrix[:, FEATURES.index("adapted")] = sources.vectors @ model.adapter.query(blocks) + biases
     return set_named_apart(matrix, [item.item for item in state.named])
 

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reges_index.errors import TrainingError
-from reges_index.fusion.features import FEATURES, CatalogSources
+from reges_index.errors import ConfigError, TrainingError
+from reges_index.fusion.features import FEATURES, dialogue_texts
 from reges_index.fusion.fit_adapter import AdapterTraining, fit_adapter
 from reges_index.fusion.fit_scorer import fit_scorer
+from reges_index.fusion.fit_tower import TowerTraining, fit_tower
 from reges_index.fusion.fit_weights import Example, WeightTraining, adjust_repeats, make_example, pair_ranks
 from reges_index.fusion.fitting import TrainSet, observations, split
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.scorer import Scorer
 from reges_index.fusion.scoring import SOURCES, feature_matrix
 from reges_index.fusion.statistics import ItemStatistics
+from reges_index.fusion.tower import QueryTower, tower_base
 
-__all__ = ["FusionTraining", "OutOfFold", "cross_validate", "fit_fusion", "out_of_fold"]
+if TYPE_CHECKING:
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+
+__all__ = [
+    "FusionTraining",
+    "OutOfFold",
+    "Workbench",
+    "cross_validate",
+    "fit_fusion",
+    "out_of_fold",
+    "ranked_out_of_fold",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +60,31 @@ class FusionTraining:
         Blocks of dialogues next to each other in time, two or more.
     seed
         Of the candidates that are drawn at random.
+    tower
+        Of the trained query side of the encoder; None trains maps of the frozen encoder's vectors only.
     """
 
     adapter: AdapterTraining = field(default_factory=AdapterTraining)
     weights: WeightTraining = field(default_factory=WeightTraining)
     folds: int = 4
     seed: int = 0
+    tower: TowerTraining | None = None
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What training a query tower needs beside the train sets.
+
+    Attributes
+    ----------
+    embed_model
+        The catalogs' encoder.
+    keep
+        Folder where each fold's parts are kept, so that a killed run goes on behind the last one.
+    """
+
+    embed_model: BaseEmbedding
+    keep: Path
 
 
 @dataclass(frozen=True)
@@ -68,27 +102,61 @@ class OutOfFold:
 
 
 def _parts(
-    sets: Sequence[TrainSet], rows: Sequence[npt.NDArray[np.int64]], settings: FusionTraining
+    sets: Sequence[TrainSet],
+    rows: Sequence[npt.NDArray[np.int64]],
+    settings: FusionTraining,
+    bench: Workbench | None,
 ) -> FusionModel:
     seen = [o for train, its in zip(sets, rows, strict=True) for o in observations(train, its.tolist())]
     nothing = Scorer.weighted(np.zeros(len(FEATURES), dtype=np.float32))
-    return FusionModel(
-        fit_adapter(sets, rows, settings.adapter), ItemStatistics.count(seen), nothing, nothing
-    )
+    if settings.tower is None:
+        adapter = fit_adapter(sets, rows, settings.adapter)
+        return FusionModel(adapter, ItemStatistics.count(seen), nothing, nothing)
+    if bench is None:
+        raise ConfigError("a query tower is trained over an encoder", hint="give a Workbench")
+    kept = bench.keep / f"parts-{_key(sets, rows, settings)}"
+    if not (kept / "fusion.json").exists():
+        adapter, tower = fit_tower(sets, rows, settings.tower, settings.adapter, bench.embed_model)
+        FusionModel(adapter, ItemStatistics.count(seen), nothing, nothing, tower=tower).save(kept)
+    # Read again also when it was just made: weights are kept in half precision, and used so.
+    return FusionModel.load(kept)
 
 
-def _matrix(model: FusionModel, train: TrainSet, sources: CatalogSources, biases: Floats, row: int) -> Floats:
-    chat = train.turns[row].chat
-    return feature_matrix(model, sources, biases, chat, train.vectors[row], train.states[row])
+def _key(sets: Sequence[TrainSet], rows: Sequence[npt.NDArray[np.int64]], settings: FusionTraining) -> str:
+    assert settings.tower is not None
+    digest = sha256(f"{asdict(settings.tower)} {asdict(settings.adapter)}".encode())
+    for train, its in zip(sets, rows, strict=True):
+        digest.update(train.sources.vectors.tobytes())
+        digest.update(repr([(train.turns[row].id, train.targets[row]) for row in its.tolist()]).encode())
+    return digest.hexdigest()[:16]
 
 
-def out_of_fold(sets: Sequence[TrainSet], settings: FusionTraining) -> OutOfFold:
+def _by_tower(
+    model: FusionModel, train: TrainSet, rows: Sequence[int], bench: Workbench | None
+) -> dict[int, Floats]:
+    if model.tower is None or bench is None:
+        return {}
+    tower = QueryTower(model.tower, tower_base(bench.embed_model))
+    vectors = tower.encode([dialogue_texts(train.turns[row].chat)[0] for row in rows])
+    return dict(zip(rows, vectors, strict=True))
+
+
+def out_of_fold(
+    sets: Sequence[TrainSet], settings: FusionTraining, bench: Workbench | None = None
+) -> OutOfFold:
     """Make the features of every turn with parts that were trained on the other folds.
+
+    Parameters
+    ----------
+    bench
+        Needed where a query tower is trained.
 
     Raises
     ------
     TrainingError
         If there are fewer than two folds, or no turn with a target.
+    ConfigError
+        If a query tower is to be trained without a `Workbench`, or over an encoder that cannot be trained.
     """
     if settings.folds < 2 or not any(any(train.targets) for train in sets):
         raise TrainingError(
@@ -99,13 +167,18 @@ def out_of_fold(sets: Sequence[TrainSet], settings: FusionTraining) -> OutOfFold
     folds = [split(train, settings.folds) for train in sets]
     examples: list[dict[int, Example]] = [{} for _ in sets]
     for fold in range(settings.folds):
-        model = _parts(sets, [np.flatnonzero(f != fold) for f in folds], settings)
+        model = _parts(sets, [np.flatnonzero(f != fold) for f in folds], settings, bench)
         for number, train in enumerate(sets):
             sources = train.sources.with_statistics(model.statistics)
             biases = model.adapter.bias(train.titles)
-            for row in np.flatnonzero(folds[number] == fold).tolist():
+            rows = np.flatnonzero(folds[number] == fold).tolist()
+            tower = _by_tower(model, train, rows, bench)
+            for row in rows:
                 named = {item.item for item in train.states[row].named}
-                matrix = _matrix(model, train, sources, biases, row)
+                vectors = replace(train.vectors[row], tower=tower.get(row))
+                matrix = feature_matrix(
+                    model, sources, biases, train.turns[row].chat, vectors, train.states[row]
+                )
                 examples[number][row] = make_example(matrix, train.targets[row], named, settings.weights, rng)
         logger.info("fold %d of %d done", fold + 1, settings.folds)
     return OutOfFold([[its[row] for row in range(len(its))] for its in examples], folds)
@@ -117,13 +190,7 @@ def cross_validate(
     """Return recall at 1, 10 and 50 of each set by protocol; each fold is judged by weights of the others."""
     ranks: dict[str, list[list[int]]] = {"all": [[] for _ in made.folds], "new": [[] for _ in made.folds]}
     for fold in range(int(max(f.max() for f in made.folds)) + 1):
-        others = [
-            example
-            for examples, folds in zip(made.examples, made.folds, strict=True)
-            for example, its in zip(examples, folds, strict=True)
-            if its != fold
-        ]
-        scorer = fit_scorer(others, settings, without=without)
+        scorer = fit_scorer(_outside(made, fold), settings, without=without)
         for number, (examples, folds) in enumerate(zip(made.examples, made.folds, strict=True)):
             for row in np.flatnonzero(folds == fold):
                 ranks["all"][number] += pair_ranks(examples[row], scorer)
@@ -137,11 +204,47 @@ def cross_validate(
     }
 
 
+def ranked_out_of_fold(
+    made: OutOfFold, settings: WeightTraining, top_k: int
+) -> list[list[list[tuple[int, float]]]]:
+    """Return what a fusion that has not seen the turn ranks highest: for each set, one list a turn.
+
+    These are the candidates that the item expert will meet, so they are its hard negatives for a second
+    round; see ``finetune/train_fusion.py negatives``.
+
+    Returns
+    -------
+    list
+        Catalog positions with their log-probabilities in the whole catalog, best first.
+    """
+    ranked: list[list[list[tuple[int, float]]]] = [[[] for _ in its] for its in made.examples]
+    for fold in range(int(max(f.max() for f in made.folds)) + 1):
+        scorer = fit_scorer(_outside(made, fold), settings)
+        for number, (examples, folds) in enumerate(zip(made.examples, made.folds, strict=True)):
+            for row in np.flatnonzero(folds == fold).tolist():
+                example = examples[row]
+                scores = scorer(example.features).astype(np.float64)
+                logs = scores - np.logaddexp.reduce(scores + example.log_counts)
+                best = np.argsort(-scores, kind="stable")[:top_k]
+                ranked[number][row] = [(int(example.items[n]), float(logs[n])) for n in best]
+    return ranked
+
+
+def _outside(made: OutOfFold, fold: int) -> list[Example]:
+    return [
+        example
+        for examples, folds in zip(made.examples, made.folds, strict=True)
+        for example, its in zip(examples, folds, strict=True)
+        if its != fold
+    ]
+
+
 def fit_fusion(
     sets: Sequence[TrainSet],
     settings: FusionTraining,
     manifest: Mapping[str, Any],
     made: OutOfFold | None = None,
+    bench: Workbench | None = None,
 ) -> FusionModel:
     """Train everything on train sets.
 
@@ -151,10 +254,12 @@ def fit_fusion(
         What to record beside the settings: encoder, data.
     made
         The out-of-fold examples where they have been made already.
+    bench
+        As for `out_of_fold`.
     """
-    made = out_of_fold(sets, settings) if made is None else made
+    made = out_of_fold(sets, settings, bench) if made is None else made
     examples = [example for its in made.examples for example in its]
-    model = _parts(sets, [np.arange(len(train.turns)) for train in sets], settings)
+    model = _parts(sets, [np.arange(len(train.turns)) for train in sets], settings, bench)
     known = fit_scorer(examples, settings.weights, seed=settings.seed)
     unknown = fit_scorer(examples, settings.weights, without=_OF_THE_DOMAIN, seed=settings.seed)
     share = settings.weights.repeat_share
