@@ -44,7 +44,7 @@ def engine_parts(
     query_llm: LLM | LocalLM | None,
     similarity_top_k: int,
     rerank_top_k: int | None,
-    fusion: FusionModel | None,
+    fusion: FusionModel | Literal["auto"] | None,
     filters: MetadataFilters | None,
     domain: Domain,
     query_transform: ReGeSQueryTransform | None,
@@ -55,6 +55,11 @@ def engine_parts(
     rerank_options: Mapping[str, Any],
 ) -> EngineParts:
     """Return the parts of an engine; arguments and errors are those of `ReGeSQueryEngine.from_defaults`."""
+    if fusion == "auto":
+        own = (llm, query_llm, query_transform, rerank, retriever)
+        # An LLM, a part or a way of choosing of the user's own: then LLM_G shall choose, as in the paper.
+        embedded = catalog is not None and all(part is None for part in own) and not rerank_options
+        fusion = FusionModel.default_for(catalog) if embedded and catalog is not None else None
     source = _source(catalog, retriever, fusion, filters)
     if on_error not in ("raise", "retrieval_order"):
         raise ConfigError(f"on_error={on_error!r} is unknown", hint="use raise or retrieval_order")

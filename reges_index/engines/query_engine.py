@@ -98,7 +98,7 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
         query_llm: LLM | LocalLM | None = None,
         similarity_top_k: int = 50,
         rerank_top_k: int | None = None,
-        fusion: FusionModel | None = None,
+        fusion: FusionModel | Literal["auto"] | None = "auto",
         filters: MetadataFilters | None = None,
         exclude_mentioned: bool = False,
         domain: Domain = MOVIES,
@@ -123,7 +123,9 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
             Another model for the query expert.
         fusion
             Beyond the paper: retrieve with `FusionRetriever` and let `FusionModel.choose` have the last word,
-            without LLM_G where that has no weight in it; with a catalog only. None is the paper's pipeline.
+            without LLM_G where that has no weight in it; with a catalog only. "auto" takes the shipped one
+            where all is embedded: a catalog by the embedded encoder, and neither an LLM, a part nor an option
+            of the ranking of your own. None is the paper's pipeline.
         filters
             LlamaIndex metadata filters that every recommendation obeys; with a catalog only.
         on_error

@@ -15,7 +15,7 @@ __all__ = ["rank_alone"]
 
 
 def rank_alone(weights: ChoiceWeights, nodes: Sequence[NodeWithScore]) -> Ranking:
-    """Rank nodes of a `FusionRetriever` by its own probabilities, made to sum to 1 over the candidates.
+    """Rank nodes of a `FusionRetriever` by its own probabilities.
 
     The same order and probabilities as `choose` gives with ``weights.model`` = 0, without asking LLM_G.
 

@@ -34,7 +34,11 @@ class ChoiceWeights:
 def combine(
     weights: ChoiceWeights, retrieval: Sequence[float], logprobs: Sequence[float] | None
 ) -> list[float]:
-    """Return the probability of each of n candidates; they sum to 1.
+    """Return the probability of each of n candidates.
+
+    Together they have what the retrieval gives them together: the rest belongs to items that were not
+    retrieved, and is lost whichever candidate is chosen. (On ReDial half of the true items are not among 50
+    candidates; shared out among these, the first one's probability was stated at three times its hits.)
 
     Parameters
     ----------
@@ -43,12 +47,14 @@ def combine(
     logprobs
         Log-probabilities by LLM_G in nats, n of them; None leaves the choice to the retrieval.
     """
-    scores = weights.retrieval * np.log(np.maximum(np.asarray(retrieval, dtype=np.float64), _FLOOR))
+    chances = np.maximum(np.asarray(retrieval, dtype=np.float64), _FLOOR)
+    scores = weights.retrieval * np.log(chances)
     if logprobs is not None:
         told = np.asarray(logprobs, dtype=np.float64)
         # Relative to each other: the share that LLM_G gives to text beside the candidates says nothing.
         scores = scores + weights.model * (told - np.logaddexp.reduce(told))
-    return [float(p) for p in np.exp(scores - np.logaddexp.reduce(scores))]
+    held = min(1.0, float(chances.sum()))
+    return [held * float(p) for p in np.exp(scores - np.logaddexp.reduce(scores))]
 
 
 def choose(weights: ChoiceWeights, ranking: Ranking) -> Ranking:

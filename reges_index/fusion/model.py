@@ -17,7 +17,7 @@ from llama_index.core.schema import NodeWithScore
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from reges_index.catalog.catalog import ItemCatalog
+from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.errors import ModelError, ModelNotFoundError
 from reges_index.fusion.adapter import BLOCKS, TOWER, QueryAdapter
 from reges_index.fusion.alone import rank_alone
@@ -200,6 +200,12 @@ class FusionModel:
             )
         except (KeyError, TypeError) as error:
             raise ModelError(f"{folder} lacks {error}", hint="copy or train it again") from error
+
+    @classmethod
+    def default_for(cls, catalog: ItemCatalog | LiveCatalog) -> FusionModel | None:
+        """Return the model that ships with the package if it fits a catalog's encoder, else None."""
+        model = cls.default()
+        return model if model.fits(catalog.current if isinstance(catalog, LiveCatalog) else catalog) else None
 
     @classmethod
     def default(cls) -> FusionModel:

@@ -192,8 +192,7 @@ class FusionRetriever(BaseRetriever):
         return QueryVectors(found[0], found[1], query, self._by_tower(whole))
 
     def _by_tower(self, text: str) -> Floats | None:
-        # Its map is a part of the adapter: switched off, nothing would read the vector.
-        if self.model.tower is None or "adapter" in self.without:
+        if self.model.tower is None:
             return None
         vector: Floats = QueryTower.shared(self.model.tower, self.catalog.embed_model).encode([text])[0]
         return vector

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_MAX_TOKENS = "reges_max_tokens"
+# Apart from PEFT's file, which warns of keys that it does not know.
+_OURS = "reges_tower.json"
 _BATCH = 32
 
 _running: dict[str, QueryTower] = {}
@@ -71,8 +72,8 @@ class TowerAdapter:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {n: np.ascontiguousarray(w.astype(np.float16)) for n, w in self.weights.items()}
         save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
-        config = {**self.config, _MAX_TOKENS: self.max_tokens}
-        (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, content in ((_CONFIG, self.config), (_OURS, {"max_tokens": self.max_tokens})):
+            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> TowerAdapter:
@@ -86,8 +87,8 @@ class TowerAdapter:
         try:
             config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
             weights = {n: w.astype(np.float32) for n, w in load_file(folder / _WEIGHTS).items()}
-            max_tokens = int(config.pop(_MAX_TOKENS))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            max_tokens = int(json.loads((folder / _OURS).read_text(encoding="utf-8"))["max_tokens"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ModelError(
                 f"{folder} is no query tower, or damaged: {error!r}", hint="copy or train it again"
             ) from error

@@ -36,7 +36,8 @@ class RankedCandidate:
     rank
         From 1, best first.
     probability
-        Of all candidates these sum to 1; None where the model gave only a pick.
+        By the item expert these sum to 1 over all candidates; with a fusion they sum to the chance that the
+        true item is among the candidates at all. None where the model gave only a pick.
     logprob
         Of the candidate's label, in nats; None likewise.
     retrieval_score, retrieval_rank
