@@ -157,7 +157,8 @@ def fit_tower(
     optimizer = torch.optim.AdamW(groups)
     usable = [np.array([r for r in its if train.targets[r]]) for train, its in zip(sets, rows, strict=True)]
     # The number of batches does not depend on chance.
-    counts = [len(_alike(its, [0] * len(its), settings.batch_size, np.random.default_rng())) for its in usable]
+    dice = np.random.default_rng(settings.seed)
+    counts = [len(_alike(its, [0] * len(its), settings.batch_size, dice)) for its in usable]
     steps = sum(counts) * settings.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: pace(step, steps))
     tower.train()
