@@ -21,7 +21,16 @@ from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.exclusion import without_excluded
 from reges_index.query_expert.off_loop import retrieve_off_loop
 
-__all__ = ["CatalogSource", "Found", "RetrieverSource", "aretrieve", "retrieve", "turn_of", "with_filters"]
+__all__ = [
+    "CatalogSource",
+    "Found",
+    "RetrieverSource",
+    "aretrieve",
+    "filters_of",
+    "retrieve",
+    "turn_of",
+    "with_filters",
+]
 
 RetrieverSource: TypeAlias = Callable[[int], BaseRetriever] | BaseRetriever
 """Makes a retriever for a number of items, or is one, whose own number then stays."""
@@ -94,6 +103,14 @@ def turn_of(source: RetrieverSource) -> AbstractContextManager[object]:
     if isinstance(source, CatalogSource) and isinstance(source.catalog, LiveCatalog):
         return source.catalog.pinned()
     return nullcontext()
+
+
+def filters_of(source: RetrieverSource) -> MetadataFilters | None:
+    """Return what every item of a source obeys; None where that is nothing, or a stock retriever's business."""
+    if isinstance(source, CatalogSource):
+        return source.filters
+    retriever = source if isinstance(source, BaseRetriever) else source(1)
+    return retriever.filters if isinstance(retriever, CatalogRetriever | FusionRetriever) else None
 
 
 def with_filters(source: RetrieverSource, filters: MetadataFilters | None) -> RetrieverSource:

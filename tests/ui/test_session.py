@@ -215,6 +215,54 @@ def test_facets_follow_a_swap(tiny):
     assert Shelf(engine_factory(tiny), live).names == ["live"]  # not that of the version
 
 
+STOCK = [
+    item("1", "A", 1980, genres=["x"], metadata={"available": 1}),
+    item("2", "B", 1990, genres=["x"], metadata={"available": 0}),
+    item("3", "C", 2000, genres=["y"], metadata={"available": 1}),
+    item("4", "D", 2010, genres=["z"], metadata={"available": 0}),
+]
+
+
+def in_stock_only(lm):
+    """Makes engines with a filter of their own, as a pipeline's file may set it."""
+    from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
+
+    available = MetadataFilters(filters=[MetadataFilter(key="available", value=1)])
+    return lambda catalog: engine_factory(lm)(catalog).with_filters(available)
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+async def test_the_engines_own_filters_hold_beside_the_users(tiny, is_live):
+    from tests.catalog.hashing import HashingEmbedding
+
+    catalog = ItemCatalog.from_items(STOCK, name="stock", embed_model=HashingEmbedding())
+    shelf = Shelf(in_stock_only(tiny), LiveCatalog(catalog) if is_live else catalog, small_talk=False)
+    session = Sessions(shelf).of("a")
+    for choices, allowed in (
+        (Choices("stock"), {"1", "3"}),
+        (Choices("stock", genres=("x",)), {"1"}),
+        (Choices("stock", genres=("y", "z"), year_from=1985), {"3"}),
+        (Choices("stock", genres=("z",)), set()),
+    ):
+        session.reset()
+        found = (await last(session.answer("anything", choices))).found
+        assert {c.item.id for c in found.candidates} == allowed
+
+
+def test_facets_are_of_what_the_engine_may_recommend(tiny):
+    from tests.catalog.hashing import HashingEmbedding
+
+    catalog = ItemCatalog.from_items(STOCK, name="stock", embed_model=HashingEmbedding())
+    shelf = Shelf(in_stock_only(tiny), catalog)
+    assert shelf.facets("stock") == Facets(2, 1980, 2000, ("x", "y"))
+    catalog.add([STOCK[3].model_copy(update={"metadata": {"available": 1}})])  # as many items as before
+    assert shelf.facets("stock") == Facets(3, 1980, 2010, ("x", "y", "z"))
+
+
+def test_facets_of_a_catalog_whose_engine_cannot_be_made(shelf, catalogs):
+    assert shelf.facets("broken").size == len(catalogs[2])
+
+
 def test_what_build_ui_takes(catalogs, few_films, tiny):
     make = engine_factory(tiny)
     assert build_ui(make(few_films)) is not None
