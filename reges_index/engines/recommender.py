@@ -77,8 +77,8 @@ class Recommender:
         Parameters
         ----------
         filters
-            LlamaIndex metadata filters in place of this engine's; None is no restriction. To add to them:
-            ``engine.with_filters(all_of(engine.filters, filters))``, with `reges_index.catalog.filters.all_of`.
+            LlamaIndex metadata filters in place of this engine's; None is no restriction. To add to
+            them pass ``all_of(engine.filters, filters)``, with `reges_index.catalog.filters.all_of`.
         exclude_mentioned
             None keeps this engine's.
 

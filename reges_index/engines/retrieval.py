@@ -106,7 +106,7 @@ def turn_of(source: RetrieverSource) -> AbstractContextManager[object]:
 
 
 def filters_of(source: RetrieverSource) -> MetadataFilters | None:
-    """Return what every item of a source obeys; None where that is nothing, or a stock retriever's business."""
+    """Return what every item of a source obeys; None for nothing, or what only a stock retriever knows."""
     if isinstance(source, CatalogSource):
         return source.filters
     retriever = source if isinstance(source, BaseRetriever) else source(1)
