@@ -129,8 +129,14 @@ async def test_panels_of_a_turn(shelf, sessions):
 
 
 async def test_unforeseen_errors_are_told_without_what_they_say(catalogs, caplog):
+    def ask(key):
+        raise ValueError(f"{key} is wrong")
+
     def make(catalog):
-        raise RuntimeError("the key sk-12345 is wrong")
+        try:
+            ask("sk-12345")
+        except ValueError as error:
+            raise RuntimeError("the key sk-12345 is wrong") from error
 
     shelf = Shelf(make, catalogs)
     turns = Turns(shelf, Sessions(shelf), title="ReGeS", top_k=3)
@@ -140,7 +146,11 @@ async def test_unforeseen_errors_are_told_without_what_they_say(catalogs, caplog
     assert panels[-1].box == "A space film"
     assert "RuntimeError" in panels[-1].notice["value"]
     assert "sk-12345" not in str(panels)
-    assert "sk-12345" in caplog.text
+    assert "sk-12345" not in caplog.text  # nor on the log, where keys are read by more people than know them
+    assert "RuntimeError\n" in caplog.text
+    assert "ValueError\n" in caplog.text
+    assert f"{__file__}:" in caplog.text
+    assert " in ask" in caplog.text
 
 
 @pytest.mark.parametrize(
