@@ -105,16 +105,21 @@ async def test_a_swap_in_the_middle_of_a_turn(tiny):
     assert len(live.versions()) == 1
 
 
-def test_items_come_and_go_while_engines_run(tiny, fusion):
+@pytest.mark.parametrize("fused", [False, True])
+def test_items_come_and_go_while_engines_run(tiny, fusion, fused: bool):
     catalog = ItemCatalog.from_items(FILMS, name="films", embed_model=HashingEmbedding())
-    plain = engine_over(catalog, tiny, None)
-    new = Item(id="new", title="Zyzzyva", year=2024, abstract="A zyzzyva crawls.")
+    engine = engine_over(catalog, tiny, fusion if fused else None)
+    if fused:  # looks at the catalog in every turn, not in every second
+        engine.retrieve_with._fused.retriever().check_every = 0
+    wish = "zyzzyva zyzzyva crawls"
+    assert "new" not in engine.recommend(wish).ranking
+    new = Item(id="new", title="Beetles", year=2024, abstract="A zyzzyva, a zyzzyva crawls.")
     catalog.add([new])
-    assert "new" in plain.recommend("zyzzyva zyzzyva").ranking
-    catalog.add([new.model_copy(update={"title": "Zyzzyva again"})])
-    assert any(c.item.title == "Zyzzyva again" for c in plain.recommend("zyzzyva zyzzyva").candidates)
+    assert "new" in engine.recommend(wish).ranking
+    catalog.add([new.model_copy(update={"title": "Beetles again"})])
+    assert any(c.item.title == "Beetles again" for c in engine.recommend(wish).candidates)
     assert catalog.remove(["new"]) == 1
-    assert "new" not in plain.recommend("zyzzyva zyzzyva").ranking
+    assert "new" not in engine.recommend(wish).ranking
 
 
 def test_an_encoder_that_the_fusion_does_not_know(tiny, fusion):
