@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -91,6 +94,34 @@ async def test_a_workflow_keeps_to_what_is_pinned_around_it(tiny):
     assert sides(done.recommendation.ranking) == {False}
     done = await ReGeSWorkflow(engine).run(dialogue="something scary")
     assert sides(done.recommendation.ranking) == {False}  # swapped to these before it retrieved
+
+
+class Meanwhile(HashingEmbedding):
+    """Has a live catalog swapped and pruned, once, while it embeds a query: in the middle of a retrieval."""
+
+    live: Any = None
+
+    def _get_query_embedding(self, query):
+        if self.live is not None:
+            live, self.live = self.live, None
+            with ThreadPoolExecutor(1) as pool:  # somebody else, outside of the turn
+                pool.submit(live.swap, OTHERS).result()
+                pool.submit(live.prune, keep=0).result()
+        return super()._get_query_embedding(query)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+async def test_a_workflow_retrieves_from_one_version(tiny, fusion, fused: bool):
+    encoder = Meanwhile()
+    live = LiveCatalog.from_items(FILMS, name="films", embed_model=encoder)
+    known_years = MetadataFilters(filters=[MetadataFilter(key="year", value=0, operator=Op.GT)])
+    engine = engine_over(live, tiny, fusion if fused else None).with_filters(known_years)
+    encoder.live = live
+    done = await ReGeSWorkflow(engine).run(dialogue="something scary")
+    assert encoder.live is None
+    assert sides(done.recommendation.ranking) == {False}
+    done = await ReGeSWorkflow(engine).run(dialogue="something scary")
+    assert sides(done.recommendation.ranking) == {True}
 
 
 async def test_a_swap_in_the_middle_of_a_turn(tiny):
