@@ -270,7 +270,7 @@ class LiveCatalog(CatalogReader):
             return self._versions.return_to(to)
 
     def versions(self) -> list[CatalogVersion]:
-        """List the versions that are kept, by number."""
+        """List the versions that are kept and that the store still has, by number."""
         return self._versions.listed()
 
     def prune(self, keep: int = 1) -> list[int]:
@@ -292,6 +292,6 @@ class LiveCatalog(CatalogReader):
         if keep < 0:
             raise InputError(f"keep is {keep}", hint="keep 0 or more")
         with self._versions.change():
-            if gone := self._versions.state.past(keep):
+            if gone := self._versions.past(keep):
                 self._versions.forget(gone)
             return gone

@@ -220,6 +220,26 @@ def test_rollback_to_a_version_that_somebody_emptied_is_refused(tmp_path: Path):
     assert live.ids() == [item.id for item in of("b")]
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_versions_that_somebody_dropped_are_gone(place: dict[str, Any], is_open: bool):
+    where: dict[str, Any] = {**place, "embed_model": HashingEmbedding()}
+    live = LiveCatalog.from_items(of("a"), **where)
+    for side in "bcd":
+        live.swap(of(side))
+    if not is_open and "persist_dir" in place:  # so that the versions have to be looked for in the store
+        live = LiveCatalog.open(**where)
+    live.current.beside(f"{place['name']}.v3", create=False).drop()
+    assert numbers(live) == [1, 2, 4]
+    assert live.prune(keep=1) == [1, 3]  # and not 2, as if 3 had been kept
+    assert numbers(live) == [2, 4]
+    assert live.rollback(2).number == 2
+    live.current.drop()
+    with pytest.raises(StoreNotFoundError):  # of the live one
+        live.versions()
+    with pytest.raises(StoreNotFoundError):
+        live.prune(keep=0)
+
+
 def test_a_damaged_state_file(tmp_path: Path):
     where: dict[str, Any] = {"persist_dir": tmp_path, "name": "films", "embed_model": HashingEmbedding()}
     LiveCatalog.from_items(of("a"), **where)
