@@ -11,11 +11,13 @@ __all__ = [
     "CatalogError",
     "ConfigError",
     "EncoderMismatchError",
+    "EncoderServerError",
     "InputError",
     "LLMServerError",
     "ModelError",
     "ModelNotFoundError",
     "ReGeSError",
+    "ServerError",
     "StorageError",
     "StoreNotFoundError",
     "TrainingError",
@@ -78,8 +80,8 @@ class ModelNotFoundError(ModelError):
     """The model is in no installed package, no local cache and on no reachable hub."""
 
 
-class LLMServerError(ModelError):
-    """The server behind an LLM gave no usable answer, after all retries.
+class ServerError(ModelError):
+    """The server behind a model gave no usable answer, after all retries.
 
     Parameters
     ----------
@@ -100,6 +102,20 @@ class LLMServerError(ModelError):
         self.kind = kind
         self.status = status
         self.attempts = attempts
+
+
+class LLMServerError(ServerError):
+    """The server behind an LLM gave no usable answer, after all retries.
+
+    Attributes are those of `ServerError`: ``kind``, ``status`` and ``attempts``.
+    """
+
+
+class EncoderServerError(ServerError):
+    """The server behind an encoder gave no usable vectors, after all retries.
+
+    Attributes are those of `ServerError`: ``kind``, ``status`` and ``attempts``.
+    """
 
 
 class AdapterError(ModelError):

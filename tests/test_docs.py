@@ -19,6 +19,11 @@ ROOT = Path(__file__).parents[1]
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
 
 
+def test_the_first_page_leads_to_every_guide():
+    linked = set(re.findall(r"\]\(guides/([\w-]+\.md)\)", (ROOT / "docs" / "index.md").read_text("utf-8")))
+    assert linked == {path.name for path in (ROOT / "docs" / "guides").glob("*.md")}
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")

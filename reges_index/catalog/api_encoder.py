@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["api_encoder_name", "open_api_encoder"]
 
 _OPENAI_URL = "https://api.openai.com/v1"
+# Further attempts after the first, as LLMs get them; LlamaIndex takes 10, each of which may send 11 requests.
+_MAX_RETRIES = 3
+# Where the classes that a name describes whole are made: LlamaIndex's and ours over it.
+_KINDS = {"OpenAIEmbedding": "llama_index.embeddings.openai", "ApiEmbedding": "reges_index.catalog."}
 
 
 def open_api_encoder(model: str, url: str = "") -> BaseEmbedding:
-    """Return a client; nothing is sent yet.
+    """Return a client; nothing is sent yet. Faults of the server are `EncoderServerError`, without the key.
 
     Parameters
     ----------
@@ -33,28 +37,29 @@ def open_api_encoder(model: str, url: str = "") -> BaseEmbedding:
         If the client library is not installed or OpenAI's key is missing.
     """
     try:
-        from llama_index.embeddings.openai import OpenAIEmbedding
+        import llama_index.embeddings.openai  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"encoder {model!r} needs LlamaIndex's OpenAI client", hint="pip install 'reges-index[llms]'"
         ) from error
+    from reges_index.catalog.api_embedding import ApiEmbedding
+
     if url:
         # Never OpenAI's own key: it is not this server's business.
         key = os.environ.get("OPENAI_LIKE_API_KEY") or "not-needed"
-        client: BaseEmbedding = OpenAIEmbedding(model_name=model, api_base=url, api_key=key)
-        return client
+        return ApiEmbedding(model_name=model, api_base=url, api_key=key, max_retries=_MAX_RETRIES)
     if not os.environ.get("OPENAI_API_KEY"):
         raise ConfigError(
             f"encoder {model!r} needs OpenAI's key", hint="set the environment variable OPENAI_API_KEY"
         )
-    official: BaseEmbedding = OpenAIEmbedding(model_name=model, api_key=os.environ["OPENAI_API_KEY"])
-    return official
+    return ApiEmbedding(model_name=model, api_key=os.environ["OPENAI_API_KEY"], max_retries=_MAX_RETRIES)
 
 
 def api_encoder_name(model: BaseEmbedding) -> EncoderName | None:
     """Return the name of an ``OpenAIEmbedding``; None for others, and where a name would not say it all."""
     kind = type(model)
-    if kind.__name__ != "OpenAIEmbedding" or not kind.__module__.startswith("llama_index.embeddings.openai"):
+    home = _KINDS.get(kind.__name__)
+    if home is None or not kind.__module__.startswith(home):
         return None
     more = ("additional_kwargs", "default_headers", "dimensions", "api_version")
     if any(getattr(model, field, None) for field in more):

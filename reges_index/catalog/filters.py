@@ -24,7 +24,7 @@ from llama_index.core.vector_stores.types import (
 
 from reges_index.errors import InputError
 
-__all__ = ["Check", "Filter", "Group", "Scalar", "chroma_where", "parse_filters", "passes"]
+__all__ = ["Check", "Filter", "Group", "Scalar", "all_of", "chroma_where", "parse_filters", "passes"]
 
 Scalar: TypeAlias = str | bool | int | float
 Where = dict[str, Any]
@@ -65,6 +65,14 @@ class Group(NamedTuple):
 
 
 Filter: TypeAlias = Check | Group
+
+
+def all_of(*filters: MetadataFilters | None) -> MetadataFilters | None:
+    """Return filters that hold where all of the given ones do; None where none of them restricts anything."""
+    given = [some for some in filters if some is not None and some.filters]
+    if len(given) <= 1:
+        return given[0] if given else None
+    return MetadataFilters(filters=list(given), condition=FilterCondition.AND)
 
 
 def parse_filters(filters: MetadataFilters | None) -> Filter | None:

@@ -19,7 +19,7 @@ from reges_index.catalog.live_versions import LiveVersions
 from reges_index.catalog.reader import CatalogReader
 from reges_index.catalog.store import StoreLocation
 from reges_index.catalog.stores import Table, table_at, table_of
-from reges_index.catalog.sync import unique_items
+from reges_index.catalog.sync import SyncReport, unique_items
 from reges_index.catalog.template import TextTemplate
 from reges_index.catalog.versions import PINNED, CatalogVersion, OpenVersion
 from reges_index.catalog.wholeness import check_whole
@@ -269,8 +269,69 @@ class LiveCatalog(CatalogReader):
         with self._versions.change():
             return self._versions.return_to(to)
 
+    def add(self, items: Iterable[Item], *, show_progress: bool = False) -> SyncReport:
+        """Add items to the live version, or replace those that have changed, and leave all others.
+
+        What is changing versions meanwhile, here or in another process, is waited for: the items go into what
+        it makes live, and none is lost. Other versions stay as they are, so a rollback takes items back; and
+        so do turns that have pinned one. Turns over the live version see the items as they are written.
+
+        Parameters
+        ----------
+        items
+            With unique ids, at least one.
+        show_progress
+            Show a progress bar on stderr.
+
+        Raises
+        ------
+        InputError
+            If there are no items, or ids repeat.
+        CatalogError
+            If the live version was made elsewhere, or another program writes to it.
+        StorageError
+            If the disk is full or the folder cannot be written. What was written stays.
+        """
+        checked = unique_items(items)
+        with self._changing() as catalog:
+            return catalog.add(checked, show_progress=show_progress)
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Remove items from the live version, as `add` adds them.
+
+        Returns
+        -------
+        int
+            How many there were.
+
+        Raises
+        ------
+        InputError
+            If nothing would be left.
+        CatalogError
+            If an id is not in the live version (nothing is removed then), or it was made elsewhere.
+        """
+        with self._changing() as catalog:
+            return catalog.remove(ids)
+
+    def sync(self, items: Iterable[Item], *, show_progress: bool = False) -> SyncReport:
+        """Make the live version hold exactly these items; else as `add`.
+
+        Unlike after a `swap`, readers see some items in their new form before others, and there is no version
+        to go back to.
+        """
+        checked = unique_items(items)
+        with self._changing() as catalog:
+            return catalog.sync(checked, show_progress=show_progress)
+
+    @contextmanager
+    def _changing(self) -> Iterator[ItemCatalog]:
+        """Lend the live version, whatever the running turn has pinned; it stays live until the end."""
+        with self._versions.change():
+            yield self._versions.now(None).catalog
+
     def versions(self) -> list[CatalogVersion]:
-        """List the versions that are kept, by number."""
+        """List the versions that are kept and that the store still has, by number."""
         return self._versions.listed()
 
     def prune(self, keep: int = 1) -> list[int]:
@@ -292,6 +353,6 @@ class LiveCatalog(CatalogReader):
         if keep < 0:
             raise InputError(f"keep is {keep}", hint="keep 0 or more")
         with self._versions.change():
-            if gone := self._versions.state.past(keep):
+            if gone := self._versions.past(keep):
                 self._versions.forget(gone)
             return gone

@@ -17,7 +17,7 @@ from reges_index.catalog.stores.base import Table
 from reges_index.catalog.template import TextTemplate
 from reges_index.catalog.versions import CatalogVersion, OpenVersion
 from reges_index.catalog.wholeness import check_whole
-from reges_index.errors import InputError, ReGeSError
+from reges_index.errors import InputError, ReGeSError, StoreNotFoundError
 
 __all__ = ["LiveVersions"]
 
@@ -104,15 +104,34 @@ class LiveVersions:
                 self._discard(version, at_once=False)
 
     def listed(self) -> list[CatalogVersion]:
-        """List the versions that are kept, by number."""
+        """List the versions that are kept, by number, but for those that somebody has dropped by hand."""
         with self._looking:
             self._refresh()
-            return [self.told(number) for number in sorted(self.state.names)]
+            return [self.told(number) for number in sorted(self.state.names) if not self._is_lost(number)]
+
+    def past(self, keep: int) -> list[int]:
+        """Numbers of all versions but the live one and the `keep` that were live last.
+
+        What somebody has dropped by hand is past, and does not count as kept.
+        """
+        with self._looking:
+            lost = frozenset(filter(self._is_lost, self.state.names))
+            return sorted([*lost, *self.state.without(lost).past(keep)])
 
     def told(self, number: int) -> CatalogVersion:
         """Return what callers are told of a version."""
         catalog = self._opened(number, self.state).catalog
         return CatalogVersion(number, catalog.name, len(catalog), number == self.state.live)
+
+    def _is_lost(self, number: int) -> bool:
+        """Whether the store does not have a version any more; of the live one that is the caller's error."""
+        try:
+            self.told(number)
+        except StoreNotFoundError:
+            if number == self.state.live:
+                raise
+            return True
+        return False
 
     def number_of(self, catalog: ItemCatalog) -> int | None:
         """Return the number of the version that a catalog is, if it is one."""
@@ -196,7 +215,11 @@ class LiveVersions:
     def forget(self, numbers: Collection[int]) -> None:
         """Forget versions, and delete those that were made for this catalog once nobody reads them."""
         state = self.state
-        doomed = [self._opened(number, state) for number in numbers if number not in state.borrowed]
+        doomed = [
+            self._opened(number, state)
+            for number in numbers
+            if number not in state.borrowed and not self._is_lost(number)
+        ]
         self._adopt(state.without(frozenset(numbers)), write=True)
         for version in doomed:
             with self._looking:
@@ -250,5 +273,7 @@ class LiveVersions:
 def _drop(catalog: ItemCatalog) -> None:
     try:
         catalog.drop()
+    except StoreNotFoundError:  # somebody was faster
+        return
     except ReGeSError as error:  # it does no harm where it is, and must not hide what went before
         logger.warning("%s could not be deleted: %s", catalog, error)

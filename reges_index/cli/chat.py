@@ -11,7 +11,7 @@ from reges_index.cli.engine import EngineOptions, build_engine
 from reges_index.cli.engine_options import with_engine_options
 from reges_index.cli.output import candidate_table, console, errors, notes, print_error, say
 from reges_index.cli.parts import ShownTopK
-from reges_index.errors import InputError, LLMServerError
+from reges_index.errors import ReGeSError
 
 if TYPE_CHECKING:
     from reges_index.engines import ReGeSChatEngine
@@ -51,7 +51,7 @@ def chat(options: EngineOptions, top_k: ShownTopK = 5) -> None:
             continue
         try:
             _answer(session, message, top_k)
-        except (InputError, LLMServerError) as error:
+        except ReGeSError as error:  # of this turn: a server or store may be back at the next
             print_error(error)
 
 

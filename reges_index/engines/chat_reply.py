@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse
@@ -35,15 +35,19 @@ class Reply:
 
     @property
     def sources(self) -> list[ToolOutput]:
-        """The recommendation, as the output of a tool; empty for small talk."""
+        """The recommendation, as the output of a tool; empty for small talk.
+
+        Its report says what became of the answer, too.
+        """
         if self.found is None:
             return []
+        report = self.metadata.get("report", self.found.report)
         return [
             ToolOutput(
                 tool_name="reges",
                 content=self.text,
                 raw_input={"query": self.found.query},
-                raw_output=self.found,
+                raw_output=replace(self.found, report=report),
             )
         ]
 

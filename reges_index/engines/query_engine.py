@@ -42,7 +42,8 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
     ----------
     retrieve
         Makes a retriever for a number of items: ``lambda k: catalog.as_retriever(similarity_top_k=k)``; or
-        a retriever, whose own top-k then stays.
+        a retriever, whose own top-k then stays (what must not be recommended is retrieved on top of it, where
+        it is a `VectorIndexRetriever` or this package's).
     query_transform, rerank, response_synthesizer
         The two experts and the answer.
     similarity_top_k

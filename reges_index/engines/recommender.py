@@ -25,6 +25,7 @@ from reges_index.engines.retrieval import (
     Found,
     RetrieverSource,
     aretrieve,
+    filters_of,
     retrieve,
     turn_of,
     with_filters,
@@ -76,7 +77,8 @@ class Recommender:
         Parameters
         ----------
         filters
-            LlamaIndex metadata filters in place of this engine's; None is no restriction.
+            LlamaIndex metadata filters in place of this engine's; None is no restriction. To add to
+            them pass ``all_of(engine.filters, filters)``, with `reges_index.catalog.filters.all_of`.
         exclude_mentioned
             None keeps this engine's.
 
@@ -105,6 +107,11 @@ class Recommender:
     def retrieve_with(self) -> RetrieverSource:
         """Where candidates come from, as it was given or as `from_defaults` made it."""
         return self._retrieve_with
+
+    @property
+    def filters(self) -> MetadataFilters | None:
+        """What every recommendation obeys; None where that is nothing, or known to a stock retriever only."""
+        return filters_of(self._retrieve_with)
 
     @property
     def choice(self) -> Callable[[Ranking], Ranking] | None:

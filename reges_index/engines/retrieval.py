@@ -7,11 +7,13 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
 from llama_index.core.schema import NodeWithScore
 from llama_index.core.vector_stores import MetadataFilters
+from llama_index.core.vector_stores.types import VectorStoreQueryMode
 
 from reges_index.catalog import CatalogRetriever, ItemCatalog, LiveCatalog
 from reges_index.dialogue import DialogueQueryBundle, dialogue_of
@@ -21,7 +23,16 @@ from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.exclusion import without_excluded
 from reges_index.query_expert.off_loop import retrieve_off_loop
 
-__all__ = ["CatalogSource", "Found", "RetrieverSource", "aretrieve", "retrieve", "turn_of", "with_filters"]
+__all__ = [
+    "CatalogSource",
+    "Found",
+    "RetrieverSource",
+    "aretrieve",
+    "filters_of",
+    "retrieve",
+    "turn_of",
+    "with_filters",
+]
 
 RetrieverSource: TypeAlias = Callable[[int], BaseRetriever] | BaseRetriever
 """Makes a retriever for a number of items, or is one, whose own number then stays."""
@@ -96,6 +107,14 @@ def turn_of(source: RetrieverSource) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def filters_of(source: RetrieverSource) -> MetadataFilters | None:
+    """Return what every item of a source obeys; None for nothing, or what only a stock retriever knows."""
+    if isinstance(source, CatalogSource):
+        return source.filters
+    retriever = source if isinstance(source, BaseRetriever) else source(1)
+    return retriever.filters if isinstance(retriever, CatalogRetriever | FusionRetriever) else None
+
+
 def with_filters(source: RetrieverSource, filters: MetadataFilters | None) -> RetrieverSource:
     """Return a source whose items obey other filters; the one given stays as it is.
 
@@ -152,14 +171,14 @@ def retrieve(
     Parameters
     ----------
     top_k
-        How many to show. A source that is a retriever keeps its own number.
+        How many to show. A source that is a retriever shows its own number.
     exclude_ids, exclude_mentioned
         What to take out: these items, and what the dialogue names (`find_mentions`).
     """
-    retriever = _retriever(source, top_k, exclude_ids, exclude_mentioned)
+    retriever, shown = _retriever(source, top_k, exclude_ids, exclude_mentioned)
     nodes = retriever.retrieve(bundle)
     allowed = without_excluded(nodes, dialogue_of(bundle), ids=exclude_ids, mentioned=exclude_mentioned)
-    return _found(source, nodes, allowed, top_k)
+    return Found(allowed[:shown], len(nodes), len(nodes) - len(allowed))
 
 
 async def aretrieve(
@@ -171,24 +190,33 @@ async def aretrieve(
     exclude_mentioned: bool,
 ) -> Found:
     """Do `retrieve` without blocking the event loop."""
-    retriever = _retriever(source, top_k, exclude_ids, exclude_mentioned)
+    retriever, shown = _retriever(source, top_k, exclude_ids, exclude_mentioned)
     nodes = await retrieve_off_loop(retriever, bundle)
     allowed = await asyncio.to_thread(
         without_excluded, nodes, dialogue_of(bundle), ids=exclude_ids, mentioned=exclude_mentioned
     )
-    return _found(source, nodes, allowed, top_k)
+    return Found(allowed[:shown], len(nodes), len(nodes) - len(allowed))
 
 
 def _retriever(
     source: RetrieverSource, top_k: int, exclude_ids: Sequence[str], exclude_mentioned: bool
-) -> BaseRetriever:
-    if isinstance(source, BaseRetriever):
-        return source
-    return source(top_k + len(exclude_ids) + (_SPARE_FOR_MENTIONS if exclude_mentioned else 0))
+) -> tuple[BaseRetriever, int | None]:
+    """Return a retriever with items to spare, and how many of the allowed ones to show; None is all."""
+    spare = len(exclude_ids) + (_SPARE_FOR_MENTIONS if exclude_mentioned else 0)
+    if not isinstance(source, BaseRetriever):
+        return source(top_k + spare), top_k
+    if not spare or not _may_widen(source):
+        return source, None
+    wider = copy.copy(source)  # the retriever is the user's own, and other turns may be using it
+    shown: int = wider.similarity_top_k
+    wider.similarity_top_k = shown + spare
+    return wider, shown
 
 
-def _found(
-    source: RetrieverSource, nodes: list[NodeWithScore], allowed: list[NodeWithScore], top_k: int
-) -> Found:
-    shown = allowed if isinstance(source, BaseRetriever) else allowed[:top_k]
-    return Found(shown, len(nodes), len(nodes) - len(allowed))
+def _may_widen(
+    retriever: BaseRetriever,
+) -> TypeGuard[CatalogRetriever | FusionRetriever | VectorIndexRetriever]:
+    """Say whether ``similarity_top_k`` alone decides how many items a retriever gives."""
+    if isinstance(retriever, VectorIndexRetriever):  # the other modes have numbers of their own
+        return retriever._vector_store_query_mode == VectorStoreQueryMode.DEFAULT
+    return isinstance(retriever, CatalogRetriever | FusionRetriever)

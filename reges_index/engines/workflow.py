@@ -66,13 +66,14 @@ class ReGeSWorkflow(Workflow):
     async def retrieve(self, ctx: Context, event: QueryWritten) -> CandidatesRetrieved:
         """Search the catalog, and take out what must not be recommended."""
         start = time.perf_counter()
-        found = await aretrieve(
-            self.engine.retrieve_with,
-            event.bundle,
-            top_k=self.engine.similarity_top_k,
-            exclude_ids=event.exclude_ids,
-            exclude_mentioned=self.engine.exclude_mentioned,
-        )
+        with self.engine.turn():  # one version of a live catalog, whatever is swapped meanwhile
+            found = await aretrieve(
+                self.engine.retrieve_with,
+                event.bundle,
+                top_k=self.engine.similarity_top_k,
+                exclude_ids=event.exclude_ids,
+                exclude_mentioned=self.engine.exclude_mentioned,
+            )
         seconds = (event.seconds, time.perf_counter() - start)
         retrieved = CandidatesRetrieved(bundle=event.bundle, found=found, seconds=seconds)
         ctx.write_event_to_stream(retrieved)

@@ -134,13 +134,15 @@ class FusionRetriever(BaseRetriever):
         prepared = shop.prepared
         if prepared is not None and time.monotonic() - shop.looked < self.check_every:
             return prepared
-        shop.looked = time.monotonic()
+        began = time.monotonic()
         mark = self.catalog.fingerprint()
         if prepared is None or prepared.fingerprint != mark:
             with shop.lock:
                 prepared = shop.prepared
                 if prepared is None or prepared.fingerprint != mark:
                     prepared = shop.prepared = self._prepare()
+        # Only now: while this thread builds, and where it fails, others must not take the old state for new.
+        shop.looked = began
         return prepared
 
     def _prepare(self) -> _Prepared:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -11,34 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from llama_index.core.llms.llm import LLM
-from tenacity import (
-    AsyncRetrying,
-    BaseRetrying,
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-)
-from tenacity.wait import wait_exponential_jitter
+from tenacity import AsyncRetrying, Retrying
 
 from reges_index.errors import LLMServerError
 from reges_index.models.api_answers import Arrival, UnfitAnswer, arrivals
 from reges_index.models.api_clients import is_openai_kind
-from reges_index.models.api_faults import (
-    explained,
-    fault_kind,
-    http_status,
-    is_mistake,
-    is_transient,
-    is_unreadable,
-    retry_after_s,
-    safe_cause,
-    server_address,
-)
+from reges_index.models.api_faults import explained, is_mistake, is_unreadable
+from reges_index.remote.faults import http_status, is_transient, safe_cause, server_address
+from reges_index.remote.retries import RetryPolicy, attempts_of
 
-__all__ = ["Requests", "RetryPolicy", "Tally", "tallied"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Requests", "Tally", "policy_of", "tallied"]
 
 T = TypeVar("T")
 
@@ -48,35 +29,16 @@ _UNFIT = (ValueError, LookupError, AssertionError)
 _UNFIT_OR_UNREADABLE = (*_UNFIT, TypeError, AttributeError)
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often a request is repeated.
+def policy_of(llm: LLM) -> RetryPolicy:
+    """Return the policy that an LLM's own settings ask for.
 
-    Attributes
-    ----------
-    max_retries
-        Further attempts after the first.
-    first_wait_s, longest_wait_s
-        Back-off in seconds: doubled from the first, with up to ``first_wait_s`` of jitter, never above the
-        longest. A server's ``Retry-After`` goes before it; one that asks for more than the longest is not
-        asked again.
+    OpenAI's kind (`is_openai_kind`): its ``max_retries``. Others that have such a setting retry by
+    themselves, uncounted, and are not asked again from here; those without it get three retries.
     """
-
-    max_retries: int = 3
-    first_wait_s: float = 0.5
-    longest_wait_s: float = 30.0
-
-    @classmethod
-    def of(cls, llm: LLM) -> RetryPolicy:
-        """Return the policy that an LLM's own settings ask for.
-
-        OpenAI's kind (`is_openai_kind`): its ``max_retries``. Others that have such a setting retry by
-        themselves, uncounted, and are not asked again from here; those without it get three retries.
-        """
-        own = getattr(llm, "max_retries", None)
-        if not isinstance(own, int):
-            return cls()
-        return cls(max_retries=own if is_openai_kind(llm) else 0)
+    own = getattr(llm, "max_retries", None)
+    if not isinstance(own, int):
+        return RetryPolicy()
+    return RetryPolicy(max_retries=own if is_openai_kind(llm) else 0)
 
 
 @dataclass
@@ -129,7 +91,7 @@ class Requests:
 
     def __init__(self, llm: LLM, policy: RetryPolicy | None = None) -> None:
         self._llm = llm
-        self._policy = policy or RetryPolicy.of(llm)
+        self._policy = policy or policy_of(llm)
         self._openai_kind = is_openai_kind(llm)
 
     def send(self, ask: Callable[[], T], *, parses: bool = False) -> T:
@@ -158,7 +120,7 @@ class Requests:
             try:
                 return retrying(_counted(ask, arrival))
             except Exception as error:
-                failure = self._failure(error, arrival, _attempts(retrying), parses)
+                failure = self._failure(error, arrival, attempts_of(retrying), parses)
                 if failure is None:
                     raise
         raise failure  # outside of the except block, or the error that may hold the key would be its context
@@ -176,7 +138,7 @@ class Requests:
             try:
                 return await retrying(one)
             except Exception as error:
-                failure = self._failure(error, arrival, _attempts(retrying), parses)
+                failure = self._failure(error, arrival, attempts_of(retrying), parses)
                 if failure is None:
                     raise
         raise failure
@@ -217,35 +179,7 @@ class Requests:
         return told
 
     def _options(self, parses: bool) -> dict[str, Any]:
-        policy = self._policy
-        backoff = wait_exponential_jitter(
-            policy.first_wait_s, policy.longest_wait_s, jitter=policy.first_wait_s
-        )
-
-        def wait(state: RetryCallState) -> float:
-            asked = retry_after_s(_error_of(state))
-            return backoff(state) if asked is None else asked
-
-        def note(state: RetryCallState) -> None:
-            logger.warning(
-                "%s: %s; attempt %d of %d follows",
-                server_address(self._llm),
-                fault_kind(_error_of(state)),
-                state.attempt_number + 1,
-                policy.max_retries + 1,
-            )
-
-        def worth_it(error: BaseException) -> bool:
-            patience = retry_after_s(error)
-            return self._may_pass(error, parses) and (patience is None or patience <= policy.longest_wait_s)
-
-        return {
-            "stop": stop_after_attempt(policy.max_retries + 1),
-            "wait": wait,
-            "retry": retry_if_exception(worth_it),
-            "before_sleep": note,
-            "reraise": True,
-        }
+        return self._policy.options(lambda error: self._may_pass(error, parses), server_address(self._llm))
 
     def _may_pass(self, error: BaseException, parses: bool) -> bool:
         if is_transient(error):
@@ -266,11 +200,3 @@ def _counted(ask: Callable[[], T], arrival: Arrival) -> Callable[[], T]:
         return ask()
 
     return one
-
-
-def _attempts(retrying: BaseRetrying) -> int:
-    return int(retrying.statistics.get("attempt_number", 1))
-
-
-def _error_of(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome is not None else None

@@ -16,7 +16,9 @@ from tenacity.wait import wait_exponential_jitter
 
 from reges_index.dialogue import TextMeasure
 from reges_index.errors import ConfigError, ModelError
-from reges_index.models.api_faults import (
+from reges_index.models.backend import ApiBackend, LocalBackend, resolve_backend
+from reges_index.models.local_lm import LocalLM
+from reges_index.remote.faults import (
     fault_kind,
     http_status,
     is_transient,
@@ -24,8 +26,6 @@ from reges_index.models.api_faults import (
     safe_cause,
     without_secrets,
 )
-from reges_index.models.backend import ApiBackend, LocalBackend, resolve_backend
-from reges_index.models.local_lm import LocalLM
 
 __all__ = ["Teacher", "TeacherAnswer", "TeacherRefused", "TeacherSettings"]
 

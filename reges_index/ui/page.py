@@ -49,7 +49,7 @@ def build_ui(
     ----------
     engine
         An engine over a catalog, or a function that makes the engine of one of several; it is called when
-        a catalog is first used. Filters come on top, so build it without.
+        a catalog is first used. Its own filters hold always: what a user sets only narrows them further.
     catalogs
         To recommend from. With several, the page lets its user choose and starts with the first. None is
         the engine's own.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 from llama_index.core.llms.llm import LLM
+from llama_index.core.vector_stores import MetadataFilters
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
+from reges_index.catalog.filters import all_of
 from reges_index.engines import ReGeSChatEngine, ReGeSQueryEngine, SmallTalkDetector
 from reges_index.engines.retrieval import CatalogSource
 from reges_index.errors import ConfigError, InputError
@@ -91,16 +94,29 @@ class Shelf:
         return self._catalogs[name]
 
     def facets(self, name: str) -> Facets:
-        """Return what a catalog can be filtered by; read anew when it was swapped or has grown or shrunk."""
-        catalog = self.catalog(name)
-        state = catalog.current.name if isinstance(catalog, LiveCatalog) else None, len(catalog)
-        known = self._facets.get(name)
-        if known is None or known[0] != state:
-            known = self._facets[name] = state, Facets.of(catalog.items())
+        """Return what a catalog's items can be filtered by, those that its engine may recommend.
+
+        Read anew when the catalog was swapped, or when items came, went, or pass the engine's own filters
+        now.
+        """
+        catalog, filters = self.catalog(name), self._own_filters(name)
+        with catalog.pinned() if isinstance(catalog, LiveCatalog) else nullcontext(catalog) as version:
+            ids = frozenset(version.ids(filters))
+            state = version.name, ids
+            known = self._facets.get(name)
+            if known is None or known[0] != state:
+                allowed = (item for item in version.items() if item.id in ids)
+                known = self._facets[name] = state, Facets.of(allowed)
         return known[1]
 
+    def _own_filters(self, name: str) -> MetadataFilters | None:
+        try:
+            return self.base(name).filters
+        except Exception:  # whatever loading a model raises: the first turn tells, and the page must open
+            return None
+
     def base(self, name: str) -> ReGeSQueryEngine:
-        """Return the engine of a catalog without the user's filters; the first call makes it."""
+        """Return the engine of a catalog, with its own filters only; the first call makes it."""
         catalog = self.catalog(name)
         with self._lock:  # so that a model is loaded once, however many pages ask at the same time
             if name not in self._engines:
@@ -108,9 +124,10 @@ class Shelf:
             return self._engines[name]
 
     def engine(self, choices: Choices) -> ReGeSQueryEngine:
-        """Return an engine that obeys what a user has set."""
+        """Return an engine that obeys what a user has set, on top of its own filters."""
         base = self.base(choices.catalog)
-        return base.with_filters(choices.filters, exclude_mentioned=choices.exclude_mentioned)
+        filters = all_of(base.filters, choices.filters)
+        return base.with_filters(filters, exclude_mentioned=choices.exclude_mentioned)
 
     def chat(self, choices: Choices) -> ReGeSChatEngine:
         """Return a chat engine with a memory of its own."""

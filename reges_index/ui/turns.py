@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ __all__ = ["Panels", "Turns"]
 logger = logging.getLogger(__name__)
 
 _THINKING = "…"
+# Innermost calls that the log names of each error.
+_FRAMES = 12
 
 
 class Panels(NamedTuple):
@@ -82,10 +85,10 @@ class Turns:
         except ReGeSError as error:
             yield self._panels(session.exchanges, box=message, error=error)
         except Exception as error:
-            # For the page to go on. What happened is for the log: it may say what is not for users.
-            logger.exception("a turn of the web chat failed")
+            # For the page to go on. What happened, and where, is for the log; what it says is for nobody.
+            logger.error("a turn of the web chat failed:\n%s", _trail(error))
             said = ReGeSError(
-                f"the turn failed ({type(error).__name__})", hint="try again; the server's log says more"
+                f"the turn failed ({type(error).__name__})", hint="try again; the server's log says where"
             )
             yield self._panels(session.exchanges, box=message, error=said)
 
@@ -127,6 +130,18 @@ class Turns:
             candidates=candidates_html(last, self._top_k),
             notice=gr.update(value=notice_html(error), visible=error is not None),
         )
+
+
+def _trail(error: BaseException) -> str:
+    """Say where an error and its causes were raised: no message and no line of code, which may hold a key."""
+    said: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None:
+        frames = traceback.extract_tb(seen.__traceback__, limit=-_FRAMES)
+        said.append(type(seen).__qualname__)
+        said += [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return "\n".join(said)
 
 
 def _messages(exchange: Exchange) -> list[dict[str, Any]]:

@@ -47,9 +47,10 @@ def test_live_catalogs(names: dict[str, Any]):
     assert "the catalog is empty" in printed[2]
     assert printed[2].endswith("\n20\n")
     assert printed[3].endswith("| True\n")
-    assert "2 films.v2 20 True" in printed[4]
-    assert printed[5] == "True\n"
-    assert len(printed) == 8
+    assert printed[4] == "2 9\n"
+    assert "2 films.v2 20 True" in printed[5]
+    assert printed[6] == "True\n"
+    assert len(printed) == 9
     years = [candidate.item.year for candidate in names["found"].candidates]
     assert years
     assert all(1990 <= year < 2000 for year in years)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,60 @@ def test_swap_and_rollback_in_every_store(place: dict[str, Any]):
         live.rollback()
     with pytest.raises(InputError, match="no version 1"):
         live.rollback(1)
+
+
+def test_items_of_the_live_version_change_in_every_store(place: dict[str, Any]):
+    live = LiveCatalog.from_items(of("a"), **place, embed_model=HashingEmbedding())
+    live.swap(of("b"))
+    new = Item(id="new", title="A film that is new")
+    with live.pinned():
+        live.rollback()
+        report = live.add([new])  # to what is live, not to what this turn reads
+        assert (report.added, report.unchanged) == (1, 0)
+        assert "new" not in live.ids()
+    assert live.ids() == [*(item.id for item in of("a")), "new"]
+    assert live.query("A film that is new", 1)[0].node_id == "new"
+    assert live.remove(["new", "a0"]) == 2
+    assert live.ids() == [item.id for item in of("a")[1:]]
+    assert live.sync([new, *of("a", 2)]).removed == 6
+    assert live.ids() == ["a0", "a1", "new"]
+    assert live.rollback(2).items == 8
+    for change, message in (
+        (lambda: live.remove(["new"]), "has no item 'new'"),
+        (lambda: live.add([new, new]), "'new' occurs twice"),
+        (lambda: live.remove(live.ids()), "no item would be left"),
+    ):
+        with pytest.raises((CatalogError, InputError), match=message):
+            change()
+    assert live.ids() == [item.id for item in of("b")]
+
+
+def test_an_item_that_is_added_while_a_swap_builds_is_in_the_new_version(tmp_path: Path):
+    building, go_on = threading.Event(), threading.Event()
+
+    class Slow(HashingEmbedding):
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            building.set()
+            assert go_on.wait(30)
+            return super()._get_text_embeddings(texts)
+
+    where: dict[str, Any] = {"persist_dir": tmp_path, "name": "films"}
+    LiveCatalog.from_items(of("a"), **where, embed_model=HashingEmbedding())
+    live = LiveCatalog.open(**where, embed_model=Slow())
+    other = LiveCatalog.open(**where, embed_model=HashingEmbedding())  # as another process has it
+    with ThreadPoolExecutor(3) as pool:
+        swapped = pool.submit(live.swap, of("b"))
+        assert building.wait(30)
+        added = pool.submit(live.add, [Item(id="new", title="One")])
+        elsewhere = pool.submit(other.add, [Item(id="newer", title="Two")])
+        early, _ = wait([added, elsewhere], timeout=1)
+        go_on.set()
+        assert not early
+        assert swapped.result(30).number == 2
+        assert added.result(30).added == elsewhere.result(30).added == 1
+    for seen in (live, other):
+        assert seen.ids() == [*(item.id for item in of("b")), "new", "newer"]
+    assert live.rollback().items == 8
 
 
 def test_restart_at_the_version_that_was_live(tmp_path: Path):
@@ -218,6 +272,26 @@ def test_rollback_to_a_version_that_somebody_emptied_is_refused(tmp_path: Path):
     with pytest.raises(StoreNotFoundError):
         live.rollback()
     assert live.ids() == [item.id for item in of("b")]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_versions_that_somebody_dropped_are_gone(place: dict[str, Any], is_open: bool):
+    where: dict[str, Any] = {**place, "embed_model": HashingEmbedding()}
+    live = LiveCatalog.from_items(of("a"), **where)
+    for side in "bcd":
+        live.swap(of(side))
+    if not is_open and "persist_dir" in place:  # so that the versions have to be looked for in the store
+        live = LiveCatalog.open(**where)
+    live.current.beside(f"{place['name']}.v3", create=False).drop()
+    assert numbers(live) == [1, 2, 4]
+    assert live.prune(keep=1) == [1, 3]  # and not 2, as if 3 had been kept
+    assert numbers(live) == [2, 4]
+    assert live.rollback(2).number == 2
+    live.current.drop()
+    with pytest.raises(StoreNotFoundError):  # of the live one
+        live.versions()
+    with pytest.raises(StoreNotFoundError):
+        live.prune(keep=0)
 
 
 def test_a_damaged_state_file(tmp_path: Path):

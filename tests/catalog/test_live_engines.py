@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -93,6 +96,34 @@ async def test_a_workflow_keeps_to_what_is_pinned_around_it(tiny):
     assert sides(done.recommendation.ranking) == {False}  # swapped to these before it retrieved
 
 
+class Meanwhile(HashingEmbedding):
+    """Has a live catalog swapped and pruned, once, while it embeds a query: in the middle of a retrieval."""
+
+    live: Any = None
+
+    def _get_query_embedding(self, query):
+        if self.live is not None:
+            live, self.live = self.live, None
+            with ThreadPoolExecutor(1) as pool:  # somebody else, outside of the turn
+                pool.submit(live.swap, OTHERS).result()
+                pool.submit(live.prune, keep=0).result()
+        return super()._get_query_embedding(query)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+async def test_a_workflow_retrieves_from_one_version(tiny, fusion, fused: bool):
+    encoder = Meanwhile()
+    live = LiveCatalog.from_items(FILMS, name="films", embed_model=encoder)
+    known_years = MetadataFilters(filters=[MetadataFilter(key="year", value=0, operator=Op.GT)])
+    engine = engine_over(live, tiny, fusion if fused else None).with_filters(known_years)
+    encoder.live = live
+    done = await ReGeSWorkflow(engine).run(dialogue="something scary")
+    assert encoder.live is None
+    assert sides(done.recommendation.ranking) == {False}
+    done = await ReGeSWorkflow(engine).run(dialogue="something scary")
+    assert sides(done.recommendation.ranking) == {True}
+
+
 async def test_a_swap_in_the_middle_of_a_turn(tiny):
     live, engine = swapping_engine(tiny)
     chat = ReGeSChatEngine.from_defaults(query_engine=engine)
@@ -105,16 +136,21 @@ async def test_a_swap_in_the_middle_of_a_turn(tiny):
     assert len(live.versions()) == 1
 
 
-def test_items_come_and_go_while_engines_run(tiny, fusion):
+@pytest.mark.parametrize("fused", [False, True])
+def test_items_come_and_go_while_engines_run(tiny, fusion, fused: bool):
     catalog = ItemCatalog.from_items(FILMS, name="films", embed_model=HashingEmbedding())
-    plain = engine_over(catalog, tiny, None)
-    new = Item(id="new", title="Zyzzyva", year=2024, abstract="A zyzzyva crawls.")
+    engine = engine_over(catalog, tiny, fusion if fused else None)
+    if fused:  # looks at the catalog in every turn, not in every second
+        engine.retrieve_with._fused.retriever().check_every = 0
+    wish = "zyzzyva zyzzyva crawls"
+    assert "new" not in engine.recommend(wish).ranking
+    new = Item(id="new", title="Beetles", year=2024, abstract="A zyzzyva, a zyzzyva crawls.")
     catalog.add([new])
-    assert "new" in plain.recommend("zyzzyva zyzzyva").ranking
-    catalog.add([new.model_copy(update={"title": "Zyzzyva again"})])
-    assert any(c.item.title == "Zyzzyva again" for c in plain.recommend("zyzzyva zyzzyva").candidates)
+    assert "new" in engine.recommend(wish).ranking
+    catalog.add([new.model_copy(update={"title": "Beetles again"})])
+    assert any(c.item.title == "Beetles again" for c in engine.recommend(wish).candidates)
     assert catalog.remove(["new"]) == 1
-    assert "new" not in plain.recommend("zyzzyva zyzzyva").ranking
+    assert "new" not in engine.recommend(wish).ranking
 
 
 def test_an_encoder_that_the_fusion_does_not_know(tiny, fusion):

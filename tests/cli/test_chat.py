@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from reges_index import ItemCatalog, read_items
 from tests.cli.conftest import FILMS, call, reges
+from tests.servers.embeddings import embeddings_server
+from tests.servers.proxy import PASS, answer, fault_proxy
 
 pytestmark = pytest.mark.timeout(900)  # far from needed, unless the machine is busy
 
@@ -45,6 +48,26 @@ def test_reset_and_the_empty_line(store, tiny):
     assert "Paper Boats" not in before
     assert "Paper Boats" in after  # forgotten, so that it may be recommended again
     assert len(answers(found.out)) == 2
+
+
+def test_an_encoder_s_server_that_fails_ends_the_turn_and_not_the_chat(films, tiny, tmp_path, monkeypatch):
+    key = "plain-key-0123456789"
+    monkeypatch.setenv("OPENAI_LIKE_API_KEY", key)
+    with embeddings_server(key) as server, fault_proxy(server.url) as proxy:
+        encoder = f"openai-like:m@{proxy.url}"
+        ItemCatalog.from_items(read_items(films), persist_dir=tmp_path / "store", embed_model=encoder)
+        told = {"error": {"message": f"Incorrect API key provided: {key}."}}
+        proxy.faults = [PASS, answer(401, told)]  # the dimension is asked for when the catalog is opened
+        found = call(
+            "chat", "--store", tmp_path / "store", "--encoder", encoder, "--model", tiny,
+            input="A film about the sea.\nA film about the sea.\n",
+        )  # fmt: skip
+    assert found.code == 0
+    assert "gave no vectors: AuthenticationError (HTTP 401)" in found.err
+    assert "Traceback" not in found.err
+    assert key not in found.out + found.err
+    [film] = answers(found.out)
+    assert film in TITLES
 
 
 def test_no_input_at_all(store, tiny):

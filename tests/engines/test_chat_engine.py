@@ -5,6 +5,7 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.memory import ChatMemoryBuffer
 
 from reges_index import (
+    ItemCatalog,
     QueryDecoding,
     ReGeSChatEngine,
     ReGeSQueryEngine,
@@ -12,7 +13,8 @@ from reges_index import (
     ReGeSSynthesizer,
 )
 from reges_index.errors import ConfigError, InputError
-from tests.builders import chat, ticks_during
+from tests.builders import chat, item, ticks_during
+from tests.catalog.hashing import HashingEmbedding
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,31 @@ async def answer(session, how, message, **options):
 
 
 WAYS = ["chat", "achat", "stream_chat", "astream_chat"]
+
+
+@pytest.mark.parametrize("how", ["chat", "achat"])
+@pytest.mark.parametrize("kind", ["stock", "catalog"])
+async def test_a_chat_over_a_retriever_does_not_run_dry(tiny, kind, how):
+    titles = ("Aldebaran", "Bergamot", "Cumulus", "Dromedary", "Escapement", "Farthingale", "Gossamer")
+    films = [item(str(n), title, 1980 + n) for n, title in enumerate(titles)]
+    catalog = ItemCatalog.from_items(films, name="seven", embed_model=HashingEmbedding())
+    source = catalog.as_index() if kind == "stock" else catalog
+    retriever = source.as_retriever(similarity_top_k=3)
+    transform = ReGeSQueryTransform(tiny, decoding=QueryDecoding(max_new_tokens=6))
+    session = ReGeSChatEngine.from_defaults(
+        retriever=retriever, llm=tiny, query_transform=transform, small_talk=False
+    )
+    seen = []
+    for _ in films:
+        message = "Anything but Bergamot"
+        reply = await session.achat(message) if how == "achat" else session.chat(message)
+        left = {film.id for film in films} - {"1", *seen}
+        assert {node.node_id for node in reply.source_nodes} <= left
+        assert len(reply.source_nodes) == min(3, len(left))
+        seen.append(reply.metadata["item_id"])
+    assert seen.pop() is None
+    assert sorted(seen) == ["0", "2", "3", "4", "5", "6"]
+    assert retriever.similarity_top_k == 3
 
 
 @pytest.mark.parametrize("how", WAYS)

@@ -2,7 +2,8 @@
 
 import asyncio
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
-from reges_index.errors import EncoderMismatchError, InputError
+from reges_index.errors import CatalogError, EncoderMismatchError, InputError
 from reges_index.fusion.features import FEATURES, QueryVectors
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.fusion.scoring import SOURCES, feature_matrix
@@ -67,6 +68,60 @@ def test_between_two_looks_the_catalog_counts_as_unchanged(catalog, fusion):
     catalog.sync(FILMS[:7])
     assert ids(retriever.retrieve(ask("horror"))) == before
     retriever.check_every = 0
+    assert "f8" not in ids(retriever.retrieve(ask("horror")))
+
+
+class Watched(FusionRetriever):
+    """Lets a test in before it prepares a catalog."""
+
+    def before(self):
+        pass
+
+    def _prepare(self):
+        self.before()
+        return super()._prepare()
+
+
+def changed(catalog, retriever):
+    """Prepare the catalog, change it, and let the time between two looks pass."""
+    assert "f8" in ids(retriever.retrieve(ask("horror")))
+    catalog.sync(FILMS[:7])
+    retriever._workshop.looked -= 2 * retriever.check_every
+
+
+def test_while_a_changed_catalog_is_prepared_nobody_is_given_the_old_state(catalog, fusion):
+    retriever = Watched(catalog, fusion, check_every=3600)
+    changed(catalog, retriever)
+    building, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        building.set()
+        assert go_on.wait(30)
+
+    retriever.before = hold
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(retriever.retrieve, ask("horror"))
+        assert building.wait(30)
+        second = pool.submit(retriever.retrieve, ask("horror"))
+        done, _ = wait([second], timeout=1)
+        go_on.set()
+        assert not done  # it waits for what is being prepared
+        for found in (first, second):
+            assert "f8" not in ids(found.result(30))
+
+
+def test_a_catalog_that_could_not_be_prepared_is_tried_again(catalog, fusion):
+    retriever = Watched(catalog, fusion, check_every=3600)
+    changed(catalog, retriever)
+
+    def fail():
+        raise CatalogError("the store is away")
+
+    retriever.before = fail
+    for _ in range(2):
+        with pytest.raises(CatalogError, match="away"):
+            retriever.retrieve(ask("horror"))
+    del retriever.before
     assert "f8" not in ids(retriever.retrieve(ask("horror")))
 
 

@@ -8,8 +8,8 @@ from openai import APIStatusError
 from pydantic import SecretStr
 
 from reges_index.errors import LLMServerError
-from reges_index.models.api_faults import (
-    is_refused,
+from reges_index.models.api_faults import is_refused
+from reges_index.remote.faults import (
     is_transient,
     retry_after_s,
     safe_cause,

@@ -57,7 +57,9 @@ def proxy(served):
 @pytest.fixture
 def quick_retries(monkeypatch):
     """Back-off in hundredths of a second; how often and when is left as it is."""
-    from reges_index.models.api_requests import RetryPolicy
+    from reges_index.models import api_requests
 
-    wait = classmethod(lambda cls, llm: cls(llm.max_retries, first_wait_s=0.01, longest_wait_s=5.0))
-    monkeypatch.setattr(RetryPolicy, "of", wait)
+    def quick(llm):
+        return api_requests.RetryPolicy(llm.max_retries, first_wait_s=0.01, longest_wait_s=5.0)
+
+    monkeypatch.setattr(api_requests, "policy_of", quick)
