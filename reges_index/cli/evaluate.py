@@ -290,11 +290,11 @@ def _compare(
             "first", "second", "metric", title=f"{protocol} targets", title_justify="left", box=None
         )
         table.add_column("difference", justify="right")
-        table.add_column("p", justify="right")
+        for heading in ("p", "p (Holm)"):
+            table.add_column(heading, justify="right")
         for row in rows:
             if row["metric"] in _SHOWN:
                 interval = f"{row['value']:+.4f} \\[{row['low']:+.4f}, {row['high']:+.4f}]"
-                table.add_row(
-                    escape(row["first"]), escape(row["second"]), row["metric"], interval, f"{row['p']:.4f}"
-                )
+                names = (escape(row["first"]), escape(row["second"]), row["metric"])
+                table.add_row(*names, interval, f"{row['p']:.4f}", f"{row['p_holm']:.4f}")
         console.print(table)

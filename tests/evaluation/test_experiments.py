@@ -23,6 +23,7 @@ from reges_index.evaluation.experiments.retrieval import text_scores
 from reges_index.evaluation.experiments.selection import forced_candidates, forced_data
 from reges_index.evaluation.experiments.systems import ChainOfThought, System, clean_title, run_system
 from reges_index.evaluation.predictions import Prediction, read_predictions
+from reges_index.evaluation.stats import holm
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.models.adapters import AdapterManifest, save_manifest
@@ -151,6 +152,17 @@ def test_the_papers_values_stand_beside_ours(finished):
         if c["metric"] == "Recall@5" and c["protocol"] == "all" and c["second"].startswith("Original")
     ]
     assert gains == [0.81, 0.81]
+
+
+def test_paired_tests_allow_for_each_other(finished):
+    for name in ("figure5", "figure7", "table1", "ablation"):
+        tests = {}
+        for c in finished[1]["done"][name]["comparisons"]:
+            tests.setdefault((c["setting"], c["protocol"], c["metric"]), []).append(c)
+        for own in tests.values():
+            assert len(own) > 1
+            assert [c["p_holm"] for c in own] == pytest.approx(holm([c["p"] for c in own]))
+        assert "p (Holm)" in (finished[0].folder / f"{name}.md").read_text()
 
 
 def test_own_systems_and_baselines_stand_in_table_1(finished):

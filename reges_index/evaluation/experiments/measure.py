@@ -11,6 +11,7 @@ from reges_index.evaluation.experiments.result import ComparisonRow, Row
 from reges_index.evaluation.predictions import Prediction, align
 from reges_index.evaluation.protocol import ProtocolName
 from reges_index.evaluation.scoring import Evaluation, Settings, evaluate_systems
+from reges_index.evaluation.stats import holm
 
 __all__ = ["PaperValue", "compared", "measured", "rows_of"]
 
@@ -75,6 +76,9 @@ def compared(
 ) -> list[ComparisonRow]:
     """Return the paired difference and the relative gain of the first system over the second.
 
+    Holm's adjustment is over these pairs, for each protocol and metric: the tests that are shown, not all
+    that the evaluation could make.
+
     Parameters
     ----------
     paper_gain
@@ -85,19 +89,22 @@ def compared(
         estimates = evaluation.estimates(protocol)
         found = {(c.first, c.second, c.metric): (c.difference, 1) for c in evaluation.comparisons(protocol)}
         found |= {(b, a, m): (d, -1) for (a, b, m), (d, _) in list(found.items())}
-        for first, second in pairs:
-            for metric, shown in metrics.items():
-                if (first, second, metric) not in found:
-                    continue
-                d, sign = found[first, second, metric]
-                base = estimates[second][metric].value
-                ends = sorted((sign * d.low, sign * d.high))
-                value = sign * d.value
-                gain = value / base if base else None
-                theirs = paper_gain(second, metric) if paper_gain and protocol == "all" else None
-                rows.append(
-                    ComparisonRow(
-                        first, second, setting, protocol, shown, value, ends[0], ends[1], d.p, gain, theirs
-                    )
-                )
+        tested = [(a, b, m) for a, b in pairs for m in metrics if (a, b, m) in found]
+        adjusted: dict[tuple[str, str, str], float] = {}
+        for metric in metrics:
+            own = [key for key in tested if key[2] == metric]
+            adjusted |= zip(own, holm([found[key][0].p for key in own]), strict=True)
+        for key in tested:
+            first, second, metric = key
+            d, sign = found[key]
+            base = estimates[second][metric].value
+            ends = sorted((sign * d.low, sign * d.high))
+            value = sign * d.value
+            gain = value / base if base else None
+            theirs = paper_gain(second, metric) if paper_gain and protocol == "all" else None
+            row = ComparisonRow(
+                *(first, second, setting, protocol, metrics[metric], value, *ends),
+                p=d.p, p_holm=adjusted[key], gain=gain, paper_gain=theirs,
+            )  # fmt: skip
+            rows.append(row)
     return rows

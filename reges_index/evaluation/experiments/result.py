@@ -53,7 +53,10 @@ class Row:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A system against another on the same pairs: first minus second, and the relative gain."""
+    """A system against another on the same pairs: first minus second, and the relative gain.
+
+    ``p_holm`` allows for all pairs of systems that stand in the same table (setting, protocol, metric).
+    """
 
     first: str
     second: str
@@ -64,6 +67,7 @@ class ComparisonRow:
     low: float
     high: float
     p: float
+    p_holm: float
     gain: float | None
     paper_gain: float | None = None
 
@@ -123,13 +127,14 @@ def result_markdown(result: ExperimentResult, about: dict[str, Any], picture: st
         compared = [
             [
                 *(c.first, c.second, c.setting, c.protocol, c.metric),
-                *(interval(asdict(c), 4), p_value(c.p), "" if c.gain is None else f"{c.gain:+.0%}"),
+                *(interval(asdict(c), 4), p_value(c.p), p_value(c.p_holm)),
+                "" if c.gain is None else f"{c.gain:+.0%}",
                 "" if c.paper_gain is None else f"{c.paper_gain:+.0%}",
             ]
             for c in result.comparisons
         ]
-        header = ["first", "second", "setting", "protocol", "metric", "first minus second", "p", "gain"]
-        parts += ["## Differences", table([*header, "paper's gain"], compared)]
+        header = ["first", "second", "setting", "protocol", "metric", "first minus second", "p", "p (Holm)"]
+        parts += ["## Differences", table([*header, "gain", "paper's gain"], compared)]
     if picture:
         parts.append(f"![{result.title}]({picture})")
     if result.left_out:
