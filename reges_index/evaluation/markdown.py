@@ -147,10 +147,12 @@ def _recommendations(part: dict[str, Any], summary: dict[str, Any]) -> str:
                 "-" if r["mean_popularity"] is None else f"{r['mean_popularity']:.1f}",
                 "-" if r["share_unseen"] is None else f"{r['share_unseen']:.1%}",
                 r["turns_without_ranking"],
+                r["turns_without_recommendation"],
             ]
         )
-    header = ["system", "items at rank 1 (coverage)", "items in top 10 (coverage)"]
-    header += ["mean train count at rank 1", "never a train target", "turns without ranking"]
+    header = ["system", "items recommended (coverage)", "items in top 10 (coverage)"]
+    header += ["mean train count of the recommended", "never a train target"]
+    header += ["turns without ranking", "without recommendation"]
     return table(header, rows)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ranx import Qrels, Run, evaluate
 
 from reges_index.evaluation.metrics import METRICS, profile_recommendations, score_pairs
+from reges_index.evaluation.predictions import NOTHING
 from reges_index.evaluation.protocol import make_pairs, visible
 
 from .conftest import make_items, make_turn
@@ -150,6 +151,19 @@ def test_coverage_and_popularity(turns, items):
     assert profile.share_unseen == pytest.approx(1 / 3)
     assert profile.turns_without_ranking == 0
     assert profile_recommendations(pairs, [()] * 5, catalog, None).mean_popularity is None
+
+
+def test_coverage_and_popularity_are_of_what_is_recommended(turns, items):
+    catalog = {item.id: n for n, item in enumerate(items)}
+    pairs = make_pairs(turns, "all", catalog)  # turns 0 to 3
+    rankings = [("i5", "i6"), ("i5",), (), ("i5", "i7"), ()]
+    said = ["i6", NOTHING, "i8", None, None]
+    profile = profile_recommendations(pairs, rankings, catalog, Counter({"i5": 4, "i6": 2}), said)
+    assert profile.distinct_at_1 == 3  # i6, i8, and i5 of turn 3, which names no other
+    assert profile.distinct_at_10 == 3  # i5, i6, i7
+    assert profile.mean_popularity == pytest.approx((2 + 0 + 4) / 3)
+    assert profile.share_unseen == pytest.approx(1 / 3)
+    assert (profile.turns_without_ranking, profile.turns_without_recommendation) == (1, 1)
 
 
 def test_visible_keeps_order():
