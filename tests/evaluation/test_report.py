@@ -145,6 +145,17 @@ def test_names_that_would_mix_up_systems_are_refused(data):
         evaluate_systems(data.subset(data.turns[:3]), [one])
 
 
+def test_what_fails_leaves_the_earlier_report_as_it_was(evaluation, tmp_path):
+    write_report(evaluation, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    broken = evaluation.systems[0]
+    spent = Prediction.model_construct(**{**dict(broken.predictions[0]), "timings": {"rerank": float("nan")}})
+    systems = (replace(broken, predictions=(spent, *broken.predictions[1:])), *evaluation.systems[1:])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_report(replace(evaluation, systems=systems), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_folder_that_cannot_be_written(evaluation, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot be written"):

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from reges_index.errors import StorageError
-from reges_index.evaluation.files import write_json, write_text
+from reges_index.evaluation.files import json_text, write_text
 from reges_index.evaluation.markdown import interval, p_value, plain, table
 from reges_index.evaluation.plots import save
 from reges_index.evaluation.provenance import provenance
@@ -177,14 +177,6 @@ def write_result(result: ExperimentResult, folder: Path, about: dict[str, Any]) 
     What the JSON file holds.
     """
     about = {**about, "provenance": provenance(about.get("command"))}
-    picture = None
-    if result.draw is not None:
-        try:
-            picture = save(result.draw(), folder / f"{result.name}.png").name
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: cannot be written ({error.strerror})", hint="free some space"
-            ) from error
     value = {
         "experiment": result.name,
         "title": result.title,
@@ -196,6 +188,15 @@ def write_result(result: ExperimentResult, folder: Path, about: dict[str, Any]) 
         **result.extra,
         "about": about,
     }
+    text = json_text(value)  # before anything is written: it refuses NaN
+    picture = None
+    if result.draw is not None:
+        try:
+            picture = save(result.draw(), folder / f"{result.name}.png").name
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot be written ({error.strerror})", hint="free some space"
+            ) from error
     write_text(folder / f"{result.name}.md", result_markdown(result, about, picture))
-    write_json(folder / f"{result.name}.json", value)
+    write_text(folder / f"{result.name}.json", text)
     return value
