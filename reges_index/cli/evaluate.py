@@ -166,7 +166,7 @@ def evaluate(
     wanted = given.pop("experiments", None)
     if wanted:
         _refuse(given, of_scoring, "with --experiment")
-        _run_experiments([wanted] if isinstance(wanted, str) else list(wanted), given, as_json=as_json)
+        _run_experiments(wanted if isinstance(wanted, list) else [wanted], given, as_json=as_json)
     else:
         _refuse(given, of_paper, "without --experiment")
         _score(given, show_errors=show_errors, as_json=as_json)
@@ -214,7 +214,7 @@ def _score(given: dict[str, Any], *, show_errors: int, as_json: bool) -> None:
 
     listed = given.get("predictions")
     if listed is not None and not isinstance(listed, dict):
-        given = {**given, "predictions": named_files([listed] if isinstance(listed, str) else listed)}
+        given = {**given, "predictions": named_files(listed if isinstance(listed, list) else [listed])}
     settings = EvaluationConfig(**given)
     evaluation, summary = run_evaluation(settings)
     for system in evaluation.systems:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from reges_index.errors import InputError
 from reges_index.evaluation.baselines import BASELINES
 from reges_index.evaluation.files import read_json
+from reges_index.evaluation.scoring import Settings
 from reges_index.evaluation.stats import ClusterBootstrap, holm
 
 __all__ = ["compare_reports"]
@@ -41,6 +42,8 @@ def compare_reports(
     ----------
     first, second
         Folders written by ``reges evaluate --out``, or the ``report.json`` in them.
+    resamples, seed, level
+        As in `scoring.Settings`.
 
     Returns
     -------
@@ -51,7 +54,10 @@ def compare_reports(
     ------
     InputError
         If they were made on different data (by content, not by file name) or by another version's metrics.
+    ConfigError
+        As `scoring.Settings` says.
     """
+    settings = Settings(resamples, seed, level)
     tables = [_read(Path(first)), _read(Path(second))]
     for what, key in (("data", "data_hash"), ("metrics", "metrics"), ("version", "schema")):
         if tables[0][key] != tables[1][key]:
@@ -67,8 +73,9 @@ def compare_reports(
         if not ours["dialogue"]:
             continue
         bootstrap = ClusterBootstrap(
-            np.asarray(ours["dialogue"], dtype=np.int64), resamples=resamples, seed=seed, level=level
-        )
+            np.asarray(ours["dialogue"], dtype=np.int64),
+            resamples=settings.resamples, seed=settings.seed, level=settings.level,
+        )  # fmt: skip
         clashing = (set(ours["systems"]) & set(theirs["systems"])) - set(BASELINES)
         labels = _labels(clashing, (Path(first), Path(second)))
         found = [

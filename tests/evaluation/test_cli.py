@@ -83,6 +83,47 @@ def test_yaml_and_flags(files, tmp_path):
     assert isinstance(call("evaluate", "--config", path).exception, ConfigError)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("resamples: many", "resamples='many': input should be a valid integer"),
+        ("resamples: 99", "resamples=99: input should be greater than or equal to 100"),
+        ("level: 2", "level=2: input should be less than 1"),
+        ("level: .nan", "level=nan"),
+        ("seed: -1", "seed=-1: input should be greater than or equal to 0"),
+        ("top_k: 0", "top_k=0"),
+        ("train: [a, b]", "train=['a', 'b']: input should be a valid string"),
+        ("predictions: 5", "predictions: 5 is no file"),
+        ("predictions: [5]", "predictions: 5 is no file"),
+        ("predictions: {mine: 5}", "predictions.mine=5: input should be a valid string"),
+        ("experiments: 5\nout: x", "unknown experiment 5"),
+        ("experiments: figure5\nout: x\nlimit: few", "limit='few': input should be a valid integer"),
+        ("experiments: figure5\nout: x\ncandidates: 0", "candidates=0"),
+        ("experiments: figure5\nout: x\nresamples: 0", "resamples=0"),
+        ("experiments: figure5\nout: x\nmore_encoders: dpr", "more_encoders='dpr'"),
+    ],
+)
+def test_values_of_a_yaml_file_are_checked(files, tmp_path, line, said):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(f"conversations: {files['turns']}\ncatalog: {files['catalog']}\n{line}\n")
+    failed = call("evaluate", "--config", path).exception
+    assert isinstance(failed, ConfigError)
+    assert said in str(failed)
+
+
+def test_settings_of_the_python_api_are_checked(files, tmp_path):
+    from reges_index.evaluation.compare import compare_reports
+    from reges_index.evaluation.run import EvaluationConfig, run_evaluation
+
+    paths = {"conversations": files["turns"], "catalog": files["catalog"], "out": tmp_path / "out"}
+    run_evaluation(EvaluationConfig(**paths, resamples=200))  # path objects are paths too
+    for wrong in ({"level": 2}, {"resamples": 0}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            compare_reports(tmp_path / "out", tmp_path / "out", **wrong)
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            EvaluationConfig(**paths, **wrong)
+
+
 def test_what_is_missing_is_named(files):
     failed = call("evaluate", "--catalog", files["catalog"])
     assert isinstance(failed.exception, ConfigError)

@@ -47,13 +47,12 @@ def choose(names: Sequence[str]) -> list[str]:
     ConfigError
         For an unknown name.
     """
-    wanted = set(EXPERIMENTS) if "all" in names else set(names)
-    unknown = sorted(wanted - set(EXPERIMENTS))
+    unknown = [name for name in names if name not in (*EXPERIMENTS, "all")]
     if unknown:
         raise ConfigError(
             f"unknown experiment {unknown[0]!r}", hint=f"experiments are {', '.join(EXPERIMENTS)}, all"
         )
-    return [name for name in EXPERIMENTS if name in wanted]
+    return [name for name in EXPERIMENTS if name in names or "all" in names]
 
 
 def run_experiments(lab: Lab, names: Sequence[str]) -> dict[str, Any]:
