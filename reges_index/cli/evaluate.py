@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,9 +142,6 @@ def evaluate(
     With --out a folder gets report.json, report.md, report.html and pictures. With --experiment the paper's
     tables and figures are made instead.
     """
-    if compare is not None:
-        _compare(compare, resamples=resamples, seed=seed, level=level, as_json=as_json)
-        return
     shared = {
         "conversations": conversations, "catalog": catalog, "train": train, "out": out, "store": store,
         "name": name, "encoder": encoder, "resamples": resamples, "seed": seed, "level": level,
@@ -159,20 +157,27 @@ def evaluate(
     of_scoring = {"predictions": predictions or None, "top_k": top_k}
     options: dict[str, Any] = {**shared, **of_paper, **of_scoring}
     given = {name: value for name, value in options.items() if value is not None}
+    alone = {"config": config, "show_errors": show_errors or None}  # these stand in no YAML file
+    alone = {name: value for name, value in alone.items() if value is not None}
+    if compare is not None:
+        of_tests = {name: given.pop(name) for name in ("resamples", "seed", "level") if name in given}
+        _refuse({**given, **alone}, (*options, *alone), "with --compare, which reads finished reports")
+        _compare(compare, of_tests, as_json=as_json)
+        return
     if config is not None:
         from reges_index.evaluation.config_file import read_options
 
         given = read_options(config, options, given)
     wanted = given.pop("experiments", None)
     if wanted:
-        _refuse(given, of_scoring, "with --experiment")
+        _refuse({**given, **alone}, (*of_scoring, "show_errors"), "with --experiment")
         _run_experiments(wanted if isinstance(wanted, list) else [wanted], given, as_json=as_json)
     else:
         _refuse(given, of_paper, "without --experiment")
         _score(given, show_errors=show_errors, as_json=as_json)
 
 
-def _refuse(given: dict[str, Any], names: dict[str, Any], when: str) -> None:
+def _refuse(given: Collection[str], names: Iterable[str], when: str) -> None:
     """Refuse options that would have no effect."""
     stray = next((name for name in names if name in given), None)
     if stray is not None:
@@ -275,13 +280,10 @@ def _print_errors(evaluation: Evaluation, count: int, *, as_json: bool) -> None:
         to.print(f"  candidates: {shown}", style="dim", markup=False)
 
 
-def _compare(
-    reports: tuple[str, str], *, resamples: int | None, seed: int | None, level: float | None, as_json: bool
-) -> None:
+def _compare(reports: tuple[str, str], options: dict[str, Any], *, as_json: bool) -> None:
     from reges_index.evaluation.compare import compare_reports
 
-    options = {"resamples": resamples, "seed": seed, "level": level}
-    found = compare_reports(*reports, **{k: v for k, v in options.items() if v is not None})  # type: ignore[arg-type]
+    found = compare_reports(*reports, **options)
     if as_json:
         print_json(found)
         return

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import typer
@@ -199,10 +200,31 @@ def test_options_without_effect_are_refused(files):
     assert "candidates means nothing without --experiment" in str(stray.exception)
     stray = call(*base(files), "--experiment", "figure5", "--top-k", 5)
     assert "top_k means nothing with --experiment" in str(stray.exception)
+    stray = call(*base(files), "--out", "x", "--experiment", "figure5", "--show-errors", 2)
+    assert "show_errors means nothing with --experiment" in str(stray.exception)
     unknown = call(*base(files), "--out", "x", "--experiment", "figure1")
     assert "unknown experiment 'figure1'" in str(unknown.exception)
     other = call(*base(files), "--out", "x", "--experiment", "figure5", "--dataset", "movielens")
     assert "no data set 'movielens'" in str(other.exception)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("out", "x"),
+        ("predictions", "pred.jsonl"),
+        ("conversations", "turns.jsonl"),
+        ("config", "experiment.yaml"),
+        ("show_errors", 3),
+        ("experiment", "table1"),
+        ("top_k", 5),
+        ("limit", 5),
+    ],
+)
+def test_comparing_takes_no_options_of_an_evaluation(option, value):
+    stray = call("evaluate", "--compare", "a", "b", f"--{option.replace('_', '-')}", value).exception
+    assert isinstance(stray, ConfigError)
+    assert re.match(rf"{option}s? means nothing with --compare", str(stray))
 
 
 def test_references_are_checked(tmp_path):
