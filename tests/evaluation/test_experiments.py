@@ -18,6 +18,7 @@ from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.experiments.inputs import mean_discrepancy, separability
 from reges_index.evaluation.experiments.lab import Lab, LabSettings
 from reges_index.evaluation.experiments.paper import TABLE1
+from reges_index.evaluation.experiments.queries import written_queries
 from reges_index.evaluation.experiments.registry import EXPERIMENTS, choose, run_experiments
 from reges_index.evaluation.experiments.retrieval import text_scores
 from reges_index.evaluation.experiments.selection import forced_candidates, forced_data
@@ -27,6 +28,7 @@ from reges_index.evaluation.stats import holm
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.models.adapters import AdapterManifest, save_manifest
+from reges_index.query_expert.transform import ReGeSQueryTransform
 from tests.catalog.hashing import HashingEmbedding
 from tests.fusion.small import small_fusion
 from tests.tiny import save_tiny_adapter, tiny_lm
@@ -264,6 +266,27 @@ def test_a_killed_run_goes_on(data, tmp_path):
     assert sorted(p.id for p in done) == sorted(t.id for t in data.turns)
     with pytest.raises(InputError, match="other settings"):
         run_system(Favourite(), data.turns, path, {"a": 2})
+
+
+def test_a_run_that_failed_lets_go_of_its_file(data, lm, tmp_path):
+    class Fails(Favourite):
+        def predict(self, turns):
+            raise RuntimeError("no memory")
+
+    class WritesNone(ReGeSQueryTransform):
+        def run_batch(self, bundles):
+            raise RuntimeError("no memory")
+
+    path, queries = tmp_path / "run.jsonl", tmp_path / "queries.jsonl"
+    # The errors are kept, as by a notebook, and with them all that their frames hold.
+    with pytest.raises(RuntimeError) as failed:
+        run_system(Fails(), data.turns, path, {})
+    assert len(run_system(Favourite(), data.turns, path, {})) == len(data.turns)
+    with pytest.raises(RuntimeError) as unwritten:
+        written_queries(data.turns, WritesNone(lm, adapter=None), queries, {})
+    assert len(written_queries(data.turns, ReGeSQueryTransform(lm, adapter=None), queries, {})) == 5
+    assert failed.tb is not None
+    assert unwritten.tb is not None
 
 
 def test_what_cannot_run_says_why(data, catalog, tmp_path):
