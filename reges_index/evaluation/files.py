@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
@@ -51,7 +52,8 @@ def json_lines(path: str | Path, *, finite: bool = False) -> Iterator[tuple[int,
     try:
         with path.open("rb") as stream:
             for number, raw in enumerate(stream, 1):
-                line = raw.decode("utf-8")
+                # Windows' editors begin a file with a mark that is no JSON.
+                line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
                 if not line.strip():
                     continue
                 row = json.loads(line, **numbers)
