@@ -95,12 +95,9 @@ def named_files(options: Sequence[str]) -> dict[str, str]:
 
 def catalog_retrieve(store: str, name: str, encoder: str | None) -> RetrieveBatch:
     """Open a catalog store and return its batch retrieval, for the baseline ``retriever``."""
-    from reges_index.catalog import ItemCatalog
+    from reges_index.catalog.place import open_catalog_at
 
-    where: dict[str, Any] = (
-        {"url": store} if store.startswith(("http://", "https://")) else {"persist_dir": Path(store)}
-    )
-    catalog = ItemCatalog.open(**where, name=name, embed_model=encoder)
+    catalog = open_catalog_at(store, name, encoder)
 
     def retrieve(queries: list[str], top_k: int) -> list[list[str]]:
         return [[item for item, _ in found] for found in catalog.retrieve_batch(queries, top_k)]

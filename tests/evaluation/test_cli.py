@@ -195,6 +195,30 @@ def test_experiments_from_the_command_line(files, tmp_path):
     assert "Figure 5: retrieval by kind of query" in again.stdout
 
 
+def test_a_live_catalog_is_read_at_its_live_version(files, data, tmp_path):
+    from reges_index import LiveCatalog
+    from reges_index.evaluation.experiments.setup import ExperimentConfig, build_lab
+    from reges_index.evaluation.run import catalog_retrieve
+    from tests.tiny import save_tiny
+
+    store = tmp_path / "store"
+    live = LiveCatalog.from_items(data.items[:4], persist_dir=store, name="films")
+    live.swap(data.items)
+    (found,) = catalog_retrieve(str(store), "films", None)(["Title 9"], 50)
+    assert sorted(found) == sorted(item.id for item in data.items)
+    done = call(*base(files), "--store", store, "--name", "films", "--json")
+    assert "retriever" in json.loads(done.stdout)["systems"]
+    lab = build_lab(
+        ExperimentConfig(
+            files["turns"], files["catalog"], tmp_path / "out", store=store, name="films",
+            model=save_tiny(tmp_path / "tiny"), fusion="none",
+        )
+    )  # fmt: skip
+    assert len(lab.catalog) == len(data.items)
+    live.swap(data.items[:4])
+    assert len(lab.catalog) == len(data.items)
+
+
 def test_options_without_effect_are_refused(files):
     stray = call(*base(files), "--candidates", 5)
     assert "candidates means nothing without --experiment" in str(stray.exception)

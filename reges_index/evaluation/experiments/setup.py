@@ -150,7 +150,8 @@ def _open_model(config: ExperimentConfig) -> LocalLM:
 def _open_catalogs(
     config: ExperimentConfig, data: EvaluationData
 ) -> tuple[ItemCatalog, dict[str, ItemCatalog]]:
-    from reges_index.catalog import ItemCatalog
+    from reges_index.catalog import ItemCatalog, LiveCatalog
+    from reges_index.catalog.place import open_catalog_at
 
     made = Path(config.out) / "store"
     if config.store is None:
@@ -158,9 +159,9 @@ def _open_catalogs(
             data.items, persist_dir=made, name=config.name, embed_model=config.encoder
         )
     else:
-        is_url = config.store.startswith(("http://", "https://"))
-        where: dict[str, Any] = {"url": config.store} if is_url else {"persist_dir": config.store}
-        catalog = ItemCatalog.open(**where, name=config.name, embed_model=config.encoder)
+        opened = open_catalog_at(config.store, config.name, config.encoder)
+        # All experiments read one version, whatever is swapped while they run.
+        catalog = opened.current if isinstance(opened, LiveCatalog) else opened
     more = {
         encoder: ItemCatalog.from_items(
             data.items, persist_dir=made, name=f"more-{number}", embed_model=encoder
