@@ -15,6 +15,7 @@ from reges_index.catalog.demo import demo_catalog
 from reges_index.dialogue import DialogueQueryBundle, Message, Turn
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.experiments.answers import chain_of_thought
 from reges_index.evaluation.experiments.inputs import mean_discrepancy, separability
 from reges_index.evaluation.experiments.lab import Lab, LabSettings
 from reges_index.evaluation.experiments.paper import TABLE1
@@ -26,8 +27,9 @@ from reges_index.evaluation.experiments.systems import ChainOfThought, System, c
 from reges_index.evaluation.predictions import Prediction, read_predictions
 from reges_index.evaluation.stats import holm
 from reges_index.fusion.retriever import FusionRetriever
-from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
+from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.models.adapters import AdapterManifest, save_manifest
+from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from tests.catalog.hashing import HashingEmbedding
 from tests.fusion.small import small_fusion
@@ -250,6 +252,54 @@ def test_another_adapter_of_the_same_name_is_another_run(data, catalog, lm, fini
         run_experiments(make_lab(data, catalog, other, finished[0].folder), ["table4"])
 
 
+def test_other_texts_of_the_same_items_are_another_run(data, catalog, lm, finished):
+    told = ITEMS[0].model_copy(update={"abstract": "Another story altogether."})
+    changed = EvaluationData(data.turns, (told, *ITEMS[1:]), data.train)
+    with pytest.raises(InputError, match=r"other settings: items\n"):
+        make_lab(changed, catalog, lm, finished[0].folder).shown(10, "original")
+
+
+def test_another_chain_of_thought_adapter_is_another_run(data, catalog, finished, tmp_path):
+    other = tiny_lm()
+    for name, seed in (("query-expert", 0), ("item-expert", 1), ("item-expert-cot", 99)):
+        other.load_adapter(name, save_tiny_adapter(tmp_path / name, seed=seed))
+    with pytest.raises(InputError, match=r"other settings: adapter\n"):
+        chain_of_thought(make_lab(data, catalog, other, finished[0].folder), 10)
+
+
+def test_other_advice_in_the_manifest_is_another_run(data, catalog, tmp_path):
+    def lab(tokens):
+        model, folder = tiny_lm(), save_tiny_adapter(tmp_path / "adapter")
+        manifest = AdapterManifest(
+            name="item-expert",
+            role="item-expert",
+            base_model=model.name,
+            base_fingerprint=model.fingerprint,
+            prompt_hash=selection_prompt_hash(),
+            prompt_template=DEFAULT_SELECT_TMPL.template,
+            inference={"max_candidate_tokens": tokens},
+        )
+        save_manifest(manifest, folder)
+        model.load_adapter("item-expert", folder)
+        return make_lab(data, catalog, model, tmp_path / "lab")
+
+    shown = {t.id: [item.id for item in ITEMS[:3]] for t in data.turns}
+    first = lab(9).select("a", shown, adapter="item-expert", run="r")
+    assert lab(9).select("a", shown, adapter="item-expert", run="r") == first
+    with pytest.raises(InputError, match=r"other settings: budgets\n"):
+        lab(3).select("a", shown, adapter="item-expert", run="r")
+
+
+def test_runs_are_known_by_their_prompts(finished):
+    def said(run):
+        return json.loads((finished[0].folder / "runs" / f"{run}.jsonl.run.json").read_text())["prompt"]
+
+    assert said("queries-augmented-turns") == query_prompt_hash()
+    assert said("score-10-augmented-item-expert") == selection_prompt_hash()
+    assert said("cot-10-augmented-item-expert-cot") == selection_prompt_hash(COT_SELECT_TMPL)
+    assert said("free") not in (query_prompt_hash(), selection_prompt_hash(), None)
+
+
 def test_a_killed_run_goes_on(data, tmp_path):
     path = tmp_path / "run.jsonl"
 
@@ -345,8 +395,6 @@ def test_a_chain_of_thought_ends_with_the_name(data, lm, finished):
             from reges_index.models.generation import Generation
 
             return [[Generation(self.text, 5, 6, "stop")] for _ in prompts]
-
-    from reges_index.item_expert.prompt import COT_SELECT_TMPL
 
     shown = {t.id: [ITEMS[0].id, ITEMS[1].id] for t in data.turns}
     rerank = lab.rerank(None, select_prompt=COT_SELECT_TMPL)

@@ -24,7 +24,7 @@ from reges_index.item_expert.prompt import COT_SELECT_TMPL
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.local_lm import LocalLM
 
-__all__ = ["ChainOfThought", "FreeLLM", "Ranked", "Selecting", "System", "run_system"]
+__all__ = ["FREE_PROMPT", "ChainOfThought", "FreeLLM", "Ranked", "Selecting", "System", "run_system"]
 
 
 @runtime_checkable
