@@ -198,8 +198,17 @@ def _run_experiments(names: list[str], given: dict[str, Any], *, as_json: bool) 
         errors.print(f"{name} was not run: {reason}", style="yellow", markup=False)
     if as_json:
         print_json(outcome)
-        return
-    for name, result in outcome["done"].items():
+    else:
+        _print_experiments(outcome["done"], settings.out)
+    for name, error in outcome["failed"].items():
+        hint = f"\n  hint: {error['hint']}" if error["hint"] else ""
+        errors.print(f"{name} failed: {error['message']}{hint}", style="red", markup=False)
+    if outcome["failed"]:
+        raise typer.Exit(next(iter(outcome["failed"].values()))["exit_code"])
+
+
+def _print_experiments(done: dict[str, Any], out: str) -> None:
+    for name, result in done.items():
         table = Table("system", "setting", "protocol", "metric", box=None, pad_edge=False)
         table.title, table.title_justify = escape(result["title"]), "left"
         table.add_column("ours", justify="right")
@@ -210,7 +219,7 @@ def _run_experiments(names: list[str], given: dict[str, Any], *, as_json: bool) 
             cells = (escape(row[key]) for key in ("system", "setting", "protocol", "metric"))
             table.add_row(*cells, ours, paper)
         console.print(table)
-        console.print(f"{settings.out}/{name}.md, .json, .png\n", markup=False)
+        console.print(f"{out}/{name}.md, .json, .png\n", markup=False)
 
 
 def _score(given: dict[str, Any], *, show_errors: int, as_json: bool) -> None:

@@ -193,6 +193,13 @@ def test_experiments_from_the_command_line(files, tmp_path):
     }
     again = call(*options)
     assert "Figure 5: retrieval by kind of query" in again.stdout
+    # The runs in the folder are those of two turns, so an experiment over one of them fails.
+    fewer = call(*(1 if option == 2 else option for option in options), "--json")
+    assert fewer.exit_code == 2
+    result = json.loads(fewer.stdout)
+    assert "other settings" in result["failed"]["figure5"]["message"]
+    assert "figure5 failed: " in fewer.stderr
+    assert "hint: give another --out" in fewer.stderr
 
 
 def test_a_live_catalog_is_read_at_its_live_version(files, data, tmp_path):

@@ -22,7 +22,7 @@ from reges_index.evaluation.experiments.paper import TABLE1
 from reges_index.evaluation.experiments.queries import written_queries
 from reges_index.evaluation.experiments.registry import EXPERIMENTS, choose, run_experiments
 from reges_index.evaluation.experiments.retrieval import text_scores
-from reges_index.evaluation.experiments.selection import forced_candidates, forced_data
+from reges_index.evaluation.experiments.selection import forced_candidates, forced_data, table4
 from reges_index.evaluation.experiments.systems import ChainOfThought, System, clean_title, run_system
 from reges_index.evaluation.predictions import Prediction, read_predictions
 from reges_index.evaluation.stats import holm
@@ -118,6 +118,7 @@ def test_every_experiment_writes_json_markdown_and_a_picture(finished):
     lab, outcome = finished
     assert list(outcome["done"]) == list(EXPERIMENTS)
     assert outcome["not_run"] == {}
+    assert outcome["failed"] == {}
     for name, value in outcome["done"].items():
         assert json.loads((lab.folder / f"{name}.json").read_text()) == value
         assert (lab.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
@@ -249,7 +250,53 @@ def test_another_adapter_of_the_same_name_is_another_run(data, catalog, lm, fini
     other.load_adapter("item-expert", save_tiny_adapter(tmp_path / "other", seed=77))
     other.load_adapter("query-expert", save_tiny_adapter(tmp_path / "query", seed=0))
     with pytest.raises(InputError, match="other settings: adapter"):
-        run_experiments(make_lab(data, catalog, other, finished[0].folder), ["table4"])
+        table4(make_lab(data, catalog, other, finished[0].folder))
+
+
+def listed(folder):
+    return json.loads((folder / "experiments.json").read_text())
+
+
+def test_the_list_of_experiments_grows_call_by_call(data, catalog, lm, tmp_path, monkeypatch):
+    lab = make_lab(data, catalog, lm, tmp_path)
+    assert list(run_experiments(lab, ["figure5", "ablation"])["done"]) == ["figure5"]
+    assert list(run_experiments(lab, ["table2"])["done"]) == ["table2"]
+    assert listed(tmp_path)["done"] == ["figure5", "table2"]
+    assert list(listed(tmp_path)["not_run"]) == ["ablation"]  # without a fusion
+    assert list(listed(tmp_path)["seconds"]) == ["figure5", "table2"]
+    index = (tmp_path / "experiments.md").read_text()
+    assert index.index("(figure5.md)") < index.index("(table2.md)") < index.index("ablation: not run")
+
+    def killed(lab):
+        raise KeyboardInterrupt
+
+    # What is done before a run is killed is in the list.
+    monkeypatch.setitem(EXPERIMENTS, "figure8", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiments(lab, ["figure7", "figure8"])
+    assert listed(tmp_path)["done"] == ["figure5", "figure7", "table2"]
+    # Results of other data are no part of the list.
+    fewer = data.subset(data.turns[:4])
+    run_experiments(make_lab(fewer, catalog, lm, tmp_path), ["ablation"])
+    assert (listed(tmp_path)["done"], list(listed(tmp_path)["not_run"])) == ([], ["ablation"])
+
+
+def test_an_experiment_that_fails_stops_no_other(data, catalog, lm, tmp_path):
+    lab = make_lab(data, catalog, lm, tmp_path)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "free.jsonl").write_text('{"id": "t0", "ranking": []}\n')  # nobody knows how it was made
+    outcome = run_experiments(lab, ["table3", "table4", "table2"])
+    assert list(outcome["done"]) == ["table2", "table4"]
+    error = outcome["failed"]["table3"]
+    assert (error["kind"], error["exit_code"]) == ("InputError", 2)
+    assert "does not say how it was made" in error["message"]
+    assert list(listed(tmp_path)["failed"]) == ["table3"]
+    assert "- table3: failed, " in (tmp_path / "experiments.md").read_text()
+    for left in runs.glob("free.jsonl*"):
+        left.unlink()
+    assert run_experiments(lab, ["table3"])["failed"] == {}
+    assert (listed(tmp_path)["done"], listed(tmp_path)["failed"]) == (["table2", "table4", "table3"], {})
 
 
 def test_other_texts_of_the_same_items_are_another_run(data, catalog, lm, finished):
