@@ -12,7 +12,7 @@ import pytest
 
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.demo import demo_catalog
-from reges_index.dialogue import DialogueQueryBundle, Message, Turn
+from reges_index.dialogue import DialogueQueryBundle, Message, Turn, render_history
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.experiments.answers import chain_of_thought
@@ -172,9 +172,32 @@ def test_paired_tests_allow_for_each_other(finished):
 
 def test_own_systems_and_baselines_stand_in_table_1(finished):
     systems = {row["system"] for row in rows(finished, "table1", protocol="all") if row["value"] is not None}
-    assert {"my favourite", "most popular", "last mentioned", "BM25", "RARS", "RAMO"} <= systems
+    assert {"my favourite", "most popular", "last mentioned", "BM25", "retriever", "RARS", "RAMO"} <= systems
     assert "ReGeS, chain of thought" in systems
     assert isinstance(Favourite(), System)
+    assert not any(name.startswith("baseline") for name in finished[1]["done"]["table1"]["left_out"])
+
+
+def test_the_retriever_stands_in_table_1_as_it_retrieves_whole_dialogues(finished, data, catalog):
+    for protocol in ("all", "new"):
+        (row,) = rows(finished, "table1", system="retriever", protocol=protocol)
+        hits = []
+        for one in data.turns:
+            (found,) = catalog.retrieve_batch([render_history(one.chat).text], 200)
+            left = [item for item, _ in found if protocol == "all" or item not in one.mentioned]
+            hits += [left[0] == target for target in one.targets]
+        assert row["value"] == pytest.approx(np.mean(hits))
+    c = [c for c in finished[1]["done"]["table1"]["comparisons"] if c["second"] == "retriever"]
+    assert [one["protocol"] for one in c] == ["all", "new"]
+
+
+def test_table_1_names_the_baselines_that_it_lacks(data, catalog, lm, tmp_path):
+    bare = EvaluationData(data.turns, data.items)
+    left_out = run_experiments(make_lab(bare, catalog, lm, tmp_path), ["table1"])["done"]["table1"][
+        "left_out"
+    ]
+    assert "--train" in left_out["baseline most popular"]
+    assert "baseline most popular" in (tmp_path / "table1.md").read_text()
 
 
 def test_the_ablation_is_the_retriever_with_sources_switched_off(finished, data, catalog, fusion):

@@ -26,13 +26,27 @@ def measured(
     data: EvaluationData | None = None,
     baselines: bool = False,
 ) -> Evaluation:
-    """Score predictions by system with the lab's settings."""
+    """Score predictions by system with the lab's settings.
+
+    Parameters
+    ----------
+    data
+        Other turns than the lab's; not with ``baselines``.
+    baselines
+        Whether the baselines stand beside them; the retriever's is its run for the whole dialogue.
+    """
     data = data or lab.data
     s = lab.settings
+
+    def retrieve(_queries: list[str], top_k: int) -> list[list[str]]:
+        found = lab.shown(top_k, "original")
+        return [found[turn.id] for turn in lab.data.turns]
+
     return evaluate_systems(
         data,
         [align(name, made, data, matcher=lab.matcher) for name, made in predictions.items()],
         settings=Settings(s.resamples, s.seed, s.level, s.candidates),
+        retrieve=retrieve if baselines else None,
         baselines=baselines,
     )
 

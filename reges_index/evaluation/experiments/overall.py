@@ -65,6 +65,7 @@ def table1(lab: Lab) -> ExperimentResult:
     for number, system in enumerate(lab.systems):
         predictions[system.name] = lab.run(system, {}, {"own": system.name}, run=f"own-{number}")
     evaluation = measured(lab, predictions, baselines=True)
+    missing |= {f"baseline {name}": reason for name, reason in evaluation.missing_baselines.items()}
     nearest = {ours: "ReGeS Small (DPR, 2B)", free: "GPT-4", "RARS": "RARS", "RAMO": "RAMO",
                "ReGeS, chain of thought": "ReGeS Best (CoT, OpenAI, 8B)"}  # fmt: skip
 
