@@ -103,6 +103,12 @@ def evaluate(
     candidates: Annotated[
         int | None, typer.Option("--candidates", min=1, help="k; 50.", rich_help_panel=_PAPER)
     ] = None,
+    candidate_counts: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--candidate-count", min=1, help="A k of table4; may be repeated; 10, 50.", rich_help_panel=_PAPER
+        ),
+    ] = None,
     fusion: Annotated[
         str | None,
         typer.Option("--fusion", help="Folder, or none; the shipped one.", rich_help_panel=_PAPER),
@@ -150,7 +156,8 @@ def evaluate(
         "experiments": experiment or None, "model": model, "query_adapter": query_adapter,
         "item_adapter": item_adapter, "random_adapter": random_adapter, "cot_adapter": cot_adapter,
         "more_encoders": more_encoders or None, "references": references, "dataset": dataset,
-        "candidates": candidates, "fusion": fusion, "max_candidate_tokens": max_candidate_tokens,
+        "candidates": candidates, "candidate_counts": candidate_counts or None, "fusion": fusion,
+        "max_candidate_tokens": max_candidate_tokens,
         "max_history_tokens": max_history_tokens, "limit": limit, "batch_size": batch_size,
         "train_sample": train_sample,
     }  # fmt: skip

@@ -178,6 +178,7 @@ def test_experiments_from_the_command_line(files, tmp_path):
     options = (
         *base(files), "--out", out, "--experiment", "figure5", "--experiment", "table2", "--limit", 2,
         "--model", save_tiny(tmp_path / "tiny"), "--dataset", "redial", "--candidates", 5,
+        "--candidate-count", 7, "--candidate-count", 3,
     )  # fmt: skip
     done = call(*options, "--json")
     assert done.exit_code == 0, done.output
@@ -187,6 +188,7 @@ def test_experiments_from_the_command_line(files, tmp_path):
     about = result["done"]["figure5"]["about"]
     assert about["data"]["turns"] == 2
     assert about["settings"]["dataset"] == "redial"
+    assert about["settings"]["candidate_counts"] == [7, 3]
     assert {row["system"] for row in result["done"]["figure5"]["rows"]} == {
         "Original (raw dialogue)",
         "Direct Prompt (untrained LLM)",

@@ -426,6 +426,16 @@ def test_what_cannot_run_says_why(data, catalog, tmp_path):
         choose(["table9"])
 
 
+def test_table4_gives_the_numbers_of_candidates_that_the_catalog_has(data, catalog, lm, tmp_path):
+    lab = make_lab(data, catalog, lm, tmp_path)
+    lab.settings = replace(lab.settings, candidate_counts=(70, 5, 5, 3))
+    done = run_experiments(lab, ["table4"])["done"]["table4"]
+    assert list(dict.fromkeys(row["setting"] for row in done["rows"])) == ["3 candidates", "5 candidates"]
+    assert done["left_out"] == {"70 candidates": "the catalog has 60 items"}
+    lab.settings = replace(lab.settings, candidate_counts=(70,))
+    assert "70 candidates are too many" in run_experiments(lab, ["table4"])["not_run"]["table4"]
+
+
 def test_a_catalog_without_the_items_is_refused(data, tmp_path):
     other = ItemCatalog.from_items(ITEMS[:50], embed_model=HashingEmbedding(), name="too-small")
     with pytest.raises(ConfigError, match="10 items are not in catalog"):

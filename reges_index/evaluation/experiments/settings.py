@@ -45,7 +45,7 @@ class LabSettings:
 
     dataset: Dataset | None = None
     candidates: Count = 50
-    candidate_counts: tuple[Count, ...] = (50, 10)
+    candidate_counts: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 50)
     depth: Count = 200
     max_candidate_tokens: Count | None = None
     max_history_tokens: Count | None = None

@@ -61,7 +61,9 @@ class ExperimentConfig:
         Folder of a trained fusion, or ``none``. None takes the shipped one where it fits the encoder.
     limit
         Only the first turns.
-    candidates, max_candidate_tokens, max_history_tokens, batch_size, train_sample, resamples, seed, level
+    candidates, candidate_counts, max_candidate_tokens, max_history_tokens
+        As in `lab.LabSettings`.
+    batch_size, train_sample, resamples, seed, level
         As in `lab.LabSettings`; at least 100 resamples.
 
     Raises
@@ -88,6 +90,7 @@ class ExperimentConfig:
     fusion: PathText | None = None
     limit: Count | None = None
     candidates: Count = 50
+    candidate_counts: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 50)
     max_candidate_tokens: Count | None = None
     max_history_tokens: Count | None = None
     batch_size: Count = 8
