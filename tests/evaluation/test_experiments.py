@@ -9,9 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.demo import demo_catalog
+from reges_index.catalog.encoder import identity_name
+from reges_index.catalog.encoder_names import ENCODER_PRESETS
 from reges_index.dialogue import DialogueQueryBundle, Message, Turn, render_history
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
@@ -19,6 +23,7 @@ from reges_index.evaluation.experiments.answers import chain_of_thought
 from reges_index.evaluation.experiments.inputs import mean_discrepancy, separability
 from reges_index.evaluation.experiments.lab import Lab, LabSettings
 from reges_index.evaluation.experiments.paper import TABLE1
+from reges_index.evaluation.experiments.paper_rows import paper_row
 from reges_index.evaluation.experiments.queries import written_queries
 from reges_index.evaluation.experiments.registry import EXPERIMENTS, choose, run_experiments
 from reges_index.evaluation.experiments.retrieval import text_scores
@@ -144,6 +149,11 @@ def test_the_papers_values_stand_beside_ours(finished):
     assert rars_new["paper"] is None
     shown = {row["paper_setting"] for row in rows(finished, "table1")}
     assert set(TABLE1) <= shown
+    # A tiny llama with trigrams is none of the paper's systems.
+    (ours,) = [r for r in rows(finished, "table1", protocol="all") if r["system"].startswith("ReGeS (")]
+    assert (ours["paper"], ours["paper_setting"]) == (0.108, "nearest: ReGeS Small (DPR, 2B)")
+    (thinking,) = rows(finished, "table1", system="ReGeS, chain of thought", protocol="all")
+    assert thinking["paper_setting"] == "nearest: ReGeS Best (CoT, OpenAI, 8B)"
     (bleu,) = rows(finished, "table2", system="G-augmented R (LLM_QR)", metric="BLEU-1")
     assert (bleu["paper"], bleu["n"]) == (0.0527, 4)
     (forced,) = rows(
@@ -157,6 +167,36 @@ def test_the_papers_values_stand_beside_ours(finished):
         if c["metric"] == "Recall@5" and c["protocol"] == "all" and c["second"].startswith("Original")
     ]
     assert gains == [0.81, 0.81]
+
+
+@pytest.mark.parametrize(
+    ("config", "encoder", "shown"),
+    [
+        (("gemma", 256_000, 2048, 16_384, 18, 8, 1, 256), "dpr", "ReGeS Small (DPR, 2B)"),
+        (("gemma", 256_000, 2048, 16_384, 18, 8, 1, 256), "embedded", "nearest: ReGeS Small (DPR, 2B)"),
+        (("llama", 128_256, 4096, 14_336, 32, 32, 8, 128), "bge-large", "ReGeS Middle (BGE, 8B)"),
+        (("llama", 128_256, 4096, 14_336, 32, 32, 8, 128), "dpr", "nearest: ReGeS Middle (BGE, 8B)"),
+        (("qwen3", 151_936, 4096, 12_288, 36, 32, 8, 128), "bge-large", "nearest: ReGeS Middle (BGE, 8B)"),
+        (
+            ("gemma2", 256_128, 4608, 36_864, 46, 32, 16, 128),
+            "text-embedding-3-large",
+            "ReGeS Large (OpenAI, 27B)",
+        ),
+        (("llama", 49_152, 576, 1536, 30, 9, 3, 64), "dpr", "nearest: ReGeS Small (DPR, 2B)"),
+    ],
+)
+def test_our_system_stands_beside_the_papers_of_the_same_models(config, encoder, shown):
+    kind, vocabulary, hidden, inner, layers, heads, key_heads, head = config
+    sizes = {
+        "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner, "head_dim": head,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": key_heads,
+    }  # fmt: skip
+    # The real architectures, without memory for their weights.
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(kind, tie_word_embeddings=kind != "llama" or hidden == 576, **sizes)
+        )
+    assert paper_row(model, identity_name(ENCODER_PRESETS[encoder])).shown == shown
 
 
 def test_paired_tests_allow_for_each_other(finished):
