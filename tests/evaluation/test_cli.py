@@ -56,9 +56,13 @@ def test_evaluate_writes_a_report_and_prints_json(files, tmp_path):
 
 
 def test_settings_of_predict_are_kept(files, tmp_path):
-    (tmp_path / "pred.jsonl.run.json").write_text('{"model": "tiny"}')
-    done = call(*base(files), "--predictions", files["pred"], "--json")
-    assert json.loads(done.stdout)["systems"]["pred"]["source"]["settings"] == {"model": "tiny"}
+    settings = {"model": "tiny|<b>", "seed": 0, "fusion": None, "inputs": {"item_adapter": "0123abcd"}}
+    (tmp_path / "pred.jsonl.run.json").write_text(json.dumps(settings))
+    done = call(*base(files), "--predictions", files["pred"], "--out", tmp_path / "out", "--json")
+    assert json.loads(done.stdout)["systems"]["pred"]["source"]["settings"] == settings
+    shown = (tmp_path / "out" / "report.md").read_text()
+    assert "| model | tiny\\|&lt;b> |\n| seed | 0 |\n| inputs.item_adapter | 0123abcd |\n" in shown
+    assert "<td>inputs.item_adapter</td>\n<td>0123abcd</td>" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_table_and_errors_are_printed(files):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from dataclasses import replace
@@ -130,6 +131,8 @@ def test_every_experiment_writes_json_markdown_and_a_picture(finished):
         text = (lab.folder / f"{name}.md").read_text()
         assert "paper" in text or name == "ablation"
         assert value["about"]["data"]["hash"] == lab.data.hash
+        assert f"torch {torch.__version__.split('+')[0]}" in text
+        assert f"{os.cpu_count()} cores" in text
         ours = [row["value"] for row in value["rows"] if row["value"] is not None]
         assert ours
         assert np.isfinite(ours).all()

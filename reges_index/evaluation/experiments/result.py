@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from reges_index.errors import StorageError
 from reges_index.evaluation.files import json_text, write_text
-from reges_index.evaluation.markdown import interval, p_value, plain, table
+from reges_index.evaluation.markdown import interval, made_with, p_value, plain, table
 from reges_index.evaluation.plots import save
 from reges_index.evaluation.provenance import provenance
 
@@ -158,6 +158,7 @@ def result_markdown(result: ExperimentResult, about: dict[str, Any], picture: st
                 f"- model: {plain(about['model'])}; adapters: {plain(about['adapters'] or 'none')}",
                 f"- encoder: {plain(about['encoder'])}; prompts: {plain(about['prompts'])}",
                 f"- settings: {plain(about['settings'])}",
+                *made_with(made),
             ]
         ),
     ]
