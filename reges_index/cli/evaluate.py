@@ -167,7 +167,8 @@ def evaluate(
     alone = {"config": config, "show_errors": show_errors or None}  # these stand in no YAML file
     alone = {name: value for name, value in alone.items() if value is not None}
     if compare is not None:
-        of_tests = {name: given.pop(name) for name in ("resamples", "seed", "level") if name in given}
+        names: tuple[str, ...] = ("resamples", "seed", "level")
+        of_tests = {name: given.pop(name) for name in names if name in given}
         _refuse({**given, **alone}, (*options, *alone), "with --compare, which reads finished reports")
         _compare(compare, of_tests, as_json=as_json)
         return

@@ -26,7 +26,7 @@ def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
     return {name: TypeAdapter(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
 
 
-def check_fields(settings: object) -> None:
+def check_fields(settings: Any) -> None:
     """Check a dataclass's fields against their annotations and keep what pydantic makes of them.
 
     For its ``__post_init__``; the class may be frozen. Numbers may be given as text, as YAML does at times.
@@ -36,7 +36,8 @@ def check_fields(settings: object) -> None:
     ConfigError
         Naming the field, its value and what is wrong with it.
     """
-    for name, adapter in _adapters(type(settings)).items():
+    kind: Any = type(settings)
+    for name, adapter in _adapters(kind).items():
         given = getattr(settings, name)
         try:
             value = adapter.validate_python(given)

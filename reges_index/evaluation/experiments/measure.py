@@ -117,7 +117,7 @@ def compared(
             gain = value / base if base else None
             theirs = paper_gain(second, metric) if paper_gain and protocol == "all" else None
             row = ComparisonRow(
-                *(first, second, setting, protocol, metrics[metric], value, *ends),
+                first, second, setting, protocol, metrics[metric], value, ends[0], ends[1],
                 p=d.p, p_holm=adjusted[key], gain=gain, paper_gain=theirs,
             )  # fmt: skip
             rows.append(row)
