@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,6 +103,12 @@ def evaluate(
     candidates: Annotated[
         int | None, typer.Option("--candidates", min=1, help="k; 50.", rich_help_panel=_PAPER)
     ] = None,
+    candidate_counts: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--candidate-count", min=1, help="A k of table4; may be repeated; 10, 50.", rich_help_panel=_PAPER
+        ),
+    ] = None,
     fusion: Annotated[
         str | None,
         typer.Option("--fusion", help="Folder, or none; the shipped one.", rich_help_panel=_PAPER),
@@ -141,9 +148,6 @@ def evaluate(
     With --out a folder gets report.json, report.md, report.html and pictures. With --experiment the paper's
     tables and figures are made instead.
     """
-    if compare is not None:
-        _compare(compare, resamples=resamples, seed=seed, level=level, as_json=as_json)
-        return
     shared = {
         "conversations": conversations, "catalog": catalog, "train": train, "out": out, "store": store,
         "name": name, "encoder": encoder, "resamples": resamples, "seed": seed, "level": level,
@@ -152,27 +156,36 @@ def evaluate(
         "experiments": experiment or None, "model": model, "query_adapter": query_adapter,
         "item_adapter": item_adapter, "random_adapter": random_adapter, "cot_adapter": cot_adapter,
         "more_encoders": more_encoders or None, "references": references, "dataset": dataset,
-        "candidates": candidates, "fusion": fusion, "max_candidate_tokens": max_candidate_tokens,
+        "candidates": candidates, "candidate_counts": candidate_counts or None, "fusion": fusion,
+        "max_candidate_tokens": max_candidate_tokens,
         "max_history_tokens": max_history_tokens, "limit": limit, "batch_size": batch_size,
         "train_sample": train_sample,
     }  # fmt: skip
     of_scoring = {"predictions": predictions or None, "top_k": top_k}
     options: dict[str, Any] = {**shared, **of_paper, **of_scoring}
     given = {name: value for name, value in options.items() if value is not None}
+    alone = {"config": config, "show_errors": show_errors or None}  # these stand in no YAML file
+    alone = {name: value for name, value in alone.items() if value is not None}
+    if compare is not None:
+        names: tuple[str, ...] = ("resamples", "seed", "level")
+        of_tests = {name: given.pop(name) for name in names if name in given}
+        _refuse({**given, **alone}, (*options, *alone), "with --compare, which reads finished reports")
+        _compare(compare, of_tests, as_json=as_json)
+        return
     if config is not None:
         from reges_index.evaluation.config_file import read_options
 
         given = read_options(config, options, given)
     wanted = given.pop("experiments", None)
     if wanted:
-        _refuse(given, of_scoring, "with --experiment")
-        _run_experiments([wanted] if isinstance(wanted, str) else list(wanted), given, as_json=as_json)
+        _refuse({**given, **alone}, (*of_scoring, "show_errors"), "with --experiment")
+        _run_experiments(wanted if isinstance(wanted, list) else [wanted], given, as_json=as_json)
     else:
         _refuse(given, of_paper, "without --experiment")
         _score(given, show_errors=show_errors, as_json=as_json)
 
 
-def _refuse(given: dict[str, Any], names: dict[str, Any], when: str) -> None:
+def _refuse(given: Collection[str], names: Iterable[str], when: str) -> None:
     """Refuse options that would have no effect."""
     stray = next((name for name in names if name in given), None)
     if stray is not None:
@@ -193,8 +206,17 @@ def _run_experiments(names: list[str], given: dict[str, Any], *, as_json: bool) 
         errors.print(f"{name} was not run: {reason}", style="yellow", markup=False)
     if as_json:
         print_json(outcome)
-        return
-    for name, result in outcome["done"].items():
+    else:
+        _print_experiments(outcome["done"], settings.out)
+    for name, error in outcome["failed"].items():
+        hint = f"\n  hint: {error['hint']}" if error["hint"] else ""
+        errors.print(f"{name} failed: {error['message']}{hint}", style="red", markup=False)
+    if outcome["failed"]:
+        raise typer.Exit(next(iter(outcome["failed"].values()))["exit_code"])
+
+
+def _print_experiments(done: dict[str, Any], out: str) -> None:
+    for name, result in done.items():
         table = Table("system", "setting", "protocol", "metric", box=None, pad_edge=False)
         table.title, table.title_justify = escape(result["title"]), "left"
         table.add_column("ours", justify="right")
@@ -205,7 +227,7 @@ def _run_experiments(names: list[str], given: dict[str, Any], *, as_json: bool) 
             cells = (escape(row[key]) for key in ("system", "setting", "protocol", "metric"))
             table.add_row(*cells, ours, paper)
         console.print(table)
-        console.print(f"{settings.out}/{name}.md, .json, .png\n", markup=False)
+        console.print(f"{out}/{name}.md, .json, .png\n", markup=False)
 
 
 def _score(given: dict[str, Any], *, show_errors: int, as_json: bool) -> None:
@@ -214,7 +236,7 @@ def _score(given: dict[str, Any], *, show_errors: int, as_json: bool) -> None:
 
     listed = given.get("predictions")
     if listed is not None and not isinstance(listed, dict):
-        given = {**given, "predictions": named_files([listed] if isinstance(listed, str) else listed)}
+        given = {**given, "predictions": named_files(listed if isinstance(listed, list) else [listed])}
     settings = EvaluationConfig(**given)
     evaluation, summary = run_evaluation(settings)
     for system in evaluation.systems:
@@ -275,13 +297,10 @@ def _print_errors(evaluation: Evaluation, count: int, *, as_json: bool) -> None:
         to.print(f"  candidates: {shown}", style="dim", markup=False)
 
 
-def _compare(
-    reports: tuple[str, str], *, resamples: int | None, seed: int | None, level: float | None, as_json: bool
-) -> None:
+def _compare(reports: tuple[str, str], options: dict[str, Any], *, as_json: bool) -> None:
     from reges_index.evaluation.compare import compare_reports
 
-    options = {"resamples": resamples, "seed": seed, "level": level}
-    found = compare_reports(*reports, **{k: v for k, v in options.items() if v is not None})  # type: ignore[arg-type]
+    found = compare_reports(*reports, **options)
     if as_json:
         print_json(found)
         return
@@ -290,11 +309,11 @@ def _compare(
             "first", "second", "metric", title=f"{protocol} targets", title_justify="left", box=None
         )
         table.add_column("difference", justify="right")
-        table.add_column("p", justify="right")
+        for heading in ("p", "p (Holm)"):
+            table.add_column(heading, justify="right")
         for row in rows:
             if row["metric"] in _SHOWN:
                 interval = f"{row['value']:+.4f} \\[{row['low']:+.4f}, {row['high']:+.4f}]"
-                table.add_row(
-                    escape(row["first"]), escape(row["second"]), row["metric"], interval, f"{row['p']:.4f}"
-                )
+                names = (escape(row["first"]), escape(row["second"]), row["metric"])
+                table.add_row(*names, interval, f"{row['p']:.4f}", f"{row['p_holm']:.4f}")
         console.print(table)

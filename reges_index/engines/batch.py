@@ -196,15 +196,26 @@ class PredictionLog:
 
 
 def prediction_row(turn_id: str, found: Recommendation) -> dict[str, Any]:
-    """Return the line of one turn: id, query, ranking, probabilities, recommendation, and how it went."""
+    """Return the line of one turn: id, query, ranking, probabilities, recommendation, and how it went.
+
+    ``tokens`` are those that the stages count, by the measure of their model; a stage that did not ask one
+    has none.
+    """
+    query, rerank = found.report.get("query", {}), found.report.get("rerank", {})
+    tokens = {
+        "query history": query.get("history_tokens"),
+        "rerank candidates": rerank.get("candidate_tokens"),
+        "rerank reasoning": rerank.get("reasoning_tokens"),
+    }
     return {
         "id": turn_id,
         "query": found.query,
         "ranking": found.ranking,
         "probabilities": [c.probability for c in found.candidates],
         "recommendation": found.item.id if found.item else None,
-        "hallucinated": found.report.get("rerank", {}).get("outcome") == "hallucinated",
+        "hallucinated": rerank.get("outcome") == "hallucinated",
         "timings": found.timings,
+        "tokens": {stage: count for stage, count in tokens.items() if count is not None},
     }
 
 

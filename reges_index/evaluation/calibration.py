@@ -102,14 +102,15 @@ def calibration_of(
 ) -> Calibration | None:
     """Judge a system's probability of the first item of its ranking; None where it states none.
 
-    A turn counts as right if the item is one of its targets, whether mentioned before or not.
+    A turn counts as right if the item is one of its targets, whether mentioned before or not. A turn without
+    any target is left out, as it is of every denominator: nobody can say what would have been right there.
     """
     stated: list[float] = []
     right: list[bool] = []
     dialogues: list[str] = []
     for turn, ranking, prediction in zip(data.turns, system.rankings, system.predictions, strict=True):
         first = prediction.probabilities[0] if prediction and prediction.probabilities else None
-        if first is None or not ranking:
+        if first is None or not ranking or not turn.targets:
             continue
         stated.append(float(first))
         right.append(ranking[0] in turn.targets)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reges_index.errors import InputError
+from reges_index.evaluation.baselines import BASELINES
 from reges_index.evaluation.files import read_json
-from reges_index.evaluation.stats import ClusterBootstrap
+from reges_index.evaluation.scoring import Settings
+from reges_index.evaluation.stats import ClusterBootstrap, holm
 
 __all__ = ["compare_reports"]
 
@@ -31,23 +35,29 @@ def compare_reports(
 ) -> dict[str, Any]:
     """Test every system of one report against every system of another, pair by pair.
 
-    Systems that both reports hold (the baselines) are compared only with systems of another name.
+    Baselines are compared with the other report's systems, not with its baselines. Systems of one name in
+    both reports are told apart by their reports' folders: ``NAME (FOLDER)``.
 
     Parameters
     ----------
     first, second
         Folders written by ``reges evaluate --out``, or the ``report.json`` in them.
+    resamples, seed, level
+        As in `scoring.Settings`.
 
     Returns
     -------
-    By protocol a list of ``{"first", "second", "metric", "value", "low", "high", "p"}``, where value is
-    first minus second.
+    By protocol a list of ``{"first", "second", "metric", "value", "low", "high", "p", "p_holm"}``, where
+    value is first minus second and ``p_holm`` allows for all pairs of systems that are tested.
 
     Raises
     ------
     InputError
         If they were made on different data (by content, not by file name) or by another version's metrics.
+    ConfigError
+        As `scoring.Settings` says.
     """
+    settings = Settings(resamples, seed, level)
     tables = [_read(Path(first)), _read(Path(second))]
     for what, key in (("data", "data_hash"), ("metrics", "metrics"), ("version", "schema")):
         if tables[0][key] != tables[1][key]:
@@ -63,15 +73,35 @@ def compare_reports(
         if not ours["dialogue"]:
             continue
         bootstrap = ClusterBootstrap(
-            np.asarray(ours["dialogue"], dtype=np.int64), resamples=resamples, seed=seed, level=level
-        )
-        for a, one in ours["systems"].items():
-            for b, other in theirs["systems"].items():
-                if a == b or (a in theirs["systems"] and b in ours["systems"]):
-                    continue
-                found = bootstrap.compare(np.asarray(one["values"]), np.asarray(other["values"]))
-                result[protocol] += [
-                    {"first": a, "second": b, "metric": metric, **asdict(difference)}
-                    for metric, difference in zip(tables[0]["metrics"], found, strict=True)
-                ]
+            np.asarray(ours["dialogue"], dtype=np.int64),
+            resamples=settings.resamples, seed=settings.seed, level=settings.level,
+        )  # fmt: skip
+        clashing = (set(ours["systems"]) & set(theirs["systems"])) - set(BASELINES)
+        labels = _labels(clashing, (Path(first), Path(second)))
+        found = [
+            (labels[0].get(a, a), labels[1].get(b, b), bootstrap.compare(one, other))
+            for a, one in _values(ours).items()
+            for b, other in _values(theirs).items()
+            # No system may have a baseline's name (`evaluate_systems`), so a name says enough.
+            if not (a in BASELINES and b in BASELINES)
+        ]
+        for column, metric in enumerate(tables[0]["metrics"]):
+            adjusted = holm([differences[column].p for _, _, differences in found])
+            result[protocol] += [
+                {"first": a, "second": b, "metric": metric, **asdict(differences[column]), "p_holm": p}
+                for (a, b, differences), p in zip(found, adjusted, strict=True)
+            ]
     return result
+
+
+def _values(part: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.asarray(own["values"], dtype=np.float64) for name, own in part["systems"].items()}
+
+
+def _labels(names: Collection[str], reports: Sequence[Path]) -> list[dict[str, str]]:
+    """Return for each report what its systems of these names are called beside the other's."""
+    folders = [path if path.is_dir() else path.parent for path in reports]
+    short = [folder.resolve().name for folder in folders]
+    # Folders may share their last name (run1/report, run2/report), hardly their path.
+    shown = short if short[0] != short[1] else [str(folder) for folder in folders]
+    return [{name: f"{name} ({folder})" for name in names} for folder in shown]

@@ -41,8 +41,9 @@ def fates(
     top_k
         How many candidates the item expert chose from, by the ranking that the protocol leaves.
     system
-        Where its predictions say themselves how many of the ranking's first items the item expert saw,
-        that counts instead.
+        Where its predictions say themselves how many of the ranking's first items the item expert saw, the
+        target must be among those too. They never widen ``top_k``, which the table's header names: a
+        retriever may state probabilities of far more items.
     """
     picked = scores.column("rec_success_rate") > 0
     found: list[Fate] = []
@@ -53,10 +54,9 @@ def fates(
             found.append("not_in_catalog")
         elif hit:
             found.append("picked")
-        elif seen is not None and system is not None:
-            found.append("not_picked" if target in system.rankings[turn][:seen] else "not_in_top_k")
         else:
-            found.append("not_picked" if 0 < rank <= top_k else "not_in_top_k")
+            shown = seen is None or system is None or target in system.rankings[turn][:seen]
+            found.append("not_picked" if shown and 0 < rank <= top_k else "not_in_top_k")
     return found
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,26 +13,50 @@ from typing import Any
 
 from reges_index.errors import InputError, StorageError
 
-__all__ = ["json_lines", "read_json", "sha256_of", "write_json", "write_text"]
+__all__ = ["json_lines", "json_text", "read_json", "sha256_of", "write_json", "write_text"]
 
 
-def json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+class _NotFinite(Exception):
+    """A number that Python reads and JSON does not have."""
+
+
+def _refused(text: str) -> float:
+    raise _NotFinite(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # such as 1e999
+        raise _NotFinite(text)
+    return value
+
+
+def json_lines(path: str | Path, *, finite: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line number and object for each line that is not blank.
+
+    Parameters
+    ----------
+    finite
+        Refuse NaN and infinite numbers wherever they stand in a line; Python writes and reads them, though
+        JSON has none.
 
     Raises
     ------
     InputError
-        Naming file and line: no such file, not UTF-8, malformed JSON, or a line that is no object.
+        Naming file and line: no such file, not UTF-8, malformed JSON, a line that is no object, or a number
+        that is not finite.
     """
+    numbers: dict[str, Any] = {"parse_constant": _refused, "parse_float": _finite} if finite else {}
     path = Path(path)
     number = 0
     try:
         with path.open("rb") as stream:
             for number, raw in enumerate(stream, 1):
-                line = raw.decode("utf-8")
+                # Windows' editors begin a file with a mark that is no JSON.
+                line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
                 if not line.strip():
                     continue
-                row = json.loads(line)
+                row = json.loads(line, **numbers)
                 if not isinstance(row, dict):
                     raise InputError(
                         f"{path}:{number}: expected a JSON object, got {type(row).__name__}",
@@ -40,6 +66,11 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}:{number}: not UTF-8 (byte {error.start} of the line)", hint="convert the file to UTF-8"
+        ) from error
+    except _NotFinite as error:
+        raise InputError(
+            f"{path}:{number}: {error} is no number in JSON",
+            hint="find out why it is none; where a value is unknown, leave its key out or give null",
         ) from error
     except json.JSONDecodeError as error:
         raise InputError(
@@ -58,13 +89,16 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the file is missing, not JSON, or no object.
+        If the file is missing, not JSON (NaN is none), or no object.
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file", hint="check the path") from error
+    except _NotFinite as error:
+        raise InputError(f"{path}: not valid JSON ({error} is no number in it)") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
     except OSError as error:
@@ -113,6 +147,11 @@ def write_text(path: str | Path, text: str) -> Path:
     return path
 
 
+def json_text(value: Any) -> str:
+    """Return JSON with every digit of its numbers; NaN is refused (ValueError), as it is no JSON."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write JSON with every digit of its numbers; NaN is refused, as it is no JSON."""
-    return write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    """Write `json_text` whole or not at all."""
+    return write_text(path, json_text(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["interval", "markdown_report", "p_value", "plain", "table"]
+__all__ = ["interval", "made_with", "markdown_report", "p_value", "plain", "table"]
 
 _MAIN = (
     "rec_success_rate",
@@ -147,10 +147,12 @@ def _recommendations(part: dict[str, Any], summary: dict[str, Any]) -> str:
                 "-" if r["mean_popularity"] is None else f"{r['mean_popularity']:.1f}",
                 "-" if r["share_unseen"] is None else f"{r['share_unseen']:.1%}",
                 r["turns_without_ranking"],
+                r["turns_without_recommendation"],
             ]
         )
-    header = ["system", "items at rank 1 (coverage)", "items in top 10 (coverage)"]
-    header += ["mean train count at rank 1", "never a train target", "turns without ranking"]
+    header = ["system", "items recommended (coverage)", "items in top 10 (coverage)"]
+    header += ["mean train count of the recommended", "never a train target"]
+    header += ["turns without ranking", "without recommendation"]
     return table(header, rows)
 
 
@@ -196,6 +198,9 @@ def _systems(summary: dict[str, Any]) -> list[str]:
         lines = [f"### {plain(name)}"]
         if system["source"]:
             lines.append(f"`{system['source']['path']}` (SHA-256 `{system['source']['sha256']}`)")
+        said = _settings(system["source"].get("settings", {}))
+        if said:
+            lines.append(table(["made with", ""], said))
         wrong = [f"- {_COUNT_WORDS[key]}: {count}" for key, count in system["counts"].items() if count]
         lines.append("\n".join(wrong) if wrong else "Nothing was wrong with the predictions.")
         matched = {kind: count for kind, count in system["matching"].items() if count}
@@ -228,6 +233,18 @@ def _systems(summary: dict[str, Any]) -> list[str]:
     return parts or ["Baselines only."]
 
 
+def _settings(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return what `reges predict` says of a run, with the hashes of its inputs, without unset options."""
+    rows: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        rows += (
+            [(f"{name}.{key}", own) for key, own in value.items()]
+            if isinstance(value, dict)
+            else [(name, value)]
+        )
+    return [(name, value) for name, value in rows if value is not None]
+
+
 def _provenance(summary: dict[str, Any]) -> str:
     made = summary["provenance"]
     lines = [
@@ -238,10 +255,21 @@ def _provenance(summary: dict[str, Any]) -> str:
             f"- {name}: `{f['path']}` (SHA-256 `{f['sha256']}`)"
             for name, f in summary["data"]["files"].items()
         ),
-        "- machine: {system}, {processor}, {cores} cores".format(**made["machine"]),
-        "- versions: Python "
-        + made["python"]
-        + ", "
-        + ", ".join(f"{p} {v}" for p, v in made["versions"].items()),
+        *made_with(made),
     ]
     return "\n".join(lines)
+
+
+def made_with(made: dict[str, Any]) -> list[str]:
+    """Return the lines of a list that name machine and versions.
+
+    Parameters
+    ----------
+    made
+        From `provenance.provenance`.
+    """
+    versions = {"Python": made["python"], **made["versions"]}
+    return [
+        "- machine: {system}, {processor}, {cores} cores".format(**made["machine"]),
+        "- versions: " + ", ".join(f"{package} {version}" for package, version in versions.items()),
+    ]

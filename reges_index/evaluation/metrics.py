@@ -10,7 +10,7 @@ import numpy as np
 import ranx
 from numpy.typing import NDArray
 
-from reges_index.evaluation.protocol import Pairs, visible
+from reges_index.evaluation.protocol import Pairs, picked, visible
 
 __all__ = [
     "DEPTH",
@@ -102,10 +102,8 @@ def score_pairs(
         truth[row, 0, 0] = catalog.get(target, _OUTSIDE_TARGET)
         if target in catalog:
             rank[row] = ranking.index(target) + 1 if target in ranking else 0
-            pick = recommended[turn] if recommended is not None else None
-            if pick is None or pick in pairs.excluded[turn]:
-                pick = ranking[0] if ranking else None
-            success[row] = pick == target
+            said = recommended[turn] if recommended is not None else None
+            success[row] = picked(said, ranking, pairs.excluded[turn]) == target
     scores = ranx.evaluate(truth, run, list(_RANKING_METRICS), return_mean=False)
     columns = [success, *(np.asarray(scores[name], dtype=np.float64) for name in _RANKING_METRICS)]
     return PairScores(np.stack(columns, axis=1), rank)
@@ -118,16 +116,17 @@ class RecommendationProfile:
     Attributes
     ----------
     coverage_at_1, coverage_at_10
-        Share of the catalog that appears at rank 1, or in the first ten, of any turn.
+        Share of the catalog that is recommended at any turn, or stands in the first ten of its ranking. The
+        recommendation is the ranking's first item where the system names no other.
     distinct_at_1, distinct_at_10
         The same as counts of items.
     mean_popularity
-        How often the first item was a target in the train turns, averaged over the turns that have a
-        first item; None without train turns or without any first item.
+        How often the recommended item was a target in the train turns, averaged over the turns that have
+        a recommendation; None without train turns or without any recommendation.
     share_unseen
-        Share of first items that no train turn has as a target; None as above.
-    turns_without_ranking
-        Turns whose ranking is empty.
+        Share of recommended items that no train turn has as a target; None as above.
+    turns_without_ranking, turns_without_recommendation
+        Turns whose ranking is empty, and those at which nothing is recommended.
     """
 
     coverage_at_1: float
@@ -137,6 +136,7 @@ class RecommendationProfile:
     mean_popularity: float | None
     share_unseen: float | None
     turns_without_ranking: int
+    turns_without_recommendation: int
 
 
 def profile_recommendations(
@@ -144,6 +144,7 @@ def profile_recommendations(
     rankings: Sequence[Sequence[str]],
     catalog: Mapping[str, int],
     popularity: Counter[str] | None = None,
+    recommended: Sequence[str | None] | None = None,
 ) -> RecommendationProfile:
     """Describe what is recommended; ids outside the catalog cover nothing.
 
@@ -151,10 +152,16 @@ def profile_recommendations(
     ----------
     popularity
         Item id to how often it was a target in training (`baselines.target_counts`).
+    recommended
+        As for `score_pairs`; an empty text where nothing was recommended.
     """
     turns = np.unique(pairs.turn).tolist()
     tops = [visible(rankings[t], pairs.excluded[t])[:10] for t in turns]
-    firsts = [top[0] for top in tops if top]
+    picks = [
+        picked(recommended[t] if recommended is not None else None, top, pairs.excluded[t])
+        for t, top in zip(turns, tops, strict=True)
+    ]
+    firsts = [pick for pick in picks if pick is not None]
     at_1 = {item for item in firsts if item in catalog}
     at_10 = {item for top in tops for item in top if item in catalog}
     seen = [popularity[item] for item in firsts] if popularity is not None else []
@@ -165,5 +172,6 @@ def profile_recommendations(
         distinct_at_10=len(at_10),
         mean_popularity=float(np.mean(seen)) if seen else None,
         share_unseen=float(np.mean([n == 0 for n in seen])) if seen else None,
-        turns_without_ranking=len(tops) - len(firsts),
+        turns_without_ranking=sum(not top for top in tops),
+        turns_without_recommendation=len(picks) - len(firsts),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
@@ -49,7 +49,7 @@ class Prediction(BaseModel):
     candidates
         How many of the ranking's first items the item expert saw; None when unknown.
     timings, tokens
-        Seconds and token counts by stage.
+        Seconds and token counts by stage, finite.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -62,8 +62,8 @@ class Prediction(BaseModel):
     answer: str | None = None
     hallucinated: bool | None = None
     candidates: int | None = Field(default=None, ge=0)
-    timings: dict[str, float] = Field(default_factory=dict)
-    tokens: dict[str, float] = Field(default_factory=dict)
+    timings: dict[str, FiniteFloat] = Field(default_factory=dict)
+    tokens: dict[str, FiniteFloat] = Field(default_factory=dict)
 
     @field_validator("ranking", mode="before")
     @classmethod
@@ -97,13 +97,13 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     Raises
     ------
     InputError
-        Naming file and line: malformed JSON, a missing field, an id predicted twice, a NaN; or naming the
-        file when there is no prediction in it.
+        Naming file and line: malformed JSON, a missing field, an id predicted twice, NaN anywhere in a line;
+        or naming the file when there is no prediction in it.
     """
     path = Path(path)
     predictions: list[Prediction] = []
     lines: dict[str, int] = {}
-    for number, row in json_lines(path):
+    for number, row in json_lines(path, finite=True):
         try:
             prediction = Prediction.model_validate(row)
         except ValidationError as error:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from reges_index.dialogue import Turn
 
-__all__ = ["PROTOCOLS", "Pairs", "ProtocolCounts", "ProtocolName", "make_pairs", "visible"]
+__all__ = ["PROTOCOLS", "Pairs", "ProtocolCounts", "ProtocolName", "make_pairs", "picked", "visible"]
 
 ProtocolName: TypeAlias = Literal["all", "new"]
 PROTOCOLS: tuple[ProtocolName, ...] = ("all", "new")
@@ -166,3 +166,19 @@ def make_pairs(turns: Sequence[Turn], protocol: ProtocolName, catalog_ids: Colle
 def visible(ranking: Sequence[str], excluded: Collection[str]) -> tuple[str, ...]:
     """Return a ranking without the items that the protocol takes out, order kept."""
     return tuple(item for item in ranking if item not in excluded) if excluded else tuple(ranking)
+
+
+def picked(recommended: str | None, left: Sequence[str], excluded: Collection[str]) -> str | None:
+    """Return the item that counts as recommended; None where there is none.
+
+    Parameters
+    ----------
+    recommended
+        What the system says; None for the ranking's first, an empty text for nothing at all. An item that the
+        protocol takes out gives way to the first that it leaves.
+    left
+        The ranking that the protocol leaves (`visible`).
+    """
+    if recommended is None or recommended in excluded:
+        return left[0] if left else None
+    return recommended or None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reges_index.errors import StorageError
-from reges_index.evaluation.files import write_json, write_text
+from reges_index.evaluation.files import json_text, write_text
 from reges_index.evaluation.html import html_report
 from reges_index.evaluation.markdown import markdown_report
 from reges_index.evaluation.plots import report_pictures
@@ -25,6 +26,8 @@ def write_report(
     evaluation: Evaluation, folder: str | Path, *, command: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Write ``report.json``, ``report.md``, ``report.html``, ``scores.json`` and PNG pictures.
+
+    All of it is made before any file is replaced, so that what fails leaves an earlier report as it was.
 
     Parameters
     ----------
@@ -44,21 +47,26 @@ def write_report(
     """
     folder = Path(folder)
     summary = summarize(evaluation, command=command)
+    texts = {"scores.json": json_text(score_table(evaluation)), "report.json": json_text(summary)}
+    turns: dict[str, list[dict[str, Any]]] = {
+        protocol: turn_rows(evaluation, protocol, limit=HTML_TURNS) for protocol in evaluation.pairs
+    }
     try:
-        pictures = report_pictures(summary, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as beside:
+            pictures = report_pictures(summary, Path(beside))
+            named = {title: path.name for title, path in pictures.items()}
+            page = html_report(
+                markdown_report(summary), pictures, turns, total_turns=len(evaluation.data.turns)
+            )
+            texts = {"report.md": markdown_report(summary, named), "report.html": page, **texts}
+            for path in pictures.values():
+                path.replace(folder / path.name)
     except OSError as error:
         raise StorageError(
             f"{folder}: cannot be written ({error.strerror})", hint="choose another --out, or free some space"
         ) from error
-    text = markdown_report(summary)
-    turns: dict[str, list[dict[str, Any]]] = {
-        protocol: turn_rows(evaluation, protocol, limit=HTML_TURNS) for protocol in evaluation.pairs
-    }
-    page = html_report(text, pictures, turns, total_turns=len(evaluation.data.turns))
-    named = {title: path.name for title, path in pictures.items()}
-    write_text(folder / "report.md", markdown_report(summary, named))
-    write_text(folder / "report.html", page)
-    write_json(folder / "scores.json", score_table(evaluation))
-    # Last, so that a report.json says that the whole report is there.
-    write_json(folder / "report.json", summary)
+    # report.json comes last: it says that the whole report is there.
+    for name, text in texts.items():
+        write_text(folder / name, text)
     return summary

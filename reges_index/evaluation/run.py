@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from reges_index.errors import ConfigError
 from reges_index.evaluation.baselines import RetrieveBatch
+from reges_index.evaluation.checked import Count, Level, PathText, Seed, check_fields
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.predictions import load
 from reges_index.evaluation.report import write_report
@@ -36,31 +39,32 @@ class EvaluationConfig:
         Catalog store (folder or address), its catalog and its encoder, for the baseline ``retriever``; None
         leaves that baseline out.
     resamples, seed, level, top_k
-        As in `scoring.Settings`.
+        As in `scoring.Settings`; at least 100 resamples.
+
+    Raises
+    ------
+    ConfigError
+        If conversations or catalog are missing, or a value is of another type or out of bounds.
     """
 
-    conversations: str = ""
-    catalog: str = ""
-    predictions: Mapping[str, str] = field(default_factory=dict)
-    train: str | None = None
-    out: str | None = None
-    store: str | None = None
+    conversations: PathText = ""
+    catalog: PathText = ""
+    predictions: Mapping[str, PathText] = field(default_factory=dict)
+    train: PathText | None = None
+    out: PathText | None = None
+    store: PathText | None = None
     name: str = "items"
     encoder: str | None = None
-    resamples: int = 10_000
-    seed: int = 0
-    level: float = 0.95
-    top_k: int = 50
+    resamples: Annotated[int, Field(ge=100)] = 10_000
+    seed: Seed = 0
+    level: Level = 0.95
+    top_k: Count = 50
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("conversations", "catalog"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is missing", hint=f"give --{name}, or {name}: in the YAML file")
-        if self.resamples < 100 or not 0 < self.level < 1 or self.top_k < 1:
-            raise ConfigError(
-                f"resamples={self.resamples}, level={self.level}, top_k={self.top_k}",
-                hint="at least 100 resamples, a level between 0 and 1, and a top_k of at least 1",
-            )
 
 
 def named_files(options: Sequence[str]) -> dict[str, str]:
@@ -69,10 +73,14 @@ def named_files(options: Sequence[str]) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        If two have the same name.
+        If two have the same name, or one is no text.
     """
     found: dict[str, str] = {}
     for option in options:
+        if not isinstance(option, str):  # from YAML
+            raise ConfigError(
+                f"predictions: {option!r} is no file", hint="give FILE, NAME=FILE, or a mapping NAME: FILE"
+            )
         name, equals, path = option.partition("=")
         # A path may hold "=", so a file of that very name comes first.
         if not equals or Path(option).is_file():
@@ -87,12 +95,9 @@ def named_files(options: Sequence[str]) -> dict[str, str]:
 
 def catalog_retrieve(store: str, name: str, encoder: str | None) -> RetrieveBatch:
     """Open a catalog store and return its batch retrieval, for the baseline ``retriever``."""
-    from reges_index.catalog import ItemCatalog
+    from reges_index.catalog.place import open_catalog_at
 
-    where: dict[str, Any] = (
-        {"url": store} if store.startswith(("http://", "https://")) else {"persist_dir": Path(store)}
-    )
-    catalog = ItemCatalog.open(**where, name=name, embed_model=encoder)
+    catalog = open_catalog_at(store, name, encoder)
 
     def retrieve(queries: list[str], top_k: int) -> list[list[str]]:
         return [[item for item, _ in found] for found in catalog.retrieve_batch(queries, top_k)]

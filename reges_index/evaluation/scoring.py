@@ -8,6 +8,7 @@ from itertools import combinations
 
 from reges_index.errors import InputError
 from reges_index.evaluation.baselines import BASELINES, RetrieveBatch, baseline_predictions
+from reges_index.evaluation.checked import Count, Level, Seed, check_fields
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.metrics import METRICS, PairScores, score_pairs
 from reges_index.evaluation.predictions import AlignedPredictions
@@ -31,12 +32,20 @@ class Settings:
         Of the intervals.
     top_k
         Length of the candidate list in the diagnosis (the paper's k, 50).
+
+    Raises
+    ------
+    ConfigError
+        If one is of another type or out of bounds.
     """
 
-    resamples: int = 10_000
-    seed: int = 0
-    level: float = 0.95
-    top_k: int = 50
+    resamples: Count = 10_000
+    seed: Seed = 0
+    level: Level = 0.95
+    top_k: Count = 50
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ def _protocol(evaluation: Evaluation, protocol: ProtocolName) -> dict[str, Any]:
     for system in evaluation.systems:
         scores = evaluation.scores[protocol][system.name]
         found = fates(pairs, scores, data.positions, top_k=evaluation.settings.top_k, system=system)
-        profile = profile_recommendations(pairs, system.rankings, data.positions, data.popularity)
+        profile = profile_recommendations(
+            pairs, system.rankings, data.positions, data.popularity, system.recommended
+        )
         systems[system.name] = {
             "per_target": {metric: asdict(e) for metric, e in per_target[system.name].items()},
             "per_dialogue": {metric: asdict(e) for metric, e in per_dialogue[system.name].items()},

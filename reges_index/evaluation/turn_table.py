@@ -7,7 +7,7 @@ from typing import Any
 
 from reges_index.evaluation.diagnosis import Fate, fates
 from reges_index.evaluation.predictions import AlignedPredictions
-from reges_index.evaluation.protocol import ProtocolName, visible
+from reges_index.evaluation.protocol import ProtocolName, picked, visible
 from reges_index.evaluation.scoring import Evaluation
 
 __all__ = ["lost_turns", "turn_rows"]
@@ -89,9 +89,7 @@ def _prediction(
     prediction = system.predictions[number]
     excluded = evaluation.pairs[protocol].excluded[number]
     ranking = visible(system.rankings[number], excluded)
-    pick = system.recommended[number]
-    if pick is None or pick in excluded:
-        pick = ranking[0] if ranking else None
+    pick = picked(system.recommended[number], ranking, excluded)
     probabilities: dict[str, float | None] = {}
     if prediction is not None and prediction.probabilities is not None:
         # Only ids say for sure which entry a probability belongs to once doubles are gone.

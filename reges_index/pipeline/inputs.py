@@ -29,7 +29,8 @@ def engine_inputs(engine: ReGeSQueryEngine) -> dict[str, str | None]:
         "encoder": _of(json.dumps(asdict(catalog.encoder), sort_keys=True)) if catalog is not None else None,
         "query_adapter": _of_adapter(engine.query_transform.backend),
         "item_adapter": _of_adapter(engine.rerank.backend),
-        "fusion": _of(json.dumps(dict(fusion.manifest), sort_keys=True)) if fusion is not None else None,
+        # Not its manifest: a fusion fitted again with the same settings ranks otherwise.
+        "fusion": fusion.fingerprint if fusion is not None else None,
     }
 
 

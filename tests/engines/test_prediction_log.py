@@ -6,6 +6,10 @@ from reges_index import QueryDecoding, ReGeSQueryEngine, ReGeSQueryTransform, Tu
 from reges_index.dialogue import Message
 from reges_index.engines.batch import PredictionLog, predict_turns
 from reges_index.errors import ConfigError, InputError, StorageError
+from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.predictions import load
+from reges_index.evaluation.scoring import Settings, evaluate_systems
+from reges_index.evaluation.summary import summarize
 
 SETTINGS = {"store": "s", "similarity_top_k": 4}
 
@@ -44,10 +48,30 @@ def test_a_row_for_every_turn(tmp_path, engine, few_films):
         result = engine.recommend(one)
         assert set(row) >= {"id", "query", "ranking", "probabilities", "recommendation"}
         assert set(row["timings"]) == {"query", "retrieval", "rerank"}
+        assert row["tokens"] == {
+            "query history": result.report["query"]["history_tokens"],
+            "rerank candidates": result.report["rerank"]["candidate_tokens"],
+        }
         assert row["ranking"] == result.ranking
         assert set(row["ranking"]) <= ids
         assert row["recommendation"] == row["ranking"][0]
         assert row["probabilities"] == pytest.approx([c.probability for c in result.candidates], rel=1e-3)
+
+
+def test_reports_show_the_tokens_of_each_stage(tmp_path, engine, few_films):
+    path = tmp_path / "out.jsonl"
+    with PredictionLog(path, SETTINGS) as log:
+        predict_turns(engine, TURNS, log)
+    target = next(iter(few_films.items())).id
+    aimed = tuple(turn.model_copy(update={"targets": (target,)}) for turn in TURNS)
+    data = EvaluationData(aimed, tuple(few_films.items()))
+    evaluation = evaluate_systems(data, [load("mine", path, data)], settings=Settings(resamples=50))
+    tokens = summarize(evaluation)["systems"]["mine"]["tokens"]
+    assert {stage: spent["sum"] for stage, spent in tokens.items()} == {
+        stage: sum(row["tokens"][stage] for row in rows(path))
+        for stage in ("query history", "rerank candidates")
+    }
+    assert all(spent["mean"] > 0 for spent in tokens.values())
 
 
 def untimed(content):

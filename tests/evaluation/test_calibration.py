@@ -61,9 +61,14 @@ def test_reports_have_it_where_a_system_states_probabilities(data, tmp_path):
     silent = [Prediction(id=turn.id, ranking=(items[0],)) for turn in data.turns]
     systems = [align("sure", sure, data), align("silent", silent, data)]
     evaluation = evaluate_systems(data, systems, settings=Settings(resamples=50))
-    expected = np.mean([pick in t.targets for pick, t in zip(first, data.turns, strict=True)])
+    # The last turn has no target at all, so it says nothing about what is right.
+    judged = [(pick, t) for pick, t in zip(first, data.turns, strict=True) if t.targets]
+    expected = np.mean([pick in t.targets for pick, t in judged])
     found = calibration_of(systems[0], data, resamples=50, seed=0, level=0.95)
+    assert found.turns == len(judged) == len(data.turns) - 1
     assert found.right == pytest.approx(expected)
+    nowhere = align("nowhere", sure[-1:], data)
+    assert calibration_of(nowhere, data, resamples=50, seed=0, level=0.95) is None
     summary = write_report(evaluation, tmp_path)
     assert summary["systems"]["silent"]["calibration"] is None
     assert (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import typer
@@ -55,9 +56,13 @@ def test_evaluate_writes_a_report_and_prints_json(files, tmp_path):
 
 
 def test_settings_of_predict_are_kept(files, tmp_path):
-    (tmp_path / "pred.jsonl.run.json").write_text('{"model": "tiny"}')
-    done = call(*base(files), "--predictions", files["pred"], "--json")
-    assert json.loads(done.stdout)["systems"]["pred"]["source"]["settings"] == {"model": "tiny"}
+    settings = {"model": "tiny|<b>", "seed": 0, "fusion": None, "inputs": {"item_adapter": "0123abcd"}}
+    (tmp_path / "pred.jsonl.run.json").write_text(json.dumps(settings))
+    done = call(*base(files), "--predictions", files["pred"], "--out", tmp_path / "out", "--json")
+    assert json.loads(done.stdout)["systems"]["pred"]["source"]["settings"] == settings
+    shown = (tmp_path / "out" / "report.md").read_text()
+    assert "| model | tiny\\|&lt;b> |\n| seed | 0 |\n| inputs.item_adapter | 0123abcd |\n" in shown
+    assert "<td>inputs.item_adapter</td>\n<td>0123abcd</td>" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_table_and_errors_are_printed(files):
@@ -81,6 +86,47 @@ def test_yaml_and_flags(files, tmp_path):
     assert (settings["resamples"], settings["seed"]) == (150, 4)
     path.write_text("converstaions: x\n")
     assert isinstance(call("evaluate", "--config", path).exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("resamples: many", "resamples='many': input should be a valid integer"),
+        ("resamples: 99", "resamples=99: input should be greater than or equal to 100"),
+        ("level: 2", "level=2: input should be less than 1"),
+        ("level: .nan", "level=nan"),
+        ("seed: -1", "seed=-1: input should be greater than or equal to 0"),
+        ("top_k: 0", "top_k=0"),
+        ("train: [a, b]", "train=['a', 'b']: input should be a valid string"),
+        ("predictions: 5", "predictions: 5 is no file"),
+        ("predictions: [5]", "predictions: 5 is no file"),
+        ("predictions: {mine: 5}", "predictions.mine=5: input should be a valid string"),
+        ("experiments: 5\nout: x", "unknown experiment 5"),
+        ("experiments: figure5\nout: x\nlimit: few", "limit='few': input should be a valid integer"),
+        ("experiments: figure5\nout: x\ncandidates: 0", "candidates=0"),
+        ("experiments: figure5\nout: x\nresamples: 0", "resamples=0"),
+        ("experiments: figure5\nout: x\nmore_encoders: dpr", "more_encoders='dpr'"),
+    ],
+)
+def test_values_of_a_yaml_file_are_checked(files, tmp_path, line, said):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(f"conversations: {files['turns']}\ncatalog: {files['catalog']}\n{line}\n")
+    failed = call("evaluate", "--config", path).exception
+    assert isinstance(failed, ConfigError)
+    assert said in str(failed)
+
+
+def test_settings_of_the_python_api_are_checked(files, tmp_path):
+    from reges_index.evaluation.compare import compare_reports
+    from reges_index.evaluation.run import EvaluationConfig, run_evaluation
+
+    paths = {"conversations": files["turns"], "catalog": files["catalog"], "out": tmp_path / "out"}
+    run_evaluation(EvaluationConfig(**paths, resamples=200))  # path objects are paths too
+    for wrong in ({"level": 2}, {"resamples": 0}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            compare_reports(tmp_path / "out", tmp_path / "out", **wrong)
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            EvaluationConfig(**paths, **wrong)
 
 
 def test_what_is_missing_is_named(files):
@@ -136,6 +182,7 @@ def test_experiments_from_the_command_line(files, tmp_path):
     options = (
         *base(files), "--out", out, "--experiment", "figure5", "--experiment", "table2", "--limit", 2,
         "--model", save_tiny(tmp_path / "tiny"), "--dataset", "redial", "--candidates", 5,
+        "--candidate-count", 7, "--candidate-count", 3,
     )  # fmt: skip
     done = call(*options, "--json")
     assert done.exit_code == 0, done.output
@@ -145,12 +192,44 @@ def test_experiments_from_the_command_line(files, tmp_path):
     about = result["done"]["figure5"]["about"]
     assert about["data"]["turns"] == 2
     assert about["settings"]["dataset"] == "redial"
+    assert about["settings"]["candidate_counts"] == [7, 3]
     assert {row["system"] for row in result["done"]["figure5"]["rows"]} == {
         "Original (raw dialogue)",
         "Direct Prompt (untrained LLM)",
     }
     again = call(*options)
     assert "Figure 5: retrieval by kind of query" in again.stdout
+    # The runs in the folder are those of two turns, so an experiment over one of them fails.
+    fewer = call(*(1 if option == 2 else option for option in options), "--json")
+    assert fewer.exit_code == 2
+    result = json.loads(fewer.stdout)
+    assert "other settings" in result["failed"]["figure5"]["message"]
+    assert "figure5 failed: " in fewer.stderr
+    assert "hint: give another --out" in fewer.stderr
+
+
+def test_a_live_catalog_is_read_at_its_live_version(files, data, tmp_path):
+    from reges_index import LiveCatalog
+    from reges_index.evaluation.experiments.setup import ExperimentConfig, build_lab
+    from reges_index.evaluation.run import catalog_retrieve
+    from tests.tiny import save_tiny
+
+    store = tmp_path / "store"
+    live = LiveCatalog.from_items(data.items[:4], persist_dir=store, name="films")
+    live.swap(data.items)
+    (found,) = catalog_retrieve(str(store), "films", None)(["Title 9"], 50)
+    assert sorted(found) == sorted(item.id for item in data.items)
+    done = call(*base(files), "--store", store, "--name", "films", "--json")
+    assert "retriever" in json.loads(done.stdout)["systems"]
+    lab = build_lab(
+        ExperimentConfig(
+            files["turns"], files["catalog"], tmp_path / "out", store=store, name="films",
+            model=save_tiny(tmp_path / "tiny"), fusion="none",
+        )
+    )  # fmt: skip
+    assert len(lab.catalog) == len(data.items)
+    live.swap(data.items[:4])
+    assert len(lab.catalog) == len(data.items)
 
 
 def test_options_without_effect_are_refused(files):
@@ -158,10 +237,31 @@ def test_options_without_effect_are_refused(files):
     assert "candidates means nothing without --experiment" in str(stray.exception)
     stray = call(*base(files), "--experiment", "figure5", "--top-k", 5)
     assert "top_k means nothing with --experiment" in str(stray.exception)
+    stray = call(*base(files), "--out", "x", "--experiment", "figure5", "--show-errors", 2)
+    assert "show_errors means nothing with --experiment" in str(stray.exception)
     unknown = call(*base(files), "--out", "x", "--experiment", "figure1")
     assert "unknown experiment 'figure1'" in str(unknown.exception)
     other = call(*base(files), "--out", "x", "--experiment", "figure5", "--dataset", "movielens")
     assert "no data set 'movielens'" in str(other.exception)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("out", "x"),
+        ("predictions", "pred.jsonl"),
+        ("conversations", "turns.jsonl"),
+        ("config", "experiment.yaml"),
+        ("show_errors", 3),
+        ("experiment", "table1"),
+        ("top_k", 5),
+        ("limit", 5),
+    ],
+)
+def test_comparing_takes_no_options_of_an_evaluation(option, value):
+    stray = call("evaluate", "--compare", "a", "b", f"--{option.replace('_', '-')}", value).exception
+    assert isinstance(stray, ConfigError)
+    assert re.match(rf"{option}s? means nothing with --compare", str(stray))
 
 
 def test_references_are_checked(tmp_path):

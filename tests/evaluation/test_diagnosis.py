@@ -35,7 +35,21 @@ def test_a_system_that_says_what_it_saw_is_taken_at_its_word(items):
     scores = score_pairs(pairs, system.rankings, data.positions)
     assert scores.rank.tolist() == [3, 4]
     assert fates(pairs, scores, data.positions, top_k=3) == ["not_picked", "not_in_top_k"]
-    assert fates(pairs, scores, data.positions, top_k=3, system=system) == ["not_in_top_k", "not_picked"]
+    assert fates(pairs, scores, data.positions, top_k=4, system=system) == ["not_in_top_k", "not_picked"]
+    # The fourth is no part of the top 3, whatever was seen.
+    assert fates(pairs, scores, data.positions, top_k=3, system=system) == ["not_in_top_k", "not_in_top_k"]
+
+
+def test_probabilities_of_a_whole_list_are_no_list_of_candidates(data):
+    # A fusion states a probability of all that it retrieves, which no item expert has read.
+    ranking = tuple(item.id for item in data.items if item.id != "i0")
+    listed = (*ranking[:9], "i0", *ranking[9:])
+    even = tuple(1 / len(listed) for _ in listed)
+    system = align("fusion", [Prediction(id="t0", ranking=listed, probabilities=even)], data)
+    pairs = make_pairs(data.turns[:1], "all", data.positions)
+    scores = score_pairs(pairs, system.rankings, data.positions)
+    for top_k, fate in ((9, "not_in_top_k"), (10, "not_picked")):
+        assert fates(pairs, scores, data.positions, top_k=top_k, system=system) == [fate]
 
 
 def test_groups_by_length_and_mentions(items):

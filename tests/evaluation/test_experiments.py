@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.demo import demo_catalog
-from reges_index.dialogue import DialogueQueryBundle, Message, Turn
+from reges_index.catalog.encoder import identity_name
+from reges_index.catalog.encoder_names import ENCODER_PRESETS
+from reges_index.dialogue import DialogueQueryBundle, Message, Turn, render_history
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.experiments.answers import chain_of_thought
 from reges_index.evaluation.experiments.inputs import mean_discrepancy, separability
 from reges_index.evaluation.experiments.lab import Lab, LabSettings
 from reges_index.evaluation.experiments.paper import TABLE1
+from reges_index.evaluation.experiments.paper_rows import paper_row
+from reges_index.evaluation.experiments.queries import written_queries
 from reges_index.evaluation.experiments.registry import EXPERIMENTS, choose, run_experiments
 from reges_index.evaluation.experiments.retrieval import text_scores
-from reges_index.evaluation.experiments.selection import forced_candidates, forced_data
+from reges_index.evaluation.experiments.selection import forced_candidates, forced_data, table4
 from reges_index.evaluation.experiments.systems import ChainOfThought, System, clean_title, run_system
 from reges_index.evaluation.predictions import Prediction, read_predictions
+from reges_index.evaluation.stats import holm
 from reges_index.fusion.retriever import FusionRetriever
-from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
+from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.models.adapters import AdapterManifest, save_manifest
+from reges_index.query_expert.prompt import query_prompt_hash
+from reges_index.query_expert.transform import ReGeSQueryTransform
 from tests.catalog.hashing import HashingEmbedding
 from tests.fusion.small import small_fusion
 from tests.tiny import save_tiny_adapter, tiny_lm
@@ -113,12 +124,15 @@ def test_every_experiment_writes_json_markdown_and_a_picture(finished):
     lab, outcome = finished
     assert list(outcome["done"]) == list(EXPERIMENTS)
     assert outcome["not_run"] == {}
+    assert outcome["failed"] == {}
     for name, value in outcome["done"].items():
         assert json.loads((lab.folder / f"{name}.json").read_text()) == value
         assert (lab.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         text = (lab.folder / f"{name}.md").read_text()
         assert "paper" in text or name == "ablation"
         assert value["about"]["data"]["hash"] == lab.data.hash
+        assert f"torch {torch.__version__.split('+')[0]}" in text
+        assert f"{os.cpu_count()} cores" in text
         ours = [row["value"] for row in value["rows"] if row["value"] is not None]
         assert ours
         assert np.isfinite(ours).all()
@@ -138,6 +152,11 @@ def test_the_papers_values_stand_beside_ours(finished):
     assert rars_new["paper"] is None
     shown = {row["paper_setting"] for row in rows(finished, "table1")}
     assert set(TABLE1) <= shown
+    # A tiny llama with trigrams is none of the paper's systems.
+    (ours,) = [r for r in rows(finished, "table1", protocol="all") if r["system"].startswith("ReGeS (")]
+    assert (ours["paper"], ours["paper_setting"]) == (0.108, "nearest: ReGeS Small (DPR, 2B)")
+    (thinking,) = rows(finished, "table1", system="ReGeS, chain of thought", protocol="all")
+    assert thinking["paper_setting"] == "nearest: ReGeS Best (CoT, OpenAI, 8B)"
     (bleu,) = rows(finished, "table2", system="G-augmented R (LLM_QR)", metric="BLEU-1")
     assert (bleu["paper"], bleu["n"]) == (0.0527, 4)
     (forced,) = rows(
@@ -153,11 +172,75 @@ def test_the_papers_values_stand_beside_ours(finished):
     assert gains == [0.81, 0.81]
 
 
+@pytest.mark.parametrize(
+    ("config", "encoder", "shown"),
+    [
+        (("gemma", 256_000, 2048, 16_384, 18, 8, 1, 256), "dpr", "ReGeS Small (DPR, 2B)"),
+        (("gemma", 256_000, 2048, 16_384, 18, 8, 1, 256), "embedded", "nearest: ReGeS Small (DPR, 2B)"),
+        (("llama", 128_256, 4096, 14_336, 32, 32, 8, 128), "bge-large", "ReGeS Middle (BGE, 8B)"),
+        (("llama", 128_256, 4096, 14_336, 32, 32, 8, 128), "dpr", "nearest: ReGeS Middle (BGE, 8B)"),
+        (("qwen3", 151_936, 4096, 12_288, 36, 32, 8, 128), "bge-large", "nearest: ReGeS Middle (BGE, 8B)"),
+        (
+            ("gemma2", 256_128, 4608, 36_864, 46, 32, 16, 128),
+            "text-embedding-3-large",
+            "ReGeS Large (OpenAI, 27B)",
+        ),
+        (("llama", 49_152, 576, 1536, 30, 9, 3, 64), "dpr", "nearest: ReGeS Small (DPR, 2B)"),
+    ],
+)
+def test_our_system_stands_beside_the_papers_of_the_same_models(config, encoder, shown):
+    kind, vocabulary, hidden, inner, layers, heads, key_heads, head = config
+    sizes = {
+        "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner, "head_dim": head,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": key_heads,
+    }  # fmt: skip
+    # The real architectures, without memory for their weights.
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(kind, tie_word_embeddings=kind != "llama" or hidden == 576, **sizes)
+        )
+    assert paper_row(model, identity_name(ENCODER_PRESETS[encoder])).shown == shown
+
+
+def test_paired_tests_allow_for_each_other(finished):
+    for name in ("figure5", "figure7", "table1", "ablation"):
+        tests = {}
+        for c in finished[1]["done"][name]["comparisons"]:
+            tests.setdefault((c["setting"], c["protocol"], c["metric"]), []).append(c)
+        for own in tests.values():
+            assert len(own) > 1
+            assert [c["p_holm"] for c in own] == pytest.approx(holm([c["p"] for c in own]))
+        assert "p (Holm)" in (finished[0].folder / f"{name}.md").read_text()
+
+
 def test_own_systems_and_baselines_stand_in_table_1(finished):
     systems = {row["system"] for row in rows(finished, "table1", protocol="all") if row["value"] is not None}
-    assert {"my favourite", "most popular", "last mentioned", "BM25", "RARS", "RAMO"} <= systems
+    assert {"my favourite", "most popular", "last mentioned", "BM25", "retriever", "RARS", "RAMO"} <= systems
     assert "ReGeS, chain of thought" in systems
     assert isinstance(Favourite(), System)
+    assert not any(name.startswith("baseline") for name in finished[1]["done"]["table1"]["left_out"])
+
+
+def test_the_retriever_stands_in_table_1_as_it_retrieves_whole_dialogues(finished, data, catalog):
+    for protocol in ("all", "new"):
+        (row,) = rows(finished, "table1", system="retriever", protocol=protocol)
+        hits = []
+        for one in data.turns:
+            (found,) = catalog.retrieve_batch([render_history(one.chat).text], 200)
+            left = [item for item, _ in found if protocol == "all" or item not in one.mentioned]
+            hits += [left[0] == target for target in one.targets]
+        assert row["value"] == pytest.approx(np.mean(hits))
+    c = [c for c in finished[1]["done"]["table1"]["comparisons"] if c["second"] == "retriever"]
+    assert [one["protocol"] for one in c] == ["all", "new"]
+
+
+def test_table_1_names_the_baselines_that_it_lacks(data, catalog, lm, tmp_path):
+    bare = EvaluationData(data.turns, data.items)
+    left_out = run_experiments(make_lab(bare, catalog, lm, tmp_path), ["table1"])["done"]["table1"][
+        "left_out"
+    ]
+    assert "--train" in left_out["baseline most popular"]
+    assert "baseline most popular" in (tmp_path / "table1.md").read_text()
 
 
 def test_the_ablation_is_the_retriever_with_sources_switched_off(finished, data, catalog, fusion):
@@ -233,7 +316,101 @@ def test_another_adapter_of_the_same_name_is_another_run(data, catalog, lm, fini
     other.load_adapter("item-expert", save_tiny_adapter(tmp_path / "other", seed=77))
     other.load_adapter("query-expert", save_tiny_adapter(tmp_path / "query", seed=0))
     with pytest.raises(InputError, match="other settings: adapter"):
-        run_experiments(make_lab(data, catalog, other, finished[0].folder), ["table4"])
+        table4(make_lab(data, catalog, other, finished[0].folder))
+
+
+def listed(folder):
+    return json.loads((folder / "experiments.json").read_text())
+
+
+def test_the_list_of_experiments_grows_call_by_call(data, catalog, lm, tmp_path, monkeypatch):
+    lab = make_lab(data, catalog, lm, tmp_path)
+    assert list(run_experiments(lab, ["figure5", "ablation"])["done"]) == ["figure5"]
+    assert list(run_experiments(lab, ["table2"])["done"]) == ["table2"]
+    assert listed(tmp_path)["done"] == ["figure5", "table2"]
+    assert list(listed(tmp_path)["not_run"]) == ["ablation"]  # without a fusion
+    assert list(listed(tmp_path)["seconds"]) == ["figure5", "table2"]
+    index = (tmp_path / "experiments.md").read_text()
+    assert index.index("(figure5.md)") < index.index("(table2.md)") < index.index("ablation: not run")
+
+    def killed(lab):
+        raise KeyboardInterrupt
+
+    # What is done before a run is killed is in the list.
+    monkeypatch.setitem(EXPERIMENTS, "figure8", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiments(lab, ["figure7", "figure8"])
+    assert listed(tmp_path)["done"] == ["figure5", "figure7", "table2"]
+    # Results of other data are no part of the list.
+    fewer = data.subset(data.turns[:4])
+    run_experiments(make_lab(fewer, catalog, lm, tmp_path), ["ablation"])
+    assert (listed(tmp_path)["done"], list(listed(tmp_path)["not_run"])) == ([], ["ablation"])
+
+
+def test_an_experiment_that_fails_stops_no_other(data, catalog, lm, tmp_path):
+    lab = make_lab(data, catalog, lm, tmp_path)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "free.jsonl").write_text('{"id": "t0", "ranking": []}\n')  # nobody knows how it was made
+    outcome = run_experiments(lab, ["table3", "table4", "table2"])
+    assert list(outcome["done"]) == ["table2", "table4"]
+    error = outcome["failed"]["table3"]
+    assert (error["kind"], error["exit_code"]) == ("InputError", 2)
+    assert "does not say how it was made" in error["message"]
+    assert list(listed(tmp_path)["failed"]) == ["table3"]
+    assert "- table3: failed, " in (tmp_path / "experiments.md").read_text()
+    for left in runs.glob("free.jsonl*"):
+        left.unlink()
+    assert run_experiments(lab, ["table3"])["failed"] == {}
+    assert (listed(tmp_path)["done"], listed(tmp_path)["failed"]) == (["table2", "table4", "table3"], {})
+
+
+def test_other_texts_of_the_same_items_are_another_run(data, catalog, lm, finished):
+    told = ITEMS[0].model_copy(update={"abstract": "Another story altogether."})
+    changed = EvaluationData(data.turns, (told, *ITEMS[1:]), data.train)
+    with pytest.raises(InputError, match=r"other settings: items\n"):
+        make_lab(changed, catalog, lm, finished[0].folder).shown(10, "original")
+
+
+def test_another_chain_of_thought_adapter_is_another_run(data, catalog, finished, tmp_path):
+    other = tiny_lm()
+    for name, seed in (("query-expert", 0), ("item-expert", 1), ("item-expert-cot", 99)):
+        other.load_adapter(name, save_tiny_adapter(tmp_path / name, seed=seed))
+    with pytest.raises(InputError, match=r"other settings: adapter\n"):
+        chain_of_thought(make_lab(data, catalog, other, finished[0].folder), 10)
+
+
+def test_other_advice_in_the_manifest_is_another_run(data, catalog, tmp_path):
+    def lab(tokens):
+        model, folder = tiny_lm(), save_tiny_adapter(tmp_path / "adapter")
+        manifest = AdapterManifest(
+            name="item-expert",
+            role="item-expert",
+            base_model=model.name,
+            base_fingerprint=model.fingerprint,
+            prompt_hash=selection_prompt_hash(),
+            prompt_template=DEFAULT_SELECT_TMPL.template,
+            inference={"max_candidate_tokens": tokens},
+        )
+        save_manifest(manifest, folder)
+        model.load_adapter("item-expert", folder)
+        return make_lab(data, catalog, model, tmp_path / "lab")
+
+    shown = {t.id: [item.id for item in ITEMS[:3]] for t in data.turns}
+    first = lab(9).select("a", shown, adapter="item-expert", run="r")
+    assert lab(9).select("a", shown, adapter="item-expert", run="r") == first
+    with pytest.raises(InputError, match=r"other settings: budgets\n"):
+        lab(3).select("a", shown, adapter="item-expert", run="r")
+
+
+def test_runs_are_known_by_their_prompts(finished):
+    def said(run):
+        return json.loads((finished[0].folder / "runs" / f"{run}.jsonl.run.json").read_text())["prompt"]
+
+    assert said("queries-augmented-turns") == query_prompt_hash()
+    assert said("score-10-augmented-item-expert") == selection_prompt_hash()
+    assert said("cot-10-augmented-item-expert-cot") == selection_prompt_hash(COT_SELECT_TMPL)
+    assert said("free") not in (query_prompt_hash(), selection_prompt_hash(), None)
 
 
 def test_a_killed_run_goes_on(data, tmp_path):
@@ -254,6 +431,27 @@ def test_a_killed_run_goes_on(data, tmp_path):
         run_system(Favourite(), data.turns, path, {"a": 2})
 
 
+def test_a_run_that_failed_lets_go_of_its_file(data, lm, tmp_path):
+    class Fails(Favourite):
+        def predict(self, turns):
+            raise RuntimeError("no memory")
+
+    class WritesNone(ReGeSQueryTransform):
+        def run_batch(self, bundles):
+            raise RuntimeError("no memory")
+
+    path, queries = tmp_path / "run.jsonl", tmp_path / "queries.jsonl"
+    # The errors are kept, as by a notebook, and with them all that their frames hold.
+    with pytest.raises(RuntimeError) as failed:
+        run_system(Fails(), data.turns, path, {})
+    assert len(run_system(Favourite(), data.turns, path, {})) == len(data.turns)
+    with pytest.raises(RuntimeError) as unwritten:
+        written_queries(data.turns, WritesNone(lm, adapter=None), queries, {})
+    assert len(written_queries(data.turns, ReGeSQueryTransform(lm, adapter=None), queries, {})) == 5
+    assert failed.tb is not None
+    assert unwritten.tb is not None
+
+
 def test_what_cannot_run_says_why(data, catalog, tmp_path):
     bare = EvaluationData(data.turns, data.items)
     lab = Lab(bare, catalog, tmp_path, tiny_lm(), LabSettings(candidates=10, resamples=200))
@@ -269,6 +467,16 @@ def test_what_cannot_run_says_why(data, catalog, tmp_path):
     assert {row["system"] for row in outcome["done"]["figure5"]["rows"]} == {"Original (raw dialogue)"}
     with pytest.raises(ConfigError, match="unknown experiment 'table9'"):
         choose(["table9"])
+
+
+def test_table4_gives_the_numbers_of_candidates_that_the_catalog_has(data, catalog, lm, tmp_path):
+    lab = make_lab(data, catalog, lm, tmp_path)
+    lab.settings = replace(lab.settings, candidate_counts=(70, 5, 5, 3))
+    done = run_experiments(lab, ["table4"])["done"]["table4"]
+    assert list(dict.fromkeys(row["setting"] for row in done["rows"])) == ["3 candidates", "5 candidates"]
+    assert done["left_out"] == {"70 candidates": "the catalog has 60 items"}
+    lab.settings = replace(lab.settings, candidate_counts=(70,))
+    assert "70 candidates are too many" in run_experiments(lab, ["table4"])["not_run"]["table4"]
 
 
 def test_a_catalog_without_the_items_is_refused(data, tmp_path):
@@ -310,8 +518,6 @@ def test_a_chain_of_thought_ends_with_the_name(data, lm, finished):
             from reges_index.models.generation import Generation
 
             return [[Generation(self.text, 5, 6, "stop")] for _ in prompts]
-
-    from reges_index.item_expert.prompt import COT_SELECT_TMPL
 
     shown = {t.id: [ITEMS[0].id, ITEMS[1].id] for t in data.turns}
     rerank = lab.rerank(None, select_prompt=COT_SELECT_TMPL)

@@ -31,6 +31,16 @@ def test_a_full_line_is_read(tmp_path):
     assert "hallucinated" not in json.loads(dump(found))
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "p.jsonl"
+    rows = "".join(json.dumps({"id": turn, "ranking": ["\ufeffi0"]}) + "\n" for turn in ("a", "b"))
+    path.write_bytes(b"\xef\xbb\xbf" + rows.encode())
+    assert [p.id for p in read_predictions(path)] == ["a", "b"]
+    path.write_bytes(rows.encode() + b'\xef\xbb\xbf{"id": "c", "ranking": []}\n')
+    with pytest.raises(InputError, match=r"p\.jsonl:3: not valid JSON"):
+        read_predictions(path)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -41,6 +51,11 @@ def test_a_full_line_is_read(tmp_path):
         ({"id": "a", "ranking": [1.5]}, "ranking"),
         ('{"id": "a", "ranking": ["i0"], "probabilities": [NaN]}', "NaN"),
         ({"id": "a", "ranking": ["i0"], "probabilities": [1.5]}, "outside 0 to 1"),
+        ('{"id": "a", "ranking": [], "timings": {"rerank": NaN}}', "NaN is no number"),
+        ('{"id": "a", "ranking": [], "tokens": {"prompt": -Infinity}}', "-Infinity is no number"),
+        ('{"id": "a", "ranking": [], "tokens": {"prompt": 1e999}}', "1e999 is no number"),
+        ('{"id": "a", "ranking": [], "mine": {"deep": [1, NaN]}}', "NaN is no number"),
+        ({"id": "a", "ranking": [], "timings": {"rerank": "nan"}}, "timings.rerank: .*finite"),
         ('{"id": "a", "ranki', "not valid JSON"),
         ("[1]", "expected a JSON object"),
     ],

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from reges_index.errors import InputError, StorageError
+from reges_index.evaluation.baselines import BASELINES
 from reges_index.evaluation.compare import compare_reports
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.html import script_json
@@ -14,6 +16,7 @@ from reges_index.evaluation.markdown import table
 from reges_index.evaluation.predictions import Prediction, align
 from reges_index.evaluation.report import write_report
 from reges_index.evaluation.scoring import Settings, evaluate_systems
+from reges_index.evaluation.stats import holm
 from reges_index.evaluation.summary import summarize
 from reges_index.evaluation.turn_table import lost_turns, turn_rows
 
@@ -142,6 +145,17 @@ def test_names_that_would_mix_up_systems_are_refused(data):
         evaluate_systems(data.subset(data.turns[:3]), [one])
 
 
+def test_what_fails_leaves_the_earlier_report_as_it_was(evaluation, tmp_path):
+    write_report(evaluation, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    broken = evaluation.systems[0]
+    spent = Prediction.model_construct(**{**dict(broken.predictions[0]), "timings": {"rerank": float("nan")}})
+    systems = (replace(broken, predictions=(spent, *broken.predictions[1:])), *evaluation.systems[1:])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_report(replace(evaluation, systems=systems), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_folder_that_cannot_be_written(evaluation, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot be written"):
@@ -162,7 +176,32 @@ def test_two_reports_compare_like_two_systems_in_one(data, tmp_path):
             theirs = key[row["first"], row["second"], row["metric"]]
             for value in ("value", "low", "high", "p"):
                 assert row[value] == pytest.approx(theirs[value], abs=1e-12)
-    assert not any(c["first"] == c["second"] for c in apart["all"])
+        # The same pairs but for those of a system with its own report's baselines.
+        recall = [c for c in apart[protocol] if c["metric"] == "recall@5"]
+        assert len(recall) == 1 + 2 * 3
+        assert [c["p_holm"] for c in recall] == pytest.approx(holm([c["p"] for c in recall]))
+    assert not any(c["first"] in BASELINES and c["second"] in BASELINES for c in apart["all"])
+
+
+def test_systems_of_one_name_are_told_apart_by_their_reports_folders(data, tmp_path):
+    good, bad = systems(data)
+    same_name = replace(bad, name="good")
+    for system, folders in ((good, ("a", "x/report")), (same_name, ("b", "y/report"))):
+        for folder in folders:
+            write_report(evaluate_systems(data, [system], settings=FEW), tmp_path / folder)
+    found = compare_reports(tmp_path / "a" / "report.json", tmp_path / "b", resamples=200)["all"]
+    (success,) = [
+        c for c in found
+        if c["metric"] == "rec_success_rate" and {c["first"], c["second"]}.isdisjoint(BASELINES)
+    ]  # fmt: skip
+    assert (success["first"], success["second"]) == ("good (a)", "good (b)")
+    assert success["value"] == pytest.approx(2 / 6)
+    assert {(c["first"], c["second"]) for c in found} >= {("BM25", "good (b)"), ("good (a)", "BM25")}
+    x, y = tmp_path / "x" / "report", tmp_path / "y" / "report"
+    assert any(
+        (c["first"], c["second"]) == (f"good ({x})", f"good ({y})")
+        for c in compare_reports(x, y, resamples=200)["all"]
+    )
 
 
 def test_reports_of_different_data_are_not_compared(data, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from reges_index.evaluation.experiments.drawing import draw_rows
@@ -10,7 +11,7 @@ from reges_index.evaluation.experiments.measure import compared, measured, rows_
 from reges_index.evaluation.experiments.paper import FIGURE9_BEST, TABLE3
 from reges_index.evaluation.experiments.result import ExperimentResult, Row
 from reges_index.evaluation.experiments.selection import SUCCESS
-from reges_index.evaluation.experiments.systems import ChainOfThought, FreeLLM
+from reges_index.evaluation.experiments.systems import FREE_PROMPT, ChainOfThought, FreeLLM
 from reges_index.evaluation.predictions import Prediction
 from reges_index.item_expert.prompt import COT_SELECT_TMPL
 
@@ -40,7 +41,7 @@ def chain_of_thought(lab: Lab, top_k: int) -> tuple[str, list[Prediction]]:
     return name, lab.run(
         system,
         shown,
-        {"adapter": adapter, "tokens": system.max_new_tokens},
+        {**lab.selection_settings(rerank, adapter, COT_SELECT_TMPL), "tokens": system.max_new_tokens},
         run=f"cot-{top_k}-{lab.best_kind()}-{adapter or 'bare'}",
     )
 
@@ -81,7 +82,9 @@ def figure9(lab: Lab) -> ExperimentResult:
 def free_llm(lab: Lab) -> tuple[str, list[Prediction]]:
     """Run the bare model as a recommender without a catalog; return its name too."""
     system = FreeLLM("LLM-CRS (zero-shot LLM)", lab.model(), lab.matcher)
-    return system.name, lab.run(system, {}, {"titles": system.count}, run="free")
+    prompt = hashlib.sha256(FREE_PROMPT.encode()).hexdigest()[:16]
+    settings = {"titles": system.count, "history": system.max_history_tokens, "prompt": prompt}
+    return system.name, lab.run(system, {}, settings, run="free")
 
 
 def table3(lab: Lab) -> ExperimentResult:

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llama_index.core.prompts import PromptTemplate
+
 from reges_index.catalog.catalog import ItemCatalog
 from reges_index.dialogue import Turn
 from reges_index.errors import ConfigError
@@ -28,7 +30,7 @@ from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.titles import TitleMatcher
 from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.local_selection import SelectionMode
-from reges_index.item_expert.prompt import selection_prompt_hash
+from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.local_lm import LocalLM
 from reges_index.query_expert.prompt import query_prompt_hash
@@ -99,6 +101,14 @@ class Lab:
     # -- what everything depends on ----------------------------------------------------------------
 
     @cached_property
+    def _items_hash(self) -> str:
+        # Titles and abstracts stand in prompts and are what is searched, so ids alone say too little.
+        digest = hashlib.sha256()
+        for item in self.data.items:
+            digest.update(item.model_dump_json().encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+    @cached_property
     def matcher(self) -> TitleMatcher:
         """Titles of the catalog."""
         return TitleMatcher(self.data.items)
@@ -125,7 +135,7 @@ class Lab:
         """Return the adapter's name if it is loaded."""
         return name if self.model().has_adapter(name) else None
 
-    def _adapter_hash(self, name: str | None) -> str | None:
+    def adapter_hash(self, name: str | None) -> str | None:
         """Return the adapter's name and a hash of its weights: two of one name are two adapters."""
         if name is None:
             return None
@@ -138,7 +148,7 @@ class Lab:
 
     def about(self) -> dict[str, Any]:
         """Describe data, model, adapters and settings for the reports."""
-        adapters = [self._adapter_hash(name) for name in (self.lm.adapters if self.lm else ())]
+        adapters = [self.adapter_hash(name) for name in (self.lm.adapters if self.lm else ())]
         return {
             "data": {"hash": self.data.hash, "files": self.data.files, "turns": len(self.data.turns)},
             "encoder": self.catalog.encoder.name,
@@ -153,7 +163,7 @@ class Lab:
         said = json.dumps([[turn.id, [m.content for m in turn.messages]] for turn in turns])
         return {
             "turns": hashlib.sha256(said.encode()).hexdigest()[:16],
-            "items": hashlib.sha256(json.dumps(sorted(self.data.positions)).encode()).hexdigest()[:16],
+            "items": self._items_hash,
             "encoder": self.catalog.encoder.name,
             "model": self.lm.name if self.lm else None,
             "base": self.lm.fingerprint if self.lm else None,
@@ -186,9 +196,10 @@ class Lab:
                 settings = self._run_settings(
                     turns,
                     kind=kind,
-                    adapter=self._adapter_hash(adapter),
+                    adapter=self.adapter_hash(adapter),
                     decoding=asdict(transform.decoding),
                     history=transform.max_history_tokens,
+                    prompt=query_prompt_hash(),
                 )
                 path = self.folder / "runs" / f"queries-{kind}-{split}.jsonl"
                 logger.info("%s queries for %d turns: %s", kind, len(turns), path)
@@ -262,13 +273,23 @@ class Lab:
         run: str,
     ) -> list[Prediction]:
         """Let the item expert choose among given candidates; kept in ``runs/<run>.jsonl``."""
-        system = Selecting(name, self.rerank(adapter, mode=mode), candidates, self.data.by_id, self.matcher)
-        settings: dict[str, Any] = {
-            "adapter": self._adapter_hash(adapter),
-            "mode": mode,
-            "budgets": [self.settings.max_candidate_tokens, self.settings.max_history_tokens],
-        }
+        rerank = self.rerank(adapter, mode=mode)
+        system = Selecting(name, rerank, candidates, self.data.by_id, self.matcher)
+        settings = {**self.selection_settings(rerank, adapter), "mode": mode}
         return self.run(system, candidates, settings, turns=turns, run=run)
+
+    def selection_settings(
+        self, rerank: ReGeSRerank, adapter: str | None, template: PromptTemplate = DEFAULT_SELECT_TMPL
+    ) -> dict[str, Any]:
+        """Return what an item expert's choice depends on: weights, prompt, and the budgets in force.
+
+        Budgets come from the adapter's manifest where the settings name none, and a manifest may change.
+        """
+        return {
+            "adapter": self.adapter_hash(adapter),
+            "prompt": selection_prompt_hash(template),
+            "budgets": asdict(rerank.budget),
+        }
 
     def end_to_end(
         self, name: str, top_k: int, adapter: str | None, *, mode: SelectionMode = "score"

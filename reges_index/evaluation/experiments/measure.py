@@ -11,6 +11,7 @@ from reges_index.evaluation.experiments.result import ComparisonRow, Row
 from reges_index.evaluation.predictions import Prediction, align
 from reges_index.evaluation.protocol import ProtocolName
 from reges_index.evaluation.scoring import Evaluation, Settings, evaluate_systems
+from reges_index.evaluation.stats import holm
 
 __all__ = ["PaperValue", "compared", "measured", "rows_of"]
 
@@ -25,13 +26,27 @@ def measured(
     data: EvaluationData | None = None,
     baselines: bool = False,
 ) -> Evaluation:
-    """Score predictions by system with the lab's settings."""
+    """Score predictions by system with the lab's settings.
+
+    Parameters
+    ----------
+    data
+        Other turns than the lab's; not with ``baselines``.
+    baselines
+        Whether the baselines stand beside them; the retriever's is its run for the whole dialogue.
+    """
     data = data or lab.data
     s = lab.settings
+
+    def retrieve(_queries: list[str], top_k: int) -> list[list[str]]:
+        found = lab.shown(top_k, "original")
+        return [found[turn.id] for turn in lab.data.turns]
+
     return evaluate_systems(
         data,
         [align(name, made, data, matcher=lab.matcher) for name, made in predictions.items()],
         settings=Settings(s.resamples, s.seed, s.level, s.candidates),
+        retrieve=retrieve if baselines else None,
         baselines=baselines,
     )
 
@@ -75,6 +90,9 @@ def compared(
 ) -> list[ComparisonRow]:
     """Return the paired difference and the relative gain of the first system over the second.
 
+    Holm's adjustment is over these pairs, for each protocol and metric: the tests that are shown, not all
+    that the evaluation could make.
+
     Parameters
     ----------
     paper_gain
@@ -85,19 +103,22 @@ def compared(
         estimates = evaluation.estimates(protocol)
         found = {(c.first, c.second, c.metric): (c.difference, 1) for c in evaluation.comparisons(protocol)}
         found |= {(b, a, m): (d, -1) for (a, b, m), (d, _) in list(found.items())}
-        for first, second in pairs:
-            for metric, shown in metrics.items():
-                if (first, second, metric) not in found:
-                    continue
-                d, sign = found[first, second, metric]
-                base = estimates[second][metric].value
-                ends = sorted((sign * d.low, sign * d.high))
-                value = sign * d.value
-                gain = value / base if base else None
-                theirs = paper_gain(second, metric) if paper_gain and protocol == "all" else None
-                rows.append(
-                    ComparisonRow(
-                        first, second, setting, protocol, shown, value, ends[0], ends[1], d.p, gain, theirs
-                    )
-                )
+        tested = [(a, b, m) for a, b in pairs for m in metrics if (a, b, m) in found]
+        adjusted: dict[tuple[str, str, str], float] = {}
+        for metric in metrics:
+            own = [key for key in tested if key[2] == metric]
+            adjusted |= zip(own, holm([found[key][0].p for key in own]), strict=True)
+        for key in tested:
+            first, second, metric = key
+            d, sign = found[key]
+            base = estimates[second][metric].value
+            ends = sorted((sign * d.low, sign * d.high))
+            value = sign * d.value
+            gain = value / base if base else None
+            theirs = paper_gain(second, metric) if paper_gain and protocol == "all" else None
+            row = ComparisonRow(
+                first, second, setting, protocol, metrics[metric], value, ends[0], ends[1],
+                p=d.p, p_holm=adjusted[key], gain=gain, paper_gain=theirs,
+            )  # fmt: skip
+            rows.append(row)
     return rows

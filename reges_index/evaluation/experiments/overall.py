@@ -11,6 +11,7 @@ from reges_index.evaluation.experiments.fused import FUSION, fused
 from reges_index.evaluation.experiments.lab import COT_ADAPTER, ITEM_ADAPTER, Lab
 from reges_index.evaluation.experiments.measure import compared, measured, rows_of
 from reges_index.evaluation.experiments.paper import TABLE1
+from reges_index.evaluation.experiments.paper_rows import PaperRow, paper_row
 from reges_index.evaluation.experiments.result import ExperimentResult, Row
 from reges_index.evaluation.experiments.selection import SUCCESS
 from reges_index.evaluation.predictions import Prediction
@@ -39,10 +40,13 @@ def table1(lab: Lab) -> ExperimentResult:
     with_documents = lab.retrieved(_ramo_queries(lab), "RAMO", "retrieved-ramo")
     documents = {p.id: list(p.ranking[:top_k]) for p in with_documents}
     predictions: dict[str, Sequence[Prediction]] = {ours: lab.end_to_end(ours, top_k, adapter)}
-    missing = dict.fromkeys(
-        ("ReGeS Small (DPR, 2B)", "ReGeS Middle (BGE, 8B)", "ReGeS Large (OpenAI, 27B)"),
-        "its models are not here; run with --model, --encoder and adapters of that size",
-    )
+    encoder = lab.catalog.encoder.name
+    beside = {ours: paper_row(lab.model().model, encoder)}
+    missing = {
+        name: "its models are not here; run with --model, --encoder and adapters of that size"
+        for name in ("ReGeS Small (DPR, 2B)", "ReGeS Middle (BGE, 8B)", "ReGeS Large (OpenAI, 27B)")
+        if beside[ours] != PaperRow(name, exact=True)
+    }
     missing |= dict.fromkeys(
         ("KBRD", "KGSF", "UniCRS", "GPT-3.5", "GPT-4", "Vicuna-13B"),
         "made elsewhere; score its output with reges evaluate --predictions",
@@ -50,6 +54,7 @@ def table1(lab: Lab) -> ExperimentResult:
     if lab.adapter_or_none(COT_ADAPTER):
         name, found = chain_of_thought(lab, top_k)
         predictions[name] = found
+        beside[name] = paper_row(lab.model().model, encoder, chain_of_thought=True)
     else:
         missing["ReGeS Best (CoT, OpenAI, 8B)"] = "no adapter item-expert-cot is loaded"
     if adapter is None:
@@ -65,13 +70,17 @@ def table1(lab: Lab) -> ExperimentResult:
     for number, system in enumerate(lab.systems):
         predictions[system.name] = lab.run(system, {}, {"own": system.name}, run=f"own-{number}")
     evaluation = measured(lab, predictions, baselines=True)
-    nearest = {ours: "ReGeS Small (DPR, 2B)", free: "GPT-4", "RARS": "RARS", "RAMO": "RAMO",
-               "ReGeS, chain of thought": "ReGeS Best (CoT, OpenAI, 8B)"}  # fmt: skip
+    missing |= {f"baseline {name}": reason for name, reason in evaluation.missing_baselines.items()}
+    beside |= {
+        free: PaperRow("GPT-4", exact=False),
+        "RARS": PaperRow("RARS", exact=True),
+        "RAMO": PaperRow("RAMO", exact=True),
+    }
 
     def paper(system: str, _metric: str) -> tuple[float | None, str]:
         dataset = lab.settings.dataset
-        known = nearest.get(system)
-        return (TABLE1[known][dataset], known) if known and dataset else (None, "")
+        row = beside.get(system)
+        return (TABLE1[row.name][dataset], row.shown) if row and dataset else (None, "")
 
     rows = rows_of(evaluation, SUCCESS, "", paper=paper)
     dataset = lab.settings.dataset
@@ -102,6 +111,8 @@ def table1(lab: Lab) -> ExperimentResult:
             "paper.",
             f"Seconds a turn for choosing or writing, without query and retrieval: {spent}.",
             f"{FUSION} is beyond the paper: many sources with learnt weights, no LLM (finetune/FUSION.md).",
+            '"nearest" marks a value of the paper\'s that is of other models than ours: of the system whose '
+            "size is nearest.",
             "The last rows repeat the paper's values of systems that did not run here.",
         ],
         left_out=missing,

@@ -62,23 +62,23 @@ def written_queries(
     -------
     By turn id the texts whose mean vector is searched with; the first one is the query.
     """
-    log = PredictionLog(path, settings)
-    todo = [turn for turn in turns if turn.id not in log.finished]
-    todo.sort(key=lambda turn: sum(len(message.content) for message in turn.messages))
-    for start in range(0, len(todo), batch_size):
-        batch = todo[start : start + batch_size]
-        bundles = transform.run_batch([DialogueQueryBundle.from_dialogue(turn) for turn in batch])
-        log.write(
-            [
-                {
-                    "id": turn.id,
-                    "query": bundle.query_str,
-                    "texts": list(bundle.embedding_strs),
-                    "fallback": bool(bundle.report.get("query", {}).get("fallback")),
-                }
-                for turn, bundle in zip(batch, bundles, strict=True)
-            ]
-        )
+    with PredictionLog(path, settings) as log:
+        todo = [turn for turn in turns if turn.id not in log.finished]
+        todo.sort(key=lambda turn: sum(len(message.content) for message in turn.messages))
+        for start in range(0, len(todo), batch_size):
+            batch = todo[start : start + batch_size]
+            bundles = transform.run_batch([DialogueQueryBundle.from_dialogue(turn) for turn in batch])
+            log.write(
+                [
+                    {
+                        "id": turn.id,
+                        "query": bundle.query_str,
+                        "texts": list(bundle.embedding_strs),
+                        "fallback": bool(bundle.report.get("query", {}).get("fallback")),
+                    }
+                    for turn, bundle in zip(batch, bundles, strict=True)
+                ]
+            )
     wanted = {turn.id for turn in turns}
     return {row["id"]: list(row["texts"]) for _, row in json_lines(path) if row["id"] in wanted}
 

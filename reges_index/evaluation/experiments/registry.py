@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from reges_index.errors import ConfigError
+from reges_index.errors import ConfigError, ReGeSError
 from reges_index.evaluation.experiments.answers import figure9, table3
 from reges_index.evaluation.experiments.fused import ablation
 from reges_index.evaluation.experiments.inputs import figure8
 from reges_index.evaluation.experiments.lab import Lab, NotRunnable
+from reges_index.evaluation.experiments.listing import ExperimentList
 from reges_index.evaluation.experiments.overall import table1
 from reges_index.evaluation.experiments.result import ExperimentResult, write_result
 from reges_index.evaluation.experiments.retrieval import figure5, figure7, table2
 from reges_index.evaluation.experiments.selection import figure6, table4
-from reges_index.evaluation.files import write_json, write_text
-from reges_index.evaluation.markdown import plain
 
 __all__ = ["EXPERIMENTS", "choose", "run_experiments"]
 
@@ -47,48 +45,58 @@ def choose(names: Sequence[str]) -> list[str]:
     ConfigError
         For an unknown name.
     """
-    wanted = set(EXPERIMENTS) if "all" in names else set(names)
-    unknown = sorted(wanted - set(EXPERIMENTS))
+    unknown = [name for name in names if name not in (*EXPERIMENTS, "all")]
     if unknown:
         raise ConfigError(
             f"unknown experiment {unknown[0]!r}", hint=f"experiments are {', '.join(EXPERIMENTS)}, all"
         )
-    return [name for name in EXPERIMENTS if name in wanted]
+    return [name for name in EXPERIMENTS if name in names or "all" in names]
 
 
 def run_experiments(lab: Lab, names: Sequence[str]) -> dict[str, Any]:
-    """Run experiments; each one's files are written as soon as it is done.
+    """Run experiments; each one's files, and the list of all, are written as soon as it is done.
+
+    An experiment that fails does not stop the others. ``experiments.json`` and ``experiments.md`` keep what
+    earlier calls made in the same folder from the same data.
 
     Returns
     -------
-    ``{"done": {name: what NAME.json holds}, "not_run": {name: reason}, "seconds": {name: time}}``.
+    ``{"done": {name: what NAME.json holds}, "not_run": {name: reason}, "failed": {name: error}, "seconds":
+    {name: time}}`` of this call; an error is ``{"kind", "message", "hint", "exit_code"}``.
 
     Raises
     ------
     ConfigError
         For an unknown name.
+    StorageError
+        If the list cannot be written.
     """
     done: dict[str, Any] = {}
     refused: dict[str, str] = {}
+    failed: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
+    listed = ExperimentList.read(lab.folder, lab.data.hash)
     for name in choose(names):
         start = time.perf_counter()
         try:
             result = EXPERIMENTS[name](lab)
+            done[name] = write_result(result, lab.folder, lab.about())
         except NotRunnable as error:
             refused[name] = error.message
             logger.warning("%s cannot run: %s", name, error.message)
-            continue
-        done[name] = write_result(result, lab.folder, lab.about())
-        seconds[name] = time.perf_counter() - start
-        logger.info("%s took %.0f s", name, seconds[name])
-    _write_index(lab.folder, done, refused)
-    write_json(lab.folder / "experiments.json", {"done": list(done), "not_run": refused, "seconds": seconds})
-    return {"done": done, "not_run": refused, "seconds": seconds}
-
-
-def _write_index(folder: Path, done: dict[str, Any], refused: dict[str, str]) -> None:
-    lines = ["# Experiments", ""]
-    lines += [f"- [{value['title']}]({name}.md)" for name, value in done.items()]
-    lines += [f"- {name}: not run, {plain(reason)}" for name, reason in refused.items()]
-    write_text(folder / "experiments.md", "\n".join(lines) + "\n")
+            listed.put(name, "not_run", error.message)
+        except ReGeSError as error:
+            failed[name] = {
+                "kind": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+            }
+            logger.error("%s failed: %s", name, error)
+            listed.put(name, "failed", error.message)
+        else:
+            seconds[name] = time.perf_counter() - start
+            logger.info("%s took %.0f s", name, seconds[name])
+            listed.put(name, "done", done[name]["title"], seconds[name])
+        listed.write(lab.folder, EXPERIMENTS)
+    return {"done": done, "not_run": refused, "failed": failed, "seconds": seconds}

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from reges_index.errors import StorageError
-from reges_index.evaluation.files import write_json, write_text
-from reges_index.evaluation.markdown import interval, p_value, plain, table
+from reges_index.evaluation.files import json_text, write_text
+from reges_index.evaluation.markdown import interval, made_with, p_value, plain, table
 from reges_index.evaluation.plots import save
 from reges_index.evaluation.provenance import provenance
 
@@ -53,7 +53,10 @@ class Row:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A system against another on the same pairs: first minus second, and the relative gain."""
+    """A system against another on the same pairs: first minus second, and the relative gain.
+
+    ``p_holm`` allows for all pairs of systems that stand in the same table (setting, protocol, metric).
+    """
 
     first: str
     second: str
@@ -64,6 +67,7 @@ class ComparisonRow:
     low: float
     high: float
     p: float
+    p_holm: float
     gain: float | None
     paper_gain: float | None = None
 
@@ -123,13 +127,14 @@ def result_markdown(result: ExperimentResult, about: dict[str, Any], picture: st
         compared = [
             [
                 *(c.first, c.second, c.setting, c.protocol, c.metric),
-                *(interval(asdict(c), 4), p_value(c.p), "" if c.gain is None else f"{c.gain:+.0%}"),
+                *(interval(asdict(c), 4), p_value(c.p), p_value(c.p_holm)),
+                "" if c.gain is None else f"{c.gain:+.0%}",
                 "" if c.paper_gain is None else f"{c.paper_gain:+.0%}",
             ]
             for c in result.comparisons
         ]
-        header = ["first", "second", "setting", "protocol", "metric", "first minus second", "p", "gain"]
-        parts += ["## Differences", table([*header, "paper's gain"], compared)]
+        header = ["first", "second", "setting", "protocol", "metric", "first minus second", "p", "p (Holm)"]
+        parts += ["## Differences", table([*header, "gain", "paper's gain"], compared)]
     if picture:
         parts.append(f"![{result.title}]({picture})")
     if result.left_out:
@@ -153,6 +158,7 @@ def result_markdown(result: ExperimentResult, about: dict[str, Any], picture: st
                 f"- model: {plain(about['model'])}; adapters: {plain(about['adapters'] or 'none')}",
                 f"- encoder: {plain(about['encoder'])}; prompts: {plain(about['prompts'])}",
                 f"- settings: {plain(about['settings'])}",
+                *made_with(made),
             ]
         ),
     ]
@@ -172,14 +178,6 @@ def write_result(result: ExperimentResult, folder: Path, about: dict[str, Any]) 
     What the JSON file holds.
     """
     about = {**about, "provenance": provenance(about.get("command"))}
-    picture = None
-    if result.draw is not None:
-        try:
-            picture = save(result.draw(), folder / f"{result.name}.png").name
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: cannot be written ({error.strerror})", hint="free some space"
-            ) from error
     value = {
         "experiment": result.name,
         "title": result.title,
@@ -191,6 +189,15 @@ def write_result(result: ExperimentResult, folder: Path, about: dict[str, Any]) 
         **result.extra,
         "about": about,
     }
+    text = json_text(value)  # before anything is written: it refuses NaN
+    picture = None
+    if result.draw is not None:
+        try:
+            picture = save(result.draw(), folder / f"{result.name}.png").name
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot be written ({error.strerror})", hint="free some space"
+            ) from error
     write_text(folder / f"{result.name}.md", result_markdown(result, about, picture))
-    write_json(folder / f"{result.name}.json", value)
+    write_text(folder / f"{result.name}.json", text)
     return value

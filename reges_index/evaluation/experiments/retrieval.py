@@ -21,7 +21,7 @@ from reges_index.evaluation.experiments.result import ComparisonRow, ExperimentR
 from reges_index.evaluation.experiments.systems import Ranked
 from reges_index.evaluation.plots import COLOURS, bar_chart, new_figure
 from reges_index.evaluation.predictions import Prediction
-from reges_index.evaluation.stats import ClusterBootstrap
+from reges_index.evaluation.stats import ClusterBootstrap, holm
 
 __all__ = ["figure5", "figure7", "query_kinds", "table2"]
 
@@ -161,16 +161,18 @@ def figure7(lab: Lab) -> ExperimentResult:
             for share in (0.25, 0.5, 0.75):
                 at = float(np.quantile(values, share))
                 rows.append(Row(name, encoder, "all", f"{share:.0%} quantile", at, len(values)))
-        for other in ("original", "direct"):
-            if "augmented" in cosines and other in cosines:
-                d = bootstrap.compare(cosines["augmented"][:, None], cosines[other][:, None])[0]
-                base = float(cosines[other].mean())
-                comparisons.append(
-                    ComparisonRow(
-                        QUERY_NAMES["augmented"], QUERY_NAMES[other], encoder, "all", "mean cosine",
-                        d.value, d.low, d.high, d.p, d.value / base if base else None,
-                    )
-                )  # fmt: skip
+        others = [kind for kind in cosines if kind != "augmented"] if "augmented" in cosines else []
+        tests = [
+            bootstrap.compare(cosines["augmented"][:, None], cosines[other][:, None])[0] for other in others
+        ]
+        for other, d, adjusted in zip(others, tests, holm([test.p for test in tests]), strict=True):
+            base = float(cosines[other].mean())
+            comparisons.append(
+                ComparisonRow(
+                    QUERY_NAMES["augmented"], QUERY_NAMES[other], encoder, "all", "mean cosine",
+                    d.value, d.low, d.high, d.p, adjusted, d.value / base if base else None,
+                )
+            )  # fmt: skip
         drawn[encoder] = {QUERY_NAMES[kind]: values for kind, values in cosines.items()}
     return ExperimentResult(
         name="figure7",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
+
+from reges_index.evaluation.checked import Count, Level, Seed, check_fields
 from reges_index.evaluation.experiments.paper import Dataset
 
 __all__ = ["LabSettings"]
@@ -32,16 +36,24 @@ class LabSettings:
         Dialogues at once.
     seed, resamples, level
         Of draws, intervals and tests.
+
+    Raises
+    ------
+    ConfigError
+        If one is of another type or out of bounds.
     """
 
     dataset: Dataset | None = None
-    candidates: int = 50
-    candidate_counts: tuple[int, ...] = (50, 10)
-    depth: int = 200
-    max_candidate_tokens: int | None = None
-    max_history_tokens: int | None = None
-    train_sample: int = 200
-    batch_size: int = 8
-    seed: int = 0
-    resamples: int = 10_000
-    level: float = 0.95
+    candidates: Count = 50
+    candidate_counts: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 50)
+    depth: Count = 200
+    max_candidate_tokens: Count | None = None
+    max_history_tokens: Count | None = None
+    train_sample: Annotated[int, Field(ge=2)] = 200
+    batch_size: Count = 8
+    seed: Seed = 0
+    resamples: Count = 10_000
+    level: Level = 0.95
+
+    def __post_init__(self) -> None:
+        check_fields(self)

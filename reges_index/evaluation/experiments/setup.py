@@ -6,9 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from reges_index.errors import ConfigError, InputError
+from reges_index.evaluation.checked import Count, Level, PathText, Seed, check_fields
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.experiments.lab import (
     COT_ADAPTER,
@@ -58,35 +61,46 @@ class ExperimentConfig:
         Folder of a trained fusion, or ``none``. None takes the shipped one where it fits the encoder.
     limit
         Only the first turns.
-    candidates, max_candidate_tokens, max_history_tokens, batch_size, train_sample, resamples, seed, level
+    candidates, candidate_counts, max_candidate_tokens, max_history_tokens
         As in `lab.LabSettings`.
+    batch_size, train_sample, resamples, seed, level
+        As in `lab.LabSettings`; at least 100 resamples.
+
+    Raises
+    ------
+    ConfigError
+        If a value is of another type or out of bounds.
     """
 
-    conversations: str
-    catalog: str
-    out: str
-    train: str | None = None
-    references: str | None = None
-    store: str | None = None
+    conversations: PathText
+    catalog: PathText
+    out: PathText
+    train: PathText | None = None
+    references: PathText | None = None
+    store: PathText | None = None
     name: str = "items"
     encoder: str | None = None
     more_encoders: Sequence[str] = ()
-    model: str | None = None
-    query_adapter: str | None = None
-    item_adapter: str | None = None
-    random_adapter: str | None = None
-    cot_adapter: str | None = None
+    model: PathText | None = None
+    query_adapter: PathText | None = None
+    item_adapter: PathText | None = None
+    random_adapter: PathText | None = None
+    cot_adapter: PathText | None = None
     dataset: str | None = None
-    fusion: str | None = None
-    limit: int | None = None
-    candidates: int = 50
-    max_candidate_tokens: int | None = None
-    max_history_tokens: int | None = None
-    batch_size: int = 8
-    train_sample: int = 200
-    resamples: int = 10_000
-    seed: int = 0
-    level: float = 0.95
+    fusion: PathText | None = None
+    limit: Count | None = None
+    candidates: Count = 50
+    candidate_counts: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 50)
+    max_candidate_tokens: Count | None = None
+    max_history_tokens: Count | None = None
+    batch_size: Count = 8
+    train_sample: Annotated[int, Field(ge=2)] = 200
+    resamples: Annotated[int, Field(ge=100)] = 10_000
+    seed: Seed = 0
+    level: Level = 0.95
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def paper_dataset(self) -> Dataset | None:
         """Return whose values of the paper apply."""
@@ -139,7 +153,8 @@ def _open_model(config: ExperimentConfig) -> LocalLM:
 def _open_catalogs(
     config: ExperimentConfig, data: EvaluationData
 ) -> tuple[ItemCatalog, dict[str, ItemCatalog]]:
-    from reges_index.catalog import ItemCatalog
+    from reges_index.catalog import ItemCatalog, LiveCatalog
+    from reges_index.catalog.place import open_catalog_at
 
     made = Path(config.out) / "store"
     if config.store is None:
@@ -147,9 +162,9 @@ def _open_catalogs(
             data.items, persist_dir=made, name=config.name, embed_model=config.encoder
         )
     else:
-        is_url = config.store.startswith(("http://", "https://"))
-        where: dict[str, Any] = {"url": config.store} if is_url else {"persist_dir": config.store}
-        catalog = ItemCatalog.open(**where, name=config.name, embed_model=config.encoder)
+        opened = open_catalog_at(config.store, config.name, config.encoder)
+        # All experiments read one version, whatever is swapped while they run.
+        catalog = opened.current if isinstance(opened, LiveCatalog) else opened
     more = {
         encoder: ItemCatalog.from_items(
             data.items, persist_dir=made, name=f"more-{number}", embed_model=encoder

@@ -24,7 +24,7 @@ from reges_index.item_expert.prompt import COT_SELECT_TMPL
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.local_lm import LocalLM
 
-__all__ = ["ChainOfThought", "FreeLLM", "Ranked", "Selecting", "System", "run_system"]
+__all__ = ["FREE_PROMPT", "ChainOfThought", "FreeLLM", "Ranked", "Selecting", "System", "run_system"]
 
 
 @runtime_checkable
@@ -57,12 +57,12 @@ def run_system(
     -------
     The predictions of ``turns``.
     """
-    log = PredictionLog(path, settings)
-    todo = [turn for turn in turns if turn.id not in log.finished]
-    todo.sort(key=lambda turn: sum(len(message.content) for message in turn.messages))
-    for start in range(0, len(todo), batch_size):
-        made = system.predict(todo[start : start + batch_size])
-        log.write([p.model_dump(mode="json", exclude_unset=True) for p in made])
+    with PredictionLog(path, settings) as log:
+        todo = [turn for turn in turns if turn.id not in log.finished]
+        todo.sort(key=lambda turn: sum(len(message.content) for message in turn.messages))
+        for start in range(0, len(todo), batch_size):
+            made = system.predict(todo[start : start + batch_size])
+            log.write([p.model_dump(mode="json", exclude_unset=True) for p in made])
     wanted = {turn.id for turn in turns}
     return [p for p in read_predictions(path) if p.id in wanted]
 
