@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reges_index.cli import finetune_fusion
 from reges_index.cli import finetune_parts as parts
 from reges_index.cli.finetune_parts import (
     load_base,
@@ -31,6 +32,10 @@ finetune_app = typer.Typer(
     rich_markup_mode="rich",
     help="Train both experts. Each step can be killed and run again; `run` does all of them from a recipe.",
 )
+finetune_app.command("fusion")(finetune_fusion.fusion)
+finetune_app.command("query-adapter")(finetune_fusion.query_adapter)
+finetune_app.command("fusion-negatives")(finetune_fusion.fusion_negatives)
+finetune_app.command("fusion-choice")(finetune_fusion.fusion_choice)
 
 
 @finetune_app.command("pseudo-queries")
@@ -148,7 +153,7 @@ def negatives(
     queries: Annotated[
         Path | None, typer.Option("--queries", help="Or queries that are there: JSONL with id and query.")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Negatives a turn; 50 in the paper.")] = 50,
+    top_k: parts.TopK = 50,
     model: Model = None,
     encoder: Encoder = None,
     store: Annotated[

@@ -109,7 +109,7 @@ class NegativesSettings(_Section):
 
 
 class Recipe(_Section):
-    """A run of all four steps.
+    """A run of all four steps, and of the fusion's where it is asked for.
 
     Attributes
     ----------
@@ -135,6 +135,9 @@ class Recipe(_Section):
         How hard negatives are mined.
     cot
         Train the item expert to write down preferences first (section 3.7.2).
+    fusion
+        Recipe of a fusion (`reges_index.fusion.recipe`), which is trained as the last step into the folder
+        ``fusion`` of the run, whatever ``out`` it names itself; None leaves it out.
     item_noun, item_plural
         What an item is called.
     """
@@ -152,6 +155,7 @@ class Recipe(_Section):
     item_expert: ExpertTraining | None = ExpertTraining()
     selection: dict[str, Any] = Field(default_factory=dict)
     cot: bool = False
+    fusion: Path | None = None
     item_noun: str = "movie"
     item_plural: str = "movies"
 
@@ -235,4 +239,5 @@ def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
     ]
     base = str(folder / recipe.base) if recipe.base.startswith((".", "..")) else recipe.base
     place = Path(out) if out is not None else folder / recipe.out
-    return recipe.model_copy(update={"data": tuple(data), "out": place, "base": base})
+    fusion = folder / recipe.fusion if recipe.fusion is not None else None
+    return recipe.model_copy(update={"data": tuple(data), "out": place, "base": base, "fusion": fusion})

@@ -14,6 +14,7 @@ from llama_index.core.llms.llm import LLM
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.encoder import encoder_identity
 from reges_index.errors import ModelError
+from reges_index.fusion.by_recipe import train_by_recipe
 from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.models.adapters import DataFile
 from reges_index.models.local_lm import LocalLM
@@ -88,14 +89,14 @@ class RecipeSteps:
             for part in recipe.data
         ]
         steps.append(self._train_query_expert)
-        if recipe.item_expert is None:
-            return steps
-        for part in recipe.data:
+        for part in recipe.data if recipe.item_expert is not None else ():
             if self._mines:
                 steps.append(lambda part=part: self._mine(part))  # type: ignore[misc]
             if recipe.cot:
                 steps.append(lambda part=part: self._write_reasoning(part))  # type: ignore[misc]
-        return [*steps, self._train_item_expert]
+        if recipe.item_expert is not None:
+            steps.append(self._train_item_expert)
+        return [*steps, self._train_fusion] if recipe.fusion is not None else steps
 
     def _write_queries(self, part: DataSet) -> Step:
         name = f"pseudo-queries.{part.name}"
@@ -261,6 +262,22 @@ class RecipeSteps:
             tuple(files),
             (self._checkpoints(self.data.item_dir),),
             everywhere=True,
+        )
+
+    def _train_fusion(self) -> Step:
+        fusion = self.data.fusion
+        assert fusion is not None  # the step is left out without
+        settings = {
+            "fit": fusion.fitted_with(),
+            "encoder": asdict(encoder_identity(self.embed_model or fusion.encoder)),
+            "data": [its.name for its in fusion.data],
+        }
+        return Step(
+            "fusion",
+            lambda: train_by_recipe(fusion, embed_model=self.embed_model).to_dict(),
+            (fusion.out,),
+            settings,
+            tuple(path for its in fusion.data for path in (its.conversations, its.catalog)),
         )
 
     def recommend(self) -> None:

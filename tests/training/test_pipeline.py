@@ -10,6 +10,7 @@ import pytest
 from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.errors import InputError, ModelError
+from reges_index.fusion import FusionModel
 from reges_index.item_expert import ReGeSRerank
 from reges_index.models import LocalLM
 from reges_index.models.adapters import load_manifest
@@ -18,6 +19,7 @@ from reges_index.training.negatives import read_negatives
 from reges_index.training.pipeline import run_recipe
 from reges_index.training.recipe import load_recipe
 from tests.catalog.hashing import HashingEmbedding
+from tests.fusion.recipes import write_recipe
 from tests.tiny import save_tiny
 
 from .films import items, turns
@@ -69,10 +71,10 @@ def run(folder, **options):
     return run_recipe(folder / "recipe.yaml", embed_model=HashingEmbedding(), **options)
 
 
-def change(folder, old, new):
-    text = (folder / "recipe.yaml").read_text()
+def change(folder, old, new, name="recipe.yaml"):
+    text = (folder / name).read_text()
     assert old in text
-    (folder / "recipe.yaml").write_text(text.replace(old, new))
+    (folder / name).write_text(text.replace(old, new))
 
 
 def test_both_experts_learn_load_and_change_the_output(folder):
@@ -259,3 +261,29 @@ def test_the_tiny_recipe_runs_on_a_tiny_model(tmp_path):
     written = next(step.report for step in report.steps if step.name == "pseudo-queries.books")
     assert written["written"] + len(written["empty"]) + len(written["leaked"]) == 8
     assert {step.report["steps"] for step in report.steps if step.name.endswith("-expert")} == {4}
+
+
+def test_a_fusion_is_the_last_step_and_skipped_when_done(folder):
+    films = folder / "films"
+    films.mkdir()
+    write_recipe(films)
+    text = RECIPE[: RECIPE.index("item_expert:")] + "item_expert: null\nfusion: films/fusion.yaml\n"
+    (folder / "recipe.yaml").write_text(text)
+    report = run(folder)
+    assert list(states(report)) == ["pseudo-queries.films", "query-expert", "fusion"]
+    assert report.fusion == str(folder / "run" / "fusion")
+    assert not (films / "made").exists()  # it belongs to this run
+    made = FusionModel.load(report.fusion)
+    assert report.steps[-1].report["cross_validation"]["all"]["films"]["pairs"] == 24
+    assert set(states(run(folder)).values()) == {"done before"}
+
+    change(films, "l2: 1.0e-3", "l2: 1.0e-1", "fusion.yaml")
+    assert [name for name, state in states(run(folder)).items() if state == "ran"] == ["fusion"]
+    assert FusionModel.load(report.fusion).fingerprint != made.fingerprint
+    assert (folder / "run" / "steps" / "set-aside" / "fusion-1" / "run" / "fusion" / "fusion.json").exists()
+    (folder / "run" / "fusion" / "fusion.safetensors").write_bytes(b"half")
+    assert states(run(folder))["fusion"] == "ran"
+
+    change(films, "turns.jsonl", "gone.jsonl", "fusion.yaml")
+    with pytest.raises(InputError, match=r"gone\.jsonl is no file"):
+        run(folder)
