@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from reges_index.catalog.item import Item
+from reges_index.dialogue import DialogueQueryBundle
 from reges_index.dialogue.measure import HFMeasure
 from reges_index.dialogue.messages import Message, Turn
 from reges_index.errors import ConfigError, InputError, StorageError, TrainingError
+from reges_index.item_expert import ReGeSRerank
 from reges_index.item_expert.prompt import PromptBudget, build_selection_prompt
 from reges_index.models.adapters import load_manifest
+from reges_index.query_expert import ReGeSQueryTransform
 from reges_index.query_expert.prompt import build_query_prompt, query_prompt_hash
 from reges_index.training.batches import merge_prefixes, pad_right, plan_epoch
 from reges_index.training.checkpoints import latest_checkpoint, whole_folder
@@ -246,7 +249,7 @@ def test_item_expert_learns(tmp_path):
     assert sum(result.losses[-6:]) < 0.8 * sum(result.losses[:6])
     manifest = load_manifest(result.adapter_dir)
     assert manifest.negatives == {"kind": "hard", "k": 3, "candidates_of": "turn"}
-    assert manifest.inference == {"max_candidate_tokens": 4}
+    assert manifest.inference["max_candidate_tokens"] == 4
 
 
 def test_chain_of_thought_answers_with_reasoning_then_the_item(tmp_path):
@@ -362,3 +365,52 @@ def test_the_base_comes_back_as_it_was(tmp_path):
 def test_module_names_that_the_base_lacks_are_named(tmp_path):
     with pytest.raises(ConfigError, match="lora_targets"):
         train_query_expert(TURNS, QUERIES, tiny_lm(), settings(lora_targets=("nope",)), tmp_path / "a")
+
+
+# -- what inference takes over -------------------------------------------------------------------------
+
+
+def test_a_dialogue_that_fits_in_training_is_not_cut_at_inference(tmp_path):
+    """The paper's budgets: 4,096 tokens of input, of which the dialogue may take what it needs."""
+    said = [
+        Message(role="assistant" if n % 2 else "user", content=f"I want something {'old ' * 40}, number {n}.")
+        for n in range(16)
+    ]
+    turn = Turn(id="long", dialog_id="long", messages=tuple(said), targets=("i0",))
+    options = settings(max_tokens=4000, max_steps=1, num_candidates=3, negatives="random")
+    lm = tiny_lm()
+    queries = train_query_expert([turn], {"long": "an old film"}, lm, options, tmp_path / "q").adapter_dir
+    items = train_item_expert([turn], ITEMS, {}, lm, options, tmp_path / "g").adapter_dir
+    [asked], _ = query_examples([turn], {"long": "an old film"}, lm, options)
+    [shown], report = selection_examples([turn], ITEMS, {}, lm, options)
+    assert len(asked.prompt_ids) > 1200
+    assert report.shortened_histories == 0
+
+    lm.load_adapter("query-expert", queries, role="query-expert")
+    lm.load_adapter("item-expert", items, role="item-expert")
+    bundle = DialogueQueryBundle.from_dialogue(turn)
+    prompt = ReGeSQueryTransform(lm).build_prompt(bundle)
+    assert lm.encode_chat(prompt.messages) == list(asked.prompt_ids)
+    text = lm.tokenizer.decode(shown.prompt_ids)
+    listed = sorted(
+        (item for item in ITEMS.values() if f"\n{item.title} (" in text),
+        key=lambda item: text.find(f"\n{item.title} ("),
+    )
+    rerank = ReGeSRerank(lm)
+    assert lm.encode_chat(rerank.build_prompt(listed, bundle).messages) == list(shown.prompt_ids)
+    assert rerank.budget.total < options.max_tokens  # the answer and the chat template have had their share
+    bare = ReGeSRerank(lm, adapter=None).build_prompt(listed, bundle)
+    assert bare.history.dropped > 0  # untrained, the default holds
+
+
+def test_less_room_in_training_is_less_at_inference(tmp_path):
+    options = settings(max_tokens=300, max_steps=1, max_history_tokens=40)
+    lm = tiny_lm()
+    inference = load_manifest(
+        train_query_expert(TURNS, QUERIES, lm, options, tmp_path / "q").adapter_dir
+    ).inference
+    assert inference == {"max_history_tokens": 40}
+    options = settings(max_tokens=420, max_steps=1, num_candidates=3, negatives="random")
+    manifest = load_manifest(train_item_expert(TURNS, ITEMS, {}, lm, options, tmp_path / "g").adapter_dir)
+    assert 300 < manifest.inference["max_input_tokens"] < 420
+    assert manifest.training["budgets"] == manifest.inference
