@@ -60,7 +60,7 @@ def train_loop(
     Raises
     ------
     TrainingError
-        If the loss is no number; the last good checkpoint is kept.
+        If the loss or the gradient's norm is no number; the last good checkpoint is kept.
     StorageError
         If a checkpoint cannot be written.
     """
@@ -72,7 +72,8 @@ def train_loop(
         ]
         loss, tokens = _add_gradients(model, batches, state, team)
         state.check(loss)
-        torch.nn.utils.clip_grad_norm_(state.named.values(), settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(state.named.values(), settings.max_grad_norm)
+        state.check_gradient(float(norm))
         state.optimizer.step()
         state.scheduler.step()
         state.optimizer.zero_grad()

@@ -16,7 +16,7 @@ from reges_index.models.adapters import load_manifest
 from reges_index.query_expert import ReGeSQueryTransform
 from reges_index.query_expert.prompt import build_query_prompt, query_prompt_hash
 from reges_index.training.batches import merge_prefixes, pad_right, plan_epoch
-from reges_index.training.checkpoints import latest_checkpoint, whole_folder
+from reges_index.training.checkpoints import latest_checkpoint, read_checkpoint, whole_folder
 from reges_index.training.config import ExpertTraining
 from reges_index.training.data import query_examples
 from reges_index.training.item_expert import train_item_expert
@@ -326,11 +326,36 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, backe
                 next(iter(self.named.values())).fill_(math.nan)
 
     monkeypatch.setattr(RunState, "finish_step", poison)
-    with pytest.raises(TrainingError, match="step 5 is nan"):
+    with pytest.raises(TrainingError, match="step 5 (is|has the norm) nan"):
         train_expert(examples(), lm, options, tmp_path / "a", role="query-expert", manifest_fields=FIELDS)
     assert latest_checkpoint(tmp_path / "a.run").name == "checkpoint-4"
     assert not (tmp_path / "a").exists()
     assert not any("lora" in name for name, _ in lm.model.named_parameters())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("backend", ["loop", "trl"])
+def test_a_gradient_that_is_no_number_stops_before_the_step(tmp_path, backend, value, monkeypatch):
+    """The loss is finite all the way, as when a backward pass overflows."""
+    options = settings(backend=backend, save_every_minutes=1e-9)
+    finish, weights = RunState.finish_step, {}
+
+    def poison(self, loss, **rest):
+        finish(self, loss, **rest)
+        weights.update(self.named)
+        if self.step == 4:
+            next(iter(self.named.values())).register_hook(lambda grad: grad.fill_(value))
+
+    monkeypatch.setattr(RunState, "finish_step", poison)
+    with pytest.raises(TrainingError, match="gradient of step 5 has the norm"):
+        train_expert(
+            examples(), tiny_lm(), options, tmp_path / "a", role="query-expert", manifest_fields=FIELDS
+        )
+    newest = latest_checkpoint(tmp_path / "a.run")
+    assert newest.name == "checkpoint-4"
+    kept = read_checkpoint(newest).tensors
+    assert all(torch.equal(kept[f"weight/{name}"], p.detach()) for name, p in weights.items())
+    assert all(bool(p.isfinite().all()) for p in weights.values())
 
 
 def test_a_full_disk_leaves_the_old_folder(tmp_path):
