@@ -326,7 +326,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, backe
                 next(iter(self.named.values())).fill_(math.nan)
 
     monkeypatch.setattr(RunState, "finish_step", poison)
-    with pytest.raises(TrainingError, match="step 5 (is|has the norm) nan"):
+    with pytest.raises(TrainingError, match=r"step 5 (is|has the norm) nan"):
         train_expert(examples(), lm, options, tmp_path / "a", role="query-expert", manifest_fields=FIELDS)
     assert latest_checkpoint(tmp_path / "a.run").name == "checkpoint-4"
     assert not (tmp_path / "a").exists()
