@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reges_index.catalog import read_items, resolve_encoder
 from reges_index.catalog.encoder import embed_queries, encoder_identity
+from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue import read_turns
 from reges_index.errors import ConfigError, InputError
 from reges_index.fusion.fit_adapter import AdapterTraining
@@ -122,7 +123,7 @@ def _sha256(path: Path) -> str:
 
 
 def read_recipe(path: str | Path) -> FusionRecipe:
-    """Read a recipe; its paths are relative to the file.
+    """Read a recipe; its paths are relative to the file, also an encoder's folder that begins with ``.``.
 
     Raises
     ------
@@ -148,6 +149,7 @@ def read_recipe(path: str | Path) -> FusionRecipe:
     folder = source.parent
     return recipe.model_copy(
         update={
+            "encoder": name_beside(folder, recipe.encoder),
             "out": folder / recipe.out,
             "cache": folder / recipe.cache,
             "data": tuple(

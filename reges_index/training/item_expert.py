@@ -86,11 +86,7 @@ def train_item_expert(
         role="item-expert" if reasoning is None else "item-expert-cot",
         manifest_fields={
             "name": "item-expert" if reasoning is None else "item-expert-cot",
-            "negatives": {
-                "kind": settings.negatives,
-                "k": settings.num_candidates,
-                "candidates_of": settings.candidates_of,
-            },
+            "negatives": _negatives(settings),
             **fields,
             "prompt_hash": selection_prompt_hash(template),
             "prompt_template": template.template,
@@ -100,3 +96,14 @@ def train_item_expert(
         resume=resume,
         run_dir=run_dir,
     )
+
+
+def _negatives(settings: ExpertTraining) -> dict[str, Any]:
+    """Return what the manifest says of the lists: with ``k_from``, k was drawn anew for each, up to ``k``."""
+    least = settings.num_candidates_from
+    return {
+        "kind": settings.negatives,
+        "k": settings.num_candidates,
+        **({"k_from": least} if least is not None else {}),
+        "candidates_of": settings.candidates_of,
+    }

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError
 from reges_index.query_expert.transform import QueryDecoding
@@ -197,6 +198,9 @@ class Recipe(_Section):
 def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
     """Read a recipe; its paths are relative to its own folder.
 
+    So are the folders of models (base, encoder, teacher) where they begin with ``.``: any other name may be
+    one of the hub.
+
     Parameters
     ----------
     path
@@ -237,7 +241,24 @@ def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
         )
         for part in recipe.data
     ]
-    base = str(folder / recipe.base) if recipe.base.startswith((".", "..")) else recipe.base
-    place = Path(out) if out is not None else folder / recipe.out
-    fusion = folder / recipe.fusion if recipe.fusion is not None else None
-    return recipe.model_copy(update={"data": tuple(data), "out": place, "base": base, "fusion": fusion})
+    teacher = recipe.teacher
+    if teacher is not None:
+        teacher = teacher.model_copy(update={"llm": name_beside(folder, teacher.llm)})
+    return recipe.model_copy(
+        update={
+            "data": tuple(data),
+            "out": Path(out) if out is not None else folder / recipe.out,
+            "base": name_beside(folder, recipe.base),
+            "encoder": name_beside(folder, recipe.encoder),
+            "teacher": teacher,
+            "query_expert": _beside(folder, recipe.query_expert),
+            "item_expert": None if recipe.item_expert is None else _beside(folder, recipe.item_expert),
+            "fusion": folder / recipe.fusion if recipe.fusion is not None else None,
+        }
+    )
+
+
+def _beside(folder: Path, settings: ExpertTraining) -> ExpertTraining:
+    if settings.start_from is None:
+        return settings
+    return settings.model_copy(update={"start_from": folder / settings.start_from})

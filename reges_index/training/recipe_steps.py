@@ -301,8 +301,13 @@ class RecipeSteps:
         return {"data": data, "base_revision": self.recipe.revision}
 
     def _training_key(self, settings: ExpertTraining) -> dict[str, Any]:
+        start = settings.start_from
         return {
-            "training": settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
+            "training": {
+                **settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
+                # Another round may have been trained into the same folder since.
+                "start_from": content_hash(start) if start is not None else None,
+            },
             "base": [self.recipe.base, self.recipe.revision],
             "item": [self.recipe.item_noun, self.recipe.item_plural],
         }

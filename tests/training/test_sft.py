@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.dialogue.measure import HFMeasure
 from reges_index.dialogue.messages import Message, Turn
-from reges_index.errors import ConfigError, InputError, StorageError, TrainingError
+from reges_index.errors import AdapterError, ConfigError, InputError, StorageError, TrainingError
 from reges_index.item_expert import ReGeSRerank
 from reges_index.item_expert.prompt import PromptBudget, build_selection_prompt
 from reges_index.models.adapters import load_manifest
@@ -24,6 +25,7 @@ from reges_index.training.query_expert import train_query_expert
 from reges_index.training.run_state import RunState
 from reges_index.training.selection_data import selection_examples
 from reges_index.training.sft import _lora, train_expert
+from reges_index.training.steps import content_hash
 from reges_index.training.trainer_loop import answer_loss
 from tests.tiny import tiny_lm
 
@@ -439,3 +441,77 @@ def test_less_room_in_training_is_less_at_inference(tmp_path):
     manifest = load_manifest(train_item_expert(TURNS, ITEMS, {}, lm, options, tmp_path / "g").adapter_dir)
     assert 300 < manifest.inference["max_input_tokens"] < 420
     assert manifest.training["budgets"] == manifest.inference
+
+
+# -- going on from an adapter --------------------------------------------------------------------------
+
+
+def test_going_on_from_an_adapter_begins_with_its_weights(tmp_path, monkeypatch):
+    first = train_query_expert(TURNS, QUERIES, tiny_lm(), settings(epochs=5), tmp_path / "first")
+    saved = load_file(tmp_path / "first" / "adapter_model.safetensors")
+    begun = {}
+
+    def remember(self, *args, made=RunState.__init__, **options):
+        made(self, *args, **options)
+        begun.update({name.replace(".default", ""): p.detach().clone() for name, p in self.named.items()})
+
+    monkeypatch.setattr(RunState, "__init__", remember)
+    again = settings(epochs=1, start_from=tmp_path / "first", learning_rate=1e-4)
+    second = train_query_expert(TURNS, QUERIES, tiny_lm(), again, tmp_path / "second")
+    assert begun.keys() == saved.keys()
+    assert all(torch.equal(begun[name], saved[name]) for name in saved)
+    assert second.losses[0] < 0.75 * first.losses[0]
+    training = load_manifest(second.adapter_dir).training
+    assert training["start_from"] == content_hash(tmp_path / "first")
+
+
+@pytest.mark.parametrize("changes", [{"lora_r": 8}, {"lora_targets": ("q_proj",)}])
+def test_an_adapter_of_another_shape_is_no_start(tmp_path, changes):
+    train_query_expert(TURNS, QUERIES, tiny_lm(), settings(max_steps=1), tmp_path / "first")
+    lm = tiny_lm()
+    with pytest.raises(ConfigError, match=r"start_from: .* other LoRA layers"):
+        train_query_expert(
+            TURNS, QUERIES, lm, settings(start_from=tmp_path / "first", **changes), tmp_path / "second"
+        )
+    assert not any("lora" in name for name, _ in lm.model.named_parameters())
+
+
+def test_an_adapter_of_another_role_or_base_is_no_start(tmp_path):
+    train_query_expert(TURNS, QUERIES, tiny_lm(), settings(max_steps=1), tmp_path / "first")
+    start = {"start_from": tmp_path / "first"}
+    options = settings(num_candidates=3, negatives="random", **start)
+    with pytest.raises(AdapterError, match="trained as query-expert, not as item-expert"):
+        train_item_expert(TURNS, ITEMS, {}, tiny_lm(), options, tmp_path / "second")
+    with pytest.raises(AdapterError, match="was trained on tiny-llama-0"):
+        train_query_expert(TURNS, QUERIES, tiny_lm("qwen2"), settings(**start), tmp_path / "second")
+
+
+def test_a_checkpoint_of_another_start_is_refused(tmp_path):
+    for seed, name in enumerate(("one", "two")):
+        train_query_expert(TURNS, QUERIES, tiny_lm(), settings(max_steps=1, seed=seed), tmp_path / name)
+    for name, fails in (("one", False), ("one", False), ("two", True)):
+        options = settings(max_steps=2, start_from=tmp_path / name)
+        if not fails:
+            train_query_expert(TURNS, QUERIES, tiny_lm(), options, tmp_path / "out")
+            continue
+        with pytest.raises(TrainingError, match="other data or settings"):
+            train_query_expert(TURNS, QUERIES, tiny_lm(), options, tmp_path / "out")
+
+
+def test_lists_vary_between_the_bounds_and_are_the_same_for_a_seed(tmp_path):
+    turns = [turn for number in range(20) for turn in dialogue(number)]
+    lm = tiny_lm()
+
+    def lengths(**changes):
+        options = settings(num_candidates=6, num_candidates_from=2, negatives="random", **changes)
+        made, _ = selection_examples(turns, ITEMS, {}, lm, options)
+        return [lm.tokenizer.decode(e.prompt_ids).count("A film about") - 1 for e in made]
+
+    assert set(lengths()) == {2, 3, 4, 5, 6}
+    assert lengths() == lengths()
+    assert lengths(seed=1) != lengths()
+    with pytest.raises(ConfigError, match="num_candidates_from=7 is more than num_candidates=6"):
+        ExpertTraining.parse({"num_candidates": 6, "num_candidates_from": 7})
+    options = settings(num_candidates=6, num_candidates_from=2, negatives="random", max_steps=1)
+    manifest = load_manifest(train_item_expert(TURNS, ITEMS, {}, lm, options, tmp_path / "g").adapter_dir)
+    assert manifest.negatives == {"kind": "random", "k": 6, "k_from": 2, "candidates_of": "turn"}
