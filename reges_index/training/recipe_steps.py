@@ -22,13 +22,14 @@ from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.annotate import TeacherReport
 from reges_index.training.config import ExpertTraining
-from reges_index.training.cot import REASONING_PROMPT_HASH, read_reasoning, write_reasoning
+from reges_index.training.cot import REASONING_PROMPT_HASH, REASONING_TOKENS, read_reasoning, write_reasoning
 from reges_index.training.item_expert import train_item_expert
 from reges_index.training.leaks import TitleLeaks
 from reges_index.training.negatives import mine_negatives, read_negatives
 from reges_index.training.provenance import data_file, recommend
 from reges_index.training.pseudo_queries import (
     PSEUDO_QUERY_PROMPT_HASH,
+    QUERY_TOKENS,
     read_pseudo_queries,
     write_pseudo_queries,
 )
@@ -103,23 +104,31 @@ class RecipeSteps:
         if part.pseudo_queries is not None:
             return Step(name, lambda: self._look_at(part), (), {"given": True}, (part.pseudo_queries,))
         out = self.data.queries_file(part)
-        return self._write_notes(name, part, out, write_pseudo_queries, PSEUDO_QUERY_PROMPT_HASH)
+        return self._write_notes(
+            name, part, out, write_pseudo_queries, PSEUDO_QUERY_PROMPT_HASH, QUERY_TOKENS
+        )
 
     def _write_reasoning(self, part: DataSet) -> Step:
         name = f"reasoning.{part.name}"
         if part.reasoning is not None:
             return Step(name, lambda: {"given": str(part.reasoning)}, (), {"given": True}, (part.reasoning,))
         out = self.data.reasoning_file(part)
-        return self._write_notes(name, part, out, write_reasoning, REASONING_PROMPT_HASH)
+        return self._write_notes(name, part, out, write_reasoning, REASONING_PROMPT_HASH, REASONING_TOKENS)
 
     def _write_notes(
-        self, name: str, part: DataSet, out: Path, write: Callable[..., TeacherReport], prompt: str
+        self,
+        name: str,
+        part: DataSet,
+        out: Path,
+        write: Callable[..., TeacherReport],
+        prompt: str,
+        answer_tokens: int,
     ) -> Step:
         def run() -> Mapping[str, Any]:
             report = write(
                 self.data.turns[part.name],
                 self.data.items[part.name],
-                self._open_teacher(),
+                self._open_teacher(answer_tokens),
                 out,
                 **self._teacher_options(name),
             )
@@ -312,12 +321,12 @@ class RecipeSteps:
             "item": [self.recipe.item_noun, self.recipe.item_plural],
         }
 
-    def _open_teacher(self) -> LLM | LocalLM:
+    def _open_teacher(self, answer_tokens: int) -> LLM | LocalLM:
         if self.teacher is not None:
             return self.teacher
         choice = self.recipe.teacher
         assert choice is not None  # checked when the recipe was read
-        return open_teacher(choice.llm, choice.settings)
+        return open_teacher(choice.llm, choice.settings.for_answers_of(answer_tokens))
 
     def _teacher_options(self, step: str) -> dict[str, Any]:
         options: dict[str, Any] = {"domain": self.recipe.domain, "progress": self._progress(step)}

@@ -177,6 +177,7 @@ def test_a_teacher_writes_what_is_missing_and_failed_turns_are_asked_for_again(f
         "pseudo-queries.films", "query-expert", "negatives.films", "reasoning.films", "item-expert-cot",
     ]  # fmt: skip
     assert len(server.prompts) - asked == 1 + 16
+    assert server.limits[asked:] == [128] + [256] * 16  # a query; two or three sentences
     manifest = load_manifest(report.item_expert)
     assert (manifest.role, "step by step" in manifest.prompt_template) == ("item-expert-cot", True)
 
