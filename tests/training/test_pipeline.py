@@ -143,6 +143,18 @@ def test_recommended_settings_may_change_without_training(folder):
     assert set(states(report).values()) == {"done before"}
     assert load_manifest(report.item_expert).inference["length_penalty"] == 0.5
     assert "length_penalty" in (Path(report.item_expert) / "README.md").read_text()
+    trained = load_manifest(report.item_expert).training["budgets"]["max_history_tokens"]
+    (folder / "recipe.yaml").write_text(RECIPE + "selection: {max_history_tokens: 33}\n")
+    run(folder)
+    assert load_manifest(report.item_expert).inference["max_history_tokens"] == 33
+
+    change(folder, "decoding: {max_new_tokens: 12}\n", "")
+    change(folder, "selection: {max_history_tokens: 33}\n", "")
+    report = run(folder)
+    assert "decoding" not in load_manifest(report.query_expert).inference
+    assert set(load_manifest(report.item_expert).inference) == {"max_history_tokens", "max_input_tokens"}
+    assert load_manifest(report.item_expert).inference["max_history_tokens"] == trained
+    assert "length_penalty" not in (Path(report.item_expert) / "README.md").read_text()
 
 
 def test_random_negatives_need_no_mining_and_no_item_expert_is_fine(folder):
