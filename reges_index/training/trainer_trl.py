@@ -99,7 +99,8 @@ def train_trl(
     if settings.gradient_accumulation % team.size:
         raise ConfigError(
             f"{team.size} processes cannot share {settings.gradient_accumulation} micro-batches evenly",
-            hint=f"set gradient_accumulation, which counts those of all, to a multiple of {team.size}",
+            hint=f"set gradient_accumulation, which counts those of all, to a multiple of {team.size}; with "
+            "batch_size divided by as much the steps stay as large",
         )
     rows = [example for step in left for part in step for example in part]
     dataset = datasets.Dataset.from_dict(
