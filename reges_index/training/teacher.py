@@ -149,7 +149,6 @@ class Teacher:
 
     def __post_init__(self) -> None:
         self._backend = resolve_backend(self.llm, role="teacher")
-        self.settings = self.settings.for_answers_of(ANSWER_TOKENS)
 
     @property
     def name(self) -> str:
@@ -170,8 +169,11 @@ class Teacher:
     @property
     def max_prompt_tokens(self) -> int:
         """Most tokens that a prompt may have."""
-        answer = self.settings.max_new_tokens or ANSWER_TOKENS
-        return min(self.settings.max_input_tokens, self._backend.context_window - answer)
+        return min(self.settings.max_input_tokens, self._backend.context_window - self._answer_tokens)
+
+    @property
+    def _answer_tokens(self) -> int:
+        return self.settings.max_new_tokens or ANSWER_TOKENS
 
     async def ask(self, messages: Sequence[ChatMessage]) -> TeacherAnswer:
         """Ask one question and wait for the answer.
@@ -199,7 +201,7 @@ class Teacher:
 
     def _ask_here(self, backend: LocalBackend, messages: Sequence[ChatMessage]) -> TeacherAnswer:
         [[done]] = backend.lm.generate(
-            [messages], adapter=backend.adapter, max_new_tokens=self.settings.max_new_tokens
+            [messages], adapter=backend.adapter, max_new_tokens=self._answer_tokens
         )
         return TeacherAnswer(
             done.text, done.prompt_tokens, done.new_tokens, cut=done.finish_reason == "length"
