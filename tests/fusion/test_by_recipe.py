@@ -164,3 +164,12 @@ def test_the_script_is_a_face_of_the_commands(tmp_path, fusion):
         assert "nowhere.yaml: cannot be read" in " ".join(done.stderr.split())
     done = subprocess.run([*script, "fits"], capture_output=True, text=True, timeout=280)
     assert (done.returncode, "train_fusion.py fit" in done.stderr) == (2, True)
+
+
+def test_a_query_tower_is_a_part_of_the_query_adapter(tmp_path):
+    text = RECIPE + "query_tower: {epochs: 1, batch_size: 12, lora_r: 2, max_tokens: 32}\n"
+    call("query-adapter", write_recipe(tmp_path, text), "--out", tmp_path / "alone")
+    model = FusionModel.load(tmp_path / "alone")
+    assert model.tower is not None
+    assert model.manifest["tower"] == model.tower.fingerprint
+    assert {name for name in FEATURES if model.known.uses(name)} <= {"adapted", "again_adapted"}
