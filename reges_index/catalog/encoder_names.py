@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from reges_index.errors import ConfigError
 
-__all__ = ["DEFAULT_ENCODER", "ENCODER_PRESETS", "EncoderName", "Named", "parse_encoder_name"]
+__all__ = ["DEFAULT_ENCODER", "ENCODER_PRESETS", "EncoderName", "Named", "name_beside", "parse_encoder_name"]
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -67,6 +68,17 @@ class Named(Protocol):
     def encoder_name(self) -> EncoderName:
         """Its name."""
         ...
+
+
+def name_beside(folder: Path, name: str) -> str:
+    """Return a model's name as a file in ``folder`` means it.
+
+    A name that begins with ``.`` is a folder beside that file, one with ``~`` a folder below home; all
+    others, such as ``org/model``, stay as they are.
+    """
+    if name.startswith("."):
+        return str(folder / name)
+    return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
 def parse_encoder_name(name: str | None) -> EncoderName:

@@ -133,10 +133,12 @@ def _encoder() -> Finding:
 
 def _adapters() -> list[Finding]:
     from reges_index.models import LocalLM, load_manifest
+    from reges_index.models.adapters import check_files
 
     found = []
     for name, folder in LocalLM.shipped_adapters().items():
         try:
+            check_files(folder)
             manifest = load_manifest(folder)
         except ReGeSError as error:
             found.append(Finding(f"adapter {name}", "problem", str(error)))

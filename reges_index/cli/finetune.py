@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reges_index.cli import finetune_fusion
 from reges_index.cli import finetune_parts as parts
 from reges_index.cli.finetune_parts import (
     load_base,
@@ -31,6 +32,10 @@ finetune_app = typer.Typer(
     rich_markup_mode="rich",
     help="Train both experts. Each step can be killed and run again; `run` does all of them from a recipe.",
 )
+finetune_app.command("fusion")(finetune_fusion.fusion)
+finetune_app.command("query-adapter")(finetune_fusion.query_adapter)
+finetune_app.command("fusion-negatives")(finetune_fusion.fusion_negatives)
+finetune_app.command("fusion-choice")(finetune_fusion.fusion_choice)
 
 
 @finetune_app.command("pseudo-queries")
@@ -42,7 +47,10 @@ def pseudo_queries(
     concurrency: parts.Concurrency = 4,
     max_retries: parts.MaxRetries = 5,
     timeout: parts.Timeout = 120.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer in tokens; 128 by default, 256 with --reasoning."),
+    ] = None,
     price_in: parts.PriceIn = None,
     price_out: parts.PriceOut = None,
     keep_leaks: parts.KeepLeaks = False,
@@ -55,20 +63,21 @@ def pseudo_queries(
     as_json: AsJson = False,
 ) -> None:
     """Let a teacher write each turn's search query, with the true items in sight (section 2.3)."""
-    from reges_index.training.cot import write_reasoning
-    from reges_index.training.pseudo_queries import write_pseudo_queries
+    from reges_index.training.cot import REASONING_TOKENS, write_reasoning
+    from reges_index.training.pseudo_queries import QUERY_TOKENS, write_pseudo_queries
     from reges_index.training.teacher import TeacherSettings
     from reges_index.training.teacher_spec import open_teacher
 
+    longest = max_new_tokens or (REASONING_TOKENS if reasoning else QUERY_TOKENS)
     settings = TeacherSettings(
-        concurrency=concurrency, max_retries=max_retries, timeout_s=timeout, max_new_tokens=max_new_tokens,
+        concurrency=concurrency, max_retries=max_retries, timeout_s=timeout, max_new_tokens=longest,
         price_in=price_in, price_out=price_out,
     )  # fmt: skip
     turns, items = read_all_turns(conversations), read_all_items(catalog)
     write = write_reasoning if reasoning else write_pseudo_queries
     with progress_bars(quiet) as bar:
         report = write(
-            turns, items, open_teacher(teacher, settings, max_answer_tokens=max_new_tokens), out,
+            turns, items, open_teacher(teacher, settings), out,
             settings=settings, domain=parse_domain(domain), filter_leaks=not keep_leaks,
             progress=bar and bar("turns"),
         )  # fmt: skip
@@ -87,6 +96,8 @@ def pseudo_queries(
                 "naming a target twice, left out": report.leaked, "empty twice, left out": report.empty,
             }
         )  # fmt: skip
+        if report.answers_cut:
+            console.print(f"  {report.answers_cut:,} answers cut at {longest} tokens; see --max-new-tokens")
     if report.failed:
         name, reason = next(iter(report.failed.items()))
         raise ModelError(
@@ -148,7 +159,7 @@ def negatives(
     queries: Annotated[
         Path | None, typer.Option("--queries", help="Or queries that are there: JSONL with id and query.")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Negatives a turn; 50 in the paper.")] = 50,
+    top_k: parts.TopK = 50,
     model: Model = None,
     encoder: Encoder = None,
     store: Annotated[

@@ -51,6 +51,7 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data; 1
 LearningRate = Annotated[float | None, typer.Option(min=0, help="1e-4 in the paper (2B, 8B).")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples a forward; 2 in the paper.")]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Stop after this many optimizer steps.")]
+TopK = Annotated[int, typer.Option("--top-k", min=1, help="Negatives a turn; 50 in the paper.")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, order and candidates.")]
 NoResume = Annotated[bool, typer.Option("--no-resume", help="Start anew, whatever checkpoints are there.")]
 

@@ -8,7 +8,7 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.schema import QueryBundle
 
-from reges_index.dialogue.messages import Dialogue, to_messages
+from reges_index.dialogue.messages import SPEAKERS, Dialogue, to_messages
 from reges_index.dialogue.render import render_history
 
 __all__ = ["DialogueQueryBundle", "dialogue_of"]
@@ -57,7 +57,12 @@ class DialogueQueryBundle(QueryBundle):
 
 
 def dialogue_of(bundle: QueryBundle) -> tuple[ChatMessage, ...]:
-    """Return the dialogue behind a bundle; a plain bundle counts as one message of the user."""
-    if isinstance(bundle, DialogueQueryBundle) and bundle.messages:
-        return bundle.messages
+    """Return the dialogue behind a bundle; a plain bundle counts as one message of the user.
+
+    Messages that neither seeker nor recommender said are left out, whoever has put them into the bundle.
+    """
+    if isinstance(bundle, DialogueQueryBundle):
+        said = tuple(message for message in bundle.messages if message.role in SPEAKERS)
+        if said:
+            return said
     return (ChatMessage(role=MessageRole.USER, content=bundle.query_str),)

@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from reges_index.errors import InputError
 
-__all__ = ["Dialogue", "Message", "Turn", "read_conversation", "read_turns", "to_messages"]
+__all__ = ["SPEAKERS", "Dialogue", "Message", "Turn", "read_conversation", "read_turns", "to_messages"]
+
+
+SPEAKERS = (MessageRole.USER, MessageRole.ASSISTANT)
+"""Roles of seeker and recommender."""
+
+# Roles of LlamaIndex and chat APIs that are no part of a dialogue between the two.
+_ASIDES = frozenset(role.value for role in MessageRole if role not in SPEAKERS)
 
 
 class Message(BaseModel):
@@ -35,7 +42,8 @@ class Turn(BaseModel):
     dialog_id
         The dialogue that the turn is from; intervals are computed over dialogues.
     messages
-        Everything said before the recommendation, oldest first.
+        Everything said before the recommendation, oldest first. Messages of the roles of chat APIs that are
+        neither seeker nor recommender (``system``, ``tool``, ...) are left out, as by `to_messages`.
     targets
         Ids of the items that were recommended. Empty when unknown.
     mentioned
@@ -49,6 +57,13 @@ class Turn(BaseModel):
     messages: tuple[Message, ...]
     targets: tuple[str, ...] = ()
     mentioned: tuple[str, ...] | None = None
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _without_asides(cls, messages: Any) -> Any:
+        if not isinstance(messages, (list, tuple)):
+            return messages
+        return [m for m in messages if not _is_aside(m)]
 
     @property
     def chat(self) -> tuple[ChatMessage, ...]:
@@ -80,7 +95,7 @@ def to_messages(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
         found = dialogue.chat
     else:
         found = tuple(_to_message(m, number) for number, m in enumerate(dialogue, 1))
-    found = tuple(m for m in found if m.role in (MessageRole.USER, MessageRole.ASSISTANT))
+    found = tuple(m for m in found if m.role in SPEAKERS)
     if not any((m.content or "").strip() for m in found):
         raise InputError(
             "the dialogue is empty: it has no message with text from the user or the assistant",
@@ -89,10 +104,9 @@ def to_messages(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
     return found
 
 
-# Roles of LlamaIndex and chat APIs that are no part of a dialogue between seeker and recommender.
-_ASIDES = frozenset(
-    role.value for role in MessageRole if role not in (MessageRole.USER, MessageRole.ASSISTANT)
-)
+def _is_aside(message: Any) -> bool:
+    role = message.get("role") if isinstance(message, Mapping) else None
+    return isinstance(role, str) and role in _ASIDES
 
 
 def _to_message(message: Any, number: int) -> ChatMessage:
@@ -100,7 +114,7 @@ def _to_message(message: Any, number: int) -> ChatMessage:
         return message
     if isinstance(message, Message):
         return ChatMessage(role=message.role, content=message.content)
-    if isinstance(message, Mapping) and message.get("role") in _ASIDES:
+    if isinstance(message, Mapping) and _is_aside(message):
         return ChatMessage(role=message["role"], content=None)  # left out by the caller
     try:
         checked = Message.model_validate(message)

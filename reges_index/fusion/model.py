@@ -162,7 +162,7 @@ class FusionModel:
             if not (folder / name).is_file():
                 raise ModelNotFoundError(
                     f"{folder / name}: no such file",
-                    hint="a fusion model is a folder made by finetune/train_fusion.py",
+                    hint="a fusion model is a folder made by `reges finetune fusion`",
                 )
         try:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
@@ -172,7 +172,7 @@ class FusionModel:
         if manifest.get("format") not in _READABLE or manifest.get("features") != list(FEATURES):
             raise ModelError(
                 f"{folder} has format {manifest.get('format')!r} or other features than this version's",
-                hint="train it again with finetune/train_fusion.py",
+                hint="train it again with `reges finetune fusion`",
             )
         try:
             counts = {name: tensors[f"statistics.{name}"] for name in _STATISTICS}

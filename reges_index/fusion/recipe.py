@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reges_index.catalog import read_items, resolve_encoder
 from reges_index.catalog.encoder import embed_queries, encoder_identity
+from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue import read_turns
 from reges_index.errors import ConfigError, InputError
 from reges_index.fusion.fit_adapter import AdapterTraining
@@ -23,6 +24,9 @@ from reges_index.fusion.fit_tower import TowerTraining
 from reges_index.fusion.fit_weights import WeightTraining
 from reges_index.fusion.fitting import TrainSet
 from reges_index.fusion.training import FusionTraining, Workbench
+
+if TYPE_CHECKING:
+    from llama_index.core.base.embeddings.base import BaseEmbedding
 
 __all__ = ["FusionRecipe", "VectorCache", "read_recipe"]
 
@@ -75,13 +79,13 @@ class FusionRecipe(BaseModel):
         """Settings of the fit."""
         return FusionTraining(self.adapter, self.weights, self.folds, tower=self.query_tower)
 
-    def bench(self) -> Workbench:
-        """Return what a query tower is trained with."""
-        return Workbench(resolve_encoder(self.encoder), self.cache)
+    def bench(self, embed_model: BaseEmbedding | None = None) -> Workbench:
+        """Return what a query tower is trained with; an encoder that is given goes before the recipe's."""
+        return Workbench(resolve_encoder(embed_model or self.encoder), self.cache)
 
-    def manifest(self) -> dict[str, Any]:
-        """Return what the model records: encoder, data by hash, settings, versions."""
-        identity = encoder_identity(self.encoder)
+    def manifest(self, embed_model: BaseEmbedding | None = None) -> dict[str, Any]:
+        """Return what the model records: encoder (as for `bench`), data by hash, settings, versions."""
+        identity = encoder_identity(embed_model or self.encoder)
         return {
             "encoder": {
                 "name": identity.name,
@@ -95,13 +99,17 @@ class FusionRecipe(BaseModel):
                 }
                 for its in self.data
             ],
-            "settings": self.model_dump(mode="json", include={"folds", "adapter", "weights", "query_tower"}),
+            "settings": self.fitted_with(),
             "versions": {name: version(name) for name in ("reges-index", "torch", "numpy", "bm25s", "peft")},
         }
 
-    def train_sets(self) -> list[TrainSet]:
-        """Read and embed all data sets."""
-        cache = VectorCache(self.cache, self.encoder)
+    def fitted_with(self) -> dict[str, Any]:
+        """Return the settings of the fit as plain data."""
+        return self.model_dump(mode="json", include={"folds", "adapter", "weights", "query_tower"})
+
+    def train_sets(self, embed_model: BaseEmbedding | None = None) -> list[TrainSet]:
+        """Read and embed all data sets; encoder as for `bench`."""
+        cache = VectorCache(self.cache, embed_model or self.encoder)
         return [
             TrainSet.build(
                 its.name, read_turns(its.conversations), read_items(its.catalog), cache.texts, cache.queries
@@ -115,7 +123,7 @@ def _sha256(path: Path) -> str:
 
 
 def read_recipe(path: str | Path) -> FusionRecipe:
-    """Read a recipe; its paths are relative to the file.
+    """Read a recipe; its paths are relative to the file, also an encoder's folder that begins with ``.``.
 
     Raises
     ------
@@ -141,6 +149,7 @@ def read_recipe(path: str | Path) -> FusionRecipe:
     folder = source.parent
     return recipe.model_copy(
         update={
+            "encoder": name_beside(folder, recipe.encoder),
             "out": folder / recipe.out,
             "cache": folder / recipe.cache,
             "data": tuple(
@@ -164,7 +173,7 @@ class VectorCache:
         As for `resolve_encoder`; it is loaded only when something is missing.
     """
 
-    def __init__(self, folder: Path, encoder: str) -> None:
+    def __init__(self, folder: Path, encoder: BaseEmbedding | str) -> None:
         self._folder, self._encoder = folder, encoder
         self._identity = encoder_identity(encoder)
 

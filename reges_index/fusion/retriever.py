@@ -218,5 +218,5 @@ def _check_encoder(catalog: ItemCatalog, model: FusionModel) -> None:
         raise EncoderMismatchError(
             f"the fusion model was trained with encoder {name!r} of dimension {dimension}, catalog "
             f"{catalog.name!r} has {catalog.encoder.name!r} of dimension {catalog.encoder.dimension}",
-            hint="use the default encoder, or train a model for yours with finetune/train_fusion.py",
+            hint="use the default encoder, or train a model for yours with `reges finetune fusion`",
         )

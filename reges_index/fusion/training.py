@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from reges_index.fusion.fit_weights import Example, WeightTraining, adjust_repea
 from reges_index.fusion.fitting import TrainSet, observations, split
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.scorer import Scorer
-from reges_index.fusion.scoring import SOURCES, feature_matrix
+from reges_index.fusion.scoring import SOURCES, check_sources, feature_matrix
 from reges_index.fusion.statistics import ItemStatistics
 from reges_index.fusion.tower import QueryTower, tower_base
 
@@ -33,6 +33,7 @@ __all__ = [
     "OutOfFold",
     "Workbench",
     "cross_validate",
+    "features_outside",
     "fit_fusion",
     "out_of_fold",
     "ranked_out_of_fold",
@@ -46,6 +47,24 @@ Floats = npt.NDArray[np.float32]
 _OF_THE_DOMAIN = tuple(
     name for source in ("popularity", "together", "adapter", "item") for name in SOURCES[source]
 )
+
+
+# What `adjust_repeats` moves.
+_REPEATS = "is_named"
+
+
+def features_outside(sources: Collection[str] | None) -> frozenset[str]:
+    """Return the features of no source among these, such as ("adapter",); none where all may have weight.
+
+    Raises
+    ------
+    InputError
+        If a source's name is unknown.
+    """
+    if sources is None:
+        return frozenset()
+    inside = {name for source in check_sources(sources) for name in SOURCES[source]}
+    return frozenset(FEATURES) - inside
 
 
 @dataclass(frozen=True)
@@ -185,7 +204,7 @@ def out_of_fold(
 
 
 def cross_validate(
-    made: OutOfFold, settings: WeightTraining, *, without: Sequence[str] = ()
+    made: OutOfFold, settings: WeightTraining, *, without: Collection[str] = ()
 ) -> dict[str, list[dict[str, float]]]:
     """Return recall at 1, 10 and 50 of each set by protocol; each fold is judged by weights of the others."""
     ranks: dict[str, list[list[int]]] = {"all": [[] for _ in made.folds], "new": [[] for _ in made.folds]}
@@ -210,7 +229,7 @@ def ranked_out_of_fold(
     """Return what a fusion that has not seen the turn ranks highest: for each set, one list a turn.
 
     These are the candidates that the item expert will meet, so they are its hard negatives for a second
-    round; see ``finetune/train_fusion.py negatives``.
+    round; see `reges_index.training.fusion_negatives`.
 
     Returns
     -------
@@ -245,6 +264,8 @@ def fit_fusion(
     manifest: Mapping[str, Any],
     made: OutOfFold | None = None,
     bench: Workbench | None = None,
+    *,
+    without: Collection[str] = (),
 ) -> FusionModel:
     """Train everything on train sets.
 
@@ -256,13 +277,20 @@ def fit_fusion(
         The out-of-fold examples where they have been made already.
     bench
         As for `out_of_fold`.
+    without
+        Features that get no weight, such as `features_outside` gives.
     """
     made = out_of_fold(sets, settings, bench) if made is None else made
     examples = [example for its in made.examples for example in its]
     model = _parts(sets, [np.arange(len(train.turns)) for train in sets], settings, bench)
-    known = fit_scorer(examples, settings.weights, seed=settings.seed)
-    unknown = fit_scorer(examples, settings.weights, without=_OF_THE_DOMAIN, seed=settings.seed)
+    known = fit_scorer(examples, settings.weights, without=without, seed=settings.seed)
+    elsewhere = {*without, *_OF_THE_DOMAIN}
+    # Where nothing else may have weight, what was learnt of this domain is still better than nothing.
+    unknown = known
+    if not elsewhere.issuperset(FEATURES):
+        unknown = fit_scorer(examples, settings.weights, without=elsewhere, seed=settings.seed)
     share = settings.weights.repeat_share
-    if share is not None:  # a habit of the data sets; of a catalog unlike theirs nothing is known
+    # A habit of the data sets; of a catalog unlike theirs nothing is known.
+    if share is not None and _REPEATS not in without:
         known = adjust_repeats(examples, known, share)
     return replace(model, known=known, unknown=unknown, manifest=manifest)

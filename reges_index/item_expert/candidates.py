@@ -10,7 +10,7 @@ from reges_index.catalog.item import Item
 from reges_index.dialogue.measure import TextMeasure
 from reges_index.dialogue.text import one_line
 
-__all__ = ["CANDIDATE_FORMAT", "RenderedCandidates", "candidate_labels", "render_candidates"]
+__all__ = ["CANDIDATE_FORMAT", "RenderedCandidates", "candidate_labels", "label_tokens", "render_candidates"]
 
 # Part of every item-expert prompt hash: change it whenever labels or lines below change.
 CANDIDATE_FORMAT = "candidates-v1"
@@ -57,6 +57,11 @@ def candidate_labels(items: Sequence[Item]) -> tuple[str, ...]:
     )
 
 
+def label_tokens(items: Sequence[Item], measure: TextMeasure) -> int:
+    """Return how many tokens a list of these candidates takes at least: their labels, a line each."""
+    return sum(measure.count(label + "\n") for label in candidate_labels(items))
+
+
 def _details(item: Item, label: str) -> str:
     # Facts first, abstract last: under a small budget the facts are what is left.
     year = f" ({item.year})" if item.year is not None and not label.endswith(f"({item.year})") else ""
@@ -98,18 +103,18 @@ def render_candidates(
     """
     labels = candidate_labels(items)
     details = [_details(item, label) for item, label in zip(items, labels, strict=True)]
-    label_tokens = sum(measure.count(label + "\n") for label in labels)
+    least = label_tokens(items, measure)
     sizes = [measure.count(text) for text in details]
     cap = max_detail_tokens
     if budget is not None:
-        room = budget - label_tokens
+        room = budget - least
         if room < 0:
-            raise ValueError(f"{len(items)} labels need {label_tokens} tokens, the budget is {budget}")
+            raise ValueError(f"{len(items)} labels need {least} tokens, the budget is {budget}")
         if sum(min(size, cap) if cap is not None else size for size in sizes) > room:
             cap = _even_share(sizes, room)
     shortened = 0
     lines: list[str] = []
-    tokens = label_tokens
+    tokens = least
     for label, text, size in zip(labels, details, sizes, strict=True):
         if cap is not None and size > cap:
             text, size = measure.head(text, cap).rstrip(), cap

@@ -13,7 +13,12 @@ from reges_index.dialogue.measure import TextMeasure
 from reges_index.dialogue.render import HISTORY_FORMAT, RenderedHistory, render_history
 from reges_index.dialogue.wording import MOVIES, Domain, template_hash
 from reges_index.errors import ConfigError, InputError
-from reges_index.item_expert.candidates import CANDIDATE_FORMAT, RenderedCandidates, render_candidates
+from reges_index.item_expert.candidates import (
+    CANDIDATE_FORMAT,
+    RenderedCandidates,
+    label_tokens,
+    render_candidates,
+)
 
 __all__ = [
     "COT_SELECT_TMPL",
@@ -48,6 +53,9 @@ COT_SELECT_TMPL = PromptTemplate(
     "\n"
     "The corresponding conversation history: {conversation_history}"
 )
+
+# Less of a dialogue says nothing: names that leave it no more than this are too many.
+_LEAST_HISTORY = 16
 
 # Training shows the reasoning as a part of the answer; an API takes it as a part of the question only.
 _REASONED = (
@@ -149,13 +157,14 @@ def build_selection_prompt(
 ) -> SelectionPrompt:
     """Build LLM_G's prompt over all candidates; training and inference both call this.
 
-    The dialogue's end always stays; when the whole does not fit, the candidates' details are shortened
-    evenly (`render_candidates`). No candidate is ever dropped.
+    No candidate is ever dropped and the dialogue's end always stays. When the whole does not fit, the
+    candidates' details are shortened evenly (`render_candidates`), and what is beside the names of all of
+    them is the most that the dialogue gets.
 
     Raises
     ------
     InputError
-        If even the bare names of the candidates do not fit beside the dialogue.
+        If even the bare names of the candidates do not fit beside the dialogue's end.
     """
     frame = template.format(
         candidates="", conversation_history="", item_noun=domain.noun, item_plural=domain.plural
@@ -167,7 +176,8 @@ def build_selection_prompt(
             f"the prompt's own words do not fit into {budget.total} tokens",
             hint="raise max_input_tokens, or use a model with a larger context",
         )
-    history = render_history(dialogue, budget=min(budget.history, room), measure=measure)
+    beside_names = max(_LEAST_HISTORY, room - label_tokens(items, measure))
+    history = render_history(dialogue, budget=min(budget.history, room, beside_names), measure=measure)
     try:
         candidates = render_candidates(
             items, measure=measure, budget=room - history.tokens, max_detail_tokens=budget.details

@@ -154,11 +154,11 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         }
         super().__init__(**fields)
         reasons = mode == "reason"
-        self._backend = resolve_backend(llm, role=REASONING_ROLE if reasons else ROLE, adapter=adapter)
+        self._backend = resolve_backend(llm, role=self._role, adapter=adapter)
         advice = self._backend.inference_settings
         default = COT_SELECT_TMPL if reasons else DEFAULT_SELECT_TMPL
         self._template = as_select_template(select_prompt or default)
-        self._backend.check_prompt(selection_prompt_hash(self._template))
+        self._backend.check_prompt(selection_prompt_hash(self._template), role=self._role)
         self._domain = domain
         self._budget = PromptBudget(
             total=max_input_tokens or advice.get("max_input_tokens", 4096),
@@ -182,6 +182,10 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     def from_defaults(cls, llm: LLM | LocalLM | None = None, **kwargs: Any) -> ReGeSRerank:
         """Build with the embedded model when ``llm`` is None; see the class for the arguments."""
         return cls(llm, **kwargs)
+
+    @property
+    def _role(self) -> str:
+        return REASONING_ROLE if self.mode == "reason" else ROLE
 
     @property
     def backend(self) -> Backend:
@@ -229,7 +233,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     def _update_prompts(self, prompts: PromptDictType) -> None:
         if "select_prompt" in prompts:
             template = as_select_template(prompts["select_prompt"])
-            self._backend.check_prompt(selection_prompt_hash(template))
+            self._backend.check_prompt(selection_prompt_hash(template), role=self._role)
             self._template = template
 
     # -- the prompt --------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class AdaptedModel(TokenizedModel):
             Name to use it by.
         path
             Folder with ``adapter_config.json``, ``adapter_model.safetensors`` and, from this package's
-            training, ``reges_adapter.json``.
+            training, ``reges_adapter.json``; may begin with ``~``.
         role
             What it must have been trained for, such as "query-expert"; None takes any.
 
@@ -49,14 +49,15 @@ class AdaptedModel(TokenizedModel):
             If the folder is missing or damaged, if the adapter is for another base or role, or if the name
             is taken. The model is then as it was before.
         """
-        if name in self._switch.paths:
-            raise AdapterError(
-                f"an adapter {name!r} is loaded already, from {self._switch.paths[name]}",
-                hint="load the other one under another name",
-            )
-        manifest = check_adapter(path, base=self, role=role)
-        with self._lock:
-            self._switch.load(name, Path(path))
+        folder = Path(path).expanduser()
+        with self._lock:  # from the look at the name on: two threads may want it
+            if name in self._switch.paths:
+                raise AdapterError(
+                    f"an adapter {name!r} is loaded already, from {self._switch.paths[name]}",
+                    hint="load the other one under another name",
+                )
+            manifest = check_adapter(folder, base=self, role=role)
+            self._switch.load(name, folder)
             self._manifests[name] = manifest
         return manifest
 

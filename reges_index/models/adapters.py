@@ -29,6 +29,7 @@ __all__ = [
     "AdapterRole",
     "DataFile",
     "check_adapter",
+    "check_files",
     "load_manifest",
     "save_manifest",
 ]
@@ -165,7 +166,7 @@ def check_adapter(
         Naming what is missing, damaged or different, and what to do.
     """
     folder = _folder(path)
-    config = _check_files(folder)
+    config = check_files(folder)
     manifest = load_manifest(folder)
     if manifest is None:
         _check_plain(folder, config, base)
@@ -215,8 +216,15 @@ def _folder(path: str | Path) -> Path:
     return folder
 
 
-def _check_files(folder: Path) -> dict[str, Any]:
-    """Return the content of ``adapter_config.json`` of a folder that is whole."""
+def check_files(path: str | Path) -> dict[str, Any]:
+    """Return the content of ``adapter_config.json`` of a folder that is whole; nothing is loaded.
+
+    Raises
+    ------
+    AdapterError
+        If the folder, its configuration or its weights are missing, damaged or half-written.
+    """
+    folder = _folder(path)
     again = "copy or train the adapter again; training writes these files last"
     file = folder / "adapter_config.json"
     if not file.is_file():

@@ -55,8 +55,8 @@ class Backend(ABC):
         """Most tokens that prompt and answer may have together."""
 
     @abstractmethod
-    def check_prompt(self, prompt_hash: str) -> None:
-        """Raise `AdapterError` if the adapter was trained with another prompt."""
+    def check_prompt(self, prompt_hash: str, *, role: str) -> None:
+        """Raise `AdapterError` if the adapter was trained for another role, or with another prompt."""
 
     @abstractmethod
     def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
@@ -88,9 +88,17 @@ class LocalBackend(Backend):
         """Most tokens of prompt and answer."""
         return self.lm.context_window
 
-    def check_prompt(self, prompt_hash: str) -> None:
-        """Raise `AdapterError` if the adapter was trained with another prompt."""
+    def check_prompt(self, prompt_hash: str, *, role: str) -> None:
+        """Raise `AdapterError` if the adapter was trained for another role, or with another prompt.
+
+        An adapter that knows the prompt word for word will do, whatever its role is called.
+        """
         if self._manifest is not None and self._manifest.prompt_hash != prompt_hash:
+            if self._manifest.role != role:
+                raise AdapterError(
+                    f"adapter {self.adapter!r} was trained as {self._manifest.role}, not as {role}",
+                    hint=f"use it where a {self._manifest.role} belongs, or name another adapter",
+                )
             raise AdapterError(
                 f"adapter {self.adapter!r} was trained with prompt {self._manifest.prompt_hash}, "
                 f"this prompt is {prompt_hash}",
@@ -163,7 +171,7 @@ class ApiBackend(Backend):
         """Most tokens of prompt and answer, as the LLM's metadata say."""
         return int(self.llm.metadata.context_window)
 
-    def check_prompt(self, prompt_hash: str) -> None:
+    def check_prompt(self, prompt_hash: str, *, role: str) -> None:
         """Accept every prompt: what adapter the server runs, and how that was trained, it does not say."""
 
     def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:

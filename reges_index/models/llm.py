@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import Any, TypeVar
 
@@ -230,6 +231,10 @@ async def _apieces(
             yield make(text, "", _counts(stream.result))
 
 
+# Two LocalLMs over one model would be two locks, and adapters switched under each other's feet.
+_wrapping = threading.Lock()
+
+
 def wrap_llm(llm: Any) -> LocalLM | None:
     """Return the LocalLM behind an ``llm``, or None where there is no local model.
 
@@ -256,11 +261,12 @@ def wrap_llm(llm: Any) -> LocalLM | None:
     model, tokenizer = getattr(llm, "_model", None), getattr(llm, "_tokenizer", None)
     if model is None or tokenizer is None:
         return None
-    known = getattr(model, "_reges_local_lm", None)
-    if isinstance(known, LocalLM) and known.tokenizer is tokenizer:
-        return known
-    # A HuggingFaceLLM made from a model object keeps its default name, which says nothing.
-    local = LocalLM(model, tokenizer, name=str(getattr(model, "name_or_path", "")) or llm.model_name)
-    # Kept on the model, so that it lives exactly as long. A LocalLM is no nn.Module, so nothing registers.
-    model._reges_local_lm = local
-    return local
+    with _wrapping:
+        known = getattr(model, "_reges_local_lm", None)
+        if isinstance(known, LocalLM) and known.tokenizer is tokenizer:
+            return known
+        # A HuggingFaceLLM made from a model object keeps its default name, which says nothing.
+        local = LocalLM(model, tokenizer, name=str(getattr(model, "name_or_path", "")) or llm.model_name)
+        # Kept on the model, so that it lives exactly as long. A LocalLM is no nn.Module: nothing registers.
+        model._reges_local_lm = local
+        return local

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,13 @@ from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 from reges_index.models.backend import AUTO as AUTO_ADAPTER
 from reges_index.models.llm import wrap_llm
 from reges_index.models.local_lm import LocalLM
+from reges_index.pipeline.fusing import fusion_of
 from reges_index.pipeline.llm import open_llm
-from reges_index.pipeline.settings import AUTO, GIVEN, NONE, SHIPPED, PipelineSettings
+from reges_index.pipeline.settings import GIVEN, NONE, SHIPPED, PipelineSettings
 from reges_index.query_expert.transform import ROLE as QUERY_ROLE
 from reges_index.query_expert.transform import QueryDecoding, ReGeSQueryTransform
 
-__all__ = ["LOADED_FROM", "build_engine"]
-
-LOADED_FROM = "loaded_from"
-"""Key of a fusion model's manifest that says which folder settings named it by."""
+__all__ = ["build_engine"]
 
 
 def build_engine(
@@ -81,7 +78,7 @@ def build_engine(
     if catalog is not None and settings.encoder != GIVEN:
         _check_encoder(settings, catalog)
     filters = _filters(settings)
-    fused = _fusion(settings, catalog, fusion)
+    fused = fusion_of(settings, catalog, fusion)
     item_role = REASONING_ROLE if settings.mode == "reason" else ITEM_ROLE
     wanted = {QUERY_ROLE: settings.query_adapter, item_role: settings.item_adapter}
     apart = query_llm is not None or settings.query_llm is not None
@@ -196,30 +193,6 @@ def _model(
         if loaded is None or loaded.resolve() != Path(place).expanduser().resolve():
             local.load_adapter(role, place, role=role)
     return given
-
-
-def _fusion(
-    settings: PipelineSettings, catalog: ItemCatalog | LiveCatalog | None, given: FusionModel | None
-) -> FusionModel | None:
-    if given is not None:
-        return given
-    if settings.fusion == GIVEN:
-        raise ConfigError("this pipeline's fusion is an object without a folder", hint="pass it: fusion=...")
-    if settings.fusion == NONE:
-        return None
-    if settings.fusion == AUTO:
-        # A model, an item expert or a way of choosing of one's own: then LLM_G shall choose, as in the paper.
-        usual = (settings.llm, settings.item_adapter, settings.mode) == ("embedded", SHIPPED, "score")
-        if not usual or catalog is None:
-            return None
-        model = FusionModel.default()
-        fits = model.fits(catalog.current if isinstance(catalog, LiveCatalog) else catalog)
-        return model if fits else None
-    if settings.fusion == SHIPPED:
-        return FusionModel.default()
-    model = FusionModel.load(settings.fusion)
-    folder = str(Path(settings.fusion).expanduser().resolve())
-    return replace(model, manifest={**model.manifest, LOADED_FROM: folder})
 
 
 def _synthesizer(settings: PipelineSettings, model: LLM | LocalLM) -> ReGeSSynthesizer:

@@ -17,7 +17,7 @@ from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.backend import Backend, LocalBackend
 from reges_index.models.embedded import EMBEDDED_BASE
 from reges_index.models.local_lm import LocalLM
-from reges_index.pipeline.build import LOADED_FROM
+from reges_index.pipeline.fusing import LOADED_FROM
 from reges_index.pipeline.llm import model_of, spec_of
 from reges_index.pipeline.settings import GIVEN, NONE, SHIPPED, PipelineSettings
 from reges_index.query_expert.transform import ReGeSQueryTransform

@@ -76,7 +76,9 @@ class PipelineSettings(BaseModel):
         How many the item expert returns as a postprocessor of its own; None is all that it sees.
     fusion
         Beyond the paper, `reges_index.fusion`: "shipped", "none", a model's folder, "given", or "auto", the
-        shipped one where it fits: embedded LLM and encoder, shipped item adapter, mode "score".
+        shipped one where it fits: embedded LLM and encoder, shipped adapters, mode "score", and nothing set
+        that it would leave without effect (query_llm, length_penalty, max_candidate_tokens, select_prompt,
+        reasoning). One asked for by name stays, with a warning.
     filters
         LlamaIndex's ``MetadataFilters`` as plain values.
     exclude_mentioned

@@ -8,7 +8,17 @@ from reges_index.dialogue import one_line
 
 __all__ = ["clean_query"]
 
-_LABEL = re.compile(r"^\W*(?:search |natural[- ]language )*query\W*:\W*(?=[\w\"'“‘(]|$)", re.IGNORECASE)
+# What may stand between a colon and the query. An opening quotation mark is the query's: it belongs to the
+# one at its end.
+_GAP = r"[^\w\"'“‘`(]*"
+_NAME = r"(?:search |natural[- ]language )*query\W*:"
+_LABEL = re.compile(rf"^\W*{_NAME}{_GAP}(?=\S|$)", re.IGNORECASE)
+# "Sure! Here's a query: ..." on the query's own line. It has to speak of a query: many titles have a colon.
+_ANNOUNCED = re.compile(
+    r"^\W*(?:(?:sure|certainly|of course|absolutely|okay|ok)(?: thing)?\s*[!.,:]\s*)?"
+    rf"(?:(?:here(?:['’]?s| is)|this is)\b[^:.!?]*\bquery\b[^:.!?]*:{_GAP}(?=\S)|(?={_NAME}))",
+    re.IGNORECASE,
+)
 # Pairs that a model puts around a whole query.
 _WRAPPERS = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("*", "*"), ("_", "_"))
 
@@ -21,10 +31,14 @@ def clean_query(text: str) -> str:
     >>> clean_query('Here is a query:\n\nSearch query: "slow thrillers like \'Heat\'"')
     "slow thrillers like 'Heat'"
     """
-    lines = [_unwrapped(_LABEL.sub("", _unwrapped(one_line(line)))) for line in text.splitlines()]
+    lines = [_unwrapped(_unlabelled(_unwrapped(one_line(line)))) for line in text.splitlines()]
     written = [line for line in lines if re.search(r"\w", line)]
     # A line that ends in a colon announces the query, unless nothing follows.
     return next((line for line in written if not line.endswith(":")), written[0] if written else "")
+
+
+def _unlabelled(line: str) -> str:
+    return _LABEL.sub("", _ANNOUNCED.sub("", line))
 
 
 def _unwrapped(line: str) -> str:

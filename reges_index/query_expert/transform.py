@@ -102,7 +102,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
             raise ConfigError(f"max_history_tokens={max_history_tokens} leaves nothing of a dialogue")
         self._backend: Backend = resolve_backend(llm, role=ROLE, adapter=adapter)
         self._prompt = _as_template(query_prompt or DEFAULT_QUERY_TMPL)
-        self._backend.check_prompt(query_prompt_hash(self._prompt))
+        self._backend.check_prompt(query_prompt_hash(self._prompt), role=ROLE)
         self.domain = domain
         self._max_history_tokens = max_history_tokens
         advice = self._backend.inference_settings
@@ -124,7 +124,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
     def _update_prompts(self, prompts: PromptDictType) -> None:
         if "query_prompt" in prompts:
             template = _as_template(prompts["query_prompt"])
-            self._backend.check_prompt(query_prompt_hash(template))
+            self._backend.check_prompt(query_prompt_hash(template), role=ROLE)
             self._prompt = template
 
     @property

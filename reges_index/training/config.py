@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reges_index.errors import ConfigError
 
@@ -109,6 +109,11 @@ class ExpertTraining(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     num_threads: int | None = Field(default=None, ge=1)
     seed: int = 0
+
+    @field_validator("start_from")
+    @classmethod
+    def _at_home(cls, start_from: Path | None) -> Path | None:
+        return start_from.expanduser() if start_from is not None else None
 
     @model_validator(mode="after")
     def _consistent(self) -> ExpertTraining:

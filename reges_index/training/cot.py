@@ -24,7 +24,13 @@ from reges_index.query_expert.prompt import QueryPrompt, build_pseudo_query_prom
 from reges_index.training.annotate import NoteTask, Progress, TeacherReport, annotate, read_notes
 from reges_index.training.teacher import Teacher, TeacherSettings
 
-__all__ = ["DEFAULT_REASONING_TMPL", "REASONING_PROMPT_HASH", "read_reasoning", "write_reasoning"]
+__all__ = [
+    "DEFAULT_REASONING_TMPL",
+    "REASONING_PROMPT_HASH",
+    "REASONING_TOKENS",
+    "read_reasoning",
+    "write_reasoning",
+]
 
 # The paper describes this prompt without printing it; the wording is ours.
 DEFAULT_REASONING_TMPL = PromptTemplate(
@@ -38,7 +44,10 @@ DEFAULT_REASONING_TMPL = PromptTemplate(
     "Ground truth items: {ground_truth_items}"
 )
 
-DEFAULT_SETTINGS = TeacherSettings(max_new_tokens=256)
+DEFAULT_SETTINGS = TeacherSettings()
+
+REASONING_TOKENS = 256
+"""Most tokens of an answer by default: two or three sentences, of which none may be cut."""
 
 _LABEL = re.compile(r"^\W*(?:summary|reasoning|preferences)\W*:\s*", re.IGNORECASE)
 
@@ -89,7 +98,7 @@ def write_reasoning(
     `reges_index.training.pseudo_queries.write_pseudo_queries`; rows are ``{"id", "reasoning"}``.
     """
     return annotate(
-        turns, items, Teacher(teacher, settings), out, _TASK,
+        turns, items, Teacher(teacher, settings.for_answers_of(REASONING_TOKENS)), out, _TASK,
         domain=domain, filter_leaks=filter_leaks, progress=progress,
     )  # fmt: skip
 

@@ -56,6 +56,9 @@ class DataReport:
         Reason -> ids of the turns (or "turn target" pairs) left out.
     shortened_histories, shortened_candidates
         Examples whose dialogue lost its beginning, or whose candidates lost a part of their details.
+    budgets
+        The largest token budgets that an example had, by the names that inference gives them. An adapter's
+        manifest passes them on: a dialogue that fitted in training shall not be cut afterwards.
     """
 
     turns: int = 0
@@ -63,6 +66,11 @@ class DataReport:
     reasons: dict[str, list[str]] = field(default_factory=dict)
     shortened_histories: int = 0
     shortened_candidates: int = 0
+    budgets: dict[str, int] = field(default_factory=dict)
+
+    def allow(self, name: str, tokens: int) -> None:
+        """Note a budget that an example had."""
+        self.budgets[name] = max(tokens, self.budgets.get(name, 0))
 
     def leave_out(self, reason: str, name: str) -> None:
         """Count ``name`` under ``reason``."""
@@ -122,10 +130,12 @@ def query_examples(
                 f"turn {turn.id}: prompt and answer need {frame + len(answer)} tokens without any dialogue",
                 hint=f"raise max_tokens (it is {settings.max_tokens}) or shorten the pseudo-query",
             )
+        history = min(settings.max_history_tokens or room, room)
+        report.allow("max_history_tokens", history)
         prompt = build_query_prompt(
             turn.chat,
             domain=domain,
-            max_history_tokens=min(settings.max_history_tokens or room, room),
+            max_history_tokens=history,
             measure=measure,
         )
         report.shortened_histories += bool(prompt.history.dropped or prompt.history.shortened)

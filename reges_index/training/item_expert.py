@@ -74,11 +74,10 @@ def train_item_expert(
 
     fields = dict(manifest_fields or {})
     template = DEFAULT_SELECT_TMPL if reasoning is None else COT_SELECT_TMPL
-    inference = {
-        "max_history_tokens": settings.max_history_tokens,
-        "max_candidate_tokens": settings.max_candidate_tokens,
-        **fields.pop("inference", {}),
-    }
+    budgets = dict(report.budgets)
+    if settings.max_candidate_tokens is not None:
+        budgets["max_candidate_tokens"] = settings.max_candidate_tokens
+    inference = {**budgets, **fields.pop("inference", {})}
     return train_expert(
         of_epoch,
         lm,
@@ -87,17 +86,24 @@ def train_item_expert(
         role="item-expert" if reasoning is None else "item-expert-cot",
         manifest_fields={
             "name": "item-expert" if reasoning is None else "item-expert-cot",
-            "negatives": {
-                "kind": settings.negatives,
-                "k": settings.num_candidates,
-                "candidates_of": settings.candidates_of,
-            },
+            "negatives": _negatives(settings),
             **fields,
             "prompt_hash": selection_prompt_hash(template),
             "prompt_template": template.template,
             "inference": {k: v for k, v in inference.items() if v is not None},
-            "training": {**fields.get("training", {}), "data": report.counts},
+            "training": {**fields.get("training", {}), "data": report.counts, "budgets": budgets},
         },
         resume=resume,
         run_dir=run_dir,
     )
+
+
+def _negatives(settings: ExpertTraining) -> dict[str, Any]:
+    """Return what the manifest says of the lists: with ``k_from``, k was drawn anew for each, up to ``k``."""
+    least = settings.num_candidates_from
+    return {
+        "kind": settings.negatives,
+        "k": settings.num_candidates,
+        **({"k_from": least} if least is not None else {}),
+        "candidates_of": settings.candidates_of,
+    }

@@ -1,4 +1,4 @@
-"""`run_recipe`: pseudo-queries, LLM_QR, hard negatives and LLM_G, one after the other, each done once."""
+"""`run_recipe`: pseudo-queries, LLM_QR, negatives, LLM_G, a fusion: one after the other, each done once."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class RecipeReport:
         In order, with what each wrote and reported.
     query_expert, item_expert
         The adapters' folders.
+    fusion
+        The fusion's folder; None where the recipe trains none.
     seconds
         Wall clock of this call.
     """
@@ -41,6 +43,7 @@ class RecipeReport:
     query_expert: str
     item_expert: str | None
     seconds: float
+    fusion: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -100,4 +103,5 @@ def run_recipe(
         str(data.query_dir),
         item_expert,
         time.monotonic() - started,
+        None if recipe.fusion is None else str(data.fusion_dir),
     )

@@ -16,13 +16,22 @@ from reges_index.models.local_lm import LocalLM
 from reges_index.query_expert.prompt import DEFAULT_PSEUDO_QUERY_TMPL, build_pseudo_query_prompt
 from reges_index.query_expert.transform import clean_query
 from reges_index.training.annotate import NoteTask, Progress, TeacherReport, annotate, read_notes
-from reges_index.training.teacher import Teacher, TeacherSettings
+from reges_index.training.teacher import ANSWER_TOKENS, Teacher, TeacherSettings
 
-__all__ = ["PSEUDO_QUERY_PROMPT_HASH", "PseudoQueryReport", "read_pseudo_queries", "write_pseudo_queries"]
+__all__ = [
+    "PSEUDO_QUERY_PROMPT_HASH",
+    "QUERY_TOKENS",
+    "PseudoQueryReport",
+    "read_pseudo_queries",
+    "write_pseudo_queries",
+]
 
 PseudoQueryReport: TypeAlias = TeacherReport
 
 DEFAULT_SETTINGS = TeacherSettings()
+
+QUERY_TOKENS = ANSWER_TOKENS
+"""Most tokens of an answer by default."""
 
 PSEUDO_QUERY_PROMPT_HASH = template_hash("pseudo-query", DEFAULT_PSEUDO_QUERY_TMPL.template, HISTORY_FORMAT)
 
@@ -85,7 +94,7 @@ def write_pseudo_queries(
         If the disk is full; what was written is kept.
     """
     return annotate(
-        turns, items, Teacher(teacher, settings), out, _TASK,
+        turns, items, Teacher(teacher, settings.for_answers_of(QUERY_TOKENS)), out, _TASK,
         domain=domain, filter_leaks=filter_leaks, progress=progress,
     )  # fmt: skip
 

@@ -55,10 +55,7 @@ def train_query_expert(
     examples, report = query_examples(turns, queries, lm, settings, domain=domain)
     logger.info("query expert: %s", report.counts)
     fields = dict(manifest_fields or {})
-    inference = {
-        "max_history_tokens": settings.max_history_tokens,
-        **fields.pop("inference", {}),
-    }
+    inference = {**report.budgets, **fields.pop("inference", {})}
     return train_expert(
         examples,
         lm,
@@ -71,7 +68,7 @@ def train_query_expert(
             "prompt_hash": query_prompt_hash(),
             "prompt_template": DEFAULT_QUERY_TMPL.template,
             "inference": {k: v for k, v in inference.items() if v is not None},
-            "training": {**fields.get("training", {}), "data": report.counts},
+            "training": {**fields.get("training", {}), "data": report.counts, "budgets": report.budgets},
         },
         resume=resume,
         run_dir=run_dir,

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError
 from reges_index.query_expert.transform import QueryDecoding
@@ -109,7 +110,7 @@ class NegativesSettings(_Section):
 
 
 class Recipe(_Section):
-    """A run of all four steps.
+    """A run of all four steps, and of the fusion's where it is asked for.
 
     Attributes
     ----------
@@ -135,6 +136,9 @@ class Recipe(_Section):
         How hard negatives are mined.
     cot
         Train the item expert to write down preferences first (section 3.7.2).
+    fusion
+        Recipe of a fusion (`reges_index.fusion.recipe`), which is trained as the last step into the folder
+        ``fusion`` of the run, whatever ``out`` it names itself; None leaves it out.
     item_noun, item_plural
         What an item is called.
     """
@@ -152,6 +156,7 @@ class Recipe(_Section):
     item_expert: ExpertTraining | None = ExpertTraining()
     selection: dict[str, Any] = Field(default_factory=dict)
     cot: bool = False
+    fusion: Path | None = None
     item_noun: str = "movie"
     item_plural: str = "movies"
 
@@ -193,6 +198,9 @@ class Recipe(_Section):
 def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
     """Read a recipe; its paths are relative to its own folder.
 
+    So are the folders of models (base, encoder, teacher) where they begin with ``.``: any other name may be
+    one of the hub.
+
     Parameters
     ----------
     path
@@ -233,6 +241,24 @@ def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
         )
         for part in recipe.data
     ]
-    base = str(folder / recipe.base) if recipe.base.startswith((".", "..")) else recipe.base
-    place = Path(out) if out is not None else folder / recipe.out
-    return recipe.model_copy(update={"data": tuple(data), "out": place, "base": base})
+    teacher = recipe.teacher
+    if teacher is not None:
+        teacher = teacher.model_copy(update={"llm": name_beside(folder, teacher.llm)})
+    return recipe.model_copy(
+        update={
+            "data": tuple(data),
+            "out": Path(out) if out is not None else folder / recipe.out,
+            "base": name_beside(folder, recipe.base),
+            "encoder": name_beside(folder, recipe.encoder),
+            "teacher": teacher,
+            "query_expert": _beside(folder, recipe.query_expert),
+            "item_expert": None if recipe.item_expert is None else _beside(folder, recipe.item_expert),
+            "fusion": folder / recipe.fusion if recipe.fusion is not None else None,
+        }
+    )
+
+
+def _beside(folder: Path, settings: ExpertTraining) -> ExpertTraining:
+    if settings.start_from is None:
+        return settings
+    return settings.model_copy(update={"start_from": folder / settings.start_from})

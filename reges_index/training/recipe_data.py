@@ -9,6 +9,7 @@ from pathlib import Path
 from reges_index.catalog import Item, read_items
 from reges_index.dialogue import Turn, read_turns
 from reges_index.errors import InputError
+from reges_index.fusion.recipe import FusionRecipe, read_recipe
 from reges_index.training.cot import read_reasoning
 from reges_index.training.pseudo_queries import read_pseudo_queries
 from reges_index.training.recipe import DataSet, Recipe
@@ -44,8 +45,22 @@ class RecipeData:
         """Items of all data sets, by id."""
         return {key: item for items in self.items.values() for key, item in items.items()}
 
+    @cached_property
+    def fusion(self) -> FusionRecipe | None:
+        """Recipe of the fusion, written into this run's folder; None where there shall be none."""
+        if self.recipe.fusion is None:
+            return None
+        return read_recipe(self.recipe.fusion).model_copy(update={"out": self.fusion_dir})
+
     def check(self) -> None:
         """Read everything that is there already: hours later would be a bad time to find a typo."""
+        for its in self.fusion.data if self.fusion is not None else ():
+            for path in (its.conversations, its.catalog):
+                if not path.is_file():
+                    raise InputError(
+                        f"{self.recipe.fusion}: {its.name}: {path} is no file",
+                        hint="paths in a fusion's recipe are relative to that recipe",
+                    )
         for kind, parts in (("turn", self.turns), ("item", self.items)):
             owner: dict[str, str] = {}
             for name, entries in parts.items():
@@ -74,6 +89,11 @@ class RecipeData:
     def item_dir(self) -> Path:
         """Folder of the item expert."""
         return self.recipe.out / ("item-expert-cot" if self.recipe.cot else "item-expert")
+
+    @property
+    def fusion_dir(self) -> Path:
+        """Folder of the fusion."""
+        return self.recipe.out / "fusion"
 
     def queries_file(self, part: DataSet) -> Path:
         """Return the file of pseudo-queries, given or to be written."""

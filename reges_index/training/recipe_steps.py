@@ -14,6 +14,7 @@ from llama_index.core.llms.llm import LLM
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.encoder import encoder_identity
 from reges_index.errors import ModelError
+from reges_index.fusion.by_recipe import train_by_recipe
 from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.models.adapters import DataFile
 from reges_index.models.local_lm import LocalLM
@@ -21,13 +22,14 @@ from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.annotate import TeacherReport
 from reges_index.training.config import ExpertTraining
-from reges_index.training.cot import REASONING_PROMPT_HASH, read_reasoning, write_reasoning
+from reges_index.training.cot import REASONING_PROMPT_HASH, REASONING_TOKENS, read_reasoning, write_reasoning
 from reges_index.training.item_expert import train_item_expert
 from reges_index.training.leaks import TitleLeaks
 from reges_index.training.negatives import mine_negatives, read_negatives
 from reges_index.training.provenance import data_file, recommend
 from reges_index.training.pseudo_queries import (
     PSEUDO_QUERY_PROMPT_HASH,
+    QUERY_TOKENS,
     read_pseudo_queries,
     write_pseudo_queries,
 )
@@ -88,37 +90,45 @@ class RecipeSteps:
             for part in recipe.data
         ]
         steps.append(self._train_query_expert)
-        if recipe.item_expert is None:
-            return steps
-        for part in recipe.data:
+        for part in recipe.data if recipe.item_expert is not None else ():
             if self._mines:
                 steps.append(lambda part=part: self._mine(part))  # type: ignore[misc]
             if recipe.cot:
                 steps.append(lambda part=part: self._write_reasoning(part))  # type: ignore[misc]
-        return [*steps, self._train_item_expert]
+        if recipe.item_expert is not None:
+            steps.append(self._train_item_expert)
+        return [*steps, self._train_fusion] if recipe.fusion is not None else steps
 
     def _write_queries(self, part: DataSet) -> Step:
         name = f"pseudo-queries.{part.name}"
         if part.pseudo_queries is not None:
             return Step(name, lambda: self._look_at(part), (), {"given": True}, (part.pseudo_queries,))
         out = self.data.queries_file(part)
-        return self._write_notes(name, part, out, write_pseudo_queries, PSEUDO_QUERY_PROMPT_HASH)
+        return self._write_notes(
+            name, part, out, write_pseudo_queries, PSEUDO_QUERY_PROMPT_HASH, QUERY_TOKENS
+        )
 
     def _write_reasoning(self, part: DataSet) -> Step:
         name = f"reasoning.{part.name}"
         if part.reasoning is not None:
             return Step(name, lambda: {"given": str(part.reasoning)}, (), {"given": True}, (part.reasoning,))
         out = self.data.reasoning_file(part)
-        return self._write_notes(name, part, out, write_reasoning, REASONING_PROMPT_HASH)
+        return self._write_notes(name, part, out, write_reasoning, REASONING_PROMPT_HASH, REASONING_TOKENS)
 
     def _write_notes(
-        self, name: str, part: DataSet, out: Path, write: Callable[..., TeacherReport], prompt: str
+        self,
+        name: str,
+        part: DataSet,
+        out: Path,
+        write: Callable[..., TeacherReport],
+        prompt: str,
+        answer_tokens: int,
     ) -> Step:
         def run() -> Mapping[str, Any]:
             report = write(
                 self.data.turns[part.name],
                 self.data.items[part.name],
-                self._open_teacher(),
+                self._open_teacher(answer_tokens),
                 out,
                 **self._teacher_options(name),
             )
@@ -263,6 +273,22 @@ class RecipeSteps:
             everywhere=True,
         )
 
+    def _train_fusion(self) -> Step:
+        fusion = self.data.fusion
+        assert fusion is not None  # the step is left out without
+        settings = {
+            "fit": fusion.fitted_with(),
+            "encoder": asdict(encoder_identity(self.embed_model or fusion.encoder)),
+            "data": [its.name for its in fusion.data],
+        }
+        return Step(
+            "fusion",
+            lambda: train_by_recipe(fusion, embed_model=self.embed_model).to_dict(),
+            (fusion.out,),
+            settings,
+            tuple(path for its in fusion.data for path in (its.conversations, its.catalog)),
+        )
+
     def recommend(self) -> None:
         """Put what the recipe says about inference into the manifests."""
         if os.environ.get("RANK", "0") != "0":
@@ -284,18 +310,23 @@ class RecipeSteps:
         return {"data": data, "base_revision": self.recipe.revision}
 
     def _training_key(self, settings: ExpertTraining) -> dict[str, Any]:
+        start = settings.start_from
         return {
-            "training": settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
+            "training": {
+                **settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
+                # Another round may have been trained into the same folder since.
+                "start_from": content_hash(start) if start is not None else None,
+            },
             "base": [self.recipe.base, self.recipe.revision],
             "item": [self.recipe.item_noun, self.recipe.item_plural],
         }
 
-    def _open_teacher(self) -> LLM | LocalLM:
+    def _open_teacher(self, answer_tokens: int) -> LLM | LocalLM:
         if self.teacher is not None:
             return self.teacher
         choice = self.recipe.teacher
         assert choice is not None  # checked when the recipe was read
-        return open_teacher(choice.llm, choice.settings)
+        return open_teacher(choice.llm, choice.settings.for_answers_of(answer_tokens))
 
     def _teacher_options(self, step: str) -> dict[str, Any]:
         options: dict[str, Any] = {"domain": self.recipe.domain, "progress": self._progress(step)}

@@ -113,6 +113,18 @@ class RunState:
                 hint="the last checkpoint is kept; lower learning_rate, or train in float32",
             )
 
+    def check_gradient(self, norm: float) -> None:
+        """Raise `TrainingError` if the gradient's norm is no number; called before the weights are changed.
+
+        A finite loss may have such a gradient. A step with it would leave weights of NaN, and the checkpoint
+        that holds them would be the newest.
+        """
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient of step {self.step + 1} has the norm {norm}",
+                hint="the last checkpoint is kept; lower learning_rate, or train in float32",
+            )
+
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one.
 

@@ -164,15 +164,15 @@ class _Writer:
         longest = max(len(self._lm.encode_answer(_longest_label(item))) for item in candidates.items)
         answer_room = longest + len(self._lm.encode_answer(reasoning))
         settings = self._settings
+        total = max(1, settings.max_tokens - self._around - answer_room)
+        history = min(settings.max_history_tokens or total, total)
+        self._report.allow("max_input_tokens", total)
+        self._report.allow("max_history_tokens", history)
         prompt = build_selection_prompt(
             turn.chat,
             candidates.items,
             measure=self._measure,
-            budget=PromptBudget(
-                total=max(1, settings.max_tokens - self._around - answer_room),
-                history=settings.max_history_tokens or settings.max_tokens,
-                details=settings.max_candidate_tokens,
-            ),
+            budget=PromptBudget(total=total, history=history, details=settings.max_candidate_tokens),
             template=self._template,
             domain=self._domain,
         )

@@ -114,7 +114,8 @@ def train_expert(
     AdapterError
         If the adapter to start from is damaged, or of another base, role or prompt.
     TrainingError
-        If the loss is no number or the newest checkpoint is of another run. The last good one is kept.
+        If the loss or the gradient is no number, or the newest checkpoint is of another run. The last good
+        one is kept.
     StorageError
         If a checkpoint or the adapter cannot be written.
     """

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.5
 # An adapter is its weights; notes in its folder (dev results, model card) may be edited later.
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+# A fusion is its numbers and, where it has one, the adapter of its query tower.
+_FUSION_FILES = ("fusion.json", "fusion.safetensors")
+_FUSION_TOWER = "query-tower"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Step:
     run
         Does the work, going on where a killed run stopped; returns its report as plain data.
     outputs
-        Files or adapter folders it writes.
+        Files, or folders of an adapter or a fusion, that it writes.
     settings
         What its outputs depend on, as plain data.
     inputs
@@ -189,7 +192,7 @@ class StepLog:
 
 
 def content_hash(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file, or of an adapter folder's weights and configuration.
+    """Return the SHA-256 (hex) of a file, or of the weights and configuration of an adapter or a fusion.
 
     Raises
     ------
@@ -197,7 +200,7 @@ def content_hash(path: Path) -> str:
         If it is not there or cannot be read.
     """
     digest = hashlib.sha256()
-    files = [path / name for name in _ADAPTER_FILES] if path.is_dir() else [path]
+    files = _whole(path) if path.is_dir() else [path]
     try:
         for file in files:
             with file.open("rb") as handle:
@@ -206,6 +209,17 @@ def content_hash(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
     return digest.hexdigest()
+
+
+def _whole(folder: Path) -> list[Path]:
+    """Return the files that make a folder what it is."""
+    if not (folder / _FUSION_FILES[0]).exists():
+        return [folder / name for name in _ADAPTER_FILES]
+    tower = folder / _FUSION_TOWER
+    return [
+        *(folder / name for name in _FUSION_FILES),
+        *(tower / name for name in _ADAPTER_FILES if tower.is_dir()),
+    ]
 
 
 def _names(step: Step) -> tuple[str, ...]:

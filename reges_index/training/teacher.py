@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -27,7 +27,10 @@ from reges_index.remote.faults import (
     without_secrets,
 )
 
-__all__ = ["Teacher", "TeacherAnswer", "TeacherRefused", "TeacherSettings"]
+__all__ = ["ANSWER_TOKENS", "Teacher", "TeacherAnswer", "TeacherRefused", "TeacherSettings"]
+
+ANSWER_TOKENS = 128
+"""Most tokens of an answer where neither settings nor task say anything."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +55,8 @@ class TeacherSettings:
     timeout_s
         Most seconds that one request may take. Not for models in this process.
     max_new_tokens
-        Most tokens of an answer, for models in this process; other LLMs have settings of their own.
+        Most tokens of an answer, for models in this process and for those that `open_teacher` opens; an LLM
+        object has a setting of its own. None is what the task needs: 128 for a query, 256 for reasoning.
     max_input_tokens
         Most tokens of a prompt (4,096 as in section 3.3); old messages are cut and counted.
     price_in, price_out
@@ -66,7 +70,7 @@ class TeacherSettings:
     first_wait_s: float = 1.0
     longest_wait_s: float = 60.0
     timeout_s: float = 120.0
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = None
     max_input_tokens: int = 4096
     price_in: float | None = None
     price_out: float | None = None
@@ -77,12 +81,16 @@ class TeacherSettings:
             ("concurrency", 1), ("max_retries", 0), ("first_wait_s", 0), ("longest_wait_s", 0),
             ("timeout_s", 0.001), ("max_new_tokens", 1), ("max_input_tokens", 64), ("patience", 1),
         ):  # fmt: skip
-            if getattr(self, name) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ConfigError(f"{name}={getattr(self, name)} cannot be used", hint=f"at least {low}")
         if (self.price_in is None) != (self.price_out is None):
             raise ConfigError("the cost needs both prices", hint="give price_in and price_out, or neither")
         if min(self.price_in or 0, self.price_out or 0) < 0:
             raise ConfigError(f"prices are {self.price_in} and {self.price_out}", hint="0 or more")
+
+    def for_answers_of(self, tokens: int) -> TeacherSettings:
+        """Return settings with a limit of answers: their own, or else this one."""
+        return self if self.max_new_tokens is not None else replace(self, max_new_tokens=tokens)
 
     def cost(self, prompt_tokens: int, new_tokens: int) -> float | None:
         """Return what so many tokens cost; None without prices."""
@@ -161,8 +169,11 @@ class Teacher:
     @property
     def max_prompt_tokens(self) -> int:
         """Most tokens that a prompt may have."""
-        answer = self.settings.max_new_tokens
-        return min(self.settings.max_input_tokens, self._backend.context_window - answer)
+        return min(self.settings.max_input_tokens, self._backend.context_window - self._answer_tokens)
+
+    @property
+    def _answer_tokens(self) -> int:
+        return self.settings.max_new_tokens or ANSWER_TOKENS
 
     async def ask(self, messages: Sequence[ChatMessage]) -> TeacherAnswer:
         """Ask one question and wait for the answer.
@@ -190,7 +201,7 @@ class Teacher:
 
     def _ask_here(self, backend: LocalBackend, messages: Sequence[ChatMessage]) -> TeacherAnswer:
         [[done]] = backend.lm.generate(
-            [messages], adapter=backend.adapter, max_new_tokens=self.settings.max_new_tokens
+            [messages], adapter=backend.adapter, max_new_tokens=self._answer_tokens
         )
         return TeacherAnswer(
             done.text, done.prompt_tokens, done.new_tokens, cut=done.finish_reason == "length"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from llama_index.core.llms.llm import LLM
 
 from reges_index.errors import ConfigError
 from reges_index.models.api_names import api_kind, open_api_llm
 from reges_index.models.local_lm import LocalLM
-
-if TYPE_CHECKING:
-    from reges_index.training.teacher import TeacherSettings
+from reges_index.training.teacher import ANSWER_TOKENS, TeacherSettings
 
 __all__ = ["TEACHER_HELP", "open_teacher"]
 
@@ -22,7 +18,7 @@ TEACHER_HELP = (
 )
 
 
-def open_teacher(spec: str, settings: TeacherSettings, *, max_answer_tokens: int = 512) -> LLM | LocalLM:
+def open_teacher(spec: str, settings: TeacherSettings) -> LLM | LocalLM:
     """Open the LLM that ``spec`` names.
 
     Keys come from the environment only, so that they stand in no recipe, history or process list.
@@ -32,9 +28,8 @@ def open_teacher(spec: str, settings: TeacherSettings, *, max_answer_tokens: int
     spec
         See `TEACHER_HELP`.
     settings
-        Gives the request time-out. Retries are `Teacher`'s, so the client's own are switched off.
-    max_answer_tokens
-        Limit that is sent to a server.
+        Gives the request time-out and the limit of an answer (`ANSWER_TOKENS` where there is none), which is
+        sent to a server. Retries are `Teacher`'s, so the client's own are switched off.
 
     Raises
     ------
@@ -48,14 +43,15 @@ def open_teacher(spec: str, settings: TeacherSettings, *, max_answer_tokens: int
         if not spec.strip():
             raise ConfigError("the teacher's name is empty", hint=TEACHER_HELP)
         return LocalLM.from_pretrained(spec)
+    longest = settings.max_new_tokens or ANSWER_TOKENS
     options = {
         "max_retries": 0,
         "timeout": settings.timeout_s,
         "temperature": 0.0,
-        "max_tokens": max_answer_tokens,
+        "max_tokens": longest,
         "reuse_client": False,
     }
     if kind == "openai-like":
         # The context window of the server's model is not known here; ours is the limit that counts.
-        options["context_window"] = settings.max_input_tokens + max_answer_tokens
+        options["context_window"] = settings.max_input_tokens + longest
     return open_api_llm(spec, options, called="teacher", forms=TEACHER_HELP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from reges_index.training.parallel import Team
 from reges_index.training.run_state import RunState
 
 __all__ = ["answer_loss", "train_loop"]
+
+logger = logging.getLogger(__name__)
 
 
 def answer_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
@@ -60,11 +63,12 @@ def train_loop(
     Raises
     ------
     TrainingError
-        If the loss is no number; the last good checkpoint is kept.
+        If the loss or the gradient's norm is no number; the last good checkpoint is kept.
     StorageError
         If a checkpoint cannot be written.
     """
     model.train()
+    _warn_of_idle_processes(plan[state.step :], team)
     for step in plan[state.step :]:
         began = time.perf_counter()
         batches = [
@@ -72,11 +76,25 @@ def train_loop(
         ]
         loss, tokens = _add_gradients(model, batches, state, team)
         state.check(loss)
-        torch.nn.utils.clip_grad_norm_(state.named.values(), settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(state.named.values(), settings.max_grad_norm)
+        state.check_gradient(float(norm))
         state.optimizer.step()
         state.scheduler.step()
         state.optimizer.zero_grad()
         state.finish_step(loss, tokens=tokens, seconds=time.perf_counter() - began, leads=team.leads)
+
+
+def _warn_of_idle_processes(plan: Sequence[PlannedStep], team: Team) -> None:
+    most = max(map(len, plan), default=team.size)
+    if team.leads and most < team.size:
+        logger.warning(
+            "%d of %d processes have nothing to do: a step has at most %d micro-batches. Set "
+            "gradient_accumulation to %d; with batch_size divided by as much the steps stay as large",
+            team.size - most,
+            team.size,
+            most,
+            team.size,
+        )
 
 
 def _add_gradients(

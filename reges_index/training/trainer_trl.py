@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -48,6 +49,13 @@ class _Reporter(TrainerCallback):
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._began = time.perf_counter()
 
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        # Clipping, which is over, has made NaN of a gradient that was infinite. Under FSDP each process looks
+        # at its own part.
+        grads = [p.grad for p in self._state.named.values() if p.grad is not None]
+        own = [grad.to_local() if hasattr(grad, "to_local") else grad for grad in grads]
+        self._state.check_gradient(float(torch.nn.utils.get_total_norm(own)))
+
     def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
         if "loss" in logs:  # every step; the last log of a run is a summary without
             seconds = time.perf_counter() - self._began
@@ -81,7 +89,7 @@ def train_trl(
     ConfigError
         If the steps' micro-batches cannot be shared evenly by the processes.
     TrainingError
-        If the loss is no number; the last good checkpoint is kept.
+        If the loss or the gradient's norm is no number; the last good checkpoint is kept.
     StorageError
         If a checkpoint cannot be written.
     """
@@ -91,7 +99,8 @@ def train_trl(
     if settings.gradient_accumulation % team.size:
         raise ConfigError(
             f"{team.size} processes cannot share {settings.gradient_accumulation} micro-batches evenly",
-            hint=f"set gradient_accumulation, which counts those of all, to a multiple of {team.size}",
+            hint=f"set gradient_accumulation, which counts those of all, to a multiple of {team.size}; with "
+            "batch_size divided by as much the steps stay as large",
         )
     rows = [example for step in left for part in step for example in part]
     dataset = datasets.Dataset.from_dict(

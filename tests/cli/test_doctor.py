@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -66,3 +67,24 @@ def test_a_damaged_adapter_is_found(monkeypatch, tmp_path):
     assert found.code == 1
     assert "adapter query-expert" in found.out
     assert "damaged" in found.out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weights: weights.unlink(), "holds no adapter_model.safetensors"),
+        (lambda weights: weights.write_bytes(weights.read_bytes()[:-100]), "damaged or half-written"),
+        (lambda weights: None, ""),
+    ],
+)
+def test_weights_that_are_missing_or_half_there_are_found(monkeypatch, tmp_path, change, said):
+    from reges_index.models.local_lm import SHIPPED_ADAPTERS
+
+    shutil.copytree(SHIPPED_ADAPTERS / "query-expert", tmp_path / "query-expert")
+    change(tmp_path / "query-expert" / "adapter_model.safetensors")
+    monkeypatch.setattr("reges_index.models.local_lm.SHIPPED_ADAPTERS", tmp_path)
+    found = call("doctor", "--json")
+    assert found.code == bool(said)
+    seen = findings(found)["adapter query-expert"]
+    assert seen["status"] == ("problem" if said else "ok")
+    assert said in seen["detail"]

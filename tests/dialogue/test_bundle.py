@@ -3,12 +3,13 @@ from dataclasses import replace
 import pytest
 from llama_index.core import QueryBundle
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 
-from reges_index import DialogueQueryBundle, ReGeSSynthesizer
+from reges_index import DialogueQueryBundle, ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.dialogue import dialogue_of
 from reges_index.errors import InputError
 from tests.builders import bundle, chat, item, nodes_of
@@ -65,3 +66,16 @@ def test_a_plain_bundle_counts_as_one_message():
     assert dialogue_of(QueryBundle("a thriller")) == chat("a thriller")
     with pytest.raises(InputError, match="empty"):
         DialogueQueryBundle.from_dialogue([])
+
+
+def test_no_prompt_holds_what_neither_side_has_said(tiny):
+    said = chat("a thriller please", "Heat?", "no")
+    aside = ChatMessage(role="system", content="SECRET")
+    whole = DialogueQueryBundle(query_str="x", messages=(aside, *said[:1], aside, *said[1:]))
+    assert dialogue_of(whole) == said
+    prompt = ReGeSRerank(tiny).build_prompt([item("1", "Alien", 1979)], whole)
+    assert "SECRET" not in prompt.messages[0].content
+    assert prompt.history.kept == 3
+    assert "SECRET" not in ReGeSQueryTransform(tiny).build_prompt(whole).messages[0].content
+    only = DialogueQueryBundle(query_str="a thriller", messages=(aside,))
+    assert [message.content for message in dialogue_of(only)] == ["a thriller"]

@@ -25,6 +25,9 @@ def test_every_form_of_a_dialogue_means_the_same():
         assert to_messages(form) == wanted
     system = [{"role": "system", "content": "be nice"}, mapping, ChatMessage(role="tool", content="x")]
     assert to_messages(system) == wanted
+    asides = [{"role": "system", "content": "be nice"}, mapping, {"role": "tool", "content": None}]
+    assert Turn.model_validate({"messages": asides}) == turn
+    assert to_messages(Turn(messages=asides)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -102,4 +105,16 @@ def test_a_conversation_is_read_from_a_file_or_standard_input(tmp_path, monkeypa
         read_conversation("-")
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(InputError, match=r"dialogue\.json: expected"):
+        read_conversation(path)
+
+
+def test_files_may_hold_what_neither_side_has_said(tmp_path):
+    system = {"role": "system", "content": "You are a film expert."}
+    turn = {**GOOD, "messages": [system, *GOOD["messages"], {"role": "tool", "content": None}]}
+    assert read_turns(write(tmp_path, json.dumps(turn))) == read_turns(write(tmp_path, json.dumps(GOOD)))
+    path = tmp_path / "dialogue.json"
+    path.write_text(json.dumps({"messages": turn["messages"]}), encoding="utf-8")
+    assert [message.role for message in read_conversation(path).messages] == ["user"]
+    path.write_text(json.dumps({"messages": [system]}), encoding="utf-8")
+    with pytest.raises(InputError, match="dialogue is empty"):
         read_conversation(path)

@@ -25,6 +25,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
     assert recipe.out == tmp_path / "made"
     assert recipe.data[0].catalog == tmp_path / "c.jsonl"
     assert recipe.settings.folds == 3
+    assert recipe.encoder == "embedded"
+    assert read_recipe(write(tmp_path, MINIMAL + "encoder: ./mine\n")).encoder == str(tmp_path / "mine")
 
 
 def test_the_shipped_recipe_is_valid():

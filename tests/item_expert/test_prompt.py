@@ -125,3 +125,27 @@ def test_no_text_can_imitate_the_frame():
     assert one_line(evil.abstract) in text.content
     assert "{candidates}" in text.content
     assert "Only output one book name" in text.content
+
+
+def test_old_messages_go_before_candidates_are_refused():
+    said = [f"message {n} 🎬 שלום, a film with {'many old ' * n}words please" for n in range(12)]
+    items = [item(str(n), f"Film number {n}", 1990 + n, "A long abstract. " * 9) for n in range(9)]
+    around = MEASURE.count(
+        DEFAULT_SELECT_TMPL.format(
+            candidates="", conversation_history="", item_noun="movie", item_plural="movies"
+        )
+    )
+    names = sum(MEASURE.count(label + "\n") for label in candidate_labels(items))
+    least = around + names + 16
+    for total in [*range(least, least + 90), 2000]:
+        prompt = build_selection_prompt(
+            chat(*said), items, measure=MEASURE, budget=PromptBudget(total=total, history=10_000)
+        )
+        assert prompt.tokens <= total
+        assert prompt.messages[0].content.endswith("words please")
+        assert all(label in prompt.messages[0].content for label in prompt.labels)
+    assert prompt.history.dropped == 0
+    with pytest.raises(InputError, match="9 candidates do not fit"):
+        build_selection_prompt(
+            chat(*said), items, measure=MEASURE, budget=PromptBudget(total=around + names, history=10_000)
+        )

@@ -2,6 +2,8 @@ import json
 import logging
 import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -196,3 +198,29 @@ def test_model_card():
     assert "````text\nWrite a query.\n```\n{history}\n```\n````" in card
     assert "Not recorded." not in model_card(manifest(inference={"temperature": 0}))
     assert "Not recorded." in model_card(manifest(dev_results={}))
+
+
+def test_a_folder_below_home(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    lm = tiny_lm()
+    assert lm.load_adapter("q", "~/adapter", role="query-expert") == manifest()
+    assert lm.adapter_paths == {"q": folder}
+    assert lm.score("A film", ["about"], adapter="q") != lm.score("A film", ["about"])
+
+
+def test_of_two_threads_with_one_name_one_is_refused(folder):
+    lm = tiny_lm()
+    start = threading.Barrier(4)
+
+    def load():
+        start.wait()
+        try:
+            return lm.load_adapter("q", folder)
+        except AdapterError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as threads:
+        made = [work.result() for work in [threads.submit(load) for _ in range(4)]]
+    assert made.count(manifest()) == 1
+    assert sum("is loaded already" in str(other) for other in made) == 3
+    assert lm.adapters == ("q",)

@@ -1,11 +1,14 @@
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from llama_index.core.llms import ChatMessage, MockLLM
 
 from reges_index.errors import AdapterError, InputError
 from reges_index.models.llm import ReGeSLLM, wrap_llm
+from reges_index.models.local_lm import LocalLM
 from tests.tiny import tiny_lm, tiny_model, tiny_tokenizer
 
 MESSAGES = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content="A film?")]
@@ -157,3 +160,24 @@ def test_is_an_llm_with_fields(adapted):
     assert (llm.temperature, llm.stop, llm.adapter) == (0.5, ["\n"], None)
     with pytest.raises(ValueError):
         ReGeSLLM(adapted, max_new_tokens=0)
+
+
+def test_threads_that_wrap_one_model_get_one_lock(monkeypatch):
+    huggingface = pytest.importorskip("llama_index.llms.huggingface")
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(vocab_size=len(tokenizer))
+    theirs = huggingface.HuggingFaceLLM(model=model, tokenizer=tokenizer, context_window=512)
+    start, make = threading.Barrier(4), LocalLM.__init__
+
+    def make_slowly(self, *args, **options):
+        time.sleep(0.05)  # a large model takes its time, and others ask meanwhile
+        make(self, *args, **options)
+
+    def wrap():
+        start.wait()
+        return wrap_llm(theirs)
+
+    monkeypatch.setattr(LocalLM, "__init__", make_slowly)
+    with ThreadPoolExecutor(4) as threads:
+        made = [work.result() for work in [threads.submit(wrap) for _ in range(4)]]
+    assert len({id(local) for local in made}) == 1

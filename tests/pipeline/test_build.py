@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import pytest
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
 from reges_index import PipelineSettings, ReGeSRerank, build_engine
 from reges_index.catalog import ItemCatalog, demo_catalog
 from reges_index.errors import AdapterError, ConfigError, EncoderMismatchError, ModelNotFoundError
+from reges_index.fusion import ChoiceWeights, FusionModel
 from reges_index.item_expert import COT_SELECT_TMPL
+from reges_index.pipeline.describe import describe_engine
+from reges_index.pipeline.fusing import fusion_of
 from reges_index.pipeline.llm import open_llm, spec_of
 
 SAID = "I liked Solaris, something quiet in space?"
@@ -144,5 +149,41 @@ def test_the_fusion_is_taken_where_it_fits(settings, catalog, few_films, tiny):
         build_engine(shipped.override(fusion="shipped"), few_films, llm=tiny)
     items = ItemCatalog.from_items(demo_catalog("films")[:5], name="five-films")
     assert build_engine(shipped, items, llm=tiny).choice is not None
-    for own in ({"llm": "given"}, {"item_adapter": "none"}, {"mode": "generate"}, {"fusion": "none"}):
+    for own in (
+        {"llm": "given"},
+        {"item_adapter": "none"},
+        {"mode": "generate"},
+        {"fusion": "none"},
+        # What the fusion would leave without effect.
+        {"query_adapter": "none"},
+        {"length_penalty": 0.5},
+        {"max_candidate_tokens": 20},
+        {"select_prompt": "{candidates} {conversation_history}"},
+    ):
         assert build_engine(shipped.override(**own), items, llm=tiny).choice is None
+    assert fusion_of(shipped.override(query_llm="openai:m"), items, None) is None
+    other = {"similarity_top_k": 4, "exclude_mentioned": True, "decoding": {"max_new_tokens": 5}}
+    assert build_engine(shipped.override(**other), items, llm=tiny).choice is not None
+
+
+def test_a_fusion_by_name_stays_and_says_what_it_leaves_without_effect(tiny, caplog):
+    items = ItemCatalog.from_items(demo_catalog("films")[:5], name="five-films")
+    settings = PipelineSettings.preset("embedded", fusion="shipped")
+    build_engine(settings, items, llm=tiny)
+    saved = describe_engine(build_engine(settings, items, llm=tiny))
+    build_engine(saved.override(encoder="embedded"), items, llm=tiny)
+    assert "no effect" not in caplog.text
+    for own, said in (
+        ({"mode": "generate"}, "mode: generate will have no effect"),
+        ({"mode": "reason", "reasoning": {"max_new_tokens": 5}}, "mode: reason will have no effect"),
+    ):
+        caplog.clear()
+        assert build_engine(settings.override(**own), items, llm=tiny).choice is not None
+        assert said in caplog.text
+    caplog.clear()
+    assert fusion_of(settings.override(item_adapter="/mine"), items, None) is not None
+    assert "item_adapter: /mine will have no effect" in caplog.text
+    caplog.clear()
+    asked = replace(FusionModel.default(), choice=ChoiceWeights(retrieval=1.0, model=0.5))
+    assert fusion_of(settings.override(mode="generate"), items, asked) is asked
+    assert caplog.text == ""

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from reges_index import QueryDecoding, ReGeSQueryTransform
 from reges_index.errors import AdapterError, ConfigError, InputError
+from reges_index.item_expert import ReGeSRerank
 from reges_index.models.adapters import AdapterManifest, save_manifest
 from reges_index.query_expert.prompt import DEFAULT_QUERY_TMPL, query_prompt_hash
 from tests.builders import bundle, chat, ticks_during
@@ -124,6 +125,14 @@ def test_another_prompt_than_the_adapters_is_refused(trained):
         transform.update_prompts({"query_prompt": PromptTemplate("{conversation_history}")})
     assert transform.get_prompts() == {"query_prompt": DEFAULT_QUERY_TMPL}
     ReGeSQueryTransform(trained, adapter=None, query_prompt="{conversation_history}")
+
+
+def test_an_adapter_of_another_role_is_called_that(trained):
+    for mode, role in (("score", "item-expert"), ("reason", "item-expert-cot")):
+        with pytest.raises(AdapterError, match=f"trained as query-expert, not as {role}"):
+            ReGeSRerank(trained, adapter="query-expert", mode=mode)
+    rerank = ReGeSRerank(trained, adapter=None)
+    assert rerank.backend.adapter is None
 
 
 @pytest.mark.parametrize(

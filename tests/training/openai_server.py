@@ -36,6 +36,7 @@ class ChatServer:
     def __init__(self, script: Script) -> None:
         self.prompts: list[str] = []
         self.keys: set[str] = set()
+        self.limits: list[int | None] = []  # of answers, in tokens
         self.most_at_once = 0
         self._now = 0
         self._lock = threading.Lock()
@@ -48,6 +49,7 @@ class ChatServer:
                     number = len(owner.prompts)
                     prompt = body["messages"][-1]["content"]
                     owner.prompts.append(prompt)
+                    owner.limits.append(body.get("max_tokens"))
                     owner.keys.add(self.headers.get("authorization", ""))
                     owner._now += 1
                     owner.most_at_once = max(owner.most_at_once, owner._now)

@@ -139,3 +139,22 @@ def test_exit_codes_of_the_command(arguments, code, message, monkeypatch, capsys
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
+
+
+def test_reasoning_may_be_longer_than_a_query_and_cut_answers_are_printed(folder, tmp_path):
+    data = ["--conversations", folder / "turns.jsonl", "--catalog", folder / "items.jsonl"]
+
+    def ask(server, name, *options):
+        teacher = ["--teacher", f"openai-like:t@{server.url}", "--out", tmp_path / name]
+        said = call("pseudo-queries", *data, *teacher, *options)
+        limits, server.limits[:] = set(server.limits), []
+        return limits, " ".join(said.split())
+
+    with chat_server(lambda p, n: Reply("They like it slow.", finish="length")) as server:
+        limits, said = ask(server, "query")
+        assert limits == {128}
+        assert "6 answers cut at 128 tokens; see --max-new-tokens" in said
+        assert ask(server, "reasoning", "--reasoning")[0] == {256}
+        assert ask(server, "short", "--reasoning", "--max-new-tokens", 40)[0] == {40}
+    with chat_server(lambda p, n: Reply("They like it slow.")) as server:
+        assert "answers cut" not in ask(server, "whole")[1]

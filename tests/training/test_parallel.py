@@ -7,8 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
+from reges_index.training.batches import plan_epoch
 from reges_index.training.parallel import Team
+from reges_index.training.run_state import RunState
+from reges_index.training.sft import _lora
+from reges_index.training.trainer_loop import train_loop
+from tests.tiny import tiny_lm
+
+from .test_sft import examples, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,3 +83,24 @@ def test_alone_nothing_has_to_be_launched():
     assert team.leads
     assert team.share([1, 2], [5, 5]) == [1, 2]
     team.wait()
+
+
+@pytest.fixture
+def a_group_of_one():
+    """What `add_up` talks to; the other processes, which have nothing to do, need not be there."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("accumulation", "idle"), [(1, True), (2, False)])
+def test_processes_without_work_are_warned_of(tmp_path, a_group_of_one, caplog, accumulation, idle):
+    lm, options = tiny_lm(), settings(gradient_accumulation=accumulation)
+    plan = plan_epoch(
+        examples(lm), batch_size=2, accumulation=accumulation, share_prefixes=False, seed=0, epoch=0
+    )[:1]
+    with _lora(lm, options) as model:
+        state = RunState(model, options, len(plan), tmp_path / "run", run_hash="x")
+        train_loop(model, plan, options, state, pad_id=0, team=Team(0, 2))
+    assert ("1 of 2 processes have nothing to do" in caplog.text) == idle
+    assert state.step == 1

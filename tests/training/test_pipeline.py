@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.errors import InputError, ModelError
+from reges_index.fusion import FusionModel
 from reges_index.item_expert import ReGeSRerank
 from reges_index.models import LocalLM
 from reges_index.models.adapters import load_manifest
@@ -17,7 +19,9 @@ from reges_index.query_expert import QueryDecoding, ReGeSQueryTransform
 from reges_index.training.negatives import read_negatives
 from reges_index.training.pipeline import run_recipe
 from reges_index.training.recipe import load_recipe
+from reges_index.training.steps import content_hash
 from tests.catalog.hashing import HashingEmbedding
+from tests.fusion.recipes import write_recipe
 from tests.tiny import save_tiny
 
 from .films import items, turns
@@ -69,10 +73,10 @@ def run(folder, **options):
     return run_recipe(folder / "recipe.yaml", embed_model=HashingEmbedding(), **options)
 
 
-def change(folder, old, new):
-    text = (folder / "recipe.yaml").read_text()
+def change(folder, old, new, name="recipe.yaml"):
+    text = (folder / name).read_text()
     assert old in text
-    (folder / "recipe.yaml").write_text(text.replace(old, new))
+    (folder / name).write_text(text.replace(old, new))
 
 
 def test_both_experts_learn_load_and_change_the_output(folder):
@@ -139,6 +143,18 @@ def test_recommended_settings_may_change_without_training(folder):
     assert set(states(report).values()) == {"done before"}
     assert load_manifest(report.item_expert).inference["length_penalty"] == 0.5
     assert "length_penalty" in (Path(report.item_expert) / "README.md").read_text()
+    trained = load_manifest(report.item_expert).training["budgets"]["max_history_tokens"]
+    (folder / "recipe.yaml").write_text(RECIPE + "selection: {max_history_tokens: 33}\n")
+    run(folder)
+    assert load_manifest(report.item_expert).inference["max_history_tokens"] == 33
+
+    change(folder, "decoding: {max_new_tokens: 12}\n", "")
+    change(folder, "selection: {max_history_tokens: 33}\n", "")
+    report = run(folder)
+    assert "decoding" not in load_manifest(report.query_expert).inference
+    assert set(load_manifest(report.item_expert).inference) == {"max_history_tokens", "max_input_tokens"}
+    assert load_manifest(report.item_expert).inference["max_history_tokens"] == trained
+    assert "length_penalty" not in (Path(report.item_expert) / "README.md").read_text()
 
 
 def test_random_negatives_need_no_mining_and_no_item_expert_is_fine(folder):
@@ -173,6 +189,7 @@ def test_a_teacher_writes_what_is_missing_and_failed_turns_are_asked_for_again(f
         "pseudo-queries.films", "query-expert", "negatives.films", "reasoning.films", "item-expert-cot",
     ]  # fmt: skip
     assert len(server.prompts) - asked == 1 + 16
+    assert server.limits[asked:] == [128] + [256] * 16  # a query; two or three sentences
     manifest = load_manifest(report.item_expert)
     assert (manifest.role, "step by step" in manifest.prompt_template) == ("item-expert-cot", True)
 
@@ -259,3 +276,49 @@ def test_the_tiny_recipe_runs_on_a_tiny_model(tmp_path):
     written = next(step.report for step in report.steps if step.name == "pseudo-queries.books")
     assert written["written"] + len(written["empty"]) + len(written["leaked"]) == 8
     assert {step.report["steps"] for step in report.steps if step.name.endswith("-expert")} == {4}
+
+
+def test_a_fusion_is_the_last_step_and_skipped_when_done(folder):
+    films = folder / "films"
+    films.mkdir()
+    write_recipe(films)
+    text = RECIPE[: RECIPE.index("item_expert:")] + "item_expert: null\nfusion: films/fusion.yaml\n"
+    (folder / "recipe.yaml").write_text(text)
+    report = run(folder)
+    assert list(states(report)) == ["pseudo-queries.films", "query-expert", "fusion"]
+    assert report.fusion == str(folder / "run" / "fusion")
+    assert not (films / "made").exists()  # it belongs to this run
+    made = FusionModel.load(report.fusion)
+    assert report.steps[-1].report["cross_validation"]["all"]["films"]["pairs"] == 24
+    assert set(states(run(folder)).values()) == {"done before"}
+
+    change(films, "l2: 1.0e-3", "l2: 1.0e-1", "fusion.yaml")
+    assert [name for name, state in states(run(folder)).items() if state == "ran"] == ["fusion"]
+    assert FusionModel.load(report.fusion).fingerprint != made.fingerprint
+    assert (folder / "run" / "steps" / "set-aside" / "fusion-1" / "run" / "fusion" / "fusion.json").exists()
+    (folder / "run" / "fusion" / "fusion.safetensors").write_bytes(b"half")
+    assert states(run(folder))["fusion"] == "ran"
+
+    change(films, "turns.jsonl", "gone.jsonl", "fusion.yaml")
+    with pytest.raises(InputError, match=r"gone\.jsonl is no file"):
+        run(folder)
+
+
+def test_another_adapter_to_start_from_trains_again(folder):
+    first = run(folder).query_expert
+    shutil.copytree(first, folder / "first")
+    text = (folder / "recipe.yaml").read_text().replace("out: run", "out: second")
+    text = text.replace("query_expert: &few\n  {", "query_expert:\n  {start_from: first, ")
+    text = text[: text.index("item_expert:")] + "item_expert: null\n"
+    (folder / "recipe.yaml").write_text(text)
+    begun = load_manifest(run(folder).query_expert).training["start_from"]
+    assert begun == content_hash(Path(first))
+    assert set(states(run(folder)).values()) == {"done before"}
+    (folder / "first").rename(folder / "renamed")  # another place, the same adapter
+    change(folder, "start_from: first", "start_from: renamed")
+    assert states(run(folder))["query-expert"] == "done before"
+    shutil.rmtree(folder / "renamed")
+    shutil.copytree(folder / "second" / "query-expert", folder / "renamed")  # the same place, another adapter
+    report = run(folder)
+    assert states(report)["query-expert"] == "ran"
+    assert load_manifest(report.query_expert).training["start_from"] != begun

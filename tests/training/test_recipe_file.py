@@ -37,6 +37,24 @@ def test_paths_are_relative_to_the_recipe_and_numbers_may_lack_a_point(tmp_path,
     assert load_recipe(tmp_path / "recipe.yaml", out="elsewhere").out == Path("elsewhere")
 
 
+def test_folders_of_models_are_relative_to_the_recipe_and_names_stay_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    text = (
+        GOOD.replace("epochs: 2}", "epochs: 2, start_from: first/query-expert}")
+        + "base: ~/model\nencoder: ./encoder\nteacher: {llm: ../teacher}\n"
+    )
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.base == "/home/somebody/model"
+    assert recipe.encoder == str(tmp_path / "encoder")
+    assert recipe.teacher.llm == f"{tmp_path}/../teacher"
+    assert recipe.query_expert.start_from == tmp_path / "first" / "query-expert"
+    assert recipe.item_expert.start_from is None
+    text = GOOD.replace("num_candidates: 9", "num_candidates: 9, start_from: ~/first")
+    recipe = load_recipe(write(tmp_path, text + "base: org/model\nencoder: org/encoder\n"))
+    assert (recipe.base, recipe.encoder) == ("org/model", "org/encoder")
+    assert recipe.item_expert.start_from == Path("/home/somebody/first")
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

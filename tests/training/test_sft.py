@@ -4,16 +4,20 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from reges_index.catalog.item import Item
+from reges_index.dialogue import DialogueQueryBundle
 from reges_index.dialogue.measure import HFMeasure
 from reges_index.dialogue.messages import Message, Turn
-from reges_index.errors import ConfigError, InputError, StorageError, TrainingError
+from reges_index.errors import AdapterError, ConfigError, InputError, StorageError, TrainingError
+from reges_index.item_expert import ReGeSRerank
 from reges_index.item_expert.prompt import PromptBudget, build_selection_prompt
 from reges_index.models.adapters import load_manifest
+from reges_index.query_expert import ReGeSQueryTransform
 from reges_index.query_expert.prompt import build_query_prompt, query_prompt_hash
 from reges_index.training.batches import merge_prefixes, pad_right, plan_epoch
-from reges_index.training.checkpoints import latest_checkpoint, whole_folder
+from reges_index.training.checkpoints import latest_checkpoint, read_checkpoint, whole_folder
 from reges_index.training.config import ExpertTraining
 from reges_index.training.data import query_examples
 from reges_index.training.item_expert import train_item_expert
@@ -21,6 +25,7 @@ from reges_index.training.query_expert import train_query_expert
 from reges_index.training.run_state import RunState
 from reges_index.training.selection_data import selection_examples
 from reges_index.training.sft import _lora, train_expert
+from reges_index.training.steps import content_hash
 from reges_index.training.trainer_loop import answer_loss
 from tests.tiny import tiny_lm
 
@@ -246,7 +251,7 @@ def test_item_expert_learns(tmp_path):
     assert sum(result.losses[-6:]) < 0.8 * sum(result.losses[:6])
     manifest = load_manifest(result.adapter_dir)
     assert manifest.negatives == {"kind": "hard", "k": 3, "candidates_of": "turn"}
-    assert manifest.inference == {"max_candidate_tokens": 4}
+    assert manifest.inference["max_candidate_tokens"] == 4
 
 
 def test_chain_of_thought_answers_with_reasoning_then_the_item(tmp_path):
@@ -323,11 +328,36 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, backe
                 next(iter(self.named.values())).fill_(math.nan)
 
     monkeypatch.setattr(RunState, "finish_step", poison)
-    with pytest.raises(TrainingError, match="step 5 is nan"):
+    with pytest.raises(TrainingError, match=r"step 5 (is|has the norm) nan"):
         train_expert(examples(), lm, options, tmp_path / "a", role="query-expert", manifest_fields=FIELDS)
     assert latest_checkpoint(tmp_path / "a.run").name == "checkpoint-4"
     assert not (tmp_path / "a").exists()
     assert not any("lora" in name for name, _ in lm.model.named_parameters())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("backend", ["loop", "trl"])
+def test_a_gradient_that_is_no_number_stops_before_the_step(tmp_path, backend, value, monkeypatch):
+    """The loss is finite all the way, as when a backward pass overflows."""
+    options = settings(backend=backend, save_every_minutes=1e-9)
+    finish, weights = RunState.finish_step, {}
+
+    def poison(self, loss, **rest):
+        finish(self, loss, **rest)
+        weights.update(self.named)
+        if self.step == 4:
+            next(iter(self.named.values())).register_hook(lambda grad: grad.fill_(value))
+
+    monkeypatch.setattr(RunState, "finish_step", poison)
+    with pytest.raises(TrainingError, match="gradient of step 5 has the norm"):
+        train_expert(
+            examples(), tiny_lm(), options, tmp_path / "a", role="query-expert", manifest_fields=FIELDS
+        )
+    newest = latest_checkpoint(tmp_path / "a.run")
+    assert newest.name == "checkpoint-4"
+    kept = read_checkpoint(newest).tensors
+    assert all(torch.equal(kept[f"weight/{name}"], p.detach()) for name, p in weights.items())
+    assert all(bool(p.isfinite().all()) for p in weights.values())
 
 
 def test_a_full_disk_leaves_the_old_folder(tmp_path):
@@ -362,3 +392,126 @@ def test_the_base_comes_back_as_it_was(tmp_path):
 def test_module_names_that_the_base_lacks_are_named(tmp_path):
     with pytest.raises(ConfigError, match="lora_targets"):
         train_query_expert(TURNS, QUERIES, tiny_lm(), settings(lora_targets=("nope",)), tmp_path / "a")
+
+
+# -- what inference takes over -------------------------------------------------------------------------
+
+
+def test_a_dialogue_that_fits_in_training_is_not_cut_at_inference(tmp_path):
+    """The paper's budgets: 4,096 tokens of input, of which the dialogue may take what it needs."""
+    said = [
+        Message(role="assistant" if n % 2 else "user", content=f"I want something {'old ' * 40}, number {n}.")
+        for n in range(16)
+    ]
+    turn = Turn(id="long", dialog_id="long", messages=tuple(said), targets=("i0",))
+    options = settings(max_tokens=4000, max_steps=1, num_candidates=3, negatives="random")
+    lm = tiny_lm()
+    queries = train_query_expert([turn], {"long": "an old film"}, lm, options, tmp_path / "q").adapter_dir
+    items = train_item_expert([turn], ITEMS, {}, lm, options, tmp_path / "g").adapter_dir
+    [asked], _ = query_examples([turn], {"long": "an old film"}, lm, options)
+    [shown], report = selection_examples([turn], ITEMS, {}, lm, options)
+    assert len(asked.prompt_ids) > 1200
+    assert report.shortened_histories == 0
+
+    lm.load_adapter("query-expert", queries, role="query-expert")
+    lm.load_adapter("item-expert", items, role="item-expert")
+    bundle = DialogueQueryBundle.from_dialogue(turn)
+    prompt = ReGeSQueryTransform(lm).build_prompt(bundle)
+    assert lm.encode_chat(prompt.messages) == list(asked.prompt_ids)
+    text = lm.tokenizer.decode(shown.prompt_ids)
+    listed = sorted(
+        (item for item in ITEMS.values() if f"\n{item.title} (" in text),
+        key=lambda item: text.find(f"\n{item.title} ("),
+    )
+    rerank = ReGeSRerank(lm)
+    assert lm.encode_chat(rerank.build_prompt(listed, bundle).messages) == list(shown.prompt_ids)
+    assert rerank.budget.total < options.max_tokens  # the answer and the chat template have had their share
+    bare = ReGeSRerank(lm, adapter=None).build_prompt(listed, bundle)
+    assert bare.history.dropped > 0  # untrained, the default holds
+
+
+def test_less_room_in_training_is_less_at_inference(tmp_path):
+    options = settings(max_tokens=300, max_steps=1, max_history_tokens=40)
+    lm = tiny_lm()
+    inference = load_manifest(
+        train_query_expert(TURNS, QUERIES, lm, options, tmp_path / "q").adapter_dir
+    ).inference
+    assert inference == {"max_history_tokens": 40}
+    options = settings(max_tokens=420, max_steps=1, num_candidates=3, negatives="random")
+    manifest = load_manifest(train_item_expert(TURNS, ITEMS, {}, lm, options, tmp_path / "g").adapter_dir)
+    assert 300 < manifest.inference["max_input_tokens"] < 420
+    assert manifest.training["budgets"] == manifest.inference
+
+
+# -- going on from an adapter --------------------------------------------------------------------------
+
+
+def test_going_on_from_an_adapter_begins_with_its_weights(tmp_path, monkeypatch):
+    first = train_query_expert(TURNS, QUERIES, tiny_lm(), settings(epochs=5), tmp_path / "first")
+    saved = load_file(tmp_path / "first" / "adapter_model.safetensors")
+    begun = {}
+
+    def remember(self, *args, made=RunState.__init__, **options):
+        made(self, *args, **options)
+        begun.update({name.replace(".default", ""): p.detach().clone() for name, p in self.named.items()})
+
+    monkeypatch.setattr(RunState, "__init__", remember)
+    again = settings(epochs=1, start_from=tmp_path / "first", learning_rate=1e-4)
+    second = train_query_expert(TURNS, QUERIES, tiny_lm(), again, tmp_path / "second")
+    assert begun.keys() == saved.keys()
+    assert all(torch.equal(begun[name], saved[name]) for name in saved)
+    assert second.losses[0] < 0.75 * first.losses[0]
+    training = load_manifest(second.adapter_dir).training
+    assert training["start_from"] == content_hash(tmp_path / "first")
+
+
+@pytest.mark.parametrize("changes", [{"lora_r": 8}, {"lora_targets": ("q_proj",)}])
+def test_an_adapter_of_another_shape_is_no_start(tmp_path, changes):
+    train_query_expert(TURNS, QUERIES, tiny_lm(), settings(max_steps=1), tmp_path / "first")
+    lm = tiny_lm()
+    with pytest.raises(ConfigError, match=r"start_from: .* other LoRA layers"):
+        train_query_expert(
+            TURNS, QUERIES, lm, settings(start_from=tmp_path / "first", **changes), tmp_path / "second"
+        )
+    assert not any("lora" in name for name, _ in lm.model.named_parameters())
+
+
+def test_an_adapter_of_another_role_or_base_is_no_start(tmp_path):
+    train_query_expert(TURNS, QUERIES, tiny_lm(), settings(max_steps=1), tmp_path / "first")
+    start = {"start_from": tmp_path / "first"}
+    options = settings(num_candidates=3, negatives="random", **start)
+    with pytest.raises(AdapterError, match="trained as query-expert, not as item-expert"):
+        train_item_expert(TURNS, ITEMS, {}, tiny_lm(), options, tmp_path / "second")
+    with pytest.raises(AdapterError, match="was trained on tiny-llama-0"):
+        train_query_expert(TURNS, QUERIES, tiny_lm("qwen2"), settings(**start), tmp_path / "second")
+
+
+def test_a_checkpoint_of_another_start_is_refused(tmp_path):
+    for seed, name in enumerate(("one", "two")):
+        train_query_expert(TURNS, QUERIES, tiny_lm(), settings(max_steps=1, seed=seed), tmp_path / name)
+    for name, fails in (("one", False), ("one", False), ("two", True)):
+        options = settings(max_steps=2, start_from=tmp_path / name)
+        if not fails:
+            train_query_expert(TURNS, QUERIES, tiny_lm(), options, tmp_path / "out")
+            continue
+        with pytest.raises(TrainingError, match="other data or settings"):
+            train_query_expert(TURNS, QUERIES, tiny_lm(), options, tmp_path / "out")
+
+
+def test_lists_vary_between_the_bounds_and_are_the_same_for_a_seed(tmp_path):
+    turns = [turn for number in range(20) for turn in dialogue(number)]
+    lm = tiny_lm()
+
+    def lengths(**changes):
+        options = settings(num_candidates=6, num_candidates_from=2, negatives="random", **changes)
+        made, _ = selection_examples(turns, ITEMS, {}, lm, options)
+        return [lm.tokenizer.decode(e.prompt_ids).count("A film about") - 1 for e in made]
+
+    assert set(lengths()) == {2, 3, 4, 5, 6}
+    assert lengths() == lengths()
+    assert lengths(seed=1) != lengths()
+    with pytest.raises(ConfigError, match="num_candidates_from=7 is more than num_candidates=6"):
+        ExpertTraining.parse({"num_candidates": 6, "num_candidates_from": 7})
+    options = settings(num_candidates=6, num_candidates_from=2, negatives="random", max_steps=1)
+    manifest = load_manifest(train_item_expert(TURNS, ITEMS, {}, lm, options, tmp_path / "g").adapter_dir)
+    assert manifest.negatives == {"kind": "random", "k": 6, "k_from": 2, "candidates_of": "turn"}
