@@ -122,6 +122,11 @@ class CatalogReader(ABC):
             )
         return [found[item_id] for item_id in ids]
 
+    def held(self, ids: Sequence[str]) -> set[str]:
+        """Return which of the ids are in the catalog now."""
+        with self.lent() as table:
+            return {row.id for row in table.rows(list(dict.fromkeys(ids)))}
+
     def contents(self) -> Contents:
         """Return all items with their vectors; about 4 bytes for each number of a vector, and the texts."""
         with self.lent() as table:

@@ -20,7 +20,16 @@ _SYNC_BATCH = 256
 
 
 class CatalogWriter(CatalogReader):
-    """What an `ItemCatalog` does to its items; how it reads them is `CatalogReader`."""
+    """What an `ItemCatalog` does to its items; how it reads them is `CatalogReader`.
+
+    Attributes
+    ----------
+    changes
+        How often this object has written to the catalog: what it has prepared of the items may be out of date
+        once this has changed. Other objects and processes count for themselves.
+    """
+
+    changes: int = 0
 
     def sync(
         self,
@@ -158,4 +167,7 @@ class CatalogWriter(CatalogReader):
                     where,
                 )
                 writer.recreate(self.encoder)
-            yield writer
+            try:
+                yield writer
+            finally:
+                self.changes += 1  # also where it failed half-way

@@ -62,13 +62,42 @@ def test_changes_of_the_catalog_are_seen_at_once(catalog, fusion):
     assert Item.from_node(node.node).abstract == "Rewritten."
 
 
-def test_between_two_looks_the_catalog_counts_as_unchanged(catalog, fusion):
+@pytest.fixture
+def two(tmp_path):
+    """The same catalog twice, as two processes have it."""
+    one = ItemCatalog.from_items(FILMS, persist_dir=tmp_path, embed_model=HashingEmbedding(), name="films")
+    return one, ItemCatalog.open(tmp_path, name="films", embed_model=HashingEmbedding())
+
+
+def test_changes_by_the_catalog_itself_need_no_look(catalog, fusion):
     retriever = FusionRetriever(catalog, fusion, check_every=3600)
+    assert "f8" in ids(retriever.retrieve(ask("horror")))
+    catalog.remove(["f8"])
+    assert "f8" not in ids(retriever.retrieve(ask("horror")))
+
+
+def test_between_two_looks_the_catalog_counts_as_unchanged_by_others(two, fusion):
+    mine, other = two
+    retriever = FusionRetriever(mine, fusion, check_every=3600)
     before = ids(retriever.retrieve(ask("horror")))
-    catalog.sync(FILMS[:7])
+    other.sync(FILMS[:7])
     assert ids(retriever.retrieve(ask("horror"))) == before
     retriever.check_every = 0
     assert "f8" not in ids(retriever.retrieve(ask("horror")))
+
+
+def test_looks_that_take_long_are_rare_and_yet_nothing_removed_is_returned(two, fusion):
+    mine, other = two
+    retriever = FusionRetriever(mine, fusion, check_every=1e-6)
+    retriever.retrieve(ask("horror"))
+    retriever._workshop.look_took = 3600
+    other.add([Item(id="f9", title="Newest Horror", genres=["Horror"], abstract="A scary horror film.")])
+    assert "f9" not in ids(retriever.retrieve(ask("horror")))
+    other.remove(["f8"])
+    found = ids(retriever.retrieve(ask("horror")))
+    assert "f8" not in found
+    assert "f9" in found
+    assert retriever._workshop.look_took < 3600
 
 
 class Watched(FusionRetriever):
