@@ -72,6 +72,7 @@ class TowerAdapter:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {n: np.ascontiguousarray(w.astype(np.float16)) for n, w in self.weights.items()}
         save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
+        (folder / _WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
         for name, content in ((_CONFIG, self.config), (_OURS, {"max_tokens": self.max_tokens})):
             (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
