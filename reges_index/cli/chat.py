@@ -21,7 +21,7 @@ __all__ = ["chat"]
 
 @with_engine_options
 def chat(options: EngineOptions, top_k: ShownTopK = 5) -> None:
-    """Chat in the terminal; shows the query it searched with and the candidates' probabilities.
+    """Chat in the terminal; shows the query that was written and the candidates' probabilities.
 
     An empty line or end of input ends the chat, /reset starts a new one.
     """

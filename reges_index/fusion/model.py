@@ -110,9 +110,16 @@ class FusionModel:
         """Whether LLM_G has no weight in the final choice, so that it need not be asked."""
         return self.choice.model == 0
 
+    @property
+    def uses_query(self) -> bool:
+        """Whether the refined query has any weight; without, it is only shown."""
+        return self.known.uses("dense_query") or self.unknown.uses("dense_query")
+
     def rank_alone(self, nodes: Sequence[NodeWithScore]) -> Ranking:
-        """Rank without LLM_G; see `reges_index.fusion.alone.rank_alone`."""
-        return rank_alone(self.choice, nodes)
+        """Rank without LLM_G; see `rank_alone`. The report says ``uses_query``, too."""
+        ranking = rank_alone(self.choice, nodes)
+        rerank = {**ranking.report["rerank"], "uses_query": self.uses_query}
+        return Ranking(ranking.candidates, {**ranking.report, "rerank": rerank})
 
     # -- files -------------------------------------------------------------------------------------
 

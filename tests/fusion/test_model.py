@@ -73,6 +73,12 @@ def test_two_models_of_one_fingerprint_are_the_same(fusion, tmp_path):
     assert loaded.with_choice(ChoiceWeights(0.8, 0.3)).fingerprint != loaded.fingerprint
 
 
+def test_the_report_says_whether_the_query_counts(fusion):
+    assert not fusion.uses_query  # its train dialogues had none
+    assert fusion.rank_alone([]).report["rerank"]["uses_query"] is False
+    assert replace(fusion, known=fusion.known.shifted("dense_query", 0.5)).uses_query
+
+
 def test_the_shipped_model_is_small_and_loads():
     from importlib import resources
 
