@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,10 @@ class _Tower(torch.nn.Module):
         self.lora = LoraConfig(
             r=settings.lora_r, lora_alpha=settings.lora_alpha, target_modules=list(settings.lora_targets)
         )
-        self.model = get_peft_model(encoder, self.lora)
+        with warnings.catch_warnings():
+            # With transformers 5, of an attribute that PEFT itself reads.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.model = get_peft_model(encoder, self.lora)
         self.tokenizer = base.tokenizer
         self.max_tokens = settings.max_tokens
         dimension = int(encoder.config.hidden_size)

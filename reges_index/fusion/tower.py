@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,7 +119,10 @@ class QueryTower:
 
         config = LoraConfig(**{**adapter.config, "inference_mode": True})
         try:
-            model = get_peft_model(base[0].auto_model, config)
+            with warnings.catch_warnings():
+                # With transformers 5, of an attribute that PEFT itself reads.
+                warnings.simplefilter("ignore", FutureWarning)
+                model = get_peft_model(base[0].auto_model, config)
             weights = {name: torch.from_numpy(np.array(w)) for name, w in adapter.weights.items()}
             result = set_peft_model_state_dict(model, weights)
         except (ValueError, RuntimeError) as error:
