@@ -67,13 +67,13 @@ def _automatic(settings: PipelineSettings, catalog: ItemCatalog | LiveCatalog | 
     usual = (settings.llm, settings.item_adapter, settings.mode) == ("embedded", SHIPPED, "score")
     if not usual or catalog is None:
         return None
-    model = FusionModel.default()
-    if not model.fits(catalog.current if isinstance(catalog, LiveCatalog) else catalog):
+    model = FusionModel.default_for(catalog)
+    if model is None:
         return None
     wanted = []
     if model.decides_alone:
         wanted += [name for name in _OF_ITEM_EXPERT if getattr(settings, name) is not None]
-    if not any(scorer.uses("dense_query") for scorer in (model.known, model.unknown)):
+    if not model.uses_query:
         wanted += [name for name in _OF_QUERY_EXPERT if getattr(settings, name) is not None]
         wanted += ["query_adapter"] if settings.query_adapter != SHIPPED else []
     if wanted:
