@@ -45,7 +45,12 @@ def test_a_line_for_every_turn_with_the_embedded_models(store, turns, tmp_path):
         assert len(row["ranking"]) == len(row["probabilities"]) == 4
         assert set(row["ranking"]) <= IDS
         assert row["recommendation"] == row["ranking"][0]
-        assert sum(row["probabilities"]) == pytest.approx(1)
+        # Among all items of the catalog: what the four have together.
+        assert 0 < sum(row["probabilities"]) < 1
+        assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
+    everything = tmp_path / "all.jsonl"
+    assert reges(*words[:6], everything, "--similarity-top-k", 500, "--limit", 1).code == 0
+    assert sum(rows(everything)[0]["probabilities"]) == pytest.approx(1)
 
 
 def test_the_ranking_is_all_that_was_retrieved(predict, tmp_path):
