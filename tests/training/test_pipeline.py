@@ -250,8 +250,10 @@ def test_killed_at_many_points_it_ends_with_the_same_adapters(folder):
             {name: p for name, p in lm.model.named_parameters() if "lora_" in name} for lm in (whole, killed)
         ]
         assert weights[0]
+        # Another process may sum in another order, since where memory lies picks the kernels: 2e-5 after all
+        # steps on a Xeon with AMX. A step that is lost or done twice moves weights by about the learning rate.
         for name, tensor in weights[0].items():
-            assert tensor.allclose(weights[1][name], atol=1e-5), name
+            assert tensor.allclose(weights[1][name], atol=1e-4), name
     negatives = [(folder / out / "negatives" / "films.jsonl").read_text() for out in ("whole", "killed")]
     assert negatives[0] == negatives[1]
 
