@@ -251,7 +251,7 @@ def test_killed_at_many_points_it_ends_with_the_same_adapters(folder):
         ]
         assert weights[0]
         # Another process may sum in another order, since where memory lies picks the kernels: 2e-5 after all
-        # steps on a Xeon with AMX. A step that is lost or done twice moves weights by about the learning rate.
+        # steps on a Xeon with AMX. A step lost or done twice moves weights by about the learning rate.
         for name, tensor in weights[0].items():
             assert tensor.allclose(weights[1][name], atol=1e-4), name
     negatives = [(folder / out / "negatives" / "films.jsonl").read_text() for out in ("whole", "killed")]
