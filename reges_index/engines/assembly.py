@@ -58,7 +58,7 @@ def engine_parts(
     if fusion == "auto":
         own = (llm, query_llm, query_transform, rerank, retriever)
         # An LLM, a part or a way of choosing of the user's own: then LLM_G shall choose, as in the paper.
-        embedded = catalog is not None and all(part is None for part in own) and not rerank_options
+        embedded = all(part is None for part in own) and not rerank_options
         fusion = FusionModel.default_for(catalog) if embedded and catalog is not None else None
     source = _source(catalog, retriever, fusion, filters)
     if on_error not in ("raise", "retrieval_order"):

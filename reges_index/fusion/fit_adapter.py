@@ -13,7 +13,7 @@ import torch
 from reges_index.fusion.adapter import BLOCKS, QueryAdapter
 from reges_index.fusion.fitting import TrainSet
 
-__all__ = ["AdapterTraining", "Maps", "bias_levels", "fit_adapter", "pace", "softmax_columns"]
+__all__ = ["AdapterTraining", "Maps", "TrainTensors", "bias_levels", "fit_adapter", "pace"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,76 @@ class Maps(torch.nn.Module):
         return self.change + self.own[:, None, None] * torch.eye(self.change.shape[1])
 
 
+@dataclass(frozen=True)
+class TrainTensors:
+    """What a fit of the query side reads of its train sets, and its loss.
+
+    Attributes
+    ----------
+    sets
+        Where the rest is from.
+    keys
+        Shape (K,): `title_hash` of the items of all sets, ascending.
+    place
+        For each set, shape (N,): where in ``keys`` each item is.
+    items
+        For each set, shape (N, d): vectors of the frozen encoder.
+    blocks
+        For each set, shape (T, len(BLOCKS), d).
+    """
+
+    sets: Sequence[TrainSet]
+    keys: npt.NDArray[np.int64]
+    place: list[torch.Tensor]
+    items: list[torch.Tensor]
+    blocks: list[torch.Tensor]
+
+    @classmethod
+    def of(cls, sets: Sequence[TrainSet]) -> TrainTensors:
+        """Return the tensors of some train sets."""
+        keys = np.unique(np.concatenate([train.titles for train in sets]))
+        return cls(
+            sets,
+            keys,
+            place=[torch.from_numpy(np.searchsorted(keys, train.titles)) for train in sets],
+            items=[torch.from_numpy(np.asarray(train.sources.vectors, dtype=np.float32)) for train in sets],
+            blocks=[torch.from_numpy(train.blocks()) for train in sets],
+        )
+
+    def loss(
+        self,
+        which: int,
+        part: npt.NDArray[np.int64],
+        query: torch.Tensor,
+        bias: torch.Tensor,
+        sample: int,
+        rng: np.random.Generator,
+    ) -> torch.Tensor:
+        """Return the mean cross-entropy of some turns' targets among the items (a scalar).
+
+        Named items other than the target leave the softmax: repeating them is for other features to decide.
+
+        Parameters
+        ----------
+        which, part
+            Number of the set, and the numbers of its turns, B of them.
+        query
+            Shape (B, d).
+        bias
+            Shape (K,).
+        sample
+            As in `AdapterTraining`.
+        """
+        seen, targets, hidden = _columns(self.sets[which], part, sample, rng)
+        logits = query @ self.items[which][seen].T + bias[self.place[which][seen]]
+        logits = logits.masked_fill(hidden, -1e4)
+        return (torch.logsumexp(logits, 1) - (logits * targets).sum(1)).mean()
+
+
 def fit_adapter(
     sets: Sequence[TrainSet], rows: Sequence[npt.NDArray[np.int64]], settings: AdapterTraining
 ) -> QueryAdapter:
     """Train on the given rows of each set.
-
-    Named items other than the target leave the softmax: repeating them is for other features to decide.
 
     Parameters
     ----------
@@ -84,11 +148,8 @@ def fit_adapter(
     """
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    keys = np.unique(np.concatenate([train.titles for train in sets]))
-    place = [torch.from_numpy(np.searchsorted(keys, train.titles)) for train in sets]
-    items = [torch.from_numpy(np.asarray(train.sources.vectors, dtype=np.float32)) for train in sets]
-    blocks = [torch.from_numpy(train.blocks()) for train in sets]
-    maps = Maps(items[0].shape[1], len(keys), settings)
+    tensors = TrainTensors.of(sets)
+    maps = Maps(tensors.items[0].shape[1], len(tensors.keys), settings)
     groups = [
         {"params": [maps.own], "weight_decay": 0.0},
         {"params": [maps.change], "weight_decay": settings.weight_decay / settings.learning_rate},
@@ -112,35 +173,27 @@ def fit_adapter(
         ]
         for n in rng.permutation(len(batches)):
             which, part = batches[n]
-            seen, targets, hidden = softmax_columns(sets[which], part, settings.sample, rng)
-            logits = maps(blocks[which][part]) @ items[which][seen].T + maps.bias[place[which][seen]]
-            logits = logits.masked_fill(hidden, -1e4)
-            loss = torch.logsumexp(logits, 1) - (logits * targets).sum(1)
+            query = maps(tensors.blocks[which][part])
+            loss = tensors.loss(which, part, query, maps.bias, settings.sample, rng)
             optimizer.zero_grad()
-            loss.mean().backward()
+            loss.backward()
             optimizer.step()
             schedule.step()
     matrices = maps.matrices().detach().numpy().astype(np.float32)
-    return QueryAdapter(
-        dict(zip(BLOCKS, matrices, strict=True)), *bias_levels(maps, keys, place, sets, usable)
-    )
+    return QueryAdapter(dict(zip(BLOCKS, matrices, strict=True)), *bias_levels(maps, tensors, usable))
 
 
 def bias_levels(
-    maps: Maps,
-    keys: npt.NDArray[np.int64],
-    place: Sequence[torch.Tensor],
-    sets: Sequence[TrainSet],
-    rows: Sequence[npt.NDArray[np.int64]],
+    maps: Maps, tensors: TrainTensors, rows: Sequence[npt.NDArray[np.int64]]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return the keys of the items that were targets in these rows, and their biases."""
     biases = maps.bias.detach().numpy().astype(np.float32)
-    recommended = np.zeros(len(keys), dtype=bool)
-    for train, its, where in zip(sets, rows, place, strict=True):
+    recommended = np.zeros(len(tensors.keys), dtype=bool)
+    for train, its, where in zip(tensors.sets, rows, tensors.place, strict=True):
         recommended[where[[target for row in its for target in train.targets[row]]].numpy()] = True
     # Every item that was never a target has been pushed down alike; that level is the 0 of unknown items.
     level = float(biases[~recommended].mean()) if not recommended.all() else 0.0
-    return keys[recommended], biases[recommended] - level
+    return tensors.keys[recommended], biases[recommended] - level
 
 
 def pace(step: int, steps: int) -> float:
@@ -151,7 +204,7 @@ def pace(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def softmax_columns(
+def _columns(
     train: TrainSet, part: npt.NDArray[np.int64], sample: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the items of a batch's softmax (M,), its targets (B, M; rows sum to 1), and what is hidden."""

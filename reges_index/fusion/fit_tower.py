@@ -16,7 +16,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from reges_index.errors import TrainingError
 from reges_index.fusion.adapter import BLOCKS, TOWER, QueryAdapter
 from reges_index.fusion.features import dialogue_texts
-from reges_index.fusion.fit_adapter import AdapterTraining, Maps, bias_levels, pace, softmax_columns
+from reges_index.fusion.fit_adapter import AdapterTraining, Maps, TrainTensors, bias_levels, pace
 from reges_index.fusion.fitting import TrainSet
 from reges_index.fusion.tower import TowerAdapter, tower_base
 
@@ -143,12 +143,9 @@ def fit_tower(
     """
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    keys = np.unique(np.concatenate([train.titles for train in sets]))
-    place = [torch.from_numpy(np.searchsorted(keys, train.titles)) for train in sets]
-    items = [torch.from_numpy(np.asarray(train.sources.vectors, dtype=np.float32)) for train in sets]
-    blocks = [torch.from_numpy(train.blocks()) for train in sets]
+    tensors = TrainTensors.of(sets)
     texts = [[dialogue_texts(turn.chat)[0] for turn in train.turns] for train in sets]
-    head = Maps(items[0].shape[1], len(keys), maps)
+    head = Maps(tensors.items[0].shape[1], len(tensors.keys), maps)
     tower = _Tower(embed_model, settings, maps.scale)
     lora = [parameter for parameter in tower.model.parameters() if parameter.requires_grad]
     decay = maps.weight_decay / maps.learning_rate
@@ -176,11 +173,8 @@ def fit_tower(
         ]
         for number in rng.permutation(len(batches)):
             which, part = batches[number]
-            seen, targets, hidden = softmax_columns(sets[which], part, maps.sample, rng)
-            query = tower([texts[which][row] for row in part]) + head(blocks[which][part])
-            logits = query @ items[which][seen].T + head.bias[place[which][seen]]
-            logits = logits.masked_fill(hidden, -1e4)
-            loss = (torch.logsumexp(logits, 1) - (logits * targets).sum(1)).mean()
+            query = tower([texts[which][row] for row in part]) + head(tensors.blocks[which][part])
+            loss = tensors.loss(which, part, query, head.bias, maps.sample, rng)
             if not torch.isfinite(loss):
                 raise TrainingError("the query tower's loss is no number", hint="lower its learning_rate")
             optimizer.zero_grad()
@@ -194,7 +188,7 @@ def fit_tower(
                 logger.info("query tower: step %d of %d, loss %.3f", step, steps, float(loss.detach()))
     matrices = dict(zip(BLOCKS, head.matrices().detach().numpy().astype(np.float32), strict=True))
     matrices[TOWER] = tower.matrix().detach().numpy().astype(np.float32)
-    return QueryAdapter(matrices, *bias_levels(head, keys, place, sets, usable)), tower.adapter()
+    return QueryAdapter(matrices, *bias_levels(head, tensors, usable)), tower.adapter()
 
 
 def _alike(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 __all__ = ["QueryTower", "TowerAdapter", "tower_base"]
-
-logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
