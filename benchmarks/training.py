@@ -29,6 +29,7 @@ WAYS = {
     "TRL's SFTTrainer": {"backend": "trl"},
     "plain PEFT loop": {"backend": "loop"},
     "loop, shared prefixes": {"backend": "loop", "share_prefixes": True},
+    "loop, shared prefixes, compiled": {"backend": "loop", "share_prefixes": True, "compile": True},
 }
 
 

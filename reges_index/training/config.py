@@ -73,6 +73,9 @@ class ExpertTraining(BaseModel):
         Between checkpoints.
     dtype
         Of the frozen base: "auto" is bf16 on hardware that computes in it, else fp32. The adapter is fp32.
+    compile
+        Whether to compile the decoder layers (torch.compile, which needs a C++ compiler on a CPU). It costs a
+        minute at the start; SmolLM2-135M then trains 1.5 times as fast on a CPU. Same loss, to rounding.
     num_threads
         CPU threads; None leaves torch's choice.
     seed
@@ -107,6 +110,7 @@ class ExpertTraining(BaseModel):
     max_steps: int | None = Field(default=None, ge=1)
     save_every_minutes: float = Field(default=3.0, gt=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
     num_threads: int | None = Field(default=None, ge=1)
     seed: int = 0
 

@@ -276,6 +276,26 @@ def test_both_back_ends_give_the_same_losses(tmp_path):
     assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-4)
 
 
+def test_compiled_layers_give_the_same_losses_and_go_away(tmp_path):
+    lm = tiny_lm()
+    runs = [
+        train_query_expert(
+            TURNS, QUERIES, lm, settings(compile=on, share_prefixes=True, epochs=1), tmp_path / f"{on}"
+        )
+        for on in (True, False)
+    ]
+    assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-4)
+    assert not any("forward" in vars(layer) for layer in lm.model.get_decoder().layers)
+    assert lm.model.config._attn_implementation == tiny_lm().model.config._attn_implementation
+
+
+def test_no_compiler_is_said_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
+        train_query_expert(TURNS, QUERIES, tiny_lm(), settings(compile=True), tmp_path / "a")
+
+
 @pytest.mark.parametrize("backend", ["loop", "trl"])
 def test_a_killed_run_goes_on_exactly(tmp_path, backend, monkeypatch):
     made = examples()
