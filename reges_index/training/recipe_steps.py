@@ -48,7 +48,7 @@ StepProgress: TypeAlias = Callable[[str, int, int], None]
 
 # How long a run is and how it shares the machine do not change what the adapter learned so far; these
 # settings may change without a new start of the finished steps.
-_NOT_IN_KEY = {"num_threads", "save_every_minutes"}
+_NOT_IN_KEY = {"compile", "num_threads", "save_every_minutes"}
 
 
 @dataclass
