@@ -1,4 +1,4 @@
-"""`reges data import`."""
+"""`reges data`: importing data sets, and results into a README."""
 
 from __future__ import annotations
 
@@ -68,18 +68,32 @@ def import_data(
 @data_app.command("results")
 def results(
     reports: Annotated[
-        list[str], typer.Argument(metavar="NAME=REPORT...", help="Folders that reges evaluate --out wrote.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="NAME=REPORT...", help="Folders that reges evaluate --out wrote."),
+    ] = None,
+    *,
     into: Annotated[Path, typer.Option("--into", help="Markdown file with <!-- results --> marks.")],
+    experiments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--experiment",
+            metavar="NAME=FILE",
+            help="An experiment, such as INSPIRED=OUT/ablation.json; its table comes last; repeatable.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the results table of a README from finished reports."""
+    """Write the results of a README from finished reports and experiments."""
     from reges_index.evaluation.results_table import write_results
     from reges_index.evaluation.run import named_files
 
-    folders = named_files(reports)
-    made = write_results(into, folders)
+    folders = named_files(reports or ())
+    found = [next(iter(named_files([option]).items())) for option in experiments or ()]
+    if not folders and not found:
+        raise ConfigError("there is nothing to write", hint="name a report, or an experiment's JSON file")
+    made = write_results(into, folders, found)
     if as_json:
-        print_json({"into": str(into), "reports": folders, "markdown": made})
+        print_json({"into": str(into), "reports": folders, "experiments": found, "markdown": made})
     else:
-        console.print(f"{into}: results of {', '.join(folders)} written", markup=False)
+        written = dict.fromkeys([*folders, *(f"{name} ({Path(file).stem})" for name, file in found)])
+        console.print(f"{into}: results of {', '.join(written)} written", markup=False)

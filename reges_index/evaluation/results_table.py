@@ -1,8 +1,8 @@
-"""The results in README: written from finished reports, never by hand."""
+"""The results in README: written from finished reports and experiments, never by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from reges_index.evaluation.experiments.paper import TABLE1
 from reges_index.evaluation.files import read_json, write_text
 from reges_index.evaluation.markdown import interval, table
 
-__all__ = ["BEGIN", "END", "results_markdown", "write_results"]
+__all__ = ["BEGIN", "END", "experiment_markdown", "results_markdown", "write_results"]
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -61,13 +61,57 @@ def results_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n\n".join([*parts, "Made by " + "; ".join(made) + "."])
 
 
-def write_results(path: str | Path, folders: Mapping[str, str | Path]) -> str:
+def experiment_markdown(name: str, result: Mapping[str, Any]) -> str:
+    """Write an experiment as one table: a line for each system, a column for each metric and protocol.
+
+    Parameters
+    ----------
+    name
+        Of the data set.
+    result
+        What the experiment's JSON file holds; see `experiments.write_result`.
+    """
+    rows = [row for row in result["rows"] if row["value"] is not None]
+    columns = list(dict.fromkeys((row["protocol"], row["metric"]) for row in rows))
+    lines: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    counts: dict[str, int] = {}
+    for row in rows:
+        bounds = row["low"] is not None and row["high"] is not None
+        shown = interval(row) if bounds else f"{row['value']:.3f}"
+        lines.setdefault((row["setting"], row["system"]), {})[row["protocol"], row["metric"]] = shown
+        counts[row["protocol"]] = max(row["n"], counts.get(row["protocol"], 0))
+    settings = len({setting for setting, _ in lines}) > 1
+    header = [*(["setting"] if settings else []), "system"]
+    header += [f"{protocol} {metric}".strip() for protocol, metric in columns]
+    body = [
+        [*([setting] if settings else []), system, *(cells.get(column, "") for column in columns)]
+        for (setting, system), cells in lines.items()
+    ]
+    of = ", ".join(f"{count} {protocol}".strip() for protocol, count in counts.items())
+    about = result["about"]
+    level = about["settings"]["level"]
+    return "\n\n".join(
+        [
+            f"**{name}, {result['title']}** (n: {of}; {level:.0%} intervals over dialogues)",
+            table(header, body),
+            f"Made by `{about['provenance']['command']}` (data `{about['data']['hash'][:12]}`).",
+        ]
+    )
+
+
+def write_results(
+    path: str | Path,
+    folders: Mapping[str, str | Path],
+    experiments: Sequence[tuple[str, str | Path]] = (),
+) -> str:
     """Put the tables between the marks ``<!-- results -->`` and ``<!-- /results -->`` of a Markdown file.
 
     Parameters
     ----------
     folders
         Name of the data set to the folder of its report.
+    experiments
+        Name of the data set and an experiment's JSON file, as often as wanted; these tables come last.
 
     Returns
     -------
@@ -76,7 +120,7 @@ def write_results(path: str | Path, folders: Mapping[str, str | Path]) -> str:
     Raises
     ------
     InputError
-        If the file has not exactly these two marks in this order, or a report cannot be read.
+        If the file has not exactly these two marks in this order, or a report or experiment cannot be read.
     """
     path = Path(path)
     try:
@@ -88,7 +132,12 @@ def write_results(path: str | Path, folders: Mapping[str, str | Path]) -> str:
             f"{path}: no place for the results", hint=f"put {BEGIN} and {END} on lines of their own"
         )
     reports = {name: read_json(Path(folder) / "report.json") for name, folder in folders.items()}
-    made = results_markdown(reports)
+    found = [(name, Path(file), read_json(Path(file))) for name, file in experiments]
+    for _, file, result in found:
+        if not {"rows", "title", "about"} <= result.keys():
+            raise InputError(f"{file}: no experiment", hint="give one of `reges evaluate --experiment`")
+    parts = [results_markdown(reports)] if reports else []
+    made = "\n\n".join([*parts, *(experiment_markdown(name, result) for name, _, result in found)])
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     write_text(path, f"{before}{BEGIN}\n{made}\n{END}{after}")

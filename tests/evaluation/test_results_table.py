@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from importlib import resources
 
 import pytest
@@ -53,6 +54,36 @@ def test_the_readme_gets_the_reports_numbers(books, tmp_path):
     again = write_results(readme, {"Books": tmp_path / "report"})
     assert readme.read_text() == text
     assert again in text
+
+
+def test_an_experiment_becomes_one_table(tmp_path):
+    about = {"settings": {"level": 0.95}, "data": {"hash": "0123456789abcdef"}}
+    about["provenance"] = {"command": "reges evaluate --experiment ablation"}
+    row = {"setting": "", "paper": None, "paper_setting": ""}
+    rows = [
+        {**row, "system": system, "protocol": protocol, "metric": metric, **value}
+        for system, shift in (("fusion", 0.0), ("without bm25", 0.1))
+        for protocol, n in (("all", 271), ("new", 211))
+        for metric, value in (
+            ("Recall@1", {"value": 0.2 - shift, "low": 0.15 - shift, "high": 0.25 - shift, "n": n}),
+            ("Recall@50", {"value": None, "low": None, "high": None, "n": 0}),
+        )
+    ]
+    file = tmp_path / "ablation.json"
+    file.write_text(json.dumps({"title": "Ablation", "rows": rows, "about": about}))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    write_results(readme, {}, [("Films", file)])
+    text = readme.read_text()
+    assert "**Films, Ablation** (n: 271 all, 211 new; 95% intervals over dialogues)" in text
+    assert "| system | all Recall@1 | new Recall@1 |" in text  # nothing was measured at 50
+    assert "| without bm25 | 0.100 [0.050, 0.150] | 0.100 [0.050, 0.150] |" in text
+    assert "Made by `reges evaluate --experiment ablation` (data `0123456789ab`)" in text
+    assert "Table 1" not in text  # the paper's table belongs to reports
+    file.write_text("{}")
+    with pytest.raises(InputError, match="no experiment"):
+        write_results(readme, {}, [("Films", file)])
+    assert readme.read_text() == text
 
 
 def test_a_readme_without_marks_is_left_alone(tmp_path):
