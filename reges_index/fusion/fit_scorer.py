@@ -30,6 +30,10 @@ def fit_scorer(
     linear = fit_weights(packed, settings)
     if not settings.hidden:
         return Scorer.weighted((linear * packed.scale).numpy())
+    return Scorer.mean([_one(packed, linear, settings, seed + n) for n in range(settings.networks)])
+
+
+def _one(packed: Packed, linear: torch.Tensor, settings: WeightTraining, seed: int) -> Scorer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _refine(packed, linear, settings)

@@ -54,6 +54,8 @@ class WeightTraining:
         Of L-BFGS.
     hidden
         Units of `fit_scorer`'s correction; 0 leaves the weighted sum as it is.
+    networks
+        Corrections that are learnt from different first weights; the mean of all is used.
     epochs, batch_size, learning_rate, weight_decay, dropout
         Of the correction, by AdamW with a one-cycle schedule.
     """
@@ -65,6 +67,7 @@ class WeightTraining:
     random: int = 150
     iterations: int = 60
     hidden: int = 48
+    networks: int = 1
     epochs: int = 10
     batch_size: int = 64
     learning_rate: float = 3e-3

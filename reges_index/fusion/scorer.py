@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,6 +43,16 @@ class Scorer:
         """Return a plain weighted sum."""
         nothing = np.zeros(0, dtype=np.float32)
         return cls(linear, np.zeros((len(linear), 0), dtype=np.float32), nothing, nothing)
+
+    @classmethod
+    def mean(cls, scorers: Sequence[Scorer]) -> Scorer:
+        """Return the scorer that gives the mean of others' scores: their hidden units side by side."""
+        return cls(
+            linear=np.mean([one.linear for one in scorers], axis=0, dtype=np.float32),
+            hidden=np.ascontiguousarray(np.concatenate([one.hidden for one in scorers], axis=1)),
+            offset=np.concatenate([one.offset for one in scorers]),
+            out=np.concatenate([one.out for one in scorers]) / np.float32(len(scorers)),
+        )
 
     def __call__(self, features: Floats) -> Floats:
         """Return the scores of items, shape (N,), from their features, shape (N, F)."""

@@ -85,6 +85,16 @@ def test_the_correction_learns_what_no_weighted_sum_can():
     assert np.mean(np.array(refined) == 1) == 1
 
 
+def test_several_networks_score_what_they_score_on_average(made, settings):
+    training = replace(settings.weights, hidden=4, epochs=2)
+    examples = made.examples[0]
+    apart = [fit_scorer(examples, training, seed=seed) for seed in (5, 6, 7)]
+    together = fit_scorer(examples, replace(training, networks=3), seed=5)
+    features = examples[0].features
+    assert not np.allclose(apart[0](features), apart[1](features), atol=1e-3)
+    assert np.allclose(together(features), np.mean([one(features) for one in apart], axis=0), atol=1e-4)
+
+
 def test_the_same_seed_gives_the_same_scorer_and_leaves_torchs_own_alone(made, settings):
     torch.manual_seed(5)
     expected = torch.rand(1)
