@@ -51,7 +51,7 @@ class Scorer:
             linear=np.mean([one.linear for one in scorers], axis=0, dtype=np.float32),
             hidden=np.ascontiguousarray(np.concatenate([one.hidden for one in scorers], axis=1)),
             offset=np.concatenate([one.offset for one in scorers]),
-            out=np.concatenate([one.out for one in scorers]) / np.float32(len(scorers)),
+            out=(np.concatenate([one.out for one in scorers]) / len(scorers)).astype(np.float32),
         )
 
     def __call__(self, features: Floats) -> Floats:

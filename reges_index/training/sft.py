@@ -7,8 +7,6 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
-import os
-import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,18 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
 
 from reges_index.errors import ConfigError, TrainingError
 from reges_index.models.adapter_card import model_card
-from reges_index.models.adapter_switch import WEIGHTS_FILE
 from reges_index.models.adapters import AdapterManifest, check_adapter, save_manifest
-from reges_index.models.tree_scoring import can_score_tree
 from reges_index.training.batches import PlannedStep, plan_epoch
 from reges_index.training.checkpoints import whole_folder
 from reges_index.training.config import ExpertTraining
 from reges_index.training.data import Example
+from reges_index.training.lora import fresh_lora, go_on_from, save_adapter
 from reges_index.training.parallel import join_team
 from reges_index.training.run_state import Progress, RunState
 from reges_index.training.steps import content_hash
@@ -142,10 +137,10 @@ def train_expert(
         check_adapter(start, base=lm, role=role, prompt_hash=manifest_fields.get("prompt_hash"))
     team = join_team()
     lm.model.to(team.place(lm.model.device))
-    with _threads(settings.num_threads), _lora(lm, settings) as model:
+    with _threads(settings.num_threads), fresh_lora(lm, settings) as model:
         run_hash = _run_hash(epochs[0], lm.fingerprint, settings)
         if start is not None:
-            _go_on_from(model, start)
+            go_on_from(model, start)
         state = RunState(model, settings, len(plan), run_dir, run_hash=run_hash)
         if resume:
             state.resume()
@@ -160,7 +155,7 @@ def train_expert(
         if team.leads:
             manifest = _manifest(lm, settings, role, manifest_fields, backend, progress)
             with whole_folder(out_dir) as work:
-                _save_adapter(model, lm.name, work)
+                save_adapter(model, lm.name, work)
                 save_manifest(manifest, work)
                 (work / "README.md").write_text(model_card(manifest), encoding="utf-8")
         team.wait()
@@ -210,91 +205,6 @@ def _run_hash(examples: Sequence[Example], fingerprint: str, settings: ExpertTra
     for example in examples:
         digest.update(repr((example.id, example.prompt_ids, example.answer_ids)).encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def _lora(lm: LocalLM, settings: ExpertTraining) -> Iterator[Any]:
-    """Give the base a fresh adapter to train, and take it away afterwards."""
-    base = lm.model
-    attention = base.config._attn_implementation
-    if settings.compile:
-        _check_compiler(base)
-        # What attention written in plain operations loses to sdpa, and more, the compiler wins back: at 700
-        # tokens on one core of an Intel with AMX 380 tokens/s, against 250 of either one as it is.
-        base.set_attn_implementation("eager")
-    if settings.share_prefixes:
-        problem = can_score_tree(base)
-        if problem:
-            raise ConfigError(
-                f"{lm.name} cannot take examples as a tree: {problem}", hint="set share_prefixes to false"
-            )
-        if not settings.compile:
-            # Both take the mask of a tree. On two cores eager was the faster one on AMD at 350 tokens (440 to
-            # 360 tokens/s), sdpa on Intel with AMX at 1,200 (360 to 270), and sdpa takes less memory.
-            base.set_attn_implementation("sdpa")
-    trainable = [p.requires_grad for p in base.parameters()]
-    torch.manual_seed(settings.seed)
-    config = LoraConfig(
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=list(settings.lora_targets),
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=lm.name,
-    )
-    try:
-        model = get_peft_model(base, config)
-    except ValueError as error:  # PEFT: target modules not found
-        raise ConfigError(f"lora_targets: {error}", hint="name modules that this base has") from error
-    if settings.gradient_checkpointing:
-        base.enable_input_require_grads()
-        base.gradient_checkpointing_enable()
-    layers = list(base.get_decoder().layers) if settings.compile else []
-    for layer in layers:
-        layer.forward = torch.compile(layer.forward, dynamic=True)
-    try:
-        yield model
-    finally:
-        for layer in layers:
-            del layer.forward  # the class's own is there again
-        if settings.gradient_checkpointing:
-            base.gradient_checkpointing_disable()
-            base.disable_input_require_grads()
-        model.unload()
-        base.set_attn_implementation(attention)
-        base.eval()
-        for parameter, flag in zip(base.parameters(), trainable, strict=True):
-            parameter.requires_grad_(flag)
-
-
-def _check_compiler(base: Any) -> None:
-    names = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
-    if base.device.type == "cpu" and not any(name and shutil.which(name) for name in names):
-        raise ConfigError(
-            "compile: torch.compile needs a C++ compiler on a CPU, and none was found",
-            hint="install g++ or clang++, name one in CXX, or leave compile at false",
-        )
-
-
-def _go_on_from(model: Any, folder: Path) -> None:
-    """Fill the fresh adapter with the weights of one that was trained before."""
-    weights = load_file(folder / WEIGHTS_FILE)
-    shapes = {key: value.shape for key, value in get_peft_model_state_dict(model).items()}
-    if shapes != {key: value.shape for key, value in weights.items()}:
-        raise ConfigError(
-            f"start_from: the adapter in {folder} has other LoRA layers than lora_r and lora_targets "
-            "would give on this base",
-            hint="use the LoRA settings that are in its adapter_config.json",
-        )
-    set_peft_model_state_dict(model, weights)
-
-
-def _save_adapter(model: Any, base_name: str, folder: Path) -> None:
-    model.peft_config["default"].base_model_name_or_path = base_name
-    # Left at "auto", PEFT asks the hub whether the vocabulary of the base has changed.
-    model.save_pretrained(folder, save_embedding_layers=False)
-    for file in folder.iterdir():
-        file.chmod(0o644)  # safetensors writes for the owner only
 
 
 def _manifest(

@@ -10,9 +10,9 @@ import pytest
 from torch import distributed
 
 from reges_index.training.batches import plan_epoch
+from reges_index.training.lora import fresh_lora
 from reges_index.training.parallel import Team
 from reges_index.training.run_state import RunState
-from reges_index.training.sft import _lora
 from reges_index.training.trainer_loop import train_loop
 from tests.tiny import tiny_lm
 
@@ -99,7 +99,7 @@ def test_processes_without_work_are_warned_of(tmp_path, a_group_of_one, caplog, 
     plan = plan_epoch(
         examples(lm), batch_size=2, accumulation=accumulation, share_prefixes=False, seed=0, epoch=0
     )[:1]
-    with _lora(lm, options) as model:
+    with fresh_lora(lm, options) as model:
         state = RunState(model, options, len(plan), tmp_path / "run", run_hash="x")
         train_loop(model, plan, options, state, pad_id=0, team=Team(0, 2))
     assert ("1 of 2 processes have nothing to do" in caplog.text) == idle

@@ -21,10 +21,11 @@ from reges_index.training.checkpoints import latest_checkpoint, read_checkpoint,
 from reges_index.training.config import ExpertTraining
 from reges_index.training.data import query_examples
 from reges_index.training.item_expert import train_item_expert
+from reges_index.training.lora import fresh_lora
 from reges_index.training.query_expert import train_query_expert
 from reges_index.training.run_state import RunState
 from reges_index.training.selection_data import selection_examples
-from reges_index.training.sft import _lora, train_expert
+from reges_index.training.sft import train_expert
 from reges_index.training.steps import content_hash
 from reges_index.training.trainer_loop import answer_loss
 from tests.tiny import tiny_lm
@@ -195,7 +196,7 @@ def test_a_dialogue_can_share_one_list():
 def test_a_tree_gives_each_answer_the_loss_it_has_alone():
     lm = tiny_lm()
     made = examples(lm)
-    with _lora(lm, settings(share_prefixes=True)) as model:
+    with fresh_lora(lm, settings(share_prefixes=True)) as model:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3)
