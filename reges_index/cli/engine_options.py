@@ -64,6 +64,15 @@ ExcludeMentioned = Annotated[
         show_default=False,
     ),
 ]
+HideRuledOut = Annotated[
+    bool | None,
+    typer.Option(
+        "--hide-ruled-out/--show-ruled-out",
+        help="Take what the user turned down, and genres ruled out, off the ranking; with the fusion only. "
+        "Shown by default, further down.",
+        show_default=False,
+    ),
+]
 ModeChoice = Annotated[
     Mode | None,
     typer.Option(
@@ -100,6 +109,7 @@ class EngineOptions:
     similarity_top_k: TopK = None
     rerank_top_k: RerankTopK = None
     exclude_mentioned: ExcludeMentioned = None
+    hide_ruled_out: HideRuledOut = None
     mode: ModeChoice = None
     domain: Domain = None
     fusion: Fusion = None
@@ -177,6 +187,7 @@ class EngineOptions:
             "similarity_top_k": self.similarity_top_k,
             "rerank_top_k": self.rerank_top_k,
             "exclude_mentioned": self.exclude_mentioned,
+            "hide_ruled_out": self.hide_ruled_out,
             "mode": None if self.mode is None else self.mode.value,
             "fusion": None if self.fusion is None else ("shipped" if self.fusion else "none"),
         }

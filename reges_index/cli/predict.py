@@ -32,9 +32,10 @@ def predict(
     """
     from reges_index.dialogue import read_turns
     from reges_index.engines.batch import PredictionLog, predict_turns
+    from reges_index.pipeline.settings import FORMERLY
 
     turns = read_turns(conversations)[:limit]
-    with PredictionLog(out, options.record()) as log:
+    with PredictionLog(out, options.record(), formerly=FORMERLY) as log:
         todo = [turn for turn in turns if turn.id not in log.finished]
         if todo:
             engine, _ = build_engine(options)

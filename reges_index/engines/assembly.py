@@ -46,6 +46,7 @@ def engine_parts(
     rerank_top_k: int | None,
     fusion: FusionModel | Literal["auto"] | None,
     filters: MetadataFilters | None,
+    hide_ruled_out: bool,
     domain: Domain,
     query_transform: ReGeSQueryTransform | None,
     rerank: ReGeSRerank | None,
@@ -60,7 +61,7 @@ def engine_parts(
         # An LLM, a part or a way of choosing of the user's own: then LLM_G shall choose, as in the paper.
         embedded = all(part is None for part in own) and not rerank_options
         fusion = FusionModel.default_for(catalog) if embedded and catalog is not None else None
-    source = _source(catalog, retriever, fusion, filters)
+    source = _source(catalog, retriever, fusion, filters, hide_ruled_out)
     if on_error not in ("raise", "retrieval_order"):
         raise ConfigError(f"on_error={on_error!r} is unknown", hint="use raise or retrieval_order")
     goes_on = on_error == "retrieval_order"
@@ -100,12 +101,15 @@ def _source(
     retriever: BaseRetriever | None,
     fusion: FusionModel | None,
     filters: MetadataFilters | None,
+    hide_ruled_out: bool,
 ) -> RetrieverSource:
     if (catalog is None) == (retriever is None):
         raise ConfigError("an engine needs a catalog or a retriever, one of the two")
     if catalog is not None:
-        return CatalogSource(catalog, filters, fusion)
-    if filters is not None or fusion is not None:
-        raise ConfigError("filters and fusion go into your retriever", hint="or pass catalog= instead of it")
+        return CatalogSource(catalog, filters, fusion, hide_ruled_out=hide_ruled_out)
+    if filters is not None or fusion is not None or hide_ruled_out:
+        raise ConfigError(
+            "filters, fusion and hide_ruled_out go into your retriever", hint="or pass catalog= instead of it"
+        )
     assert retriever is not None
     return retriever

@@ -38,6 +38,8 @@ class PredictionLog:
     settings
         What the predictions depend on, kept in ``<path>.run.json``. A file made with others, or with
         unknown ones, is refused.
+    formerly
+        Settings that there were none of once, and what a file that does not say them was made with.
 
     Raises
     ------
@@ -48,8 +50,11 @@ class PredictionLog:
         If it cannot be written.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], *, formerly: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = path
+        self._formerly = dict(formerly or {})
         self.counts: Counter[str] = Counter()
         try:
             if path.exists() and not path.is_file():
@@ -136,7 +141,7 @@ class PredictionLog:
     def _check_settings(self) -> None:
         if not self._holds_rows():
             return
-        before, settings = self._read_beside(), self._settings
+        before, settings = ({**self._formerly, **said} for said in (self._read_beside(), self._settings))
         before.pop(_INPUTS, None)
         differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
         if differing:

@@ -102,6 +102,7 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
         fusion: FusionModel | Literal["auto"] | None = "auto",
         filters: MetadataFilters | None = None,
         exclude_mentioned: bool = False,
+        hide_ruled_out: bool = False,
         domain: Domain = MOVIES,
         query_transform: ReGeSQueryTransform | None = None,
         rerank: ReGeSRerank | None = None,
@@ -129,6 +130,11 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
             of the ranking of your own. None is the paper's pipeline.
         filters
             LlamaIndex metadata filters that every recommendation obeys; with a catalog only.
+        exclude_mentioned
+            Never recommend what the dialogue names.
+        hide_ruled_out
+            Take what the user turned down, and genres that were ruled out, off the ranking; by the fusion, so
+            only where there is one. See `FusionRetriever`.
         on_error
             When the server behind an LLM gives no answer, after all retries: "raise" an `LLMServerError`, or
             "retrieval_order" to recommend all the same: search with the seeker's last message, keep the
@@ -140,7 +146,8 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
         Raises
         ------
         ConfigError
-            If neither or both of catalog and retriever are given, or options of a part that is given too.
+            If neither or both of catalog and retriever are given, or options of a part that is given too, or
+            hide_ruled_out without a fusion.
         """
         parts = engine_parts(
             catalog,
@@ -151,6 +158,7 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
             rerank_top_k=rerank_top_k,
             fusion=fusion,
             filters=filters,
+            hide_ruled_out=hide_ruled_out,
             domain=domain,
             query_transform=query_transform,
             rerank=rerank,

@@ -50,6 +50,13 @@ class CatalogSource:
         What every item retrieved obeys.
     fusion
         Retrieve with `FusionRetriever`; None is the paper's dense retrieval.
+    hide_ruled_out
+        As of `FusionRetriever`.
+
+    Raises
+    ------
+    ConfigError
+        If something shall be hidden and there is no fusion, which alone knows what was ruled out.
     """
 
     def __init__(
@@ -57,12 +64,20 @@ class CatalogSource:
         catalog: ItemCatalog | LiveCatalog,
         filters: MetadataFilters | None = None,
         fusion: FusionModel | None = None,
+        *,
+        hide_ruled_out: bool = False,
     ) -> None:
+        if hide_ruled_out and fusion is None:
+            raise ConfigError(
+                "hide_ruled_out=True needs a fusion, and there is none",
+                hint="pass fusion=FusionModel.default(), or leave hide_ruled_out out",
+            )
         self.catalog = catalog
         self.filters = filters
         self.fusion = fusion
+        self.hide_ruled_out = hide_ruled_out
         # One for all numbers of items and all filters: it prepares the catalog once, and they share that.
-        self._fused = None if fusion is None else _Fused(catalog, fusion)
+        self._fused = None if fusion is None else _Fused(catalog, fusion, hide_ruled_out)
 
     @property
     def current(self) -> ItemCatalog:
@@ -87,17 +102,21 @@ class CatalogSource:
 class _Fused:
     """The fusion's retriever of a catalog; of a live one, a retriever for each version."""
 
-    def __init__(self, catalog: ItemCatalog | LiveCatalog, fusion: FusionModel) -> None:
+    def __init__(self, catalog: ItemCatalog | LiveCatalog, fusion: FusionModel, hide_ruled_out: bool) -> None:
         self._catalog = catalog
         self._fusion = fusion
-        self._only = None if isinstance(catalog, LiveCatalog) else FusionRetriever(catalog, fusion)
+        self._hide_ruled_out = hide_ruled_out
+        self._only = None if isinstance(catalog, LiveCatalog) else self._over(catalog)
         self.retriever()  # refuses a catalog of another encoder now, not in the first turn
 
     def retriever(self) -> FusionRetriever:
         if isinstance(self._catalog, LiveCatalog):
-            return self._catalog.derived(self, lambda version: FusionRetriever(version, self._fusion))
+            return self._catalog.derived(self, self._over)
         assert self._only is not None  # made above for every catalog that is not live
         return self._only
+
+    def _over(self, catalog: ItemCatalog) -> FusionRetriever:
+        return FusionRetriever(catalog, self._fusion, hide_ruled_out=self._hide_ruled_out)
 
 
 def turn_of(source: RetrieverSource) -> AbstractContextManager[object]:

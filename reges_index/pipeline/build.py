@@ -132,6 +132,7 @@ def build_engine(
         similarity_top_k=settings.similarity_top_k,
         rerank_top_k=settings.rerank_top_k,
         exclude_mentioned=settings.exclude_mentioned,
+        hide_ruled_out=settings.hide_ruled_out,
         callback_manager=callback_manager,
     )
 

@@ -69,6 +69,7 @@ def describe_engine(engine: ReGeSQueryEngine, *, name: str = "custom") -> Pipeli
             "fusion": _fusion(fusion),
             "filters": filters.model_dump(mode="json") if filters is not None else None,
             "exclude_mentioned": engine.exclude_mentioned,
+            "hide_ruled_out": source.hide_ruled_out if isinstance(source, CatalogSource) else False,
             "mode": rerank.mode,
             "reasoning": asdict(rerank.reasoning) if rerank.reasoning is not None else None,
             "max_input_tokens": rerank.budget.total,

@@ -34,10 +34,23 @@ def fusion_of(
     Raises
     ------
     ConfigError
-        If it is an object ("given") that was not passed.
+        If it is an object ("given") that was not passed, or there is none to do ``hide_ruled_out``.
     ModelNotFoundError, ModelError
         If its folder is missing or damaged.
     """
+    model = _chosen(settings, catalog, given)
+    # Over a retriever there can be neither, which is the engine's to say.
+    if settings.hide_ruled_out and model is None and catalog is not None:
+        raise ConfigError(
+            f"hide_ruled_out needs a fusion, and this pipeline has none (fusion: {settings.fusion})",
+            hint="use fusion: shipped (--fusion), or hide_ruled_out: false (--show-ruled-out)",
+        )
+    return model
+
+
+def _chosen(
+    settings: PipelineSettings, catalog: ItemCatalog | LiveCatalog | None, given: FusionModel | None
+) -> FusionModel | None:
     if settings.fusion == AUTO and given is None:
         return _automatic(settings, catalog)
     model = given if given is not None else _named(settings)

@@ -12,11 +12,22 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from reges_index.errors import ConfigError
 
-__all__ = ["AUTO", "GIVEN", "NONE", "SHIPPED", "DecodingSettings", "PipelineSettings", "ReasoningSettings"]
+__all__ = [
+    "AUTO",
+    "FORMERLY",
+    "GIVEN",
+    "NONE",
+    "SHIPPED",
+    "DecodingSettings",
+    "PipelineSettings",
+    "ReasoningSettings",
+]
 
 GIVEN = "given"
 """In place of a name: an object without one, which whoever builds the pipeline passes to `build_engine`."""
 SHIPPED, NONE, AUTO = "shipped", "none", "auto"
+FORMERLY: Mapping[str, bool] = {"hide_ruled_out": False}
+"""Settings that came later, and what all was made with before: a record without them was made with these."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,6 +94,8 @@ class PipelineSettings(BaseModel):
         LlamaIndex's ``MetadataFilters`` as plain values.
     exclude_mentioned
         Never recommend what the dialogue has named.
+    hide_ruled_out
+        Take what the user turned down, and genres that were ruled out, off the ranking; only with a fusion.
     mode
         How the item expert chooses, see `ReGeSRerank`; "reason" is chain of thought (section 3.7.2).
     max_input_tokens, max_history_tokens, max_candidate_tokens, length_penalty, on_error, seed, \
@@ -120,6 +133,7 @@ keep_retrieval_score, reasoning
     fusion: str = Field(default=AUTO, min_length=1)
     filters: dict[str, JsonValue] | None = None
     exclude_mentioned: bool = False
+    hide_ruled_out: bool = False
     mode: Literal["score", "constrained", "generate", "reason"] = "score"
     reasoning: ReasoningSettings | None = None
     max_input_tokens: int | None = Field(default=None, ge=1)

@@ -117,6 +117,23 @@ def test_other_settings_do_not_mix(predict, tmp_path):
     assert out.read_bytes() == before
 
 
+def test_a_run_from_before_what_is_ruled_out_could_be_hidden_goes_on(predict, tmp_path):
+    words = ("--fusion", "--set", "decoding.max_new_tokens=4", "--json")
+    assert predict(*words, "--limit", 1).code == 0
+    out = tmp_path / "out.jsonl"
+    beside = out.with_name("out.jsonl.run.json")
+    record = json.loads(beside.read_text())
+    assert record.pop("hide_ruled_out") is False
+    beside.write_text(json.dumps(record))
+    predict(*words, "--hide-ruled-out").fails(2, "other settings: hide_ruled_out", "--out")
+    assert predict(*words).json["done_before"] == 1
+    assert len(rows(out)) == len(TURNS)
+    other = tmp_path / "hiding.jsonl"
+    assert predict(*words, "--hide-ruled-out", out=other).code == 0
+    assert json.loads(other.with_name("hiding.jsonl.run.json").read_text())["hide_ruled_out"] is True
+    predict(*words, out=other).fails(2, "other settings: hide_ruled_out")
+
+
 def test_another_catalog_or_adapter_under_the_same_name_is_refused(
     predict, store, films, tiny, turns, tmp_path
 ):

@@ -85,6 +85,17 @@ def test_named_items_can_be_excluded(store, tiny, conversation):
     assert {candidate["id"] for candidate in result["candidates"]} == IDS - {"f03", "f11"}
 
 
+def test_what_is_ruled_out_can_be_hidden(store, tiny, conversation):
+    file = conversation("I loved Paper Boats.", "How about Snowbound Hotel?", "I hated Snowbound Hotel.")
+    words = ("--json", "--top-k", 50, "--fusion")
+    for switch, left in ((), IDS), (("--show-ruled-out",), IDS), (("--hide-ruled-out",), IDS - {"f11"}):
+        result = recommend(store, tiny, *words, *switch, conversation=file).json
+        assert {candidate["id"] for candidate in result["candidates"]} == left
+    for without in (("--no-fusion",), ()):  # with a model of one's own there is none by itself
+        found = recommend(store, tiny, *without, "--hide-ruled-out", conversation=file)
+        found.fails(2, "hide_ruled_out needs a fusion", "--fusion", "--show-ruled-out")
+
+
 @pytest.mark.parametrize("mode", ["score", "constrained", "generate"])
 def test_every_mode_picks_an_item_of_the_catalog(store, tiny, mode):
     assert recommend(store, tiny, "--json", "--mode", mode).json["recommendation"]["id"] in IDS

@@ -171,6 +171,23 @@ def test_one_log_at_a_time_has_the_file(tmp_path):
         assert log.finished == {"a", "b"}
 
 
+def test_settings_that_came_later(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with PredictionLog(path, SETTINGS) as log:
+        log.write([{"id": "a"}])
+    now = {**SETTINGS, "fast": False}
+    for settings in (now, SETTINGS):
+        with PredictionLog(path, settings, formerly={"fast": False}) as log:
+            assert log.finished == {"a"}
+    for settings, formerly in (
+        ({**now, "fast": True}, {"fast": False}),
+        ({**now, "similarity_top_k": 5}, {"fast": False}),
+        (now, {}),
+    ):
+        with pytest.raises(InputError, match="other settings"):
+            PredictionLog(path, settings, formerly=formerly)
+
+
 def test_settings_may_be_paths_and_tuples(tmp_path):
     settings = {"store": tmp_path, "layers": (1, 2)}
     PredictionLog(tmp_path / "out.jsonl", settings).write([{"id": "\ud800"}])

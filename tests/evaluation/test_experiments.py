@@ -21,6 +21,7 @@ from reges_index.dialogue import DialogueQueryBundle, Message, Turn, render_hist
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.experiments.answers import chain_of_thought
+from reges_index.evaluation.experiments.fused import HIDDEN
 from reges_index.evaluation.experiments.inputs import mean_discrepancy, separability
 from reges_index.evaluation.experiments.lab import Lab, LabSettings
 from reges_index.evaluation.experiments.paper import TABLE1
@@ -257,6 +258,37 @@ def test_the_ablation_is_the_retriever_with_sources_switched_off(finished, data,
     (of_table,) = rows(finished, "table1", system="fusion", protocol="all")
     (of_ablation,) = rows(finished, "ablation", system="fusion", protocol="all", metric="Recall@1")
     assert of_table["value"] == of_ablation["value"]
+
+
+def test_the_ablation_has_a_row_with_what_is_ruled_out_hidden(catalog, fusion, tmp_path):
+    """Two turns aim at the same drama, and the second one rules dramas out."""
+    drama = next(item for item in ITEMS if "drama" in item.genres)
+    turns = tuple(
+        Turn(id=f"t{n}", messages=(Message(role="user", content=text),), targets=(drama.id,), mentioned=())
+        for n, text in enumerate(("A film for tonight, please", "A film for tonight, but no drama please"))
+    )
+    lab = make_lab(EvaluationData(turns, ITEMS), catalog, None, tmp_path, fusion=fusion)
+    found = run_experiments(lab, ["ablation"])["done"]["ablation"]
+    kept = {p.id: set(p.ranking) for p in read_predictions(tmp_path / "runs" / "fusion-hide-ruled-out.jsonl")}
+    everything = {item.id for item in ITEMS}
+    assert kept == {"t0": everything, "t1": {item.id for item in ITEMS if "drama" not in item.genres}}
+    plain = {p.id: set(p.ranking) for p in read_predictions(tmp_path / "runs" / "fusion.jsonl")}
+    assert plain == {"t0": everything, "t1": everything}
+    ranks = [p.ranking.index(drama.id) for p in read_predictions(tmp_path / "runs" / "fusion.jsonl")]
+    assert max(ranks) < 50
+    expected = {"fusion": 1, HIDDEN: 0.5}
+    for system, value in expected.items():
+        (row,) = [
+            row for row in found["rows"]
+            if (row["system"], row["metric"], row["protocol"]) == (system, "Recall@50", "all")
+        ]  # fmt: skip
+        assert row["value"] == value
+    assert HIDDEN in {comparison["second"] for comparison in found["comparisons"]}
+    # A run from before there was the switch has these settings, and goes on.
+    assert "hide_ruled_out" not in json.loads((tmp_path / "runs" / "fusion.jsonl.run.json").read_text())
+    text = (tmp_path / "ablation.md").read_text()
+    assert HIDDEN in text
+    assert "changes it in 1 of 2 turns" in text
 
 
 def test_every_item_expert_gets_the_budgets_that_the_trained_one_recommends(data, catalog, tmp_path):

@@ -187,3 +187,31 @@ def test_a_fusion_by_name_stays_and_says_what_it_leaves_without_effect(tiny, cap
     asked = replace(FusionModel.default(), choice=ChoiceWeights(retrieval=1.0, model=0.5))
     assert fusion_of(settings.override(mode="generate"), items, asked) is asked
     assert caplog.text == ""
+
+
+def test_what_is_ruled_out_is_hidden_where_there_is_a_fusion(tiny, few_films):
+    items = ItemCatalog.from_items(demo_catalog("films")[:30], name="thirty-films")
+    said = "Something for tonight, but no drama please."
+    drama = {item.id for item in items.items() if "drama" in item.genres}
+    settings = PipelineSettings.preset("embedded", decoding={"max_new_tokens": 5})
+    shown = set(build_engine(settings, items, llm=tiny).recommend(said).ranking)
+    hiding = settings.override_texts(["hide_ruled_out=true"])
+    assert hiding.hide_ruled_out is True
+    hidden = set(build_engine(hiding, items, llm=tiny).recommend(said).ranking)
+    assert 0 < len(drama) < len(shown)
+    assert (len(shown), hidden) == (30, shown - drama)
+    # Also beside an LLM of one's own, where the fusion is asked for by name.
+    named = hiding.override(llm="given", item_adapter="none", fusion="shipped")
+    assert set(build_engine(named, items, llm=tiny).recommend(said).ranking) == hidden
+    # In the second one "auto" has none; the third one's catalog is by another encoder.
+    for other, catalog in (
+        (hiding.override(fusion="none"), items),
+        (hiding.override(mode="generate"), items),
+        (hiding.override(encoder="given"), few_films),
+    ):
+        with pytest.raises(ConfigError, match="hide_ruled_out needs a fusion") as error:
+            build_engine(other, catalog, llm=tiny)
+        assert "fusion: shipped" in error.value.hint
+    retriever = few_films.as_retriever()
+    with pytest.raises(ConfigError, match="hide_ruled_out go into your retriever"):
+        build_engine(hiding.override(encoder="given"), retriever=retriever, llm=tiny)

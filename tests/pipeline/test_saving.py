@@ -231,6 +231,25 @@ def test_the_fusion_is_saved_by_name(tiny, tmp_path, settings, catalog):
         assert same(load_pipeline(path).recommend(SAID), engine.recommend(SAID))
 
 
+def test_that_what_is_ruled_out_is_hidden_is_saved(tmp_path, settings):
+    items = ItemCatalog.from_items(demo_catalog("films")[:30], persist_dir=tmp_path / "store", name="films")
+    said = "Something for tonight, but no drama please."
+    rankings = []
+    for hide in (False, True):
+        asked = settings.override(encoder="embedded", fusion="shipped", hide_ruled_out=hide)
+        engine = build_engine(asked.override(similarity_top_k=30), items)
+        path = save_pipeline(engine, tmp_path / "p.yaml")
+        assert read_pipeline(path).settings.hide_ruled_out is hide
+        rankings.append(load_pipeline(path).recommend(said).ranking)
+        assert rankings[-1] == engine.recommend(said).ranking
+    assert set(rankings[1]) < set(rankings[0])
+    # A file from before there was the switch shows everything.
+    text = path.read_text()
+    assert "  hide_ruled_out: true\n" in text
+    path.write_text(text.replace("  hide_ruled_out: true\n", ""))
+    assert load_pipeline(path).recommend(said).ranking == rankings[0]
+
+
 def test_what_a_file_cannot_hold_is_refused(settings, catalog, tmp_path, tiny, few_films):
     engine = build_engine(settings, catalog)
     engine._choice = lambda ranking: ranking

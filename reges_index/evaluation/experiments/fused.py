@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reges_index.dialogue import DialogueQueryBundle, Turn
 from reges_index.evaluation.experiments.drawing import draw_rows
@@ -16,9 +17,10 @@ from reges_index.evaluation.predictions import Prediction
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.fusion.scoring import SOURCES
 
-__all__ = ["FUSION", "Fused", "ablation", "fused"]
+__all__ = ["FUSION", "HIDDEN", "Fused", "ablation", "fused"]
 
 FUSION = "fusion"
+HIDDEN = "+ hard filter (ruled out hidden)"
 _METRICS = {"recall@1": "Recall@1", "recall@10": "Recall@10", "recall@50": "Recall@50"}
 
 
@@ -42,22 +44,30 @@ class Fused:
             )
 
 
-def fused(lab: Lab, name: str, *, without: Sequence[str] = ()) -> list[Prediction]:
-    """Run the fusion, perhaps with sources switched off; raise `NotRunnable` where there is none."""
+def fused(
+    lab: Lab, name: str, *, without: Sequence[str] = (), hide_ruled_out: bool = False
+) -> list[Prediction]:
+    """Run the fusion, perhaps with a switch set; raise `NotRunnable` where there is none."""
     retriever = FusionRetriever(
-        lab.catalog, lab.fusion_model(), similarity_top_k=lab.settings.depth, without=tuple(without)
+        lab.catalog,
+        lab.fusion_model(),
+        similarity_top_k=lab.settings.depth,
+        without=tuple(without),
+        hide_ruled_out=hide_ruled_out,
     )
-    settings = {
+    settings: dict[str, Any] = {
         "retriever": retriever.model.fingerprint,
         "without": sorted(without),
         "depth": lab.settings.depth,
     }
-    run = "-".join(("fusion", *sorted(without)))
+    if hide_ruled_out:  # only then, so that runs from before there was the switch go on
+        settings["hide_ruled_out"] = True
+    run = "-".join(("fusion", *sorted(without), *(["hide-ruled-out"] if hide_ruled_out else [])))
     return lab.run(Fused(name, retriever), {}, settings, run=run)
 
 
 def ablation(lab: Lab) -> ExperimentResult:
-    """Recall of the fusion, and of the fusion without each of its sources, weights as they are."""
+    """Recall of the fusion, without each source, and with what is ruled out hidden; weights as they are."""
     plain = lab.catalog.encoder.name.split("/")[-1]
     predictions: dict[str, Sequence[Prediction]] = {FUSION: fused(lab, FUSION)}
     used = lab.fusion_model()
@@ -66,13 +76,15 @@ def ablation(lab: Lab) -> ExperimentResult:
             continue  # it has no weight, so there is nothing to switch off
         name = f"without {source}"
         predictions[name] = fused(lab, name, without=[source])
+    predictions[HIDDEN] = fused(lab, HIDDEN, hide_ruled_out=True)
     shown = lab.shown(lab.settings.depth, "original")
     predictions[plain] = list(Ranked(plain, shown).predict(lab.data.turns))
     evaluation = measured(lab, predictions)
     rows = rows_of(evaluation, _METRICS, "")
+    moved = _differing(predictions[FUSION], predictions[HIDDEN])
     return ExperimentResult(
         name="ablation",
-        title="Ablation: one source of the fusion off",
+        title="Ablation: one source of the fusion off, or its hard filter on",
         source="not in the paper",
         rows=rows,
         comparisons=compared(
@@ -80,8 +92,16 @@ def ablation(lab: Lab) -> ExperimentResult:
         ),
         notes=[
             "A source is switched off by setting its features to 0; nothing is fitted again.",
+            f"{HIDDEN} takes items that the user turned down, and genres ruled out, off the ranking "
+            f"(hide_ruled_out), which changes it in {moved} of {len(lab.data.turns)} turns.",
             f"{plain} is the plain retriever with the whole dialogue as its query.",
             "No LLM takes part in these rankings.",
         ],
         draw=lambda: draw_rows([row for row in rows if row.metric == "Recall@10"], "Recall@10"),
     )
+
+
+def _differing(first: Sequence[Prediction], second: Sequence[Prediction]) -> int:
+    """Return for how many turns two systems rank otherwise."""
+    rankings = {p.id: p.ranking for p in first}
+    return sum(rankings[p.id] != p.ranking for p in second)
