@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reges_index.dialogue import DialogueQueryBundle, Turn
+from llama_index.core.schema import QueryBundle
+
+from reges_index.dialogue import DialogueQueryBundle, Turn, dialogue_of
 from reges_index.evaluation.experiments.drawing import draw_rows
 from reges_index.evaluation.experiments.lab import Lab
 from reges_index.evaluation.experiments.measure import compared, measured, rows_of
 from reges_index.evaluation.experiments.result import ExperimentResult
 from reges_index.evaluation.experiments.systems import Ranked
 from reges_index.evaluation.predictions import Prediction
+from reges_index.fusion.features import QueryVectors
 from reges_index.fusion.retriever import FusionRetriever
-from reges_index.fusion.scoring import SOURCES
+from reges_index.fusion.scoring import SOURCES, check_sources
 
 __all__ = ["FUSION", "HIDDEN", "Fused", "ablation", "fused"]
 
@@ -44,17 +49,34 @@ class Fused:
             )
 
 
-def fused(
-    lab: Lab, name: str, *, without: Sequence[str] = (), hide_ruled_out: bool = False
+class _OnceEmbedded(FusionRetriever):
+    """Embeds each dialogue once for itself and all its variants; that is most of the time of a turn."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab.catalog, lab.fusion_model(), similarity_top_k=lab.settings.depth)
+        self._known: dict[str, QueryVectors] = {}
+
+    def variant(self, without: Sequence[str], hide_ruled_out: bool) -> _OnceEmbedded:
+        other = copy.copy(self)
+        other.without, other.hide_ruled_out = check_sources(without), hide_ruled_out
+        return other
+
+    def _embed(self, bundle: QueryBundle) -> QueryVectors:
+        said = json.dumps([bundle.query_str, *(message.content for message in dialogue_of(bundle))])
+        if said not in self._known:
+            self._known[said] = super()._embed(bundle)
+        return self._known[said]
+
+
+def fused(lab: Lab, name: str) -> list[Prediction]:
+    """Run the fusion; raise `NotRunnable` where there is none."""
+    return _run(lab, name, _OnceEmbedded(lab))
+
+
+def _run(
+    lab: Lab, name: str, own: _OnceEmbedded, *, without: Sequence[str] = (), hide_ruled_out: bool = False
 ) -> list[Prediction]:
-    """Run the fusion, perhaps with a switch set; raise `NotRunnable` where there is none."""
-    retriever = FusionRetriever(
-        lab.catalog,
-        lab.fusion_model(),
-        similarity_top_k=lab.settings.depth,
-        without=tuple(without),
-        hide_ruled_out=hide_ruled_out,
-    )
+    retriever = own.variant(without, hide_ruled_out)
     settings: dict[str, Any] = {
         "retriever": retriever.model.fingerprint,
         "without": sorted(without),
@@ -69,14 +91,15 @@ def fused(
 def ablation(lab: Lab) -> ExperimentResult:
     """Recall of the fusion, without each source, and with what is ruled out hidden; weights as they are."""
     plain = lab.catalog.encoder.name.split("/")[-1]
-    predictions: dict[str, Sequence[Prediction]] = {FUSION: fused(lab, FUSION)}
     used = lab.fusion_model()
+    own = _OnceEmbedded(lab)
+    predictions: dict[str, Sequence[Prediction]] = {FUSION: _run(lab, FUSION, own)}
     for source in SOURCES:
         if not any(its.uses(feature) for its in (used.known, used.unknown) for feature in SOURCES[source]):
             continue  # it has no weight, so there is nothing to switch off
         name = f"without {source}"
-        predictions[name] = fused(lab, name, without=[source])
-    predictions[HIDDEN] = fused(lab, HIDDEN, hide_ruled_out=True)
+        predictions[name] = _run(lab, name, own, without=[source])
+    predictions[HIDDEN] = _run(lab, HIDDEN, own, hide_ruled_out=True)
     shown = lab.shown(lab.settings.depth, "original")
     predictions[plain] = list(Ranked(plain, shown).predict(lab.data.turns))
     evaluation = measured(lab, predictions)
