@@ -9,12 +9,13 @@ from typing import Any
 from reges_index.errors import InputError
 from reges_index.evaluation.experiments.paper import TABLE1
 from reges_index.evaluation.files import read_json, write_text
-from reges_index.evaluation.markdown import interval, table
+from reges_index.evaluation.markdown import interval, p_value, table
 
 __all__ = ["BEGIN", "END", "experiment_markdown", "results_markdown", "write_results"]
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
+_GAINS = ["first", "second", "setting", "metric", "gain", "paper's gain", "p (Holm)"]
 _METRICS = {"rec_success_rate": "Rec Success Rate", "recall@10": "Recall@10", "recall@50": "Recall@50"}
 
 
@@ -64,6 +65,8 @@ def results_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
 def experiment_markdown(name: str, result: Mapping[str, Any]) -> str:
     """Write an experiment as one table: a line for each system, a column for each metric and protocol.
 
+    Below it are the gains that the paper has figures for.
+
     Parameters
     ----------
     name
@@ -87,6 +90,18 @@ def experiment_markdown(name: str, result: Mapping[str, Any]) -> str:
         [*([setting] if settings else []), system, *(cells.get(column, "") for column in columns)]
         for (setting, system), cells in lines.items()
     ]
+    gains = [
+        [
+            *(c["first"], c["second"], c["setting"], f"{c['protocol']} {c['metric']}".strip()),
+            *(
+                "" if c["gain"] is None else f"{c['gain']:+.0%}",
+                f"{c['paper_gain']:+.0%}",
+                p_value(c["p_holm"]),
+            ),
+        ]
+        for c in result.get("comparisons", ())
+        if c["paper_gain"] is not None  # what the paper claims; all pairs are in the experiment's own files
+    ]
     of = ", ".join(f"{count} {protocol}".strip() for protocol, count in counts.items())
     about = result["about"]
     level = about["settings"]["level"]
@@ -94,6 +109,7 @@ def experiment_markdown(name: str, result: Mapping[str, Any]) -> str:
         [
             f"**{name}, {result['title']}** (n: {of}; {level:.0%} intervals over dialogues)",
             table(header, body),
+            *([table(_GAINS, gains)] if gains else []),
             f"Made by `{about['provenance']['command']}` (data `{about['data']['hash'][:12]}`).",
         ]
     )
