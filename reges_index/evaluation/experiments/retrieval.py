@@ -235,7 +235,9 @@ def table2(lab: Lab) -> ExperimentResult:
         axes = figure.subplots()
         bar_chart(axes, list(TABLE2), drawn, labels=True)
         axes.set_title(f"Queries against {len(known)} reference queries")
-        axes.legend(frameon=False)
+        # Below the axes: the last bars are as high as the first.
+        handles, texts = axes.get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside lower center", ncols=3, frameon=False)
         return figure
 
     return ExperimentResult(
