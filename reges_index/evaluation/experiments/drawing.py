@@ -78,5 +78,6 @@ def _below(ran: dict[tuple[str, _Group], Row], systems: list[str], groups: list[
         axes.set_yticks(range(len(systems)), systems[::-1])
         axes.set_title(_words(group), fontsize=9)
         axes.set_xlim(0, max(axes.get_xlim()[1] * 1.15, 1e-3))
+        axes.locator_params(axis="x", nbins=5)  # more run into each other
         axes.spines[["top", "right"]].set_visible(False)
     return figure
