@@ -85,10 +85,10 @@ def results(
 ) -> None:
     """Write the results of a README from finished reports and experiments."""
     from reges_index.evaluation.results_table import write_results
-    from reges_index.evaluation.run import named_files
+    from reges_index.evaluation.run import named_file, named_files
 
     folders = named_files(reports or ())
-    found = [next(iter(named_files([option]).items())) for option in experiments or ()]
+    found = [named_file(option) for option in experiments or ()]
     if not folders and not found:
         raise ConfigError("there is nothing to write", hint="name a report, or an experiment's JSON file")
     made = write_results(into, folders, found)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "bar_chart", "new_figure", "report_pictures", "save"]
+__all__ = ["COLOURS", "bar_chart", "legend_below", "new_figure", "report_pictures", "save"]
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; baselines get greys.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -35,6 +35,12 @@ def new_figure(width: float = 8.0, height: float = 4.5) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """Put the legend of one of a figure's axes, which stands for all of them, below the figure."""
+    handles, texts = axes.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -139,8 +145,7 @@ def _recall(summary: dict[str, Any], path: Path) -> Path:
         axes.set_title(f"Recall, {protocol} targets ({part['counts']['pairs']} pairs, {level} % intervals)")
         axes.set_ylim(0, None)
         axes.set_ylabel("Recall")
-    handles, texts = axes.get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    legend_below(figure, axes, min(4, len(names)))
     return save(figure, path)
 
 
@@ -160,8 +165,7 @@ def _fates(summary: dict[str, Any], path: Path) -> Path:
         axes.set_xlim(0, 1)
         axes.set_title(f"What became of the targets, {protocol} (k = {summary['settings']['top_k']})")
         axes.spines[["top", "right"]].set_visible(False)
-    handles, texts = axes.get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, axes, 4)
     return save(figure, path)
 
 
@@ -178,8 +182,7 @@ def _groups(summary: dict[str, Any], path: Path) -> Path:
             means = {n: [g["rec_success_rate"] for g in part["systems"][n]["groups"][kind]] for n in names}
             bar_chart(axes, groups, means, colours=colours)
             axes.set_title(f"Rec Success Rate by {kind}, {protocol}", fontsize=10)
-    handles, texts = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    legend_below(figure, grid[0][0], min(4, len(names)))
     return save(figure, path)
 
 
@@ -202,7 +205,7 @@ def _reliability(summary: dict[str, Any], path: Path) -> Path | None:
     axes.set_ylabel("share that was right")
     axes.set_title("Reliability")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, frameon=False)
+    legend_below(figure, axes, 1)
     return save(figure, path)
 
 

@@ -18,7 +18,7 @@ from reges_index.evaluation.report import write_report
 from reges_index.evaluation.scoring import Evaluation, Settings, evaluate_systems
 from reges_index.evaluation.titles import TitleMatcher
 
-__all__ = ["EvaluationConfig", "catalog_retrieve", "named_files", "run_evaluation"]
+__all__ = ["EvaluationConfig", "catalog_retrieve", "named_file", "named_files", "run_evaluation"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,17 @@ class EvaluationConfig:
                 raise ConfigError(f"{name} is missing", hint=f"give --{name}, or {name}: in the YAML file")
 
 
+def named_file(option: str) -> tuple[str, str]:
+    """Read ``NAME=FILE`` or ``FILE`` (then named by its stem)."""
+    name, equals, path = option.partition("=")
+    # A path may hold "=", so a file of that very name comes first.
+    if not equals or Path(option).is_file():
+        return Path(option).stem, option
+    return name, path
+
+
 def named_files(options: Sequence[str]) -> dict[str, str]:
-    """Read ``NAME=FILE`` or ``FILE`` (then named by its stem).
+    """Read several of what `named_file` reads, each with a name of its own.
 
     Raises
     ------
@@ -81,10 +90,7 @@ def named_files(options: Sequence[str]) -> dict[str, str]:
             raise ConfigError(
                 f"predictions: {option!r} is no file", hint="give FILE, NAME=FILE, or a mapping NAME: FILE"
             )
-        name, equals, path = option.partition("=")
-        # A path may hold "=", so a file of that very name comes first.
-        if not equals or Path(option).is_file():
-            name, path = Path(option).stem, option
+        name, path = named_file(option)
         if name in found:
             raise ConfigError(
                 f"two predictions are named {name!r}", hint="name them: --predictions NAME=FILE"

@@ -42,14 +42,6 @@ def fresh_lora(lm: LocalLM, settings: ExpertTraining) -> Iterator[Any]:
         raise ConfigError(
             f"{lm.name} cannot take examples as a tree: {problem}", hint="set share_prefixes to false"
         )
-    if settings.compile:
-        # What attention written in plain operations loses to sdpa, and more, the compiler wins back: at 700
-        # tokens on one core of an Intel with AMX 380 tokens/s, against 250 of either one as it is.
-        base.set_attn_implementation("eager")
-    elif settings.share_prefixes:
-        # Both take the mask of a tree. On two cores eager was the faster one on AMD at 350 tokens (440 to 360
-        # tokens/s), sdpa on Intel with AMX at 1,200 (360 to 270), and sdpa takes less memory.
-        base.set_attn_implementation("sdpa")
     trainable = [p.requires_grad for p in base.parameters()]
     torch.manual_seed(settings.seed)
     config = LoraConfig(
@@ -64,6 +56,14 @@ def fresh_lora(lm: LocalLM, settings: ExpertTraining) -> Iterator[Any]:
         model = get_peft_model(base, config)
     except ValueError as error:  # PEFT: target modules not found
         raise ConfigError(f"lora_targets: {error}", hint="name modules that this base has") from error
+    if settings.compile:
+        # What attention written in plain operations loses to sdpa, and more, the compiler wins back: at 700
+        # tokens on one core of an Intel with AMX 380 tokens/s, against 250 of either one as it is.
+        base.set_attn_implementation("eager")
+    elif settings.share_prefixes:
+        # Both take the mask of a tree. On two cores eager was the faster one on AMD at 350 tokens (440 to 360
+        # tokens/s), sdpa on Intel with AMX at 1,200 (360 to 270), and sdpa takes less memory.
+        base.set_attn_implementation("sdpa")
     if settings.gradient_checkpointing:
         base.enable_input_require_grads()
         base.gradient_checkpointing_enable()

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from matplotlib.figure import Figure
 
 from reges_index.evaluation.experiments.result import Row
-from reges_index.evaluation.plots import COLOURS, bar_chart, new_figure
+from reges_index.evaluation.plots import COLOURS, bar_chart, legend_below, new_figure
 
 __all__ = ["draw_rows"]
 
@@ -53,8 +53,7 @@ def _beside(ran: dict[tuple[str, _Group], Row], systems: list[str], groups: list
     errors = {s: [_ends(row) for row in own] for s, own in found.items()}
     bar_chart(axes, [_words(group) for group in groups], values, errors=errors, labels=True)
     axes.tick_params(axis="x", labelsize=8)
-    handles, texts = axes.get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=min(2, len(systems)), frameon=False)
+    legend_below(figure, axes, min(2, len(systems)))
     return figure
 
 

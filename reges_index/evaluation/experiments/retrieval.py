@@ -19,7 +19,7 @@ from reges_index.evaluation.experiments.paper import FIGURE5_GAINS, FIGURE5_RECA
 from reges_index.evaluation.experiments.queries import QUERY_NAMES, QueryKind, embed
 from reges_index.evaluation.experiments.result import ComparisonRow, ExperimentResult, Row
 from reges_index.evaluation.experiments.systems import Ranked
-from reges_index.evaluation.plots import COLOURS, bar_chart, new_figure
+from reges_index.evaluation.plots import COLOURS, bar_chart, legend_below, new_figure
 from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.stats import ClusterBootstrap, holm
 
@@ -121,8 +121,7 @@ def _draw_figure5(drawn: Mapping[str, Sequence[Row]]) -> Figure:
                 errors={s: [(r.low or 0.0, r.high or 0.0) for r in own if r.system == s] for s in systems},
             )
             axes.set_title(f"{retriever.split('/')[-1]}, {protocol} targets", fontsize=10)
-    handles, texts = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, grid[0][0], 3)
     return figure
 
 
@@ -236,8 +235,7 @@ def table2(lab: Lab) -> ExperimentResult:
         bar_chart(axes, list(TABLE2), drawn, labels=True)
         axes.set_title(f"Queries against {len(known)} reference queries")
         # Below the axes: the last bars are as high as the first.
-        handles, texts = axes.get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, axes, 3)
         return figure
 
     return ExperimentResult(
