@@ -160,6 +160,14 @@ def negatives(
         Path | None, typer.Option("--queries", help="Or queries that are there: JSONL with id and query.")
     ] = None,
     top_k: parts.TopK = 50,
+    context_messages: Annotated[
+        int,
+        typer.Option(
+            "--context-messages",
+            min=0,
+            help="With --queries: search with the newest messages too, as a query expert may recommend.",
+        ),
+    ] = 0,
     model: Model = None,
     encoder: Encoder = None,
     store: Annotated[
@@ -193,8 +201,8 @@ def negatives(
     )
     with progress_bars(quiet) as bar:
         report = mine_negatives(
-            turns, source, items, out, top_k=top_k, batch_size=batch_size, made_by=made_by,
-            progress=bar and bar("turns"),
+            turns, source, items, out, top_k=top_k, context_messages=context_messages, batch_size=batch_size,
+            made_by=made_by, progress=bar and bar("turns"),
         )  # fmt: skip
     if as_json:
         print_json(report.to_dict())
@@ -243,7 +251,7 @@ def item_expert(
     """Train LLM_G: dialogue and shuffled candidates in, the true item's title out (section 2.4)."""
     from reges_index.training.cot import read_reasoning
     from reges_index.training.item_expert import train_item_expert
-    from reges_index.training.negatives import read_negatives
+    from reges_index.training.negatives import read_retrieved
     from reges_index.training.provenance import data_file
 
     chosen = training_settings(
@@ -260,7 +268,7 @@ def item_expert(
     data += [data_file(path, len(read_all_items([path]))) for path in catalog if not path.startswith("demo:")]
     hard: dict[str, list[str]] = {}
     for path in hard_negatives or []:
-        own = read_negatives(path, turns=turns, item_ids=items)
+        own = read_retrieved(path, turns=turns, item_ids=items)
         no_overlap(path, hard, own)
         hard |= own
         data.append(data_file(path, len(own)))
@@ -308,6 +316,23 @@ def run(
     for step in report.steps:
         outputs = ", ".join(step.outputs)
         console.print(f"{step.name}: {step.state}, {step.seconds:.1f} s  {outputs}", highlight=False)
+
+
+@finetune_app.command("publish")
+def publish(
+    adapter: Annotated[Path, typer.Argument(help="An adapter's folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write; may be the adapter's own.")],
+    results: Annotated[
+        list[Path] | None,
+        typer.Option("--results", help="JSON of `reges evaluate --experiment` with this adapter; or more."),
+    ] = None,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Keep fp32 weights instead of bf16.")] = False,
+) -> None:
+    """Make an adapter ready to ship: half the size, dev results in its manifest and model card."""
+    from reges_index.training.publish import publish_adapter
+
+    made = publish_adapter(adapter, out, dtype="float32" if fp32 else "bfloat16", results=results or ())
+    console.print(f"{made.name} written to {out}, with the results of {len(results or ())} experiments")
 
 
 @finetune_app.command("card")

@@ -4,7 +4,7 @@ from reges_index.dialogue.bundle import DialogueQueryBundle, dialogue_of
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
 from reges_index.dialogue.mentions import find_mentions
 from reges_index.dialogue.messages import Dialogue, Message, Turn, read_conversation, read_turns, to_messages
-from reges_index.dialogue.render import RenderedHistory, render_history
+from reges_index.dialogue.render import RenderedHistory, newest_text, render_history
 from reges_index.dialogue.text import normalise, one_line
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "default_measure",
     "dialogue_of",
     "find_mentions",
+    "newest_text",
     "normalise",
     "one_line",
     "read_conversation",

@@ -10,7 +10,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from reges_index.dialogue.measure import TextMeasure, surely_longer
 from reges_index.dialogue.text import one_line
 
-__all__ = ["HISTORY_FORMAT", "RenderedHistory", "render_history", "role_name"]
+__all__ = ["HISTORY_FORMAT", "RenderedHistory", "newest_text", "render_history", "role_name"]
 
 # Part of every prompt hash: change it whenever the text below changes.
 HISTORY_FORMAT = "history-v1"
@@ -49,6 +49,11 @@ def role_name(role: MessageRole) -> str:
 
 def _line(message: ChatMessage) -> str:
     return f"{role_name(message.role)}: {one_line(message.content or '')}"
+
+
+def newest_text(dialogue: Sequence[ChatMessage], count: int) -> str:
+    """Return the newest ``count`` messages as one line of bare words, empty for a count of 0."""
+    return " ".join(one_line(m.content or "") for m in dialogue[-count:]) if count else ""
 
 
 def render_history(

@@ -15,7 +15,7 @@ from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
-from reges_index.dialogue import DialogueQueryBundle, dialogue_of, one_line, to_messages
+from reges_index.dialogue import DialogueQueryBundle, dialogue_of, newest_text, one_line, to_messages
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import ConfigError, LLMServerError
 from reges_index.models.api_requests import Tally, tallied
@@ -220,8 +220,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
             queries = [self._spoken(_last_words(dialogue))]
             logger.warning("there is no query; searching with the seeker's last message instead")
         if self.decoding.context_messages:
-            newest = dialogue[-self.decoding.context_messages :]
-            queries.append(self._spoken(" ".join(one_line(m.content or "") for m in newest)))
+            queries.append(self._spoken(newest_text(dialogue, self.decoding.context_messages)))
         if self.verbose:
             logger.info("query: %s", queries[0])
         report = {

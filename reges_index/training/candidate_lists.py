@@ -21,7 +21,7 @@ class CandidateList:
     Attributes
     ----------
     items
-        The true items and the wrong ones, shuffled.
+        The true items and the wrong ones, shuffled or in the retriever's order.
     truths
         Turn and the id of its true item, one pair for each example. No other target of that turn is in
         ``items``, and nothing that has title and year of one.
@@ -45,8 +45,9 @@ class ListMaker:
     ----------
     items
         The catalog by id.
-    hard
-        Turn id -> ids of retrieved items, the hardest first. Not looked at when negatives are random.
+    retrieved
+        Turn id -> ids of retrieved items, the nearest first; targets of the turn may be among them. Not
+        looked at when negatives are random.
 
     Raises
     ------
@@ -55,13 +56,16 @@ class ListMaker:
     """
 
     def __init__(
-        self, items: Mapping[str, Item], hard: Mapping[str, Sequence[str]], settings: ExpertTraining
+        self, items: Mapping[str, Item], retrieved: Mapping[str, Sequence[str]], settings: ExpertTraining
     ) -> None:
         self.items = items
-        self.hard = hard
+        self.retrieved = retrieved
         self.k = settings.num_candidates
         self.least = settings.num_candidates_from
         self.kind = settings.negatives
+        self.hard_from = settings.hard_from
+        self.only_found = settings.only_found
+        self.in_order = settings.candidate_order == "retrieved"
         self.seed = settings.seed
         self._ids = sorted(items)
         if self.k >= len(items):
@@ -70,13 +74,26 @@ class ListMaker:
                 hint=f"choose at most {len(items) - 1}",
             )
 
+    def targets(self, turn: Turn) -> list[str]:
+        """Return the turn's targets, each once, that a list can be made for."""
+        known = [target for target in dict.fromkeys(turn.targets) if target in self.items]
+        found = self.retrieved.get(turn.id, ())
+        return [target for target in known if target in found] if self.only_found else known
+
     def of_turn(self, turn: Turn, target: str, epoch: int) -> CandidateList:
         """Make the list of one turn and one of its targets, which is in the catalog."""
+        found = self.retrieved.get(turn.id, ())
         rng = random.Random(f"{self.seed}/{epoch}/{turn.id}/{target}")
         forbidden = self._names_of(turn.targets)
         wanted = self._draw_k(rng)
-        wrong = self._wrong([self.hard.get(turn.id, ())], forbidden, rng, wanted, turn.id)
-        return self._shuffled([self.items[target], *wrong], [(turn, target)], wanted, rng)
+        wrong = self._wrong([found], forbidden, rng, wanted, turn.id)
+        if not self.in_order:
+            return self._shuffled([self.items[target], *wrong], [(turn, target)], wanted, rng)
+        rank = {item_id: place for place, item_id in enumerate(found)}
+        listed = sorted(wrong, key=lambda item: rank[item.id])
+        nearer = sum(rank[item.id] < rank[target] for item in listed) if target in rank else None
+        listed.insert(rng.randint(0, len(listed)) if nearer is None else nearer, self.items[target])
+        return CandidateList(tuple(listed), ((turn, target),), wanted)
 
     def of_dialogue(self, turns: Sequence[Turn], epoch: int) -> tuple[CandidateList, list[Turn]]:
         """Make one list for all turns of a dialogue, each with one true item in it.
@@ -93,7 +110,7 @@ class ListMaker:
         truths: list[tuple[Turn, str]] = []
         chosen: dict[str, None] = {}
         for turn in turns:
-            known = [target for target in dict.fromkeys(turn.targets) if target in self.items]
+            known = self.targets(turn)
             already = [target for target in known if target in chosen]
             target = already[0] if already else rng.choice(known)
             chosen[target] = None
@@ -102,7 +119,7 @@ class ListMaker:
         truths = [(turn, target) for turn, target in truths if turn not in clashes]
         kept = list(dict.fromkeys(target for _, target in truths))
         forbidden = self._names_of([target for turn, _ in truths for target in turn.targets])
-        queues = [self.hard.get(turn.id, ()) for turn, _ in truths]
+        queues = [self.retrieved.get(turn.id, ()) for turn, _ in truths]
         wanted = max(0, self._draw_k(rng) + 1 - len(kept))
         wrong = self._wrong(queues, forbidden, rng, wanted, turns[0].dialog_id)
         made = self._shuffled([*(self.items[target] for target in kept), *wrong], truths, wanted, rng)
@@ -130,6 +147,8 @@ class ListMaker:
         """Draw wrong items: hard ones from the queues in turns, random ones by chance, none twice."""
         from_queues = {"hard": wanted, "mixed": (wanted + 1) // 2, "random": 0}[self.kind]
         wrong: dict[str, Item] = {}
+        if self.hard_from is not None:
+            queues = [self._drawn(queue, forbidden, rng) for queue in queues]
         for name in _in_turns(queues):
             if len(wrong) >= from_queues:
                 break
@@ -147,6 +166,14 @@ class ListMaker:
                 if _key(self.items[name]) not in forbidden:
                     wrong.setdefault(name, self.items[name])
         return list(wrong.values())
+
+    def _drawn(
+        self, queue: Sequence[str], forbidden: set[tuple[str, int | None]], rng: random.Random
+    ) -> list[str]:
+        """Return the nearest ``hard_from`` wrong items in random order, an unknown one among them too."""
+        wrong = [i for i in queue if i not in self.items or _key(self.items[i]) not in forbidden]
+        nearest = wrong[: self.hard_from]
+        return rng.sample(nearest, len(nearest))
 
     @staticmethod
     def _shuffled(

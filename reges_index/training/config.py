@@ -53,6 +53,16 @@ class ExpertTraining(BaseModel):
         the paper's way, gives all lists the same k.
     negatives
         Where they come from: the retriever, chance, or both (Figure 6 compares the first two).
+    hard_from
+        Draw the hard negatives of a list among the nearest so many, anew each epoch. None, the paper's way,
+        takes the nearest ones themselves.
+    only_found
+        Leave out true items that the retriever did not find (counted). At inference LLM_G only ever chooses
+        among what was found; where most true items were not, hard negatives teach it to turn down what is
+        near (``finetune/RESULTS.md``). Needs negatives that name the rank of the targets.
+    candidate_order
+        "shuffled" (section 2.4), or "retrieved": the retriever's order, as at inference, so that LLM_G
+        learns how far to trust it. A true item that was not retrieved takes a random place.
     candidates_of
         "turn": each turn has a list of its own, as in the paper. "dialogue": the turns of a dialogue share
         one, so that with ``share_prefixes`` the list goes through the model once for all of them (item
@@ -66,7 +76,8 @@ class ExpertTraining(BaseModel):
         ``share_prefixes`` is off. Both run on several processes under ``accelerate launch``.
     start_from
         Folder of an adapter of the same base, role and LoRA shape to go on from, such as the one of an
-        earlier round. None, the paper's way, begins with a fresh one.
+        earlier round; the chain-of-thought variant may go on from a plain item expert. None, the paper's
+        way, begins with a fresh one.
     max_steps
         Optimizer steps after which to stop, whatever ``epochs`` says; None for no limit.
     save_every_minutes
@@ -103,6 +114,9 @@ class ExpertTraining(BaseModel):
     num_candidates: int = Field(default=49, ge=1)
     num_candidates_from: int | None = Field(default=None, ge=1)
     negatives: Literal["hard", "random", "mixed"] = "hard"
+    hard_from: int | None = Field(default=None, ge=1)
+    only_found: bool = False
+    candidate_order: Literal["shuffled", "retrieved"] = "shuffled"
     candidates_of: Literal["turn", "dialogue"] = "turn"
     share_prefixes: bool = False
     backend: Literal["auto", "trl", "loop"] = "auto"
@@ -127,6 +141,15 @@ class ExpertTraining(BaseModel):
             raise ValueError(
                 f"num_candidates_from={self.num_candidates_from} is more than num_candidates="
                 f"{self.num_candidates}"
+            )
+        if self.hard_from is not None and self.hard_from < self.num_candidates:
+            raise ValueError(f"hard_from={self.hard_from} is less than num_candidates={self.num_candidates}")
+        if self.negatives == "random" and (self.hard_from is not None or self.only_found):
+            raise ValueError("hard_from and only_found need hard or mixed negatives")
+        if self.candidate_order == "retrieved" and (self.negatives != "hard" or self.candidates_of != "turn"):
+            raise ValueError(
+                "candidate_order 'retrieved' needs negatives 'hard' and candidates_of 'turn': random "
+                "negatives and lists of a whole dialogue have no retriever's order"
             )
         return self
 

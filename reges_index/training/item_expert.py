@@ -47,7 +47,8 @@ def train_item_expert(
     items
         The catalog by id (several catalogs together, when their ids differ).
     negatives
-        Turn id -> item ids, the hardest first; empty for random negatives.
+        Turn id -> retrieved item ids, the nearest first, the turn's targets among them where they were
+        found (`read_retrieved`); empty for random negatives.
     reasoning
         Turn id -> preferences in words; given, the chain-of-thought variant is trained.
     lm, settings, out_dir, resume, run_dir
@@ -105,5 +106,8 @@ def _negatives(settings: ExpertTraining) -> dict[str, Any]:
         "kind": settings.negatives,
         "k": settings.num_candidates,
         **({"k_from": least} if least is not None else {}),
+        **({"drawn_from_nearest": settings.hard_from} if settings.hard_from is not None else {}),
+        **({"only_found": True} if settings.only_found else {}),
         "candidates_of": settings.candidates_of,
+        "candidate_order": settings.candidate_order,
     }

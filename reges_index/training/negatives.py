@@ -14,13 +14,13 @@ from llama_index.core.schema import QueryBundle
 
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.catalog.encoder import embed_queries
-from reges_index.dialogue import DialogueQueryBundle, Turn, one_line
+from reges_index.dialogue import DialogueQueryBundle, Turn, newest_text, one_line
 from reges_index.errors import ConfigError, InputError
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.annotate import Progress
 from reges_index.training.jsonl_log import JsonlLog, claim_output, read_rows
 
-__all__ = ["NegativesReport", "mine_negatives", "read_negatives"]
+__all__ = ["NegativesReport", "mine_negatives", "read_negatives", "read_retrieved"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ def mine_negatives(
     out: str | Path,
     *,
     top_k: int = 50,
+    context_messages: int = 0,
     batch_size: int = 32,
     made_by: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -117,10 +118,14 @@ def mine_negatives(
     catalog
         Where to look. Its retriever and its encoder's mean over several query texts are those of inference.
     out
-        JSONL, ``{"id", "query", "negatives": [{"id", "rank", "score"}]}`` a line: ranks from 1, the
-        removed items counted; scores are cosines. A file that an earlier run began is continued.
+        JSONL, ``{"id", "query", "negatives": [{"id", "rank", "score"}], "targets": [...]}`` a line: ranks
+        from 1, the removed items counted; scores are cosines. ``targets`` are those of the turn that were
+        retrieved before the last negative. A file that an earlier run began is continued.
     top_k
         Negatives a turn, 50 in the paper; fewer when the catalog holds no more.
+    context_messages
+        For queries that are there already: how many of the newest messages are searched with beside the
+        query. A query expert has this in its decoding (`QueryDecoding`).
     batch_size
         Turns that are decoded and retrieved together.
     made_by
@@ -131,7 +136,8 @@ def mine_negatives(
     Raises
     ------
     ConfigError
-        If ``top_k`` or ``batch_size`` is below 1.
+        If ``top_k`` or ``batch_size`` is below 1, ``context_messages`` below 0, or given together with a
+        query expert.
     InputError
         If ``out`` was begun with other settings, or no turn is left to mine.
     StorageError
@@ -139,6 +145,11 @@ def mine_negatives(
     """
     if top_k < 1 or batch_size < 1:
         raise ConfigError(f"top_k={top_k}, batch_size={batch_size}: both have to be 1 or more")
+    if context_messages < 0 or (context_messages and not isinstance(queries, Mapping)):
+        raise ConfigError(
+            f"context_messages={context_messages} is for queries from a file, and 0 or more",
+            hint="a query expert takes it from its decoding",
+        )
     out, started = Path(out), time.monotonic()
     report = NegativesReport(str(out), turns=len(turns))
     lookalikes = _Lookalikes(catalog.items())
@@ -147,7 +158,7 @@ def mine_negatives(
         out,
         {
             "task": "negatives", "queries": source, "top_k": top_k, "items": len(catalog),
-            "encoder": asdict(catalog.encoder), **(made_by or {}),
+            "context_messages": context_messages, "encoder": asdict(catalog.encoder), **(made_by or {}),
         },
     )  # fmt: skip
     with JsonlLog(out) as log:
@@ -163,7 +174,7 @@ def mine_negatives(
             )
         for start in range(0, len(waiting), batch_size):
             batch = waiting[start : start + batch_size]
-            for row in _mine(batch, queries, catalog, lookalikes, top_k, report):
+            for row in _mine(batch, queries, catalog, lookalikes, top_k, context_messages, report):
                 log.append(row)
                 report.written += 1
             if progress is not None:
@@ -200,11 +211,12 @@ def _mine(
     catalog: ItemCatalog,
     lookalikes: _Lookalikes,
     top_k: int,
+    context_messages: int,
     report: NegativesReport,
 ) -> Iterable[dict[str, Any]]:
     bundles: list[QueryBundle]
     if isinstance(queries, Mapping):
-        bundles = [QueryBundle(queries[turn.id]) for turn in turns]
+        bundles = [_with_newest(queries[turn.id], turn, context_messages) for turn in turns]
     else:
         refined = queries.run_batch([DialogueQueryBundle.from_dialogue(turn) for turn in turns])
         report.fallbacks += sum(bool(bundle.report["query"]["fallback"]) for bundle in refined)
@@ -215,15 +227,29 @@ def _mine(
     hits = catalog.retrieve_batch(_vectors(bundles, catalog), top_k=depth)
     for turn, bundle, out_of_it, found in zip(turns, bundles, excluded, hits, strict=True):
         others = [(rank, hit) for rank, hit in enumerate(found, 1) if hit[0] not in out_of_it][:top_k]
-        negatives = [{"id": i, "rank": rank, "score": round(score, 6)} for rank, (i, score) in others]
         looked_at = found[: others[-1][0]] if len(others) == top_k else found
-        targets = sum(item_id in turn.targets for item_id, _ in looked_at)
-        report.targets_removed += targets
-        report.lookalikes_removed += sum(item_id in out_of_it for item_id, _ in looked_at) - targets
+        targets = [(rank, hit) for rank, hit in enumerate(looked_at, 1) if hit[0] in turn.targets]
+        report.targets_removed += len(targets)
+        report.lookalikes_removed += sum(item_id in out_of_it for item_id, _ in looked_at) - len(targets)
         report.turns_with_target_found += any(item_id in turn.targets for item_id, _ in found[:top_k])
-        if len(negatives) < top_k:
+        if len(others) < top_k:
             report.short.append(turn.id)
-        yield {"id": turn.id, "query": bundle.query_str, "negatives": negatives}
+        yield {
+            "id": turn.id,
+            "query": bundle.query_str,
+            "negatives": _entries(others),
+            "targets": _entries(targets),
+        }
+
+
+def _entries(ranked: Iterable[tuple[int, tuple[str, float]]]) -> list[dict[str, Any]]:
+    return [{"id": item_id, "rank": rank, "score": round(score, 6)} for rank, (item_id, score) in ranked]
+
+
+def _with_newest(query: str, turn: Turn, context_messages: int) -> QueryBundle:
+    """Return what a query expert with ``context_messages`` in its decoding searches with."""
+    newest = newest_text(turn.chat, context_messages)
+    return QueryBundle(query, custom_embedding_strs=[query, newest] if newest else None)
 
 
 def _vectors(bundles: Sequence[QueryBundle], catalog: ItemCatalog) -> list[list[float]]:
@@ -287,15 +313,53 @@ def read_negatives(
     return negatives
 
 
-def _ids_of(entries: Any, where: str) -> list[str]:
+def read_retrieved(
+    path: str | Path, *, turns: Sequence[Turn], item_ids: Collection[str]
+) -> dict[str, list[str]]:
+    """Read what was retrieved for each turn, its targets among the negatives, the nearest first.
+
+    Targets that were retrieved after the last negative are not in the list, and none is for rows without
+    ``targets``, such as those of versions before this key.
+
+    Raises
+    ------
+    InputError
+        As `read_negatives`; also if a ``targets`` entry is no target of the turn or not in the catalog, or
+        an entry beside targets has no rank.
+    """
+    retrieved = read_negatives(path, turns=turns, item_ids=item_ids)
+    own = {turn.id: turn.targets for turn in turns}
+    for number, row in read_rows(path):
+        where, key = f"{path}:{number}", row["id"]
+        targets = _ids_of(row.get("targets", []), where, "targets")
+        if not targets:
+            continue
+        stray = next((i for i in targets if i not in own[key] or i not in item_ids), None)
+        if stray is not None:
+            raise InputError(
+                f"{where}: {stray!r} is no target of {key!r} in this catalog",
+                hint="mine the negatives again with these turns and this catalog",
+            )
+        entries = [*row["negatives"], *row["targets"]]
+        ranked = [isinstance(entry, dict) and isinstance(entry.get("rank"), int) for entry in entries]
+        unranked = next((entry for entry, good in zip(entries, ranked, strict=True) if not good), None)
+        if unranked is not None:
+            raise InputError(f"{where}: {unranked!r} has no rank", hint='each is {"id", "rank", "score"}')
+        retrieved[key] = [entry["id"] for entry in sorted(entries, key=lambda entry: entry["rank"])]
+    return retrieved
+
+
+def _ids_of(entries: Any, where: str, key: str = "negatives") -> list[str]:
     if not isinstance(entries, list):
-        raise InputError(f"{where}: the row has no list 'negatives'")
+        raise InputError(f"{where}: the row has no list {key!r}")
     ids: list[str] = []
     for entry in entries:
         item_id = entry.get("id") if isinstance(entry, dict) else entry
         if not isinstance(item_id, str) or not item_id:
-            raise InputError(f"{where}: {entry!r} is no negative", hint='each is {"id", "rank", "score"}')
+            raise InputError(
+                f"{where}: {entry!r} is no entry of {key!r}", hint='each is {"id", "rank", "score"}'
+            )
         if item_id in ids:
-            raise InputError(f"{where}: negative {item_id!r} occurs twice")
+            raise InputError(f"{where}: {item_id!r} occurs twice in {key!r}")
         ids.append(item_id)
     return ids

@@ -25,7 +25,7 @@ from reges_index.training.config import ExpertTraining
 from reges_index.training.cot import REASONING_PROMPT_HASH, REASONING_TOKENS, read_reasoning, write_reasoning
 from reges_index.training.item_expert import train_item_expert
 from reges_index.training.leaks import TitleLeaks
-from reges_index.training.negatives import mine_negatives, read_negatives
+from reges_index.training.negatives import mine_negatives, read_retrieved
 from reges_index.training.provenance import data_file, recommend
 from reges_index.training.pseudo_queries import (
     PSEUDO_QUERY_PROMPT_HASH,
@@ -240,7 +240,7 @@ class RecipeSteps:
                 turns, items = self.data.turns[part.name], self.data.items[part.name]
                 data += [data_file(part.conversations, len(turns)), data_file(part.catalog, len(items))]
                 if self._mines:
-                    own = read_negatives(self.data.negatives_file(part), turns=turns, item_ids=items)
+                    own = read_retrieved(self.data.negatives_file(part), turns=turns, item_ids=items)
                     hard |= own
                     data.append(data_file(self.data.negatives_file(part), len(own)))
                 if recipe.cot:

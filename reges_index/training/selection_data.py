@@ -42,7 +42,8 @@ def selection_examples(
     """Make LLM_G's examples: candidates and dialogue -> name of the true item.
 
     A turn with several targets gives one example for each, with the turn's other targets kept out of the
-    list (``candidates_of="dialogue"``: one example, its target drawn anew each epoch). Lists are shuffled.
+    list (``candidates_of="dialogue"``: one example, its target drawn anew each epoch). Lists are shuffled,
+    or in the retriever's order with ``candidate_order="retrieved"``.
     The true item is never cut away: candidates that do not fit lose details, not names.
 
     Parameters
@@ -51,7 +52,8 @@ def selection_examples(
         The catalog by id.
     negatives
         Turn id -> item ids, the hardest first; the first ``settings.num_candidates`` that can be used
-        count. May be empty when ``settings.negatives`` is "random".
+        count, or as many drawn among the first ``settings.hard_from``. The turn's own targets may be among
+        them, at their rank (`read_retrieved`). May be empty when ``settings.negatives`` is "random".
     reasoning
         Turn id -> the seeker's preferences in words: the chain-of-thought variant (section 3.7.2), whose
         answer is these and, on the next line, the item.
@@ -69,8 +71,8 @@ def selection_examples(
     report = DataReport(turns=len(turns))
     for stray in negatives.keys() - {turn.id for turn in turns}:
         report.leave_out("negatives_of_unknown_turn", stray)
-    usable = list(_usable(turns, items, negatives, reasoning, settings, report))
     maker = ListMaker(items, negatives, settings)
+    usable = list(_usable(turns, maker, reasoning, settings, report))
     writer = _Writer(lm, settings, domain, reasoning, report)
     examples: list[Example] = []
     for candidates in _lists(usable, maker, settings, epoch, report):
@@ -86,24 +88,26 @@ def selection_examples(
 
 def _usable(
     turns: Sequence[Turn],
-    items: Mapping[str, Item],
-    negatives: Mapping[str, Sequence[str]],
+    maker: ListMaker,
     reasoning: Mapping[str, str] | None,
     settings: ExpertTraining,
     report: DataReport,
 ) -> Iterator[Turn]:
     needs_own = settings.negatives != "random" and settings.candidates_of == "turn"
     for turn in turns:
+        possible = maker.targets(turn)
         for target in turn.targets:
-            if target not in items:
+            if target not in maker.items:
                 report.leave_out("target_not_in_catalog", f"{turn.id} {target}")
+            elif target not in possible:
+                report.leave_out("target_not_retrieved", f"{turn.id} {target}")
         if not turn.targets:
             report.leave_out("no_target", turn.id)
-        elif needs_own and turn.id not in negatives:
+        elif needs_own and turn.id not in maker.retrieved:
             report.leave_out("no_negatives", turn.id)
         elif reasoning is not None and not reasoning.get(turn.id, "").strip():
             report.leave_out("no_reasoning", turn.id)
-        elif any(target in items for target in turn.targets):
+        elif possible:
             yield turn
 
 
@@ -112,15 +116,14 @@ def _lists(
 ) -> Iterator[CandidateList]:
     if settings.candidates_of == "turn":
         for turn in turns:
-            for target in dict.fromkeys(turn.targets):
-                if target in maker.items:
-                    yield maker.of_turn(turn, target, epoch)
+            for target in maker.targets(turn):
+                yield maker.of_turn(turn, target, epoch)
         return
     dialogues: dict[str, list[Turn]] = {}
     for turn in turns:
         dialogues.setdefault(turn.dialog_id or turn.id, []).append(turn)
     for own in dialogues.values():
-        if settings.negatives != "random" and not any(turn.id in maker.hard for turn in own):
+        if settings.negatives != "random" and not any(turn.id in maker.retrieved for turn in own):
             for turn in own:
                 report.leave_out("no_negatives", turn.id)
             continue

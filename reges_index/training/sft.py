@@ -19,7 +19,7 @@ import torch
 
 from reges_index.errors import ConfigError, TrainingError
 from reges_index.models.adapter_card import model_card
-from reges_index.models.adapters import AdapterManifest, check_adapter, save_manifest
+from reges_index.models.adapters import AdapterManifest, check_adapter, load_manifest, save_manifest
 from reges_index.training.batches import PlannedStep, plan_epoch
 from reges_index.training.checkpoints import whole_folder
 from reges_index.training.config import ExpertTraining
@@ -44,7 +44,8 @@ Examples: TypeAlias = Sequence[Example] | Callable[[int], Sequence[Example]]
 # A resumed run may be longer or shorter than it was to be, and compute the same in another way.
 _NOT_HASHED = {"epochs", "max_steps", "save_every_minutes", "compile", "num_threads", "start_from"}
 _ITEM_EXPERT_ONLY = {
-    *("num_candidates", "num_candidates_from", "negatives", "candidates_of", "max_candidate_tokens"),
+    *("num_candidates", "num_candidates_from", "negatives", "hard_from", "only_found"),
+    *("candidate_order", "candidates_of", "max_candidate_tokens"),
 }
 _LOSS_WINDOW = 20
 
@@ -134,7 +135,7 @@ def train_expert(
     plan = plan[: settings.max_steps]
     start = settings.start_from
     if start is not None:
-        check_adapter(start, base=lm, role=role, prompt_hash=manifest_fields.get("prompt_hash"))
+        _check_start(start, lm, role, manifest_fields.get("prompt_hash"))
     team = join_team()
     lm.model.to(team.place(lm.model.device))
     with _threads(settings.num_threads), fresh_lora(lm, settings) as model:
@@ -240,6 +241,15 @@ def _manifest(
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
     )
+
+
+def _check_start(start: Path, lm: LocalLM, role: AdapterRole, prompt_hash: str | None) -> None:
+    begun = load_manifest(start)
+    if role == "item-expert-cot" and begun is not None and begun.role == "item-expert":
+        # It has learnt to choose, which with a chain of thought is asked by another prompt.
+        check_adapter(start, base=lm, role="item-expert")
+    else:
+        check_adapter(start, base=lm, role=role, prompt_hash=prompt_hash)
 
 
 def _left_out(role: AdapterRole) -> set[str]:

@@ -9,7 +9,7 @@ from reges_index.catalog import Item, ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.errors import ConfigError, InputError
 from reges_index.query_expert import QueryDecoding, ReGeSQueryTransform
-from reges_index.training.negatives import mine_negatives, read_negatives
+from reges_index.training.negatives import mine_negatives, read_negatives, read_retrieved
 from tests.catalog.hashing import HashingEmbedding
 from tests.tiny import tiny_lm
 
@@ -45,6 +45,12 @@ def test_the_nearest_wrong_items_in_the_retrievers_order(tmp_path, catalog):
     # f3 is the second hit of "a" (its namesake is first); f8 the first of "b", f0 not among the first four.
     assert report.targets_removed == 2
     assert report.turns_with_target_found == 2
+    retrieved = read_retrieved(tmp_path / "n.jsonl", turns=given, item_ids=catalog.ids())
+    for one in given:
+        hits = catalog.as_retriever(similarity_top_k=10).retrieve(queries[one.id])
+        # Four wrong items, and the targets at their own ranks.
+        assert retrieved[one.id] == [hit.node.node_id for hit in hits][: len(retrieved[one.id])]
+        assert len(retrieved[one.id]) == 5
     negatives = read_negatives(tmp_path / "n.jsonl", turns=given, item_ids=catalog.ids())
     assert all(len(ids) == 4 for ids in negatives.values())
 
@@ -121,12 +127,44 @@ def test_several_query_texts_are_searched_with_their_mean(tmp_path, catalog):
     assert read_negatives(tmp_path / "n")["t0"] == [item_id for item_id in own if item_id != "f0"]
 
 
+def test_queries_from_a_file_are_searched_with_the_newest_messages_as_an_expert_would(tmp_path, catalog):
+    expert = ReGeSQueryTransform(tiny_lm(), decoding=QueryDecoding(max_new_tokens=6, context_messages=2))
+    mine_negatives(turns(2), expert, catalog, tmp_path / "expert", top_k=9)
+    queries = {key: row["query"] for key, row in rows(tmp_path / "expert").items()}
+    mine_negatives(turns(2), queries, catalog, tmp_path / "file", top_k=9, context_messages=2)
+    assert rows(tmp_path / "file") == rows(tmp_path / "expert")
+    mine_negatives(turns(2), queries, catalog, tmp_path / "alone", top_k=9)
+    assert rows(tmp_path / "alone") != rows(tmp_path / "file")
+    with pytest.raises(InputError, match="context_messages was 2, now 0"):
+        mine_negatives(turns(2), queries, catalog, tmp_path / "file", top_k=9)
+    for source, wrong in ((expert, 2), (queries, -1)):
+        with pytest.raises(ConfigError, match="context_messages"):
+            mine_negatives(turns(2), source, catalog, tmp_path / "x", top_k=9, context_messages=wrong)
+
+
+@pytest.mark.parametrize(
+    ("targets", "problem"),
+    [
+        ('[{"id": "f3", "rank": 2}]', "'f3' is no target of 't0'"),
+        ('[{"id": "f0"}]', "has no rank"),
+        ('"f0"', "no list 'targets'"),
+    ],
+)
+def test_targets_that_cannot_be_placed_are_named_with_their_line(tmp_path, targets, problem):
+    file = tmp_path / "n.jsonl"
+    file.write_text(f'{{"id": "t0", "negatives": [{{"id": "f2", "rank": 1}}], "targets": {targets}}}\n')
+    with pytest.raises(InputError) as caught:
+        read_retrieved(file, turns=turns(3), item_ids=items())
+    assert "n.jsonl:1: " in str(caught.value)
+    assert problem in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
         ('{"id": "t0", "negatives": []}', "'t0' occurs twice"),
         ('{"id": "t1"}', "no list 'negatives'"),
-        ('{"id": "t1", "negatives": [{"rank": 1}]}', "is no negative"),
+        ('{"id": "t1", "negatives": [{"rank": 1}]}', "is no entry of 'negatives'"),
         ('{"id": "t1", "negatives": ["f3", {"id": "f3"}]}', "'f3' occurs twice"),
         ('{"id": "t1", "negatives": ["f99"]}', "'f99' of 't1' is not in the catalog"),
         ('{"id": "t1", "negatives": ["f1"]}', "'f1' is a target of 't1'"),

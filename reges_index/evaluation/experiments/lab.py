@@ -26,12 +26,14 @@ from reges_index.evaluation.experiments.queries import (
 )
 from reges_index.evaluation.experiments.settings import LabSettings
 from reges_index.evaluation.experiments.systems import Selecting, System, run_system
+from reges_index.evaluation.files import sha256_of
 from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.titles import TitleMatcher
 from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.local_selection import SelectionMode
 from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.item_expert.rerank import ReGeSRerank
+from reges_index.models.adapter_switch import WEIGHTS_FILE
 from reges_index.models.local_lm import LocalLM
 from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
@@ -146,6 +148,11 @@ class Lab:
             digest.update(values.detach().float().cpu().numpy().tobytes())
         return f"{name} {digest.hexdigest()[:16]}"
 
+    def _adapter_files(self) -> dict[str, str]:
+        """Return the hash of each adapter's weights as a file, which tells whose results these are."""
+        paths = self.lm.adapter_paths if self.lm else {}
+        return {name: sha256_of(path / WEIGHTS_FILE) for name, path in paths.items()}
+
     def about(self) -> dict[str, Any]:
         """Describe data, model, adapters and settings for the reports."""
         adapters = [self.adapter_hash(name) for name in (self.lm.adapters if self.lm else ())]
@@ -155,6 +162,7 @@ class Lab:
             "model": repr(self.lm) if self.lm else "none",
             "prompts": {"query expert": query_prompt_hash(), "item expert": selection_prompt_hash()},
             "adapters": ", ".join(str(name) for name in adapters),
+            "adapter_files": self._adapter_files(),
             "settings": json.loads(json.dumps(asdict(self.settings))),  # lists, as in the file
             "command": self.command,
         }

@@ -1,0 +1,139 @@
+"""An adapter made ready to ship: smaller weights, and what it reached on the development sets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from reges_index.errors import AdapterError, InputError
+from reges_index.models.adapter_card import model_card
+from reges_index.models.adapter_switch import WEIGHTS_FILE
+from reges_index.models.adapters import AdapterManifest, check_files, load_manifest, save_manifest
+from reges_index.training.checkpoints import whole_folder
+from reges_index.training.steps import content_hash
+
+__all__ = ["experiment_results", "publish_adapter"]
+
+
+def publish_adapter(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    results: Sequence[str | Path] = (),
+    inference: Mapping[str, Any] | None = None,
+) -> AdapterManifest:
+    """Copy an adapter with its weights in ``dtype`` and its dev results in manifest and model card.
+
+    Parameters
+    ----------
+    adapter
+        A folder that training wrote.
+    out
+        The folder to write, whole or not at all; an older one is replaced. May be the adapter itself.
+    dtype
+        Training keeps fp32; bf16 is half the size, and what the weights are computed in anyway on hardware
+        that has it.
+    results
+        JSON files that ``reges evaluate --experiment`` wrote **with this adapter** (checked).
+    inference
+        Budgets and decoding to recommend in place of what training noted, such as those that did best on
+        the development sets; keys that are not named stay.
+
+    Returns
+    -------
+    AdapterManifest
+        What was written.
+
+    Raises
+    ------
+    AdapterError
+        If the adapter is damaged or has no manifest.
+    InputError
+        If a file of results holds none, or those of another adapter.
+    StorageError
+        If ``out`` cannot be written; what was there before is untouched.
+    """
+    source, target = Path(adapter).expanduser(), Path(out).expanduser()
+    check_files(source)
+    manifest = load_manifest(source)
+    if manifest is None:
+        raise AdapterError(
+            f"{source} holds no reges_adapter.json", hint="adapters trained with `reges finetune` have one"
+        )
+    found: dict[str, Any] = {}
+    for path in results:
+        found |= experiment_results(path, adapter=source)
+    made = manifest.model_copy(
+        update={
+            "training": {**manifest.training, "weights": f"trained in fp32, stored in {dtype}"},
+            "inference": {**manifest.inference, **(inference or {})},
+            "dev_results": {**manifest.dev_results, **found},
+        }
+    )
+    stored = load_file(source / WEIGHTS_FILE)
+    weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in stored.items()}
+    with whole_folder(target) as work:
+        shutil.copyfile(source / "adapter_config.json", work / "adapter_config.json")
+        save_file(weights, work / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_manifest(made, work)
+        (work / "README.md").write_text(model_card(made), encoding="utf-8")
+    return made
+
+
+def experiment_results(path: str | Path, *, adapter: str | Path) -> dict[str, Any]:
+    """Read the results of an experiment, as a manifest's ``dev_results`` hold them.
+
+    Parameters
+    ----------
+    path
+        A JSON file that ``reges evaluate --experiment`` wrote.
+    adapter
+        The adapter that has to be among those that the experiment ran with.
+
+    Returns
+    -------
+    dict
+        One entry: "table4, inspired/dev.jsonl" to the command, and each row's value with interval and n.
+
+    Raises
+    ------
+    InputError
+        If the file is no such JSON, or the experiment ran without this adapter.
+    """
+    path = Path(path)
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        about, name = result["about"], result["experiment"]
+        used, turns = about["adapter_files"], about["data"]["files"]["conversations"]["path"]
+        command = about["provenance"]["command"]
+        rows = {
+            " / ".join(str(row[key]) for key in ("setting", "system", "protocol", "metric") if row[key]): {
+                "value": row["value"],
+                "95 %" if about["settings"]["level"] == 0.95 else "interval": [row["low"], row["high"]],
+                "n": row["n"],
+            }
+            for row in result["rows"]
+        }
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} holds no results of an experiment: {error!r}",
+            hint="name a file that `reges evaluate --experiment` wrote, such as table4.json",
+        ) from error
+    own = content_hash(Path(adapter) / WEIGHTS_FILE)
+    if own not in used.values():
+        known = ", ".join(f"{name} {digest[:12]}" for name, digest in used.items()) or "none"
+        raise InputError(
+            f"{path} was made with other adapters ({known}), not with {adapter} ({own[:12]})",
+            hint="run the experiment with this adapter",
+        )
+    data = "/".join(Path(turns).parts[-2:])
+    return {f"{name}, {data}": {"command": command, **rows}}
