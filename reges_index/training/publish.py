@@ -84,6 +84,8 @@ def publish_adapter(
         save_file(weights, work / WEIGHTS_FILE, metadata={"format": "pt"})
         save_manifest(made, work)
         (work / "README.md").write_text(model_card(made), encoding="utf-8")
+        for file in work.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner only
     return made
 
 

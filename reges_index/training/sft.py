@@ -48,6 +48,16 @@ _ITEM_EXPERT_ONLY = {
     *("candidate_order", "candidates_of", "max_candidate_tokens"),
 }
 _LOSS_WINDOW = 20
+_STAGE_KEYS = (
+    "learning_rate",
+    "steps",
+    "seed",
+    "first_loss",
+    "last_loss",
+    "tokens",
+    "seconds",
+    "first_stage",
+)
 
 
 @dataclass(frozen=True)
@@ -220,6 +230,7 @@ def _manifest(
         **settings.model_dump(mode="json", exclude=_left_out(role)),
         # A folder's path means nothing elsewhere; what was in it does.
         **({"start_from": content_hash(settings.start_from)} if settings.start_from is not None else {}),
+        **_first_stage(settings.start_from),
         "backend": backend,
         "steps": len(progress.losses),
         "first_loss": statistics.fmean(progress.losses[:_LOSS_WINDOW]),
@@ -250,6 +261,15 @@ def _check_start(start: Path, lm: LocalLM, role: AdapterRole, prompt_hash: str |
         check_adapter(start, base=lm, role="item-expert")
     else:
         check_adapter(start, base=lm, role=role, prompt_hash=prompt_hash)
+
+
+def _first_stage(start: Path | None) -> dict[str, Any]:
+    """Return how the adapter was trained that this one goes on from: its weights are from there too."""
+    begun = load_manifest(start) if start is not None else None
+    if begun is None:
+        return {}
+    told = {key: begun.training[key] for key in _STAGE_KEYS if key in begun.training}
+    return {"first_stage": {**({"negatives": begun.negatives} if begun.negatives else {}), **told}}
 
 
 def _left_out(role: AdapterRole) -> set[str]:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from reges_index.catalog import Item
 from reges_index.errors import ConfigError, InputError
+from reges_index.models.adapters import load_manifest
 from reges_index.training.candidate_lists import ListMaker
 from reges_index.training.config import ExpertTraining
 from reges_index.training.item_expert import train_item_expert
@@ -114,6 +115,8 @@ def test_the_chain_of_thought_goes_on_from_a_plain_item_expert(tmp_path):
         reasoning=notes,
     )  # fmt: skip
     assert second.steps == 1
+    stage = load_manifest(second.adapter_dir).training["first_stage"]
+    assert (stage["steps"], stage["negatives"]["kind"]) == (1, "random")
     again = settings(**quick, start_from=second.adapter_dir)
     with pytest.raises(Exception, match="item-expert-cot"):  # not the other way round
         train_item_expert(turns, given_items, {}, lm, again, tmp_path / "plain-2")

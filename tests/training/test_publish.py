@@ -60,6 +60,7 @@ def test_half_the_size_and_the_same_weights_to_bf16(adapter, tmp_path):
     assert manifest.model_copy(update={"training": {}}) == load_manifest(adapter).model_copy(
         update={"training": {}}
     )
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()} == {0o644}
     publish_adapter(adapter, tmp_path / "whole", dtype="float32")
     assert (tmp_path / "whole" / WEIGHTS).stat().st_size > (tmp_path / "out" / WEIGHTS).stat().st_size
 
