@@ -109,5 +109,5 @@ def _negatives(settings: ExpertTraining) -> dict[str, Any]:
         **({"drawn_from_nearest": settings.hard_from} if settings.hard_from is not None else {}),
         **({"only_found": True} if settings.only_found else {}),
         "candidates_of": settings.candidates_of,
-        "candidate_order": settings.candidate_order,
+        **({"candidate_order": "retrieved"} if settings.candidate_order == "retrieved" else {}),
     }
