@@ -341,16 +341,10 @@ def card(
     as_json: AsJson = False,
 ) -> None:
     """Print an adapter's model card, made from its manifest."""
-    from reges_index.errors import AdapterError
     from reges_index.models.adapter_card import model_card
-    from reges_index.models.adapters import load_manifest
+    from reges_index.models.adapters import needs_manifest
 
-    manifest = load_manifest(adapter)
-    if manifest is None:
-        raise AdapterError(
-            f"{adapter} holds no reges_adapter.json, so there is nothing to say about it",
-            hint="adapters trained with `reges finetune` have one",
-        )
+    manifest = needs_manifest(adapter)
     if as_json:
         print_json(manifest.model_dump(mode="json"))
     else:

@@ -31,6 +31,7 @@ __all__ = [
     "check_adapter",
     "check_files",
     "load_manifest",
+    "needs_manifest",
     "save_manifest",
 ]
 
@@ -133,6 +134,22 @@ def load_manifest(path: str | Path) -> AdapterManifest | None:
         raise AdapterError(
             f"{file} is not a valid manifest: {where}: {first['msg']}", hint="train or copy the adapter again"
         ) from problem
+
+
+def needs_manifest(path: str | Path) -> AdapterManifest:
+    """Read the manifest in an adapter's folder, which has to have one.
+
+    Raises
+    ------
+    AdapterError
+        As `load_manifest`; also if there is none.
+    """
+    manifest = load_manifest(path)
+    if manifest is None:
+        raise AdapterError(
+            f"{path} holds no {MANIFEST_FILE}", hint="adapters trained with `reges finetune` have one"
+        )
+    return manifest
 
 
 def check_adapter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -281,14 +281,21 @@ def read_negatives(
         Naming file, line and id: malformed JSON, an id twice, no list of negatives, a negative that is
         unknown or a target; or when the file holds no row.
     """
+    return {key: ids for _, key, ids, _ in _checked(path, turns, item_ids)}
+
+
+def _checked(
+    path: str | Path, turns: Sequence[Turn] | None, item_ids: Collection[str] | None
+) -> Iterator[tuple[str, str, list[str], dict[str, Any]]]:
+    """Yield place, id, negatives and row of each line, as `read_negatives` checks them."""
     by_id = {turn.id: turn for turn in turns} if turns is not None else None
     known = frozenset(item_ids) if item_ids is not None else None
-    negatives: dict[str, list[str]] = {}
+    seen: set[str] = set()
     for number, row in read_rows(path):
         where, key = f"{path}:{number}", row.get("id")
         if not isinstance(key, str) or not key:
             raise InputError(f"{where}: the row has no 'id'")
-        if key in negatives:
+        if key in seen:
             raise InputError(f"{where}: id {key!r} occurs twice")
         if by_id is not None and key not in by_id:
             raise InputError(
@@ -307,10 +314,10 @@ def read_negatives(
             raise InputError(
                 f"{where}: {truth!r} is a target of {key!r} and cannot be a negative", hint="remove it"
             )
-        negatives[key] = ids
-    if not negatives:
+        seen.add(key)
+        yield where, key, ids, row
+    if not seen:
         raise InputError(f"{path}: nothing in it", hint="write it with `reges finetune negatives`")
-    return negatives
 
 
 def read_retrieved(
@@ -327,12 +334,12 @@ def read_retrieved(
         As `read_negatives`; also if a ``targets`` entry is no target of the turn or not in the catalog, or
         an entry beside targets has no rank.
     """
-    retrieved = read_negatives(path, turns=turns, item_ids=item_ids)
+    retrieved: dict[str, list[str]] = {}
     own = {turn.id: turn.targets for turn in turns}
-    for number, row in read_rows(path):
-        where, key = f"{path}:{number}", row["id"]
+    for where, key, ids, row in _checked(path, turns, item_ids):
         targets = _ids_of(row.get("targets", []), where, "targets")
         if not targets:
+            retrieved[key] = ids
             continue
         stray = next((i for i in targets if i not in own[key] or i not in item_ids), None)
         if stray is not None:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from reges_index.errors import AdapterError, InputError
+from reges_index.errors import InputError
 from reges_index.models.adapter_card import model_card
 from reges_index.models.adapter_switch import WEIGHTS_FILE
-from reges_index.models.adapters import AdapterManifest, check_files, load_manifest, save_manifest
+from reges_index.models.adapters import AdapterManifest, check_files, needs_manifest, save_manifest
 from reges_index.training.checkpoints import whole_folder
 from reges_index.training.steps import content_hash
 
@@ -62,11 +62,7 @@ def publish_adapter(
     """
     source, target = Path(adapter).expanduser(), Path(out).expanduser()
     check_files(source)
-    manifest = load_manifest(source)
-    if manifest is None:
-        raise AdapterError(
-            f"{source} holds no reges_adapter.json", hint="adapters trained with `reges finetune` have one"
-        )
+    manifest = needs_manifest(source)
     found: dict[str, Any] = {}
     for path in results:
         found |= experiment_results(path, adapter=source)
@@ -118,7 +114,7 @@ def experiment_results(path: str | Path, *, adapter: str | Path) -> dict[str, An
         rows = {
             " / ".join(str(row[key]) for key in ("setting", "system", "protocol", "metric") if row[key]): {
                 "value": row["value"],
-                "95 %" if about["settings"]["level"] == 0.95 else "interval": [row["low"], row["high"]],
+                f"{about['settings']['level'] * 100:g} %": [row["low"], row["high"]],
                 "n": row["n"],
             }
             for row in result["rows"]
