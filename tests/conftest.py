@@ -42,10 +42,19 @@ def films():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A tiny random model in fp32, for tests of the machinery; nobody may load adapters into it."""
+    """A tiny random model in fp32, for tests of the machinery; nobody may load adapters into it.
+
+    Components would take an adapter that another test has left there, so it refuses.
+    """
     from tests.tiny import tiny_lm
 
-    return tiny_lm()
+    lm = tiny_lm()
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("this model is shared by all tests: load adapters into a tiny_lm() of your own")
+
+    lm.load_adapter = refuse
+    return lm
 
 
 @pytest.fixture(scope="session")

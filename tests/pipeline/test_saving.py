@@ -27,6 +27,7 @@ from reges_index.fusion import FusionModel
 from reges_index.pipeline import PRESETS, SavedPipeline, describe_engine, read_pipeline, write_pipeline
 from tests.cli.conftest import no_file_longer_than
 from tests.pipeline.test_build import SAID, same
+from tests.tiny import tiny_lm
 
 KEY = "sk-secret-0123456789"
 
@@ -259,7 +260,8 @@ def test_what_a_file_cannot_hold_is_refused(settings, catalog, tmp_path, tiny, f
     engine._rank_alone = lambda nodes: engine.rerank.rank(nodes, SAID)
     with pytest.raises(ConfigError, match="final choice"):
         save_pipeline(engine, tmp_path / "p.yaml")
-    other = build_engine(settings.override(style="sentence"), catalog, llm=tiny, query_llm=tiny)
+    own = tiny_lm()
+    other = build_engine(settings.override(style="sentence"), catalog, llm=own, query_llm=own)
     engine = build_engine(settings, catalog)
     engine._synthesizer = other.response_synthesizer
     with pytest.raises(ConfigError, match="another LLM"):
