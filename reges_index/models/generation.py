@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -22,6 +23,7 @@ from transformers import (
 
 from reges_index.errors import InputError
 from reges_index.models.chat_frame import ChatFrame
+from reges_index.models.tree_scoring import can_score_tree
 
 __all__ = ["Generation", "GenerationOptions", "generate_all", "generate_batch", "stream_options"]
 
@@ -116,7 +118,7 @@ class GenerationOptions:
             num_beams=1,
             repetition_penalty=1.0,  # both of these are `answer_processors`
             no_repeat_ngram_size=0,
-            num_return_sequences=self.num_return_sequences,
+            num_return_sequences=1,  # `generate_batch` repeats the prompts itself
             eos_token_id=frame.stop_token_ids,
             pad_token_id=frame.end_token_id if pad is None else pad,
             use_cache=True,
@@ -198,17 +200,19 @@ def generate_batch(
     list of list of Generation
         For each prompt, ``num_return_sequences`` generations.
     """
-    longest = max(map(len, prompts))
+    longest, step = max(map(len, prompts)), options.num_return_sequences
     config = options.to_config(frame)
     ids = torch.full((len(prompts), longest), config.pad_token_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(list(prompt))
         mask[row, longest - len(prompt) :] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
     with torch.inference_mode(), seeded(options.seed, model.device):
         output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
+            input_ids=ids.repeat_interleave(step, dim=0),
+            attention_mask=mask.repeat_interleave(step, dim=0),
+            past_key_values=_read_once(model, ids, mask, step),
             generation_config=config,
             logits_processor=answer_processors(options, longest),
             stopping_criteria=StoppingCriteriaList([StopOnText(frame, longest, options.stop, cancel)]),
@@ -216,11 +220,35 @@ def generate_batch(
         )
     cancelled = cancel is not None and cancel.is_set()
     results = [
-        _finish(frame, row, len(prompts[number // options.num_return_sequences]), options, cancelled)
+        _finish(frame, row, len(prompts[number // step]), options, cancelled)
         for number, row in enumerate(output[:, longest:].tolist())
     ]
-    step = options.num_return_sequences
     return [results[start : start + step] for start in range(0, len(results), step)]
+
+
+def _read_once(model: Any, ids: torch.Tensor, mask: torch.Tensor, times: int) -> DynamicCache | None:
+    """Read prompts that are continued several times once each, but for the token that ``generate`` needs.
+
+    Returns
+    -------
+    DynamicCache or None
+        The keys and values of each prompt, ``times`` times; None leaves the reading to ``generate``, where
+        there is nothing to save or the model keeps more than keys and values.
+    """
+    if times == 1 or ids.shape[1] == 1 or can_score_tree(model):
+        return None
+    cache = DynamicCache(config=model.config)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, :-1]
+    model(
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.batch_repeat_interleave(times)
+    return cache
 
 
 def generate_all(

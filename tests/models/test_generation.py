@@ -3,6 +3,7 @@ import torch
 from llama_index.core.llms import ChatMessage
 
 from reges_index.errors import AdapterError, InputError
+from reges_index.models.generation import GenerationOptions, generate_batch
 from tests.tiny import ARCHITECTURES, tiny_lm
 
 PROMPTS = [
@@ -69,6 +70,37 @@ def test_seeds(lm):
     assert one == same != other
     assert all(len(own) == 3 for own in one)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_samples_are_transformers_own(arch):
+    """Though the prompts are read once here, and once a sample there."""
+    lm = tiny_lm(arch)
+    lm.tokenizer.padding_side = "left"
+    inputs = lm.tokenizer(PROMPTS, return_tensors="pt", padding=True, add_special_tokens=False)
+    torch.manual_seed(5)
+    output = lm.model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=24,
+        num_return_sequences=3,
+        eos_token_id=[*lm._frame.stop_token_ids, lm.tokenizer.pad_token_id],
+        pad_token_id=lm.tokenizer.pad_token_id,
+    )
+    theirs = lm.tokenizer.batch_decode(
+        output[:, inputs["input_ids"].shape[1] :],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    ours = generate_batch(
+        lm.model,
+        lm._frame,
+        [lm.encode(prompt) for prompt in PROMPTS],
+        GenerationOptions(temperature=1.0, num_return_sequences=3, max_new_tokens=24, seed=5),
+    )
+    assert [text for own in texts(ours) for text in own] == theirs
 
 
 def test_top_p_and_temperature_near_zero_are_greedy(lm):
