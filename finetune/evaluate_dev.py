@@ -139,7 +139,7 @@ def systems(domain: Domain) -> dict[str, Callable[[Turn], list[list[str]]]]:
             continue
         written = {key: [q for q in row["queries"] if q] or ["recommendation"] for key, row in rows.items()}
         made[name] = lambda t, w=written: [w[t.id]]
-        for count in (1, 2, 3):
+        for count in (1, 2, 3, 4):
             made[f"{name} + last {count}"] = lambda t, w=written, c=count: [w[t.id], [last(t, c)]]
             made[f"{name} & last {count} in one text"] = lambda t, w=written, c=count: [
                 [f"{query} {last(t, c)}" for query in w[t.id]]

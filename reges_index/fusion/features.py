@@ -66,6 +66,7 @@ FEATURES = (
     "is_liked",
     "is_rejected",
     "is_seen",
+    "is_asked",
     # the trained query side
     "adapted",
     # the same of named items, which are like themselves: what speaks for naming one again
@@ -312,6 +313,7 @@ class CatalogSources:
                 "is_liked": named.liked,
                 "is_rejected": named.rejected,
                 "is_seen": named.seen,
+                "is_asked": named.asked,
             }
             for name, value in values.items():
                 columns[name][named.item] = float(value) * sure

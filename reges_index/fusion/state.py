@@ -33,6 +33,13 @@ _SEEN = re.compile(
     r"(?<!never )(?<!not )(?<!n't )(?<!nt )(?<!yet )seen (?:it|that|them|those|both))\b",
     re.IGNORECASE,
 )
+# What asks about an item without a question mark, which many leave out.
+_ASKS = re.compile(
+    r"\b(?:have you|has anyone|did you|do you (?:know|like)|ever (?:seen|read|played|heard)|"
+    r"(?:what|how) about|heard of|what did you think|tell me (?:more )?about)\b",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[.!?;]+\s")
 # Spelled out: "want", "went" and "different" end in "nt" too.
 _NOT_VERB = r"(?:do|does|did|is|are|was|were|have|has|had|ca|wo|would|could|should|ai)n'?t"
 _NEGATION = re.compile(
@@ -69,6 +76,9 @@ class NamedItem:
         Who named it.
     liked, rejected, seen
         What was said around it, or in the answer to it.
+    asked
+        Whether it was only asked about: each mention is in a question, by either side, and none of the
+        three was said of it.
     """
 
     item: int
@@ -81,6 +91,7 @@ class NamedItem:
     liked: bool
     rejected: bool
     seen: bool
+    asked: bool
 
 
 @dataclass(frozen=True)
@@ -173,7 +184,10 @@ class StateReader:
         for item, its in by_item.items():
             near = [_around(texts, users, mention) for mention in its]
             numbers = {mention.message for mention in its}
-            rejected = any(bool(_REJECTED.search(words)) for words in near)
+            rejected = any(_REJECTED.search(words) for words in near)
+            liked = not rejected and any(_LIKED.search(words) for words in near)
+            seen = any(_SEEN.search(words) for words in near)
+            questions = all(_in_question(texts[mention.message], mention) for mention in its)
             named.append(
                 NamedItem(
                     item=item,
@@ -183,9 +197,10 @@ class StateReader:
                     certainty=max(1 / len(mention.items) for mention in its),
                     by_user=any(users[number] for number in numbers),
                     by_recommender=any(not users[number] for number in numbers),
-                    liked=not rejected and any(bool(_LIKED.search(words)) for words in near),
+                    liked=liked,
                     rejected=rejected,
-                    seen=any(bool(_SEEN.search(words)) for words in near),
+                    seen=seen,
+                    asked=questions and not (liked or rejected or seen),
                 )
             )
         order = {(m.message, item): m.first for m in mentions for item in m.items}
@@ -202,6 +217,14 @@ def _around(texts: Sequence[Text], users: Sequence[bool], mention: Mention) -> s
     if mention.message + 1 < len(texts) and users[mention.message + 1]:
         return texts[mention.message + 1].plain[:200]
     return ""
+
+
+def _in_question(text: Text, mention: Mention) -> bool:
+    """Return whether a mention stands in a question, with or without its mark."""
+    before = _SENTENCE.split(text.plain[: text.spans[mention.first][0]])[-1]
+    behind = text.plain[text.spans[mention.last][1] :]
+    end = re.search(r"[.!?;]", behind)
+    return bool(_ASKS.search(before)) or (end is not None and end[0] == "?")
 
 
 def _asked(before: str, first: int, last: int) -> list[tuple[int, int]]:

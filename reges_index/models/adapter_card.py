@@ -66,11 +66,29 @@ def _fields(values: Mapping[str, Any]) -> str:
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if (figure := _figure(value)) is not None:
+            flat[f"{prefix}{key}"] = figure
+        elif isinstance(value, Mapping):
             flat.update(_flatten(value, f"{prefix}{key} / "))
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _figure(value: Any) -> str | None:
+    """Put a figure of the dev results, its interval and its count into one cell; None if it is none.
+
+    In three rows each a card would be unreadable.
+    """
+    if not isinstance(value, Mapping) or not {"value", "n"} <= set(value):
+        return None
+    known = f"{_cell(value['value'])} of {value['n']}"
+    rest = {name: its for name, its in value.items() if name not in ("value", "n") and its != [None, None]}
+    for name, its in rest.items():
+        if not (name.endswith(" %") and isinstance(its, list) and len(its) == 2):
+            return None
+        known += f", {name} [{_cell(its[0])}, {_cell(its[1])}]"
+    return known
 
 
 def _table(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -38,6 +38,37 @@ def test_an_answer_to_the_recommender_is_about_what_it_named():
     assert named(read("Hi", "How about Laugh Factory?", "I have already seen that one"))["f6"].seen
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        ("Is Laugh Factory any good?",),
+        ("Hello! Have you seen Laugh Factory",),
+        ("Hi", "How about Laugh Factory (2015)?", "What is it about?"),
+        (
+            "Hi",
+            "have you heard of Laugh Factory",
+            "No, who is in it?",
+            "It is a comedy. Laugh Factory, right?",
+        ),
+    ],
+)
+def test_an_item_that_is_only_asked_about(said):
+    assert named(read(*said))["f6"].asked
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ("I loved Laugh Factory, do you know more like it?",),
+        ("Hi", "How about Laugh Factory?", "I have already seen that one"),
+        ("Is Laugh Factory any good? I watched the one with Laugh Factory in its name.",),
+        ("Any comedies? I watch Laugh Factory. What about you?",),
+    ],
+)
+def test_what_was_said_of_an_item_is_more_than_a_question(said):
+    assert not named(read(*said))["f6"].asked
+
+
 def test_a_rejection_stays_in_its_clause():
     items = named(read("I hated Laugh Factory, it was dull. But Harbour Lights (1994) is my favourite"))
     assert items["f6"].rejected

@@ -198,6 +198,13 @@ def test_model_card():
     assert "````text\nWrite a query.\n```\n{history}\n```\n````" in card
     assert "Not recorded." not in model_card(manifest(inference={"temperature": 0}))
     assert "Not recorded." in model_card(manifest(dev_results={}))
+    results = {
+        "bare": {"value": None, "95 %": [None, None], "n": 0},
+        "other": {"value": 0.5, "n": 4, "95 %": "wide"},
+    }
+    card = model_card(manifest(dev_results=results))
+    assert "| bare | None of 0 |" in card
+    assert "| other / 95 % | wide |" in card
 
 
 def test_a_folder_below_home(folder, monkeypatch):
