@@ -33,13 +33,20 @@ _SEEN = re.compile(
     r"(?<!never )(?<!not )(?<!n't )(?<!nt )(?<!yet )seen (?:it|that|them|those|both))\b",
     re.IGNORECASE,
 )
-# What asks about an item without a question mark, which many leave out.
+# What asks about an item without a question mark, which many leave out; the last ones only open a sentence.
 _ASKS = re.compile(
-    r"\b(?:have you|has anyone|did you|do you (?:know|like)|ever (?:seen|read|played|heard)|"
-    r"(?:what|how) about|heard of|what did you think|tell me (?:more )?about)\b",
+    r"\b(?:have you|has anyone|did you|do you (?:know|like)|(?:you|anyone) (?:ever )?heard of|"
+    r"(?:what|how) about|tell me (?:more )?about)\b|"
+    r"^\W*(?:ever (?:seen|read|played|heard)|heard of)\b",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"[.!?;]+\s")
+# "Something like Alien?" asks for others, not about Alien.
+_LIKE_IT = re.compile(
+    r"\b(?:similar to|something like|such as|along the lines of)\W*(?:the )?$", re.IGNORECASE
+)
+# No sentence ends behind "Mr." or inside "7.5".
+_END = re.compile(r"(?<!\b[DJMS][rst])(?<!\bMrs)[.!?;]+(?!\d)", re.IGNORECASE)
+_TAIL = re.compile(r"\W*$")
 # Spelled out: "want", "went" and "different" end in "nt" too.
 _NOT_VERB = r"(?:do|does|did|is|are|was|were|have|has|had|ca|wo|would|could|should|ai)n'?t"
 _NEGATION = re.compile(
@@ -78,7 +85,7 @@ class NamedItem:
         What was said around it, or in the answer to it.
     asked
         Whether it was only asked about: each mention is in a question, by either side, and none of the
-        three was said of it.
+        three was recognised. What follows a user's own question in another sentence is not looked at.
     """
 
     item: int
@@ -131,6 +138,8 @@ class StateReader:
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.linker = EntityLinker(items)
+        # "Airplane!" and "What's Up, Doc?" end no sentence.
+        self._tails = [_TAIL.findall(item.title.strip())[0] for item in items]
         # One word is no full name; stage names of one word are too often everyday words.
         names = {phrase_key(n) for item in items for n in (*item.creators, *item.cast) if " " in n.strip()}
         self._people: dict[str, object] = dict.fromkeys(names)
@@ -169,9 +178,9 @@ class StateReader:
                 (ruled_out if turned_down else genres)[stem] = number
         for match in _DECADE.finditer(text.plain):
             start = int(f"19{match[3]}0" if match[3] else f"{match[1]}{match[2]}0")
-            years.extend(_asked(text.plain[: match.start()], start, start + 9))
+            years.extend(_years_asked(text.plain[: match.start()], start, start + 9))
         for match in _YEAR.finditer(text.plain):
-            years.extend(_asked(text.plain[: match.start()], int(match[1]), int(match[1])))
+            years.extend(_years_asked(text.plain[: match.start()], int(match[1]), int(match[1])))
 
     def _named(
         self, mentions: Sequence[Mention], texts: Sequence[Text], users: Sequence[bool]
@@ -187,7 +196,7 @@ class StateReader:
             rejected = any(_REJECTED.search(words) for words in near)
             liked = not rejected and any(_LIKED.search(words) for words in near)
             seen = any(_SEEN.search(words) for words in near)
-            questions = all(_in_question(texts[mention.message], mention) for mention in its)
+            questions = all(_in_question(texts[m.message], m, self._tails[item]) for m in its)
             named.append(
                 NamedItem(
                     item=item,
@@ -219,15 +228,19 @@ def _around(texts: Sequence[Text], users: Sequence[bool], mention: Mention) -> s
     return ""
 
 
-def _in_question(text: Text, mention: Mention) -> bool:
-    """Return whether a mention stands in a question, with or without its mark."""
-    before = _SENTENCE.split(text.plain[: text.spans[mention.first][0]])[-1]
-    behind = text.plain[text.spans[mention.last][1] :]
-    end = re.search(r"[.!?;]", behind)
-    return bool(_ASKS.search(before)) or (end is not None and end[0] == "?")
+def _in_question(text: Text, mention: Mention, tail: str) -> bool:
+    """Return whether a mention stands in a question, with or without its mark.
+
+    ``tail`` is the punctuation that the title ends with.
+    """
+    before = _END.split(text.plain[: text.spans[mention.first][0]])[-1]
+    if _LIKE_IT.search(before):
+        return False
+    end = _END.search(text.plain[text.spans[mention.last][1] :].removeprefix(tail))
+    return bool(_ASKS.search(before)) or (end is not None and "?" in end[0])
 
 
-def _asked(before: str, first: int, last: int) -> list[tuple[int, int]]:
+def _years_asked(before: str, first: int, last: int) -> list[tuple[int, int]]:
     """Return the range of years that is asked for, by the words in front of it; none if it is ruled out."""
     if _NO_SOONER.search(before):
         return [(first, _LAST_YEAR)]

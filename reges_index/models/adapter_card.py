@@ -82,7 +82,7 @@ def _figure(value: Any) -> str | None:
     """
     if not isinstance(value, Mapping) or not {"value", "n"} <= set(value):
         return None
-    known = f"{_cell(value['value'])} of {value['n']}"
+    known = f"{_cell(value['value'])} (n = {value['n']})"
     rest = {name: its for name, its in value.items() if name not in ("value", "n") and its != [None, None]}
     for name, its in rest.items():
         if not (name.endswith(" %") and isinstance(its, list) and len(its) == 2):

@@ -50,6 +50,9 @@ def test_an_answer_to_the_recommender_is_about_what_it_named():
             "No, who is in it?",
             "It is a comedy. Laugh Factory, right?",
         ),
+        ("Laugh Factory!?",),
+        ("Is Laugh Factory by Mr. Mann worth 7.5 of 10?",),
+        ("heard of Laugh Factory",),
     ],
 )
 def test_an_item_that_is_only_asked_about(said):
@@ -63,10 +66,30 @@ def test_an_item_that_is_only_asked_about(said):
         ("Hi", "How about Laugh Factory?", "I have already seen that one"),
         ("Is Laugh Factory any good? I watched the one with Laugh Factory in its name.",),
         ("Any comedies? I watch Laugh Factory. What about you?",),
+        ("I have heard of Laugh Factory.",),
+        ("The funniest film I have ever seen is Laugh Factory.",),
+        ("Can you think of something like Laugh Factory?",),
     ],
 )
 def test_what_was_said_of_an_item_is_more_than_a_question(said):
     assert not named(read(*said))["f6"].asked
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("Is Airplane! any good?", True),
+        ("Is Airplane! (1980) worth it?", True),
+        ("I watch What's Up, Doc? every year.", False),
+    ],
+)
+def test_a_titles_own_punctuation_is_no_question(said, asked):
+    films = [
+        FILMS[0].model_copy(update={"id": title, "title": title, "year": 1980})
+        for title in ("Airplane!", "What's Up, Doc?")
+    ]
+    (found,) = StateReader(films).read([ChatMessage(role=MessageRole.USER, content=said)]).named
+    assert found.asked is asked
 
 
 def test_a_rejection_stays_in_its_clause():

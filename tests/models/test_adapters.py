@@ -203,7 +203,7 @@ def test_model_card():
         "other": {"value": 0.5, "n": 4, "95 %": "wide"},
     }
     card = model_card(manifest(dev_results=results))
-    assert "| bare | None of 0 |" in card
+    assert "| bare | None (n = 0) |" in card
     assert "| other / 95 % | wide |" in card
 
 

@@ -4,7 +4,7 @@ from llama_index.core.llms import ChatMessage
 
 from reges_index.errors import AdapterError, InputError
 from reges_index.models.generation import GenerationOptions, generate_batch
-from tests.tiny import ARCHITECTURES, tiny_lm
+from tests.tiny import ARCHITECTURES, SENTENCES, SLIDING_WINDOW, tiny_lm
 
 PROMPTS = [
     "A film",
@@ -73,11 +73,14 @@ def test_seeds(lm):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_samples_are_transformers_own(arch):
+@pytest.mark.parametrize("prompts", [[*PROMPTS, " ".join(SENTENCES[:2])], ["A film"]])
+def test_samples_are_transformers_own(arch, prompts):
     """Though the prompts are read once here, and once a sample there."""
     lm = tiny_lm(arch)
     lm.tokenizer.padding_side = "left"
-    inputs = lm.tokenizer(PROMPTS, return_tensors="pt", padding=True, add_special_tokens=False)
+    inputs = lm.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    longest = inputs["input_ids"].shape[1]
+    assert longest > SLIDING_WINDOW or len(prompts) == 1
     torch.manual_seed(5)
     output = lm.model.generate(
         input_ids=inputs["input_ids"],
@@ -90,16 +93,21 @@ def test_samples_are_transformers_own(arch):
         pad_token_id=lm.tokenizer.pad_token_id,
     )
     theirs = lm.tokenizer.batch_decode(
-        output[:, inputs["input_ids"].shape[1] :],
+        output[:, longest:],
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
+    )
+    read = []
+    lm.model.register_forward_pre_hook(
+        lambda _model, _args, options: read.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
     ours = generate_batch(
         lm.model,
         lm._frame,
-        [lm.encode(prompt) for prompt in PROMPTS],
+        [lm.encode(prompt) for prompt in prompts],
         GenerationOptions(temperature=1.0, num_return_sequences=3, max_new_tokens=24, seed=5),
     )
+    assert read[:2] == [(len(prompts), longest - 1), (3 * len(prompts), 1)]
     assert [text for own in texts(ours) for text in own] == theirs
 
 
