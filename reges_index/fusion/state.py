@@ -46,7 +46,7 @@ _LIKE_IT = re.compile(
 )
 # No sentence ends behind "Mr." or inside "7.5".
 _END = re.compile(r"(?<!\b[DJMS][rst])(?<!\bMrs)[.!?;]+(?!\d)", re.IGNORECASE)
-_TAIL = re.compile(r"\W*$")
+_MARKS = ".!?;"
 # Spelled out: "want", "went" and "different" end in "nt" too.
 _NOT_VERB = r"(?:do|does|did|is|are|was|were|have|has|had|ca|wo|would|could|should|ai)n'?t"
 _NEGATION = re.compile(
@@ -138,8 +138,7 @@ class StateReader:
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.linker = EntityLinker(items)
-        # "Airplane!" and "What's Up, Doc?" end no sentence.
-        self._tails = [_TAIL.findall(item.title.strip())[0] for item in items]
+        self._items = items
         # One word is no full name; stage names of one word are too often everyday words.
         names = {phrase_key(n) for item in items for n in (*item.creators, *item.cast) if " " in n.strip()}
         self._people: dict[str, object] = dict.fromkeys(names)
@@ -196,7 +195,7 @@ class StateReader:
             rejected = any(_REJECTED.search(words) for words in near)
             liked = not rejected and any(_LIKED.search(words) for words in near)
             seen = any(_SEEN.search(words) for words in near)
-            questions = all(_in_question(texts[m.message], m, self._tails[item]) for m in its)
+            title = self._items[item].title
             named.append(
                 NamedItem(
                     item=item,
@@ -209,7 +208,8 @@ class StateReader:
                     liked=liked,
                     rejected=rejected,
                     seen=seen,
-                    asked=questions and not (liked or rejected or seen),
+                    asked=not (liked or rejected or seen)
+                    and all(_in_question(texts[mention.message], mention, title) for mention in its),
                 )
             )
         order = {(m.message, item): m.first for m in mentions for item in m.items}
@@ -228,14 +228,12 @@ def _around(texts: Sequence[Text], users: Sequence[bool], mention: Mention) -> s
     return ""
 
 
-def _in_question(text: Text, mention: Mention, tail: str) -> bool:
-    """Return whether a mention stands in a question, with or without its mark.
-
-    ``tail`` is the punctuation that the title ends with.
-    """
+def _in_question(text: Text, mention: Mention, title: str) -> bool:
+    """Return whether a mention of a title stands in a question, with or without its mark."""
     before = _END.split(text.plain[: text.spans[mention.first][0]])[-1]
     if _LIKE_IT.search(before):
         return False
+    tail = title[len(title.rstrip(_MARKS)) :]  # "Airplane!" and "What's Up, Doc?" end no sentence
     end = _END.search(text.plain[text.spans[mention.last][1] :].removeprefix(tail))
     return bool(_ASKS.search(before)) or (end is not None and "?" in end[0])
 

@@ -236,9 +236,10 @@ def _read_once(model: Any, ids: torch.Tensor, mask: torch.Tensor, times: int) ->
         there is nothing to save, where the model asks for a cache of its own kind, and where it may keep
         more than keys and values.
     """
+    if times == 1 or ids.shape[1] == 1:
+        return None
     own = getattr(model.generation_config, "cache_implementation", None)
-    unfit = can_score_tree(model)
-    if times == 1 or ids.shape[1] == 1 or own not in (None, "hybrid") or unfit:
+    if own not in (None, "hybrid") or can_score_tree(model):  # which says why not
         return None
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, :-1]
