@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from llama_index.core.schema import NodeWithScore
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
-from reges_index.errors import ModelError, ModelNotFoundError
+from reges_index.errors import ModelError, ModelNotFoundError, StorageError
 from reges_index.fusion.adapter import BLOCKS, TOWER, QueryAdapter
 from reges_index.fusion.alone import rank_alone
 from reges_index.fusion.choice import ChoiceWeights, choose
@@ -124,10 +125,14 @@ class FusionModel:
     # -- files -------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the tensors, the manifest and the query tower into a folder, made if need be."""
+        """Write the tensors, the manifest and the query tower into a folder, made if need be.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._tensors(), folder / _TENSORS)
         manifest = {
             **self.manifest,
             "format": FORMAT,
@@ -135,10 +140,19 @@ class FusionModel:
             "choice": {"retrieval": self.choice.retrieval, "model": self.choice.model},
             "tower": self.tower.fingerprint if self.tower is not None else None,
         }
-        if self.tower is not None:
-            self.tower.save(folder / _TOWER)
         text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
-        (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Not safetensors' own save_file, whose files only their owner can read.
+            (folder / _TENSORS).write_bytes(to_bytes(self._tensors()))
+            if self.tower is not None:
+                self.tower.save(folder / _TOWER)
+            (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(
+                f"the fusion model cannot be written to {folder}: {error.strerror or error}",
+                hint="free some space, or choose a folder that can be written",
+            ) from error
 
     def _tensors(self) -> dict[str, npt.NDArray[Any]]:
         tensors: dict[str, npt.NDArray[Any]] = {

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from reges_index.errors import ConfigError, ModelError
 
@@ -69,8 +70,8 @@ class TowerAdapter:
         """Write a PEFT adapter folder, in half precision."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {n: np.ascontiguousarray(w.astype(np.float16)) for n, w in self.weights.items()}
-        save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
-        (folder / _WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
+        # Not safetensors' own save_file, whose files only their owner can read.
+        (folder / _WEIGHTS).write_bytes(to_bytes(tensors, metadata={"format": "pt"}))
         for name, content in ((_CONFIG, self.config), (_OURS, {"max_tokens": self.max_tokens})):
             (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -64,7 +64,7 @@ class ListMaker:
         self.least = settings.num_candidates_from
         self.kind = settings.negatives
         self.hard_from = settings.hard_from
-        self.only_found = settings.only_found
+        self.missed_share = settings.missed_share
         self.in_order = settings.candidate_order == "retrieved"
         self.seed = settings.seed
         self._ids = sorted(items)
@@ -78,7 +78,11 @@ class ListMaker:
         """Return the turn's targets, each once, that a list can be made for."""
         known = [target for target in dict.fromkeys(turn.targets) if target in self.items]
         found = self.retrieved.get(turn.id, ())
-        return [target for target in known if target in found] if self.only_found else known
+        return [target for target in known if target in found or self._asked_all_the_same(turn, target)]
+
+    def _asked_all_the_same(self, turn: Turn, target: str) -> bool:
+        """Draw whether a target that was not retrieved takes part, by the seed and for all epochs."""
+        return random.Random(f"{self.seed}/missed/{turn.id}/{target}").random() < self.missed_share
 
     def of_turn(self, turn: Turn, target: str, epoch: int) -> CandidateList:
         """Make the list of one turn and one of its targets, which is in the catalog."""

@@ -56,10 +56,11 @@ class ExpertTraining(BaseModel):
     hard_from
         Draw the hard negatives of a list among the nearest so many, anew each epoch. None, the paper's way,
         takes the nearest ones themselves.
-    only_found
-        Leave out true items that the retriever did not find (counted). At inference LLM_G only ever chooses
-        among what was found; where most true items were not, hard negatives teach it to turn down what is
-        near (``finetune/RESULTS.md``). Needs negatives that name the rank of the targets.
+    missed_share
+        Share of the true items that the retriever missed which are asked for all the same; the others are
+        left out (counted). 1, the paper's way, asks for all. At inference LLM_G only ever chooses among what
+        was found; where most true items were not, hard negatives teach it to turn down what is near
+        (``finetune/RESULTS.md``). Less than 1 needs negatives that name the rank of the targets.
     candidate_order
         "shuffled" (section 2.4), or "retrieved": the retriever's order, as at inference, so that LLM_G
         learns how far to trust it. A true item that was not retrieved takes a random place.
@@ -115,7 +116,7 @@ class ExpertTraining(BaseModel):
     num_candidates_from: int | None = Field(default=None, ge=1)
     negatives: Literal["hard", "random", "mixed"] = "hard"
     hard_from: int | None = Field(default=None, ge=1)
-    only_found: bool = False
+    missed_share: float = Field(default=1.0, ge=0, le=1)
     candidate_order: Literal["shuffled", "retrieved"] = "shuffled"
     candidates_of: Literal["turn", "dialogue"] = "turn"
     share_prefixes: bool = False
@@ -144,8 +145,8 @@ class ExpertTraining(BaseModel):
             )
         if self.hard_from is not None and self.hard_from < self.num_candidates:
             raise ValueError(f"hard_from={self.hard_from} is less than num_candidates={self.num_candidates}")
-        if self.negatives == "random" and (self.hard_from is not None or self.only_found):
-            raise ValueError("hard_from and only_found need hard or mixed negatives")
+        if self.negatives == "random" and (self.hard_from is not None or self.missed_share < 1):
+            raise ValueError("hard_from and missed_share need hard or mixed negatives")
         if self.candidate_order == "retrieved" and (self.negatives != "hard" or self.candidates_of != "turn"):
             raise ValueError(
                 "candidate_order 'retrieved' needs negatives 'hard' and candidates_of 'turn': random "

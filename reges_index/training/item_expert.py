@@ -107,7 +107,7 @@ def _negatives(settings: ExpertTraining) -> dict[str, Any]:
         "k": settings.num_candidates,
         **({"k_from": least} if least is not None else {}),
         **({"drawn_from_nearest": settings.hard_from} if settings.hard_from is not None else {}),
-        **({"only_found": True} if settings.only_found else {}),
+        **({"missed_share": settings.missed_share} if settings.missed_share < 1 else {}),
         "candidates_of": settings.candidates_of,
         **({"candidate_order": "retrieved"} if settings.candidate_order == "retrieved" else {}),
     }

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from reges_index.errors import InputError
 from reges_index.models.adapter_card import model_card
@@ -77,11 +78,10 @@ def publish_adapter(
     weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in stored.items()}
     with whole_folder(target) as work:
         shutil.copyfile(source / "adapter_config.json", work / "adapter_config.json")
-        save_file(weights, work / WEIGHTS_FILE, metadata={"format": "pt"})
+        # Not safetensors' own save_file, whose files only their owner can read.
+        (work / WEIGHTS_FILE).write_bytes(to_bytes(weights, metadata={"format": "pt"}))
         save_manifest(made, work)
         (work / "README.md").write_text(model_card(made), encoding="utf-8")
-        for file in work.iterdir():
-            file.chmod(0o644)  # safetensors writes for the owner only
     return made
 
 

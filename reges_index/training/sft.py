@@ -44,7 +44,7 @@ Examples: TypeAlias = Sequence[Example] | Callable[[int], Sequence[Example]]
 # A resumed run may be longer or shorter than it was to be, and compute the same in another way.
 _NOT_HASHED = {"epochs", "max_steps", "save_every_minutes", "compile", "num_threads", "start_from"}
 _ITEM_EXPERT_ONLY = {
-    *("num_candidates", "num_candidates_from", "negatives", "hard_from", "only_found"),
+    *("num_candidates", "num_candidates_from", "negatives", "hard_from", "missed_share"),
     *("candidate_order", "candidates_of", "max_candidate_tokens"),
 }
 _LOSS_WINDOW = 20

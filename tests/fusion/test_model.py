@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reges_index.errors import ModelError, ModelNotFoundError
+from reges_index.errors import ModelError, ModelNotFoundError, StorageError
 from reges_index.fusion.choice import ChoiceWeights
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.model import FusionModel
@@ -25,6 +25,20 @@ def test_what_is_saved_is_loaded(fusion, tmp_path):
         assert np.allclose(loaded.adapter.weights[name], weight, atol=2e-3, rtol=1e-3)
     assert loaded.choice == ChoiceWeights(0.8, 0.3)
     assert loaded.manifest["encoder"] == fusion.manifest["encoder"]
+
+
+def test_files_are_for_others_to_read_too(fusion, tmp_path):
+    fusion.save(tmp_path / "made")
+    (tmp_path / "usual").write_text("")
+    modes = {file.stat().st_mode for file in (tmp_path / "made").rglob("*") if file.is_file()}
+    assert modes == {(tmp_path / "usual").stat().st_mode}
+
+
+def test_where_it_cannot_be_saved_is_said(fusion, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(StorageError, match=r"cannot be written to .*taken"):
+        fusion.save(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
 
 
 def test_files_hold_no_text_of_items(fusion, tmp_path):

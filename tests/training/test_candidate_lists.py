@@ -79,7 +79,7 @@ def test_only_targets_that_were_found_are_asked_for(shared):
     both = turn("both", "hello", targets=("i0", "i1"))
     gone = turn("gone", "hello", targets=("i2",))
     retrieved = {"both": ["i5", "i1", "i6", "i7", "i8"], "gone": ["i5", "i6", "i7", "i8"]}
-    options = settings(only_found=True, candidates_of=shared)
+    options = settings(missed_share=0, candidates_of=shared)
     made, report = selection_examples([both, gone], ITEMS, retrieved, lm, options)
     assert [example.id for example in made] == ["both i1"]
     assert report.reasons == {"target_not_retrieved": ["both i0", "gone i2"]}
@@ -89,12 +89,27 @@ def test_only_targets_that_were_found_are_asked_for(shared):
         selection_examples([gone], ITEMS, retrieved, lm, options)
 
 
+@given(share=st.floats(0, 1), more=st.floats(0, 1), seed=st.integers(0, 9))
+def test_a_larger_share_of_missed_targets_only_adds_some(share, more, seed):
+    share, more = sorted((share, more))
+    turns = [turn(f"t{n}", "hello", targets=(f"i{n % 5}", f"i{5 + n % 5}")) for n in range(40)]
+    retrieved = {own.id: [own.targets[0], "i10", "i11"] for own in turns}
+
+    def asked(value: float) -> set[tuple[str, str]]:
+        maker = ListMaker(ITEMS, retrieved, settings(missed_share=value, seed=seed))
+        return {(own.id, target) for own in turns for target in maker.targets(own)}
+
+    assert {(own.id, own.targets[0]) for own in turns} == asked(0) <= asked(share) <= asked(more) <= asked(1)
+    assert len(asked(1)) == 80
+    assert 10 < len(asked(0.5)) - 40 < 30  # binomial: outside once in 10,000 seeds
+
+
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
         ({"hard_from": 3}, "hard_from=3 is less than num_candidates=4"),
         ({"hard_from": 9, "negatives": "random"}, "need hard or mixed"),
-        ({"only_found": True, "negatives": "random"}, "need hard or mixed"),
+        ({"missed_share": 0.5, "negatives": "random"}, "need hard or mixed"),
         ({"candidate_order": "retrieved", "negatives": "mixed"}, "no retriever's order"),
         ({"candidate_order": "retrieved", "candidates_of": "dialogue"}, "no retriever's order"),
     ],
