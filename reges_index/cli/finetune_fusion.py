@@ -73,8 +73,8 @@ def fusion_choice(
     choices: Annotated[
         Path,
         typer.Argument(
-            help='JSONL, a turn a line: {"dialogue": id, "retrieval": [probabilities by FusionRetriever], '
-            '"logprobs": [by LLM_G] or null, "targets": [true where right]}.'
+            help='JSONL, a turn a line: {"dialogue": id, "retrieval": \\[probabilities by FusionRetriever], '
+            '"logprobs": \\[by LLM_G] or null, "targets": \\[true where right]}.'
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the model with the new weights.")],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Mode", "is_url", "open_catalog", "parse_domain", "store_place"]
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """How the item expert chooses; see `reges_index.item_expert.ReGeSRerank`."""
 
     score = "score"

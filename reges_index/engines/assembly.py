@@ -13,6 +13,7 @@ from llama_index.core.vector_stores import MetadataFilters
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.dialogue.wording import Domain
+from reges_index.engines.arguments import check_options
 from reges_index.engines.retrieval import CatalogSource, RetrieverSource
 from reges_index.errors import ConfigError
 from reges_index.fusion.model import FusionModel
@@ -56,10 +57,11 @@ def engine_parts(
     rerank_options: Mapping[str, Any],
 ) -> EngineParts:
     """Return the parts of an engine; arguments and errors are those of `ReGeSQueryEngine.from_defaults`."""
+    check_options(rerank_options, ReGeSRerank)
     if fusion == "auto":
         own = (llm, query_llm, query_transform, rerank, retriever)
         # An LLM, a part or a way of choosing of the user's own: then LLM_G shall choose, as in the paper.
-        embedded = all(part is None for part in own) and not rerank_options
+        embedded = all(part is None for part in own) and not rerank_options.keys() - {"top_n"}
         fusion = FusionModel.default_for(catalog) if embedded and catalog is not None else None
     source = _source(catalog, retriever, fusion, filters, hide_ruled_out)
     if on_error not in ("raise", "retrieval_order"):

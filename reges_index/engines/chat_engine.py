@@ -19,6 +19,7 @@ from llama_index.core.prompts import PromptTemplate
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.dialogue import one_line, to_messages
+from reges_index.engines.arguments import told_apart
 from reges_index.engines.chat_reply import Reply, as_response, text_of, whole_sentences
 from reges_index.engines.chat_stream import ReGeSChatStream, alive_stream, finished_stream, live_stream
 from reges_index.engines.live_turn import AsyncLiveTurn, LiveTurn
@@ -90,7 +91,7 @@ class ReGeSChatEngine(BaseChatEngine):
     @classmethod
     def from_defaults(
         cls,
-        catalog: ItemCatalog | LiveCatalog | None = None,
+        catalog: ItemCatalog | LiveCatalog | BaseRetriever | None = None,
         *,
         query_engine: ReGeSQueryEngine | None = None,
         retriever: BaseRetriever | None = None,
@@ -104,15 +105,16 @@ class ReGeSChatEngine(BaseChatEngine):
     ) -> ReGeSChatEngine:
         """Build a chat over a catalog, over a retriever, or over a query engine that you have.
 
-        Arguments have the names of LlamaIndex's ``CondensePlusContextChatEngine.from_defaults``, so that
-        this can take its place.
+        A retriever as the first argument, ``llm``, ``memory``, ``chat_history`` and ``verbose`` are as in
+        LlamaIndex's ``CondensePlusContextChatEngine.from_defaults``, so that this can take its place. What
+        else that one knows is refused by name, with what there is instead.
 
         Parameters
         ----------
         catalog, query_engine, retriever
-            Exactly one of them. A query engine keeps its own ``exclude_mentioned``, and small talk is not
-            told apart unless you pass ``is_small_talk`` to the class yourself; nor is it over a retriever
-            that is not a vector index's, for want of an encoder.
+            Exactly one of them; a retriever may also come first. A query engine keeps its own
+            ``exclude_mentioned``, and small talk is not told apart unless you pass ``is_small_talk`` to the
+            class yourself; nor is it over a retriever that is not a vector index's, for want of an encoder.
         chat_history
             Messages to start from.
         small_talk
@@ -125,8 +127,10 @@ class ReGeSChatEngine(BaseChatEngine):
         Raises
         ------
         ConfigError
-            If none or several of the three are given, or options of an engine that is given.
+            If none or several of the three are given, or options of an engine that is given, or options
+            that there are not.
         """
+        catalog, retriever = told_apart(catalog, retriever)
         if sum(source is not None for source in (catalog, query_engine, retriever)) != 1:
             raise ConfigError(
                 "a chat engine needs a catalog, a retriever or a query engine, one of the three"

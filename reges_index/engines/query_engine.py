@@ -17,7 +17,7 @@ from llama_index.core.vector_stores import MetadataFilters
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.engines.arguments import as_bundle, unique_ids
+from reges_index.engines.arguments import as_bundle, told_apart, unique_ids
 from reges_index.engines.assembly import engine_parts
 from reges_index.engines.recommendation import Recommendation
 from reges_index.engines.recommender import Recommender
@@ -92,7 +92,7 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
     @classmethod
     def from_defaults(
         cls,
-        catalog: ItemCatalog | LiveCatalog | None = None,
+        catalog: ItemCatalog | LiveCatalog | BaseRetriever | None = None,
         *,
         retriever: BaseRetriever | None = None,
         llm: LLM | LocalLM | None = None,
@@ -117,7 +117,7 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
         Parameters
         ----------
         catalog, retriever
-            Exactly one of them.
+            Exactly one of them. A retriever may also come first, as in ``RetrieverQueryEngine.from_args``.
         llm
             For both experts, each with its own adapter where the model holds it; None takes the embedded
             default.
@@ -127,7 +127,7 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
             Beyond the paper: retrieve with `FusionRetriever` and let `FusionModel.choose` have the last word,
             without LLM_G where that has no weight in it; with a catalog only. "auto" takes the shipped one
             where all is embedded: a catalog by the embedded encoder, and neither an LLM, a part nor an option
-            of the ranking of your own. None is the paper's pipeline.
+            of the ranking of your own, but for ``top_n``. None is the paper's pipeline.
         filters
             LlamaIndex metadata filters that every recommendation obeys; with a catalog only.
         exclude_mentioned
@@ -141,14 +141,16 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
             retriever's order, answer with the title, and say so in the report. A ``query_transform`` or
             ``response_synthesizer`` that is given keeps its own.
         rerank_kwargs
-            Passed to `ReGeSRerank` (``mode``, ``max_input_tokens``, ...).
+            Passed to `ReGeSRerank` (``mode``, ``max_input_tokens``, ...). ``top_n`` is how many nodes a
+            response has: all by default. `recommend` has all in any case.
 
         Raises
         ------
         ConfigError
             If neither or both of catalog and retriever are given, or options of a part that is given too, or
-            hide_ruled_out without a fusion.
+            options that there are not, or hide_ruled_out without a fusion.
         """
+        catalog, retriever = told_apart(catalog, retriever)
         parts = engine_parts(
             catalog,
             retriever=retriever,
@@ -193,7 +195,7 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
         }
 
     def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        """Return the ranked candidates as nodes, best first."""
+        """Return the ranked candidates as nodes, best first, ``top_n`` of them."""
         return self.recommend(query_bundle).nodes
 
     async def aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

@@ -32,6 +32,8 @@ class Recommendation:
         Seconds of each stage: query, retrieval, rerank.
     report
         What was cut, what failed over, by stage.
+    top_n
+        How many candidates `nodes` holds, from the item expert's option of this name; None is all.
     """
 
     bundle: DialogueQueryBundle
@@ -40,6 +42,7 @@ class Recommendation:
     excluded: int
     timings: dict[str, float]
     report: dict[str, Any]
+    top_n: int | None = None
 
     @property
     def query(self) -> str:
@@ -58,8 +61,8 @@ class Recommendation:
 
     @property
     def nodes(self) -> list[NodeWithScore]:
-        """The ranked candidates as LlamaIndex nodes."""
-        return [candidate.node for candidate in self.candidates]
+        """The first ``top_n`` of the ranked candidates as LlamaIndex nodes; ``candidates`` holds all."""
+        return [candidate.node for candidate in self.candidates[: self.top_n]]
 
     def to_dict(self, top_k: int | None = None) -> dict[str, Any]:
         """Return the JSON form that ``reges recommend --json`` prints.

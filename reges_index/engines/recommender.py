@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
-from typing_extensions import Self
 
 from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import Dialogue, DialogueQueryBundle
@@ -190,6 +189,7 @@ class Recommender:
             excluded=found.excluded,
             timings=timings,
             report=report,
+            top_n=self._rerank.top_n,
         )
 
     def recommend(

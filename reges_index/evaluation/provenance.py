@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -61,7 +61,7 @@ def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
     words = list(command) if command is not None else [os.path.basename(sys.argv[0]), *sys.argv[1:]]  # noqa: PTH119
     return {
         "command": shlex.join(words),
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in _PACKAGES},
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},

@@ -84,7 +84,8 @@ class PipelineSettings(BaseModel):
     rerank_top_k
         How many of them the item expert sees; None shows it all.
     top_n
-        How many the item expert returns as a postprocessor of its own; None is all that it sees.
+        How many nodes a response has, and the item expert returns as a postprocessor of its own; None is all
+        that it sees.
     fusion
         Beyond the paper, `reges_index.fusion`: "shipped", "none", a model's folder, "given", or "auto", the
         shipped one where it fits: embedded LLM and encoder, shipped adapters, mode "score", and nothing set

@@ -112,7 +112,7 @@ class ExpertTraining(BaseModel):
     max_tokens: int = Field(default=4096, ge=16)
     max_history_tokens: int | None = Field(default=None, ge=1)
     max_candidate_tokens: int | None = Field(default=None, ge=0)
-    num_candidates: int = Field(default=49, ge=1)
+    num_candidates: int = Field(default=50, ge=1)
     num_candidates_from: int | None = Field(default=None, ge=1)
     negatives: Literal["hard", "random", "mixed"] = "hard"
     hard_from: int | None = Field(default=None, ge=1)

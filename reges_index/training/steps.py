@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,7 +119,7 @@ class StepLog:
                 {
                     "state": "done", "key": key, "settings": step.settings, "report": report,
                     "outputs": {str(path): content_hash(path) for path in step.outputs},
-                    "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 },
             )  # fmt: skip
         else:

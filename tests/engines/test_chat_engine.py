@@ -1,7 +1,9 @@
 import asyncio
+import inspect
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.chat_engine import CondensePlusContextChatEngine
 from llama_index.core.memory import ChatMemoryBuffer
 
 from reges_index import (
@@ -235,6 +237,24 @@ def test_from_defaults(few_films, tiny, query_engine):
     ):
         with pytest.raises(ConfigError):
             ReGeSChatEngine.from_defaults(llm=tiny, **wrong)
+
+
+def test_llamaindexs_arguments_fit_or_are_named(few_films, tiny):
+    session = ReGeSChatEngine.from_defaults(
+        few_films.as_retriever(similarity_top_k=3),
+        llm=tiny,
+        memory=ChatMemoryBuffer.from_defaults(token_limit=3000),
+        chat_history=list(chat("hello", "hi")),
+        verbose=True,
+    )
+    assert len(session.chat("a space film about a long journey").source_nodes) == 3
+    condense = inspect.signature(CondensePlusContextChatEngine.from_defaults).parameters
+    foreign = {"system_prompt", "context_prompt", "condense_prompt", "skip_condense", "node_postprocessors"}
+    assert foreign < set(condense)
+    for name in foreign:
+        with pytest.raises(ConfigError, match=f"no option {name}") as caught:
+            ReGeSChatEngine.from_defaults(few_films, llm=tiny, **{name: None})
+        assert "update_prompts()" in caught.value.hint or "=ReGeS" in caught.value.hint
 
 
 def test_system_messages_in_the_history_do_no_harm(session):

@@ -29,6 +29,13 @@ def test_all_embedded_takes_the_shipped_fusion(catalog):
     assert fusion_of(chat.query_engine) is not None
 
 
+def test_how_many_nodes_are_shown_does_not_change_who_chooses(catalog):
+    engine = ReGeSQueryEngine.from_defaults(catalog, similarity_top_k=5, top_n=2)
+    assert fusion_of(engine) is not None
+    found = engine.recommend("Something tense, in space?")
+    assert (len(found.candidates), len(found.nodes)) == (5, 2)
+
+
 def test_none_is_the_papers_pipeline(catalog):
     assert fusion_of(ReGeSQueryEngine.from_defaults(catalog, fusion=None)) is None
 

@@ -1,7 +1,8 @@
 import pytest
-from llama_index.core import QueryBundle, Settings
+from llama_index.core import QueryBundle, Settings, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.prompts import PromptTemplate
+from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 
 from reges_index import (
@@ -175,6 +176,49 @@ def test_wrong_options(few_films, tiny):
     ):
         with pytest.raises(ConfigError):
             ReGeSQueryEngine.from_defaults(**{"llm": tiny, **wrong})
+
+
+async def test_top_n_is_how_many_nodes_llamaindex_sees(few_films, tiny):
+    engine = make(few_films, tiny, similarity_top_k=6, top_n=2)
+    asked = bundle("a space film")
+    whole = make(few_films, tiny, similarity_top_k=6).recommend(asked)
+    assert [c.item.id for c in engine.recommend(asked).candidates] == [c.item.id for c in whole.candidates]
+    first = [node.node_id for node in whole.nodes[:2]]
+    assert len(whole.nodes) == 6
+    for nodes in (
+        engine.query(asked).source_nodes,
+        (await engine.aquery(asked)).source_nodes,
+        engine.retrieve(asked),
+        await engine.aretrieve(asked),
+    ):
+        assert [node.node_id for node in nodes] == first
+
+
+def test_a_retriever_may_come_first_as_in_llamaindex(few_films, tiny):
+    engine = ReGeSQueryEngine.from_defaults(few_films.as_retriever(similarity_top_k=3), llm=tiny)
+    assert len(engine.recommend("a space film").candidates) == 3
+    index = VectorStoreIndex([TextNode(text="Alien")], embed_model=few_films.embed_model)
+    with pytest.raises(ConfigError, match="VectorStoreIndex is not a catalog") as caught:
+        ReGeSQueryEngine.from_defaults(index, llm=tiny)
+    assert "as_retriever()" in str(caught.value)
+    with pytest.raises(ConfigError, match="ItemCatalog is not a retriever"):
+        ReGeSQueryEngine.from_defaults(retriever=few_films, llm=tiny)
+    with pytest.raises(ConfigError, match="two retrievers"):
+        ReGeSQueryEngine.from_defaults(few_films.as_retriever(), retriever=few_films.as_retriever(), llm=tiny)
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("node_postprocessors", "ReGeSRetriever and ReGeSRerank in a RetrieverQueryEngine"),
+        ("text_qa_template", "response_synthesizer="),
+        ("top_k", "top_n"),
+    ],
+)
+def test_an_option_that_there_is_not_is_named(few_films, tiny, option, instead):
+    with pytest.raises(ConfigError, match=f"no option {option}") as caught:
+        make(few_films, tiny, **{option: 3})
+    assert instead in str(caught.value)
 
 
 def test_on_error_goes_to_every_part_that_is_not_given(few_films, tiny):

@@ -1,4 +1,4 @@
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import httpx
@@ -34,7 +34,7 @@ def test_retry_after(value, seconds):
 
 
 def test_retry_after_as_a_date():
-    later = datetime.now(timezone.utc) + timedelta(seconds=90)
+    later = datetime.now(UTC) + timedelta(seconds=90)
     assert retry_after_s(told(429, retry_after=format_datetime(later))) == pytest.approx(90, abs=5)
     zoneless = later.strftime("%a, %d %b %Y %H:%M:%S -0000")
     assert retry_after_s(told(503, retry_after=zoneless)) == pytest.approx(90, abs=5)
