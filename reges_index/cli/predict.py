@@ -28,7 +28,8 @@ def predict(
     """Predict for every turn of a file: one line a turn with query, ranking and probabilities.
 
     Killed runs go on where they were. The settings and hashes of catalog and adapters are kept beside the
-    output, and a run with others refuses to add to it. One run at a time writes to a file.
+    output, the hash of its dialogue in each line, and a run with others refuses to add to it. One run at a
+    time writes to a file.
     """
     from reges_index.dialogue import read_turns
     from reges_index.engines.batch import PredictionLog, predict_turns
@@ -36,6 +37,7 @@ def predict(
 
     turns = read_turns(conversations)[:limit]
     with PredictionLog(out, options.record(), formerly=FORMERLY) as log:
+        log.require_turns(turns)
         todo = [turn for turn in turns if turn.id not in log.finished]
         if todo:
             engine, _ = build_engine(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -23,6 +24,10 @@ __all__ = ["PredictionLog", "predict_turns", "prediction_row"]
 
 # Key of the file beside the predictions; no setting is called so.
 _INPUTS = "inputs"
+# Key of a row that says from what dialogue it was made.
+_DIALOGUE = "dialogue_hash"
+# How many turns a message names.
+_NAMED = 3
 
 
 class PredictionLog:
@@ -131,6 +136,24 @@ class PredictionLog:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
+    def require_turns(self, turns: Sequence[Turn]) -> None:
+        """Refuse to go on where a finished turn is another one now: same id, other messages or mentions.
+
+        Rows that do not say what they were made from, those of earlier versions, are taken as they are.
+
+        Raises
+        ------
+        InputError
+            Naming the turns.
+        """
+        changed = [t.id for t in turns if self._dialogues.get(t.id, _dialogue_hash(t)) != _dialogue_hash(t)]
+        if changed:
+            raise InputError(
+                f"{self.path}: {len(changed)} of its turns have other messages or mentions now: "
+                f"{', '.join(changed[:_NAMED])}{', ...' if len(changed) > _NAMED else ''}",
+                hint="give another --out, or put back the conversations that it was begun with",
+            )
+
     def _holds_rows(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > 0
 
@@ -169,6 +192,7 @@ class PredictionLog:
         return before
 
     def _read(self) -> set[str]:
+        self._dialogues: dict[str, str] = {}
         if not self.path.exists():
             return set()
         data = self.path.read_bytes()
@@ -178,7 +202,10 @@ class PredictionLog:
             if not line.strip():
                 continue
             try:
-                finished.add(str(json.loads(line)["id"]))
+                row = json.loads(line)
+                finished.add(str(row["id"]))
+                if isinstance(row.get(_DIALOGUE), str):
+                    self._dialogues[str(row["id"])] = row[_DIALOGUE]
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{self.path}:{number}: not a prediction", hint="give another --out, or repair the line"
@@ -200,7 +227,7 @@ class PredictionLog:
         self.finished.update(str(row["id"]) for row in rows)
 
 
-def prediction_row(turn_id: str, found: Recommendation) -> dict[str, Any]:
+def prediction_row(turn: Turn, found: Recommendation) -> dict[str, Any]:
     """Return the line of one turn: id, query, ranking, probabilities, recommendation, and how it went.
 
     ``tokens`` are those that the stages count, by the measure of their model; a stage that did not ask one
@@ -213,7 +240,7 @@ def prediction_row(turn_id: str, found: Recommendation) -> dict[str, Any]:
         "rerank reasoning": rerank.get("reasoning_tokens"),
     }
     return {
-        "id": turn_id,
+        "id": turn.id,
         "query": found.query,
         "ranking": found.ranking,
         "probabilities": [c.probability for c in found.candidates],
@@ -221,7 +248,14 @@ def prediction_row(turn_id: str, found: Recommendation) -> dict[str, Any]:
         "hallucinated": rerank.get("outcome") == "hallucinated",
         "timings": found.timings,
         "tokens": {stage: count for stage, count in tokens.items() if count is not None},
+        _DIALOGUE: _dialogue_hash(turn),
     }
+
+
+def _dialogue_hash(turn: Turn) -> str:
+    said = [[message.role, message.content] for message in turn.messages]
+    known = sorted(turn.mentioned) if turn.mentioned is not None else None
+    return hashlib.sha256(json.dumps([said, known]).encode()).hexdigest()[:16]
 
 
 def predict_turns(
@@ -257,7 +291,7 @@ def predict_turns(
             batch = order[start : start + batch_size]
             barred = [turn.mentioned or () if engine.exclude_mentioned else () for turn in batch]
             results = engine.recommend_batch(batch, exclude_ids=barred)
-            log.write([prediction_row(t.id, found) for t, found in zip(batch, results, strict=True)])
+            log.write([prediction_row(t, found) for t, found in zip(batch, results, strict=True)])
             for found in results:
                 log.counts.update(_notes(found))
             progress.advance(bar, len(batch))

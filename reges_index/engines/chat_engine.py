@@ -268,7 +268,11 @@ class ReGeSChatEngine(BaseChatEngine):
         if not self._reasons:
             return finished_stream(self._turn_reply(message, chat_history))
         turn = LiveTurn(lambda check: self._turn_reply(message, chat_history, check))
-        first = turn.next()
+        try:
+            first = turn.next()
+        except BaseException:
+            turn.leave()
+            raise
         return live_stream(turn, first) if isinstance(first, str) else finished_stream(first)
 
     @trace_method("chat")

@@ -19,6 +19,7 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.span import active_span_id
 
 from reges_index.engines.chat_reply import Reply
+from reges_index.engines.closing import AClosing, Closing
 from reges_index.engines.live_turn import AsyncLiveTurn, LiveTurn
 
 __all__ = ["ReGeSChatStream", "alive_stream", "finished_stream", "live_stream"]
@@ -54,25 +55,35 @@ class ReGeSChatStream(StreamingAgentChatResponse):
     @property
     def response_gen(self) -> Generator[str, None, None]:
         """The pieces of text; leaving early ends the turn, see `ReGeSChatEngine.stream_chat`."""
-        if self.chat_stream is None:
+        stream = self.chat_stream
+        if stream is None:
             raise ValueError("this is an asynchronous stream: use async_response_gen()")
-        try:
-            for piece in self.chat_stream:
-                self.unformatted_response += piece.delta or ""
-                yield piece.delta or ""
-        finally:
-            self.chat_stream.close()  # this object holds it too, so it would not end by itself
 
-    async def async_response_gen(self) -> AsyncGenerator[str, None]:
-        """Yield the pieces of text; leaving early ends the turn, see `ReGeSChatEngine.astream_chat`."""
-        if self.achat_stream is None:
+        def texts() -> Generator[str, None, None]:
+            try:
+                for piece in stream:
+                    self.unformatted_response += piece.delta or ""
+                    yield piece.delta or ""
+            finally:
+                stream.close()  # this object holds it too, so it would not end by itself
+
+        return Closing(texts(), stream.close)
+
+    def async_response_gen(self) -> AsyncGenerator[str, None]:
+        """Return the pieces of text; leaving early ends the turn, see `ReGeSChatEngine.astream_chat`."""
+        stream = self.achat_stream
+        if stream is None:
             raise ValueError("this is a synchronous stream: use response_gen")
-        try:
-            async for piece in self.achat_stream:
-                self.unformatted_response += piece.delta or ""
-                yield piece.delta or ""
-        finally:
-            await self.achat_stream.aclose()
+
+        async def texts() -> AsyncGenerator[str, None]:
+            try:
+                async for piece in stream:
+                    self.unformatted_response += piece.delta or ""
+                    yield piece.delta or ""
+            finally:
+                await stream.aclose()
+
+        return AClosing(texts(), stream.aclose)
 
 
 def finished_stream(reply: Reply, *, asynchronous: bool = False) -> ReGeSChatStream:
@@ -106,7 +117,7 @@ def live_stream(turn: LiveTurn, first: str) -> ReGeSChatStream:
         yield _line_break(thought)
         yield from _words(item, thought)
 
-    stream.chat_stream = _announced(pieces(), _Announcer())
+    stream.chat_stream = Closing(_announced(pieces(), _Announcer()), turn.leave)
     return stream
 
 
@@ -129,7 +140,7 @@ def alive_stream(turn: AsyncLiveTurn, first: str) -> ReGeSChatStream:
         for word in _words(item, thought):
             yield word
 
-    stream.achat_stream = _aannounced(pieces(), _Announcer())
+    stream.achat_stream = AClosing(_aannounced(pieces(), _Announcer()), turn.leave)
     return stream
 
 

@@ -30,7 +30,8 @@ def without_excluded(
         Items that must not be recommended.
     mentioned
         Leave out items that anyone in the dialogue has named (`find_mentions`): the seeker knows them, or
-        has turned them down.
+        has turned them down. Only the titles of the nodes are known here: where "Toy Story 2" is named and
+        not among them, "Toy Story" is left out.
     """
     barred = set(ids)
     items = [Item.from_node(node.node) for node in nodes]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from dataclasses import replace
 
 from reges_index.item_expert.prompt import SelectionPrompt
@@ -41,13 +39,8 @@ class ReasoningSelector:
         return self._with(reasoning, self._selector.select(self._after(prompt, reasoning)))
 
     async def aselect(self, prompt: SelectionPrompt) -> Selection:
-        """Reason in a thread, then choose; a cancelled call ends the reasoning at its next token."""
-        stop = threading.Event()
-        try:
-            reasoning = await asyncio.to_thread(self._reasoner.write, prompt, stop)
-        except asyncio.CancelledError:
-            stop.set()
-            raise
+        """Reason off the event loop, then choose; a cancelled call ends the reasoning."""
+        reasoning = await self._reasoner.awrite(prompt)
         return self._with(reasoning, await self._selector.aselect(self._after(prompt, reasoning)))
 
     def _after(self, prompt: SelectionPrompt, reasoning: Reasoning) -> SelectionPrompt:

@@ -7,6 +7,7 @@ own task or thread, do not hear each other.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -99,7 +100,10 @@ class Reasoner:
         self._seed = seed
 
     def write(self, prompt: SelectionPrompt, stop: threading.Event | None = None) -> Reasoning:
-        """Write it; ends early, with `ReasoningStopped`, when ``stop`` is set or the listener raises that."""
+        """Write it; ends early, with `ReasoningStopped`, when ``stop`` is set or the listener raises that.
+
+        An LLM behind an API that nobody listens to answers in one piece, which ``stop`` does not end.
+        """
         listener = _listener.get()
 
         def hear(piece: str) -> None:
@@ -114,6 +118,19 @@ class Reasoner:
             assert isinstance(self._backend, ApiBackend)
             text, tokens, cut = self._api(self._backend, prompt.messages, hear if listener else None)
         return Reasoning(tidy(text, prompt.labels), tokens, cut)
+
+    async def awrite(self, prompt: SelectionPrompt) -> Reasoning:
+        """Write it off the event loop; a cancelled call ends at the next token, or ends the API's request."""
+        if isinstance(self._backend, ApiBackend) and _listener.get() is None:
+            answer = (await self._backend.agenerate([prompt.messages]))[0][0]
+            text, tokens, cut = self._within_limit(self._backend, answer)
+            return Reasoning(tidy(text, prompt.labels), tokens, cut)
+        stop = threading.Event()
+        try:
+            return await asyncio.to_thread(self.write, prompt, stop)
+        except asyncio.CancelledError:
+            stop.set()
+            raise
 
     def _local(
         self, backend: LocalBackend, messages: Sequence[ChatMessage], hear: Listener
@@ -139,17 +156,19 @@ class Reasoner:
     def _api(
         self, backend: ApiBackend, messages: Sequence[ChatMessage], hear: Listener | None
     ) -> tuple[str, int, bool]:
-        limit, measure = self.decoding.max_new_tokens, backend.measure
         if hear is None:
-            text = backend.generate([messages])[0][0]
-        else:
-            text = ""
-            with closing(_streamed(backend, messages)) as pieces:
-                for piece in pieces:
-                    text += piece
-                    hear(piece)
-                    if measure.count(text) >= limit:
-                        break
+            return self._within_limit(backend, backend.generate([messages])[0][0])
+        text = ""
+        with closing(_streamed(backend, messages)) as pieces:
+            for piece in pieces:
+                text += piece
+                hear(piece)
+                if backend.measure.count(text) >= self.decoding.max_new_tokens:
+                    break
+        return self._within_limit(backend, text)
+
+    def _within_limit(self, backend: ApiBackend, text: str) -> tuple[str, int, bool]:
+        limit, measure = self.decoding.max_new_tokens, backend.measure
         tokens = measure.count(text)
         return (text, tokens, False) if tokens < limit else (measure.head(text, limit), limit, True)
 

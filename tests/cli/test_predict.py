@@ -165,6 +165,17 @@ def test_another_catalog_or_adapter_under_the_same_name_is_refused(
     assert call(*words, "--json").json["predicted"] == 4
 
 
+def test_conversations_that_changed_under_the_same_ids_are_refused(predict, turns, tmp_path):
+    assert predict("--limit", 2).code == 0
+    before = (tmp_path / "out.jsonl").read_bytes()
+    changed = rows(turns)
+    changed[0]["messages"][0]["content"] += " And funny."
+    predict(conversations=write_jsonl(tmp_path / "changed.jsonl", changed)).fails(
+        2, f"1 of its turns have other messages or mentions now: {changed[0]['id']}", "--out"
+    )
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
 def test_two_processes_do_not_write_one_file(predict, tmp_path):
     words = ("--model", "embedded", "--no-fusion", "--batch-size", 1, "--similarity-top-k", 12)
     process = predict(*words, run=start)

@@ -119,7 +119,7 @@ async def test_pieces_come_while_it_still_writes(talkative):
     await asyncio.to_thread(wait_until_quiet)
 
 
-@pytest.mark.parametrize("how", ["aclose", "break", "drop", "cancel"])
+@pytest.mark.parametrize("how", ["aclose", "break", "drop", "cancel", "aclose unread", "aclose achat_stream"])
 async def test_an_asynchronous_reader_who_leaves_ends_the_turn(talkative, how):
     stream = await talkative.astream_chat("a space film")
     begun = asyncio.Event()
@@ -134,6 +134,10 @@ async def test_an_asynchronous_reader_who_leaves_ends_the_turn(talkative, how):
         reader = stream.async_response_gen()
         await anext(reader)
         await reader.aclose()
+    elif how == "aclose unread":
+        await stream.async_response_gen().aclose()
+    elif how == "aclose achat_stream":
+        await stream.achat_stream.aclose()
     elif how == "break":
         await read()
     elif how == "drop":
@@ -163,13 +167,17 @@ def chat_engine_of(session):
     return ReGeSQueryEngine(engine.retrieve_with, engine.query_transform, rerank, similarity_top_k=4)
 
 
-@pytest.mark.parametrize("how", ["close", "break"])
+@pytest.mark.parametrize("how", ["close", "break", "close unread", "close chat_stream"])
 def test_a_synchronous_reader_who_leaves_ends_the_turn(talkative, how):
     stream = talkative.stream_chat("a space film")
     if how == "close":
         reader = stream.response_gen
         next(reader)
         reader.close()
+    elif how == "close unread":
+        stream.response_gen.close()
+    elif how == "close chat_stream":
+        stream.chat_stream.close()
     else:
         for _ in stream.response_gen:
             break

@@ -97,6 +97,26 @@ def test_a_second_run_does_nothing_and_a_killed_one_goes_on(tmp_path, engine):
         assert untimed(path.read_bytes()) == untimed(whole)
 
 
+def test_turns_that_are_others_now_are_refused(tmp_path, engine):
+    path = tmp_path / "out.jsonl"
+    with PredictionLog(path, SETTINGS) as log:
+        predict_turns(engine, TURNS[:2], log)
+    whole = path.read_bytes()
+    for changed in (turn("b", "sad"), turn("b", "funny", mentioned=("f1",))):
+        with (
+            PredictionLog(path, SETTINGS) as log,
+            pytest.raises(InputError, match="1 of its turns have other messages or mentions now: b"),
+        ):
+            log.require_turns([TURNS[0], changed, TURNS[2]])
+    assert path.read_bytes() == whole
+    with PredictionLog(path, SETTINGS) as log:  # what was not predicted yet may be any, and more may come
+        log.require_turns([*TURNS[:2], turn("c", "new"), turn("e", "more")])
+    old = [{key: value for key, value in row.items() if key != "dialogue_hash"} for row in rows(path)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in old), "utf-8")
+    with PredictionLog(path, SETTINGS) as log:  # rows of a version that did not say
+        log.require_turns([turn("a", "else")])
+
+
 def test_other_settings_are_refused_and_nothing_changes(tmp_path, engine):
     path = tmp_path / "out.jsonl"
     predict_turns(engine, TURNS[:1], PredictionLog(path, SETTINGS))

@@ -8,9 +8,9 @@ import time
 import httpx
 import pytest
 import torch
-from llama_index.core.llms import CustomLLM, LLMMetadata
+from llama_index.core.llms import CustomLLM, LLMMetadata, MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from reges_index import ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import ConfigError, LLMServerError
@@ -145,6 +145,31 @@ async def test_a_cancelled_turn_stops_it(tiny):
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.to_thread(wait_until_quiet)
+
+
+class Endless(MockLLM):
+    """An API that never answers."""
+
+    _asked: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+    _ended: bool = PrivateAttr(default=False)
+
+    async def achat(self, messages, **kwargs):
+        self._asked.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self._ended = True
+            raise
+
+
+async def test_a_cancelled_turn_ends_the_request_of_an_api():
+    llm = Endless()
+    task = asyncio.create_task(ReGeSRerank(llm, mode="reason").arank(nodes_of(FILMS), WISH))
+    await asyncio.wait_for(llm._asked.wait(), 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert llm._ended
 
 
 def test_it_leaves_room_for_itself(tiny):

@@ -30,7 +30,7 @@ from reges_index.evaluation.files import sha256_of
 from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.titles import TitleMatcher
 from reges_index.fusion.model import FusionModel
-from reges_index.item_expert.local_selection import SelectionMode
+from reges_index.item_expert.local_selection import LocalSelector, SelectionMode
 from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.adapter_switch import WEIGHTS_FILE
@@ -289,14 +289,17 @@ class Lab:
     def selection_settings(
         self, rerank: ReGeSRerank, adapter: str | None, template: PromptTemplate = DEFAULT_SELECT_TMPL
     ) -> dict[str, Any]:
-        """Return what an item expert's choice depends on: weights, prompt, and the budgets in force.
+        """Return what an item expert's choice depends on: weights, prompt, budgets and length penalty.
 
-        Budgets come from the adapter's manifest where the settings name none, and a manifest may change.
+        The last two come from the adapter's manifest where the settings name none, and a manifest may change.
         """
+        selector = rerank.selector
+        penalty = selector.length_penalty if isinstance(selector, LocalSelector) else 0.0
         return {
             "adapter": self.adapter_hash(adapter),
             "prompt": selection_prompt_hash(template),
             "budgets": asdict(rerank.budget),
+            **({"length_penalty": penalty} if penalty else {}),  # runs from before it was named have none
         }
 
     def end_to_end(
