@@ -268,7 +268,7 @@ def item_expert(
     data += [data_file(path, len(read_all_items([path]))) for path in catalog if not path.startswith("demo:")]
     hard: dict[str, list[str]] = {}
     for path in hard_negatives or []:
-        own = read_retrieved(path, turns=turns, item_ids=items)
+        own = read_retrieved(path, turns=turns, item_ids=items, needs_targets=chosen.needs_ranks)
         no_overlap(path, hard, own)
         hard |= own
         data.append(data_file(path, len(own)))

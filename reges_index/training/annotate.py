@@ -22,7 +22,7 @@ from reges_index.dialogue import TextMeasure, Turn
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import InputError, ModelError
 from reges_index.query_expert.prompt import QueryPrompt
-from reges_index.training.jsonl_log import JsonlLog, claim_output, read_rows
+from reges_index.training.jsonl_log import JsonlLog, claim_output, left_out_beside, read_rows
 from reges_index.training.leaks import TitleLeaks
 from reges_index.training.teacher import Teacher, TeacherAnswer, TeacherRefused
 
@@ -254,7 +254,7 @@ def annotate(
             "filter_leaks": filter_leaks,
         },
     )  # fmt: skip
-    left_out_path = out.with_name(out.name + ".left-out.jsonl")
+    left_out_path = left_out_beside(out)
     with JsonlLog(out) as notes, JsonlLog(left_out_path) as left_out:
         report.repaired_bytes = notes.repaired + left_out.repaired
         done = {str(row.get("id")) for path in (out, left_out_path) for _, row in read_rows(path)}

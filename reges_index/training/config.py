@@ -63,7 +63,8 @@ class ExpertTraining(BaseModel):
         (``finetune/RESULTS.md``). Less than 1 needs negatives that name the rank of the targets.
     candidate_order
         "shuffled" (section 2.4), or "retrieved": the retriever's order, as at inference, so that LLM_G
-        learns how far to trust it. A true item that was not retrieved takes a random place.
+        learns how far to trust it. A true item that was not retrieved takes a random place; so this needs
+        negatives that name the rank of the targets too.
     candidates_of
         "turn": each turn has a list of its own, as in the paper. "dialogue": the turns of a dialogue share
         one, so that with ``share_prefixes`` the list goes through the model once for all of them (item
@@ -158,6 +159,11 @@ class ExpertTraining(BaseModel):
     def examples_per_step(self) -> int:
         """Examples that an optimizer step takes."""
         return self.batch_size * self.gradient_accumulation
+
+    @property
+    def needs_ranks(self) -> bool:
+        """Whether hard negatives have to name the rank of the targets too: see `read_retrieved`."""
+        return self.missed_share < 1 or self.candidate_order == "retrieved"
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, where: str = "training settings") -> ExpertTraining:

@@ -49,6 +49,9 @@ def mine_fusion_negatives(
 ) -> list[FusionNegatives]:
     """Write ``OUT/NAME.jsonl`` for each train set of a fusion's recipe, as `mine_negatives` writes them.
 
+    The targets of a turn are in ``targets``, at their rank among all items, where they were ranked before the
+    last negative.
+
     Parameters
     ----------
     top_k
@@ -85,10 +88,16 @@ def _rows(its: TrainSet, lists: list[list[tuple[int, float]]], top_k: int) -> li
         if not targets:
             continue
         names = set(its.titles[targets].tolist())  # equal title and year: false negatives
-        wrong = [(n, score) for n, score in best if int(its.titles[n]) not in names][:top_k]
-        found = [
-            {"id": its.sources.items[n].id, "rank": rank, "score": score}
-            for rank, (n, score) in enumerate(wrong, 1)
-        ]
-        rows.append({"id": turn.id, "query": "", "negatives": found})
+        ranked = [(rank, n, score) for rank, (n, score) in enumerate(best, 1)]
+        wrong = [entry for entry in ranked if int(its.titles[entry[1]]) not in names][:top_k]
+        # Behind the last negative nothing is known of the order any more.
+        last = wrong[-1][0] if len(wrong) == top_k else len(ranked)
+        found = [entry for entry in ranked[:last] if entry[1] in targets]
+        rows.append(
+            {"id": turn.id, "query": "", "negatives": _entries(its, wrong), "targets": _entries(its, found)}
+        )
     return rows
+
+
+def _entries(its: TrainSet, ranked: list[tuple[int, int, float]]) -> list[dict[str, Any]]:
+    return [{"id": its.sources.items[n].id, "rank": rank, "score": score} for rank, n, score in ranked]

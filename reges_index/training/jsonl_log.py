@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reges_index.errors import InputError, StorageError
 
-__all__ = ["JsonlLog", "claim_output", "read_rows"]
+__all__ = ["JsonlLog", "claim_output", "left_out_beside", "read_rows"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -120,10 +123,16 @@ class JsonlLog:
         self.close()
 
 
-def claim_output(out: Path, made_by: Mapping[str, Any]) -> None:
+def left_out_beside(out: Path) -> Path:
+    """Return the file in which what is left out of ``out``, and why, is listed; both together are done."""
+    return out.with_name(out.name + ".left-out.jsonl")
+
+
+def claim_output(out: Path, made_by: Mapping[str, Any], *, newer: Collection[str] = ()) -> None:
     """Note beside ``out`` what writes it, or check that a file there was begun with the same settings.
 
-    Rows of two teachers or two prompts in one file could not be told apart later.
+    Rows of two teachers or two prompts in one file could not be told apart later. Where a file is begun, a
+    list of what another one left out is set aside: it says nothing about this one.
 
     Parameters
     ----------
@@ -131,13 +140,16 @@ def claim_output(out: Path, made_by: Mapping[str, Any]) -> None:
         The file to be written or continued; the note is ``<out>.run.json``.
     made_by
         Everything that shapes a row.
+    newer
+        Keys that notes of earlier versions do not have. A file whose note lacks them is taken as it is, with
+        a warning, and has them from now on.
 
     Raises
     ------
     InputError
         If ``out`` is there without a note, or with a different one.
     StorageError
-        If the note cannot be written.
+        If the note cannot be written, or the list not be set aside.
     """
     note = out.with_name(out.name + ".run.json")
     wanted = json.loads(json.dumps(made_by))
@@ -146,21 +158,47 @@ def claim_output(out: Path, made_by: Mapping[str, Any]) -> None:
             found = json.loads(note.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{note}: cannot be read: {error}", hint=f"delete {note} and {out}") from error
-        different = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
+        unsaid = [key for key in wanted if key in newer and key not in found]
+        different = [
+            key for key in {**wanted, **found} if key not in unsaid and wanted.get(key) != found.get(key)
+        ]
         if different and out.exists():
-            key = different[0]
+            key, left_out = different[0], left_out_beside(out)
+            aside = f"; {left_out} is then set aside, not lost" if left_out.exists() else ""
             raise InputError(
                 f"{out} was begun with other settings: {key} was {found.get(key)!r}, now {wanted.get(key)!r}",
-                hint="name another output file, or delete this one and its .run.json",
+                hint=f"name another output file, or delete this one and its .run.json{aside}",
             )
         if not different:
+            if unsaid:
+                logger.warning(
+                    "%s, of an earlier version, does not say: %s. What is in %s is taken as made with these",
+                    note,
+                    ", ".join(f"{key} {wanted[key]!r}" for key in unsaid),
+                    out,
+                )
+                write_whole(note, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
             return
     elif out.exists() and out.stat().st_size:
         raise InputError(
             f"{out} is there already and was not written by this command (there is no {note.name})",
             hint="use it as it is in the next step, or name another output file",
         )
+    _set_aside(left_out_beside(out))  # before the note: with the note it would count as this file's
     write_whole(note, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+
+
+def _set_aside(path: Path) -> None:
+    if not path.exists():
+        return
+    number = 1
+    while (place := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    try:
+        path.replace(place)
+    except OSError as error:
+        raise _storage(path, error) from error
+    logger.warning("%s is of a run with other settings; it is %s now", path, place.name)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -10,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import QueryBundle
 
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.catalog.encoder import embed_queries
 from reges_index.dialogue import DialogueQueryBundle, Turn, newest_text, one_line
 from reges_index.errors import ConfigError, InputError
+from reges_index.models.backend import LocalBackend
+from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.annotate import Progress
 from reges_index.training.jsonl_log import JsonlLog, claim_output, read_rows
@@ -23,6 +28,10 @@ from reges_index.training.jsonl_log import JsonlLog, claim_output, read_rows
 __all__ = ["NegativesReport", "mine_negatives", "read_negatives", "read_retrieved"]
 
 logger = logging.getLogger(__name__)
+
+# What notes of versions before these keys do not say.
+_NEWER = ("catalog", "model", "base", "prompt", "item", "query_decoding", "max_history_tokens")
+_NAMED = 3
 
 
 @dataclass
@@ -120,7 +129,8 @@ def mine_negatives(
     out
         JSONL, ``{"id", "query", "negatives": [{"id", "rank", "score"}], "targets": [...]}`` a line: ranks
         from 1, the removed items counted; scores are cosines. ``targets`` are those of the turn that were
-        retrieved before the last negative. A file that an earlier run began is continued.
+        retrieved before the last negative. ``turn`` is a hash of what the row was made from. A file that an
+        earlier run began is continued, also with turns that are new.
     top_k
         Negatives a turn, 50 in the paper; fewer when the catalog holds no more.
     context_messages
@@ -139,7 +149,8 @@ def mine_negatives(
         If ``top_k`` or ``batch_size`` is below 1, ``context_messages`` below 0, or given together with a
         query expert.
     InputError
-        If ``out`` was begun with other settings, or no turn is left to mine.
+        If ``out`` was begun with another catalog, model or other settings, a turn in it has changed since,
+        or no turn is left to mine.
     StorageError
         If the disk is full; what was written is kept.
     """
@@ -158,12 +169,15 @@ def mine_negatives(
         out,
         {
             "task": "negatives", "queries": source, "top_k": top_k, "items": len(catalog),
-            "context_messages": context_messages, "encoder": asdict(catalog.encoder), **(made_by or {}),
+            "catalog": catalog.fingerprint(), "context_messages": context_messages,
+            "encoder": asdict(catalog.encoder), **_writer_of(queries), **(made_by or {}),
         },
+        newer=_NEWER,
     )  # fmt: skip
     with JsonlLog(out) as log:
         report.repaired_bytes = log.repaired
-        done = {str(row.get("id")) for _, row in read_rows(out)}
+        done = {str(row.get("id")): row.get("turn") for _, row in read_rows(out)}
+        _check_unchanged(turns, done, out)
         waiting = _waiting(turns, queries, lookalikes, done, report)
         if not waiting and not report.already:
             raise InputError(
@@ -181,6 +195,39 @@ def mine_negatives(
                 progress(start + len(batch), len(waiting))
     report.seconds = time.monotonic() - started
     return report
+
+
+def _writer_of(queries: Mapping[str, str] | ReGeSQueryTransform) -> dict[str, Any]:
+    """Return what a query expert's queries depend on, its adapter's weights apart."""
+    if isinstance(queries, Mapping):
+        return {}
+    backend, template = queries.backend, queries.get_prompts()["query_prompt"]
+    assert isinstance(template, PromptTemplate)  # the transform takes no other
+    return {
+        "model": backend.name,  # which a fingerprint, blind to the weights, does not tell apart
+        "base": backend.lm.fingerprint if isinstance(backend, LocalBackend) else None,
+        "prompt": query_prompt_hash(template),
+        "item": [queries.domain.noun, queries.domain.plural],
+        "query_decoding": asdict(queries.decoding),
+        "max_history_tokens": queries.max_history_tokens,
+    }
+
+
+def _turn_hash(turn: Turn) -> str:
+    said = [[message.role, message.content] for message in turn.messages]
+    return hashlib.sha256(json.dumps([said, sorted(turn.targets)]).encode()).hexdigest()[:16]
+
+
+def _check_unchanged(turns: Iterable[Turn], done: Mapping[str, str | None], out: Path) -> None:
+    """Refuse to go on where a mined turn is another one now; rows without a hash are taken as they are."""
+    known = [(turn, done[turn.id]) for turn in turns if done.get(turn.id) is not None]
+    changed = [turn.id for turn, made_from in known if made_from != _turn_hash(turn)]
+    if changed:
+        raise InputError(
+            f"{out}: {len(changed)} of its turns have other messages or targets now: "
+            f"{', '.join(changed[:_NAMED])}{', ...' if len(changed) > _NAMED else ''}",
+            hint="name another output file, or put back the conversations that it was begun with",
+        )
 
 
 def _waiting(
@@ -239,6 +286,7 @@ def _mine(
             "query": bundle.query_str,
             "negatives": _entries(others),
             "targets": _entries(targets),
+            "turn": _turn_hash(turn),
         }
 
 
@@ -321,12 +369,17 @@ def _checked(
 
 
 def read_retrieved(
-    path: str | Path, *, turns: Sequence[Turn], item_ids: Collection[str]
+    path: str | Path, *, turns: Sequence[Turn], item_ids: Collection[str], needs_targets: bool = False
 ) -> dict[str, list[str]]:
     """Read what was retrieved for each turn, its targets among the negatives, the nearest first.
 
     Targets that were retrieved after the last negative are not in the list, and none is for rows without
     ``targets``, such as those of versions before this key.
+
+    Parameters
+    ----------
+    needs_targets
+        Refuse a file in which no row has ``targets``: all of them would count as missed.
 
     Raises
     ------
@@ -336,7 +389,9 @@ def read_retrieved(
     """
     retrieved: dict[str, list[str]] = {}
     own = {turn.id: turn.targets for turn in turns}
+    has_targets = False
     for where, key, ids, row in _checked(path, turns, item_ids):
+        has_targets |= "targets" in row
         targets = _ids_of(row.get("targets", []), where, "targets")
         if not targets:
             retrieved[key] = ids
@@ -353,6 +408,12 @@ def read_retrieved(
         if unranked is not None:
             raise InputError(f"{where}: {unranked!r} has no rank", hint='each is {"id", "rank", "score"}')
         retrieved[key] = [entry["id"] for entry in sorted(entries, key=lambda entry: entry["rank"])]
+    if needs_targets and not has_targets:
+        raise InputError(
+            f"{path}: no row has 'targets', so nobody knows which true items were retrieved, and where",
+            hint="missed_share below 1 and candidate_order 'retrieved' need that: mine the negatives anew "
+            "(`reges finetune negatives` or `fusion-negatives`)",
+        )
     return retrieved
 
 

@@ -240,7 +240,12 @@ class RecipeSteps:
                 turns, items = self.data.turns[part.name], self.data.items[part.name]
                 data += [data_file(part.conversations, len(turns)), data_file(part.catalog, len(items))]
                 if self._mines:
-                    own = read_retrieved(self.data.negatives_file(part), turns=turns, item_ids=items)
+                    own = read_retrieved(
+                        self.data.negatives_file(part),
+                        turns=turns,
+                        item_ids=items,
+                        needs_targets=settings.needs_ranks,
+                    )
                     hard |= own
                     data.append(data_file(self.data.negatives_file(part), len(own)))
                 if recipe.cot:

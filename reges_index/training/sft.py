@@ -21,7 +21,7 @@ from reges_index.errors import ConfigError, TrainingError
 from reges_index.models.adapter_card import model_card
 from reges_index.models.adapters import AdapterManifest, check_adapter, load_manifest, save_manifest
 from reges_index.training.batches import PlannedStep, plan_epoch
-from reges_index.training.checkpoints import whole_folder
+from reges_index.training.checkpoints import set_checkpoints_aside, whole_folder
 from reges_index.training.config import ExpertTraining
 from reges_index.training.data import Example
 from reges_index.training.lora import fresh_lora, go_on_from, save_adapter
@@ -110,7 +110,8 @@ def train_expert(
     manifest_fields
         At least ``name``, ``prompt_hash`` and ``prompt_template`` of `AdapterManifest`.
     resume
-        Go on from the newest checkpoint of the same data and settings.
+        Go on from the newest checkpoint of the same data and settings. Without it, checkpoints that are
+        there already are moved to ``set-aside-N`` in their folder.
     run_dir
         Where checkpoints are; by default a folder beside ``out_dir``.
 
@@ -155,6 +156,8 @@ def train_expert(
         state = RunState(model, settings, len(plan), run_dir, run_hash=run_hash)
         if resume:
             state.resume()
+        elif team.leads:
+            set_checkpoints_aside(run_dir)
         team.wait()  # nobody writes a checkpoint while another process still reads
         if backend == "trl":
             from reges_index.training.trainer_trl import train_trl

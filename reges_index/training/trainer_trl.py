@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from torch.utils.data import SequentialSampler
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from reges_index.errors import ConfigError
 from reges_index.training.batches import PlannedStep
 from reges_index.training.config import ExpertTraining
+from reges_index.training.data import Example
 from reges_index.training.parallel import Team
 from reges_index.training.run_state import RunState
 
@@ -28,13 +30,16 @@ __all__ = ["train_trl"]
 logger = logging.getLogger(__name__)
 
 _IGNORED = -100  # the label of tokens without loss, in Hugging Face's trainers
+_KEYS = ("input_ids", "labels")
 
 
 class _Planned(SFTTrainer):
-    """Takes the examples in the order of the plan, which has shuffled them already."""
+    """Takes the micro-batches of the plan as they are: each is a row of the data set."""
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+    def get_train_dataloader(self) -> Any:
+        # Neither shuffled nor cut anew. On several processes accelerate deals the rows out in turns.
+        loader = DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
 
 
 class _Reporter(TrainerCallback):
@@ -102,17 +107,11 @@ def train_trl(
             hint=f"set gradient_accumulation, which counts those of all, to a multiple of {team.size}; with "
             "batch_size divided by as much the steps stay as large",
         )
-    rows = [example for step in left for part in step for example in part]
-    dataset = datasets.Dataset.from_dict(
-        {
-            "input_ids": [[*row.prompt_ids, *row.answer_ids] for row in rows],
-            "labels": [[_IGNORED] * len(row.prompt_ids) + list(row.answer_ids) for row in rows],
-        }
-    )
+    parts = [part for step in left for part in _filled(step, settings.gradient_accumulation)]
     options = SFTConfig(
         output_dir=str(folder),
         max_steps=len(left),
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=1,  # a row is a micro-batch
         gradient_accumulation_steps=settings.gradient_accumulation // team.size,
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -131,9 +130,39 @@ def train_trl(
     trainer = _Planned(
         model=model,
         args=options,
-        train_dataset=dataset,
+        train_dataset=datasets.Dataset.from_dict({key: [part[key] for part in parts] for key in _KEYS}),
+        data_collator=_padded,
         processing_class=tokenizer,
         optimizers=(state.optimizer, state.scheduler),
         callbacks=[_Reporter(state, padded, team)],
     )
     trainer.train()
+
+
+def _filled(step: PlannedStep, count: int) -> list[dict[str, list[list[int]]]]:
+    """Return a step's micro-batches, filled up to ``count``: the trainer takes as many for every step.
+
+    The last step of an epoch may have fewer. Taken as they are, the next epoch's would be drawn into it.
+    """
+    parts = [_row(part) for part in step]
+    # Two tokens without loss: no gradient, and nothing in the mean over the step's answer tokens.
+    nothing = {"input_ids": [[step[0][0].prompt_ids[0]] * 2], "labels": [[_IGNORED] * 2]}
+    return parts + [nothing] * (count - len(parts))
+
+
+def _row(part: Sequence[Example]) -> dict[str, list[list[int]]]:
+    return {
+        "input_ids": [[*e.prompt_ids, *e.answer_ids] for e in part],
+        "labels": [[_IGNORED] * len(e.prompt_ids) + list(e.answer_ids) for e in part],
+    }
+
+
+def _padded(rows: Sequence[Mapping[str, Sequence[Sequence[int]]]]) -> dict[str, torch.Tensor]:
+    """Pad the one micro-batch that is loaded at a time on the right."""
+    [part] = rows
+    ids, labels = ([torch.tensor(row) for row in part[key]] for key in _KEYS)
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True),  # by any id: no real token sees it
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=_IGNORED),
+    }

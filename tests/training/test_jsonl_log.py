@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from reges_index.errors import InputError, StorageError
-from reges_index.training.jsonl_log import JsonlLog, claim_output, read_rows
+from reges_index.training.jsonl_log import JsonlLog, claim_output, left_out_beside, read_rows
 
 
 def rows(path):
@@ -91,3 +91,36 @@ def test_a_file_is_continued_only_with_the_settings_it_was_begun_with(tmp_path):
     with pytest.raises(InputError, match="not written by this command"):
         claim_output(file, {"teacher": "a", "prompt": "p"})
     assert json.loads(file.read_text()) == {}
+
+
+def test_what_another_teacher_left_out_is_set_aside_and_the_hint_names_it(tmp_path):
+    file, note = tmp_path / "x.jsonl", tmp_path / "x.jsonl.run.json"
+    left_out = left_out_beside(file)
+    for number, teacher in enumerate("abc"):
+        claim_output(file, {"teacher": teacher})
+        assert not left_out.exists()
+        file.write_text('{"id": "t0"}\n')
+        left_out.write_text(json.dumps({"id": "t1", "teacher": teacher}) + "\n")
+        claim_output(file, {"teacher": teacher})
+        assert left_out.exists()  # still this one's
+        with pytest.raises(InputError) as caught:
+            claim_output(file, {"teacher": "z"})
+        assert f"{left_out} is then set aside" in caught.value.hint
+        file.unlink()
+        if number:  # with the note or without it
+            note.unlink()
+    claim_output(file, {"teacher": "z"})
+    kept = [rows(tmp_path / f"x.jsonl.left-out.jsonl.{n}")[0]["teacher"] for n in (1, 2, 3)]
+    assert kept == ["a", "b", "c"]
+
+
+def test_a_note_of_an_earlier_version_is_taken_as_it_is_once(tmp_path, caplog):
+    file = tmp_path / "x.jsonl"
+    claim_output(file, {"teacher": "a"})
+    file.write_text("{}\n")
+    with pytest.raises(InputError, match="catalog was None, now 'c'"):
+        claim_output(file, {"teacher": "a", "catalog": "c"})
+    claim_output(file, {"teacher": "a", "catalog": "c"}, newer=("catalog",))
+    assert "does not say: catalog 'c'." in caplog.text
+    with pytest.raises(InputError, match="catalog was 'c', now 'd'"):
+        claim_output(file, {"teacher": "a", "catalog": "d"}, newer=("catalog",))

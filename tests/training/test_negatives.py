@@ -7,11 +7,13 @@ from llama_index.core.schema import QueryBundle
 
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
+from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError, InputError
+from reges_index.models.local_lm import LocalLM
 from reges_index.query_expert import QueryDecoding, ReGeSQueryTransform
 from reges_index.training.negatives import mine_negatives, read_negatives, read_retrieved
 from tests.catalog.hashing import HashingEmbedding
-from tests.tiny import tiny_lm
+from tests.tiny import tiny_lm, tiny_model, tiny_tokenizer
 
 from .films import items, turn, turns
 
@@ -140,6 +142,79 @@ def test_queries_from_a_file_are_searched_with_the_newest_messages_as_an_expert_
     for source, wrong in ((expert, 2), (queries, -1)):
         with pytest.raises(ConfigError, match="context_messages"):
             mine_negatives(turns(2), source, catalog, tmp_path / "x", top_k=9, context_messages=wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"catalog": True}, "catalog was"),
+        ({"lm": "tiny-llama-1"}, "model was 'tiny-llama-0', now 'tiny-llama-1'"),
+        ({"lm": "qwen2"}, "base was"),
+        ({"domain": Domain("film", "films")}, r"item was \['movie', 'movies'\]"),
+        ({"query_prompt": "Search: {conversation_history}"}, "prompt was"),
+        ({"max_history_tokens": 100}, "max_history_tokens was"),
+        ({"decoding": QueryDecoding(max_new_tokens=6, context_messages=1)}, "query_decoding was"),
+    ],
+)
+def test_a_file_is_not_continued_with_another_catalog_model_or_wording(tmp_path, catalog, change, problem):
+    options = {"decoding": QueryDecoding(max_new_tokens=6)}
+    lm = tiny_lm()
+    mine_negatives(turns(2), ReGeSQueryTransform(lm, **options), catalog, tmp_path / "n", top_k=3)
+    before = (tmp_path / "n").read_bytes()
+    change = dict(change)
+    if change.pop("catalog", False):  # as many items as before
+        changed = items() | {"f5": items()["f5"].model_copy(update={"abstract": "A pass without Spartans."})}
+        catalog = ItemCatalog.from_items(changed.values(), embed_model=HashingEmbedding(), name="changed")
+    other = change.pop("lm", None)
+    if other == "qwen2":
+        tokenizer = tiny_tokenizer()
+        model = tiny_model("qwen2", vocab_size=len(tokenizer))
+        lm = LocalLM(model, tokenizer, name=lm.name)
+    elif other is not None:  # the same architecture, other weights
+        lm = tiny_lm(seed=1)
+    with pytest.raises(InputError, match=problem):
+        mine_negatives(
+            turns(3), ReGeSQueryTransform(lm, **(options | change)), catalog, tmp_path / "n", top_k=3
+        )
+    assert (tmp_path / "n").read_bytes() == before
+
+
+def test_new_turns_go_on_and_changed_ones_are_named(tmp_path, catalog):
+    queries = {own.id: "a film" for own in turns(4)}
+    mine_negatives(turns(2), queries, catalog, tmp_path / "n", top_k=3)
+    assert mine_negatives(turns(4), queries, catalog, tmp_path / "n", top_k=3).written == 2
+    first, *rest = turns(4)
+    for changes in ({"targets": ("f8",)}, {"messages": turns(2)[1].messages}):
+        with pytest.raises(InputError, match="1 of its turns have other messages or targets now: t0"):
+            mine_negatives(
+                [first.model_copy(update=changes), *rest], queries, catalog, tmp_path / "n", top_k=3
+            )
+
+
+def test_a_file_of_an_earlier_version_goes_on(tmp_path, catalog):
+    expert = ReGeSQueryTransform(tiny_lm(), decoding=QueryDecoding(max_new_tokens=6))
+    out, note = tmp_path / "n", tmp_path / "n.run.json"
+    mine_negatives(turns(2), expert, catalog, out, top_k=3)
+    known = ("task", "queries", "top_k", "items", "context_messages", "encoder")
+    said = json.loads(note.read_text())
+    note.write_text(json.dumps({key: said[key] for key in known}))
+    old = [{key: value for key, value in row.items() if key != "turn"} for row in rows(out).values()]
+    out.write_text("".join(json.dumps(row) + "\n" for row in old))
+    report = mine_negatives(turns(3), expert, catalog, out, top_k=3)
+    assert (report.already, report.written) == (2, 1)
+    assert json.loads(note.read_text()) == said
+
+
+def test_a_file_without_targets_is_refused_where_they_are_needed(tmp_path):
+    file = tmp_path / "n.jsonl"
+    file.write_text('{"id": "t0", "negatives": [{"id": "f2", "rank": 1}]}\n')
+    given_turns = {"turns": turns(3), "item_ids": items()}
+    assert read_retrieved(file, **given_turns) == {"t0": ["f2"]}
+    with pytest.raises(InputError, match=r"n\.jsonl: no row has 'targets'") as caught:
+        read_retrieved(file, **given_turns, needs_targets=True)
+    assert "missed_share" in caught.value.hint
+    file.write_text('{"id": "t0", "negatives": [{"id": "f2", "rank": 1}], "targets": []}\n')
+    assert read_retrieved(file, **given_turns, needs_targets=True) == {"t0": ["f2"]}
 
 
 @pytest.mark.parametrize(

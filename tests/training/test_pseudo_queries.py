@@ -149,6 +149,28 @@ def test_a_dead_server_ends_the_run_and_keeps_what_is_there(tmp_path):
     assert len(read_pseudo_queries(out)) == 3
 
 
+def test_what_one_teacher_left_out_is_asked_of_the_next(tmp_path):
+    out, left_out = tmp_path / "pq.jsonl", tmp_path / "pq.jsonl.left-out.jsonl"
+
+    def leaks(prompt, number):
+        return Reply("Something like Up (2009)") if "of kind 1" in prompt else query_for(prompt, number)
+
+    with chat_server(leaks) as server:
+        report = write_pseudo_queries(turns(2), items(), client(server.url), out, settings=FAST)
+    assert (report.written, report.leaked) == (1, ["t1"])
+    with chat_server(query_for) as server:
+        other = client(server.url)
+        other.model = "another teacher"
+        with pytest.raises(InputError) as caught:
+            write_pseudo_queries(turns(2), items(), other, out, settings=FAST)
+        assert f"{left_out} is then set aside" in caught.value.hint
+        out.unlink()
+        (tmp_path / "pq.jsonl.run.json").unlink()
+        report = write_pseudo_queries(turns(2), items(), other, out, settings=FAST)
+    assert (report.written, report.already, report.requests) == (2, 0, 2)
+    assert json.loads((tmp_path / "pq.jsonl.left-out.jsonl.1").read_text())["id"] == "t1"
+
+
 def test_leaks_are_asked_for_once_more_with_a_reminder_then_left_out(tmp_path):
     out = tmp_path / "pq.jsonl"
     three = [

@@ -1,6 +1,7 @@
 """Training of a tiny random model: the loss falls, both back ends agree, a killed run goes on exactly."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,13 @@ from reges_index.models.adapters import load_manifest
 from reges_index.query_expert import ReGeSQueryTransform
 from reges_index.query_expert.prompt import build_query_prompt, query_prompt_hash
 from reges_index.training.batches import merge_prefixes, pad_right, plan_epoch
-from reges_index.training.checkpoints import latest_checkpoint, read_checkpoint, whole_folder
+from reges_index.training.checkpoints import (
+    Checkpoint,
+    latest_checkpoint,
+    read_checkpoint,
+    whole_folder,
+    write_checkpoint,
+)
 from reges_index.training.config import ExpertTraining
 from reges_index.training.data import query_examples
 from reges_index.training.item_expert import train_item_expert
@@ -277,6 +284,33 @@ def test_both_back_ends_give_the_same_losses(tmp_path):
     assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-4)
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_back_ends_agree_where_an_epoch_ends_with_a_short_step(tmp_path, accumulation, monkeypatch):
+    made = examples()[:5]
+    options = {"gradient_accumulation": accumulation, "epochs": 3, "save_every_minutes": 1e-9}
+
+    def train(backend, name):
+        fields = {"role": "query-expert", "manifest_fields": FIELDS}
+        return train_expert(made, tiny_lm(), settings(backend=backend, **options), tmp_path / name, **fields)
+
+    whole = train("loop", "loop")
+    assert whole.steps == 3 * math.ceil(5 / (2 * accumulation))
+    assert train("trl", "trl").losses == pytest.approx(whole.losses, rel=1e-4)
+
+    finish = RunState.finish_step
+
+    def stop_in_the_second_epoch(self, loss, **rest):
+        finish(self, loss, **rest)
+        if self.step == whole.steps // 2 + 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunState, "finish_step", stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train("trl", "cut")
+    monkeypatch.setattr(RunState, "finish_step", finish)
+    assert train("trl", "cut").losses == pytest.approx(whole.losses, rel=1e-4)
+
+
 def test_compiled_layers_give_the_same_losses_and_go_away(tmp_path):
     lm = tiny_lm()
     runs = [
@@ -334,6 +368,37 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train_query_expert(TURNS, QUERIES, tiny_lm(), settings(epochs=1, seed=1), tmp_path / "a")
     longer = train_query_expert(TURNS, QUERIES, tiny_lm(), settings(epochs=2), tmp_path / "a")
     assert longer.steps == len(TURNS)
+
+
+@pytest.mark.parametrize("backend", ["loop", "trl"])
+def test_a_run_that_begins_anew_keeps_its_own_checkpoints(tmp_path, backend, monkeypatch):
+    made, fields = examples(), {"role": "query-expert", "manifest_fields": FIELDS}
+    train_expert(made, tiny_lm(), settings(epochs=2), tmp_path / "a", **fields)
+    assert latest_checkpoint(tmp_path / "a.run").name == "checkpoint-12"
+    options = settings(epochs=2, seed=1, backend=backend, save_every_minutes=1e-9)
+    whole = train_expert(made, tiny_lm(), options, tmp_path / "whole", **fields)
+    finish = RunState.finish_step
+
+    def stop_after_three(self, loss, **rest):
+        finish(self, loss, **rest)
+        if self.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunState, "finish_step", stop_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        train_expert(made, tiny_lm(), options, tmp_path / "a", resume=False, **fields)
+    assert latest_checkpoint(tmp_path / "a.run").name == "checkpoint-3"
+    assert latest_checkpoint(tmp_path / "a.run" / "set-aside-1").name == "checkpoint-12"
+    monkeypatch.setattr(RunState, "finish_step", finish)
+    went_on = train_expert(made, tiny_lm(), options, tmp_path / "a", **fields)
+    assert went_on.losses == pytest.approx(whole.losses, rel=1e-6)
+
+
+def test_a_checkpoint_just_written_is_never_the_one_deleted(tmp_path):
+    for step in (400, 500, 50, 60):
+        write_checkpoint(tmp_path, Checkpoint(step, {"x": torch.zeros(1)}))
+        assert (tmp_path / f"checkpoint-{step}").is_dir()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-500", "checkpoint-60"]
 
 
 @pytest.mark.parametrize("backend", ["loop", "trl"])
@@ -395,6 +460,54 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path):
         write()
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
     assert (target / "old").read_text() == "old"
+
+
+def replace_folder(target, fault=None):
+    """Put a new folder in the place of ``target``."""
+    with whole_folder(target) as work:
+        (work / "new").write_text("new")
+        if fault is not None:
+            raise fault
+
+
+def test_a_fault_on_replacement_puts_the_old_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "old").write_text("old")
+    move = Path.replace
+
+    def fails_for_the_new_one(self, to):
+        if (self / "new").exists():
+            raise OSError(5, "Input/output error")
+        return move(self, to)
+
+    monkeypatch.setattr(Path, "replace", fails_for_the_new_one)
+    with pytest.raises(StorageError, match=r"Input/output error\n.*is untouched"):
+        replace_folder(target)
+    assert (target / "old").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+    def fails_twice(self, to):
+        if Path(to) == target:
+            raise OSError(5, "Input/output error")
+        return move(self, to)
+
+    monkeypatch.setattr(Path, "replace", fails_twice)
+    with pytest.raises(StorageError, match=r"what was there before is in .*\.adapter-old"):
+        replace_folder(target)
+    assert (tmp_path / ".adapter-old" / "old").read_text() == "old"
+
+
+def test_a_folder_that_a_killed_run_had_moved_comes_back(tmp_path):
+    target, moved = tmp_path / "adapter", tmp_path / ".adapter-old"
+    moved.mkdir()
+    (moved / "old").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(target, KeyboardInterrupt())
+    assert (target / "old").read_text() == "old"
+    replace_folder(target)
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+    assert [p.name for p in target.iterdir()] == ["new"]
 
 
 def test_the_base_comes_back_as_it_was(tmp_path):
