@@ -104,6 +104,12 @@ def _print(report: FusionReport, as_json: bool) -> None:
         return
     for protocol, sets in report.cross_validation.items():
         for name, scores in sets.items():
-            recall = ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if key != "pairs")
+            recall = ", ".join(
+                f"{key} {'-' if value is None else f'{value:.3f}'}"
+                for key, value in scores.items()
+                if key != "pairs"
+            )
             say(f"{name}, {protocol}: {recall} ({scores['pairs']} pairs)")
+    if report.repeat_share_missed:
+        say("repeat_share was out of reach: named items weigh what was learnt")
     say(f"model in {report.out}")

@@ -53,7 +53,9 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Examples a forward; 
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Stop after this many optimizer steps.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Negatives a turn; 50 in the paper.")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, order and candidates.")]
-NoResume = Annotated[bool, typer.Option("--no-resume", help="Start anew; checkpoints that are there are set aside.")]
+NoResume = Annotated[
+    bool, typer.Option("--no-resume", help="Start anew; checkpoints that are there are set aside.")
+]
 
 
 def read_all_turns(paths: list[Path]) -> list[Turn]:

@@ -55,11 +55,11 @@ def bm25_queries(
     The items' text is what dense retrievers get too (`Item.text`). Equal scores keep the catalog's order;
     items that share no word with the query are not listed.
     """
+    documents = bm25s.tokenize([item.text() for item in items], stopwords="en", show_progress=False)
+    if not documents.vocab:  # nothing but stop words, which bm25s cannot index
+        return [()] * len(queries)
     index = bm25s.BM25()
-    index.index(
-        bm25s.tokenize([item.text() for item in items], stopwords="en", show_progress=False),
-        show_progress=False,
-    )
+    index.index(documents, show_progress=False)
     tokenized = bm25s.tokenize(list(queries), stopwords="en", return_ids=False, show_progress=False)
     ids = [item.id for item in items]
     rankings: list[tuple[str, ...]] = []

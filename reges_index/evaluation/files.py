@@ -43,8 +43,8 @@ def json_lines(path: str | Path, *, finite: bool = False) -> Iterator[tuple[int,
     Raises
     ------
     InputError
-        Naming file and line: no such file, not UTF-8, malformed JSON, a line that is no object, or a number
-        that is not finite.
+        Naming file and line: no such file, not UTF-8, malformed JSON or nested too deeply, a line that is
+        no object, or a number that is not finite.
     """
     numbers: dict[str, Any] = {"parse_constant": _refused, "parse_float": _finite} if finite else {}
     path = Path(path)
@@ -77,6 +77,11 @@ def json_lines(path: str | Path, *, finite: bool = False) -> Iterator[tuple[int,
             f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})",
             hint="the last line of a run that was killed may be cut off; remove it or resume the run",
         ) from error
+    except RecursionError as error:
+        raise InputError(
+            f"{path}:{number}: nested too deeply to be read",
+            hint="no format here nests more than a few levels",
+        ) from error
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file", hint="check the path") from error
     except OSError as error:
@@ -89,7 +94,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the file is missing, not JSON (NaN is none), or no object.
+        If the file is missing, not JSON (NaN is none), nested too deeply, or no object.
     """
     path = Path(path)
     try:
@@ -101,6 +106,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid JSON ({error} is no number in it)") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise InputError(
+            f"{path}: nested too deeply to be read", hint="no format here nests more than a few levels"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})", hint="check the path") from error
     if not isinstance(value, dict):

@@ -92,6 +92,8 @@ def read_inspired(path: Path) -> Dialogues:
         raise InputError(f"{path}: no such file", hint="check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})", hint="check the path") from error
     # Quotes are part of the text in this file (or written QUOTATION_MARK), so csv's rules do not apply.
     header = lines[0].rstrip("\r").split("\t")
     absent = [name for name in _INSPIRED_COLUMNS if name not in header]

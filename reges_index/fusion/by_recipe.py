@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reges_index.fusion.recipe import FusionRecipe
-from reges_index.fusion.training import cross_validate, features_outside, fit_fusion, out_of_fold
+from reges_index.fusion.training import (
+    REPEATS_MISSED,
+    cross_validate,
+    features_outside,
+    fit_fusion,
+    out_of_fold,
+)
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -29,11 +35,15 @@ class FusionReport:
         Folder of the model.
     cross_validation
         Protocol ("all", or "new" without named items) -> data set -> recall at 1, 10 and 50 and the number
-        of pairs of turn and target; each turn is judged by a fusion that has not seen it.
+        of pairs of turn and target; each turn is judged by a fusion that has not seen it. Recall is None
+        where there are no pairs.
+    repeat_share_missed
+        Whether `WeightTraining.repeat_share` was out of reach, so that named items weigh what was learnt.
     """
 
     out: str
-    cross_validation: dict[str, dict[str, dict[str, float]]]
+    cross_validation: dict[str, dict[str, dict[str, float | None]]]
+    repeat_share_missed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -69,7 +79,7 @@ def train_by_recipe(
     InputError
         If data cannot be read, or a source's name is unknown.
     TrainingError
-        If no turn has a target in its catalog.
+        If no turn has a target in its catalog, or all that have one are in one fold.
     ConfigError
         If a query tower is to be trained over an encoder that cannot be trained.
     """
@@ -85,4 +95,5 @@ def train_by_recipe(
     return FusionReport(
         str(place),
         {protocol: dict(zip(names, found, strict=True)) for protocol, found in scores.items()},
+        repeat_share_missed=bool(model.manifest.get(REPEATS_MISSED)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ def read_choices(path: str | Path) -> list[Choice]:
     Raises
     ------
     InputError
-        Naming file and line: no such file, malformed JSON, a field missing, lists of different lengths; or
-        when there is no turn in it.
+        Naming file and line: no such file, malformed JSON, a field missing, lists of different lengths, a
+        number that is not finite; or when there is no turn in it.
     """
     path = Path(path)
     try:
@@ -72,13 +73,20 @@ def _choice(line: str, where: str) -> Choice:
             None if told is None else tuple(map(float, told)),
             tuple(map(bool, row["targets"])),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{where}: no choice: {type(error).__name__}: {error}",
             hint='each line is {"dialogue": id, "retrieval": [...], "logprobs": [...] or null, '
             '"targets": [true, ...]}',
         ) from error
-    lengths = {len(choice.retrieval), len(choice.targets), len(choice.logprobs or choice.targets)}
+    numbers = (*choice.retrieval, *(choice.logprobs or ()))
+    if wrong := [number for number in numbers if not math.isfinite(number)]:
+        raise InputError(
+            f"{where}: {wrong[0]} is no finite number",
+            hint="leave the turn out, or give null for logprobs where LLM_G has not scored all candidates",
+        )
+    told_of = choice.targets if choice.logprobs is None else choice.logprobs
+    lengths = {len(choice.retrieval), len(choice.targets), len(told_of)}
     if len(lengths) > 1 or not choice.targets:
         raise InputError(
             f"{where}: retrieval, logprobs and targets have different lengths or none",
@@ -102,16 +110,18 @@ def fit_choice_file(model: str | Path, choices: str | Path, out: str | Path) -> 
     InputError
         If the choices cannot be read.
     TrainingError
-        If no turn has a target among its candidates.
+        If no turn has a target among its candidates, or only turns of one dialogue do.
     ModelNotFoundError, ModelError
         If the model is missing or damaged.
+    StorageError
+        If the model cannot be written.
     """
     fusion, rows = FusionModel.load(model), read_choices(choices)
-    weights = fit_choice(rows)
-    fusion.with_choice(weights).save(out)
-    made = cross_fit(rows)
+    weights, made = fit_choice(rows), cross_fit(rows)
     hits = [row.targets[int(np.argmax(chances))] for row, chances in zip(rows, made, strict=True)]
     found = calibration([max(chances) for chances in made], hits)
+    # Last, so that nothing is written where the report cannot be made.
+    fusion.with_choice(weights).save(out)
     return ChoiceReport(
         len(rows),
         weights.retrieval,

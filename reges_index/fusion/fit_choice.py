@@ -46,7 +46,7 @@ def fit_choice(choices: Sequence[Choice]) -> ChoiceWeights:
     Raises
     ------
     TrainingError
-        If no turn has a target among its candidates.
+        If no turn has a target among its candidates, or the weights become no numbers.
     """
     usable = [choice for choice in choices if any(choice.targets)]
     if not usable:
@@ -77,14 +77,32 @@ def fit_choice(choices: Sequence[Choice]) -> ChoiceWeights:
         return loss
 
     optimizer.step(closure)
+    if not torch.isfinite(weights).all():
+        raise TrainingError(
+            "the weights of the final choice are no numbers",
+            hint="check that all probabilities and log-probabilities are finite",
+        )
     retrieval, model = weights.detach().tolist()
     return ChoiceWeights(retrieval=retrieval, model=model)
 
 
 def cross_fit(choices: Sequence[Choice], folds: int = 5) -> list[list[float]]:
-    """Return each turn's probabilities by weights that were fitted on other dialogues."""
+    """Return each turn's probabilities by weights that were fitted on other dialogues.
+
+    Raises
+    ------
+    TrainingError
+        If the turns with a target are of one fold only, as they are where there is only one dialogue.
+    """
     names = {name: n for n, name in enumerate(dict.fromkeys(choice.dialogue for choice in choices))}
     its = np.array([names[choice.dialogue] % folds for choice in choices])
+    teaching = {int(fold) for choice, fold in zip(choices, its, strict=True) if any(choice.targets)}
+    if len(teaching) == 1:
+        raise TrainingError(
+            "all turns with a target among their candidates are of one dialogue, or of one fold's dialogues; "
+            "none is left to fit the weights that they are judged by",
+            hint="give turns of more dialogues",
+        )
     made: dict[int, list[float]] = {}
     for fold in range(folds):
         inside = np.flatnonzero(its == fold)

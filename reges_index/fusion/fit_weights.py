@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.scorer import Scorer
 
@@ -21,6 +23,8 @@ __all__ = [
     "make_example",
     "pair_ranks",
 ]
+
+logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,7 +51,8 @@ class WeightTraining:
         Share of the loss that leaves named items out of softmax and targets (the protocol ``new``).
     repeat_share
         What share of recommendations repeats a named item where the model will be used; None leaves it at
-        the train sets'. Labels differ in it: 7 % in these train sets, one in six in the data as a whole.
+        the train sets'. Labels differ in it: 7 % in these train sets, one in six in the data as a whole. One
+        that cannot be reached changes nothing; see `adjust_repeats`.
     best, random
         Candidates by each list of `_LISTS`, and at random from the rest.
     iterations
@@ -149,8 +154,19 @@ class Packed:
 
     @classmethod
     def of(cls, examples: Sequence[Example], *, without: Collection[str] = ()) -> Packed:
-        """Pack examples; ``without`` names features that get no weight."""
+        """Pack examples; ``without`` names features that get no weight.
+
+        Raises
+        ------
+        TrainingError
+            If no example has a target.
+        """
         usable = [example for example in examples if example.targets.any()]
+        if not usable:
+            raise TrainingError(
+                f"none of {len(examples)} turns to learn from has a target",
+                hint="give train turns of more dialogues whose targets are in the catalog",
+            )
         shape = (len(usable), max(len(example.items) for example in usable))
         features = torch.zeros(*shape, len(FEATURES))
         offsets = torch.full(shape, -1e9)
@@ -202,10 +218,22 @@ def fit_weights(packed: Packed, settings: WeightTraining) -> torch.Tensor:
 
 
 def adjust_repeats(examples: Sequence[Example], scorer: Scorer, share: float) -> Scorer:
-    """Return a scorer whose mean probability of all named items is ``share``, by moving one log-odds."""
+    """Return a scorer whose mean probability of all named items is ``share``, by moving one log-odds.
+
+    Where that is out of reach (too few turns name an item, or all else speaks against the named ones), the
+    very scorer comes back, and a warning says so: moved as far as it goes, it would name them everywhere.
+    """
     column = FEATURES.index("is_named")
     scored = [(scorer(its.features) + its.log_counts, its.features[:, column], its.named) for its in examples]
     low, high = _SHIFTS
+    most = _named_mass(scored, high)
+    if most < share:
+        logger.warning(
+            "repeat_share: named items cannot get %.1f %% of the probability, at most %.1f %% in these "
+            "turns; their weight stays as learnt",
+            *(100 * share, 100 * most),
+        )
+        return scorer
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if _named_mass(scored, middle) < share:

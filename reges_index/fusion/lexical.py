@@ -34,12 +34,11 @@ class BM25:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._size = len(texts)
-        documents = [phrase_words(text) for text in texts]
+        documents = [[w for w in phrase_words(text) if w not in _stop_words()] for text in texts]
+        # bm25s cannot index documents without any word, such as a catalog of the one title "It".
         self._index = bm25s.BM25() if any(documents) else None
         if self._index is not None:
-            self._index.index(
-                [[w for w in d if w not in _stop_words()] for d in documents], show_progress=False
-            )
+            self._index.index(documents, show_progress=False)
 
     def scores(self, text: str) -> Floats:
         """Return the score of each document, shape (N,); zeros where no word is shared."""

@@ -24,6 +24,7 @@ from reges_index.fusion.adapter import BLOCKS, TOWER, QueryAdapter
 from reges_index.fusion.alone import rank_alone
 from reges_index.fusion.choice import ChoiceWeights, choose
 from reges_index.fusion.features import FEATURES
+from reges_index.fusion.files import write_files
 from reges_index.fusion.scorer import TENSORS, Scorer
 from reges_index.fusion.statistics import ItemStatistics
 from reges_index.fusion.tower import TowerAdapter
@@ -37,6 +38,8 @@ FORMAT = "reges-fusion/3"
 # Version 2 is the same without a query tower.
 _READABLE = ("reges-fusion/2", FORMAT)
 _TENSORS, _MANIFEST, _TOWER = "fusion.safetensors", "fusion.json", "query-tower"
+# Of the tensors' file, in the manifest's; models that were written without it load unchecked.
+_CHECKSUM = "tensors_sha256"
 _STATISTICS = ("ids", "titles", "recommended", "recent", "named", "pairs", "pair_counts")
 
 
@@ -127,27 +130,33 @@ class FusionModel:
     def save(self, path: str | Path) -> None:
         """Write the tensors, the manifest and the query tower into a folder, made if need be.
 
+        A full disk, or a kill while they are written, leaves a model that is there already as it was; what a
+        kill leaves in the moment when they take its place, `load` refuses.
+
         Raises
         ------
         StorageError
             If it cannot be written.
         """
         folder = Path(path)
+        # Not safetensors' own save_file, whose files only their owner can read.
+        tensors = to_bytes(self._tensors())
         manifest = {
             **self.manifest,
             "format": FORMAT,
             "features": list(FEATURES),
             "choice": {"retrieval": self.choice.retrieval, "model": self.choice.model},
             "tower": self.tower.fingerprint if self.tower is not None else None,
+            _CHECKSUM: hashlib.sha256(tensors).hexdigest(),
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+        files = {folder / _TENSORS: tensors}
+        if self.tower is not None:
+            files |= {folder / _TOWER / name: content for name, content in self.tower.files().items()}
+        # Last: its checksums tell other files from its own, should a kill come between two of them.
+        files[folder / _MANIFEST] = (text + "\n").encode()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Not safetensors' own save_file, whose files only their owner can read.
-            (folder / _TENSORS).write_bytes(to_bytes(self._tensors()))
-            if self.tower is not None:
-                self.tower.save(folder / _TOWER)
-            (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+            write_files(files)
         except OSError as error:
             raise StorageError(
                 f"the fusion model cannot be written to {folder}: {error.strerror or error}",
@@ -176,7 +185,7 @@ class FusionModel:
         ModelNotFoundError
             If there is no such folder or file.
         ModelError
-            If it is damaged, or made for another version's features.
+            If it is damaged, mixed from two models, or made for another version's features.
         """
         folder = Path(path)
         for name in (_TENSORS, _MANIFEST):
@@ -194,6 +203,13 @@ class FusionModel:
             raise ModelError(
                 f"{folder} has format {manifest.get('format')!r} or other features than this version's",
                 hint="train it again with `reges finetune fusion`",
+            )
+        # It says something of the file, not of the model: one that is saved again is still the same.
+        checksum = manifest.pop(_CHECKSUM, None)
+        if checksum and checksum != hashlib.sha256((folder / _TENSORS).read_bytes()).hexdigest():
+            raise ModelError(
+                f"{folder / _TENSORS} is not the file that {_MANIFEST} was written with",
+                hint="it was changed, or a run was killed while it saved: copy or train it again",
             )
         try:
             counts = {name: tensors[f"statistics.{name}"] for name in _STATISTICS}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,8 @@ from reges_index.catalog import read_items, resolve_encoder
 from reges_index.catalog.encoder import embed_queries, encoder_identity
 from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue import read_turns
-from reges_index.errors import ConfigError, InputError
+from reges_index.errors import ConfigError, InputError, StorageError
+from reges_index.fusion.files import write_files
 from reges_index.fusion.fit_adapter import AdapterTraining
 from reges_index.fusion.fit_tower import TowerTraining
 from reges_index.fusion.fit_weights import WeightTraining
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 _CHUNK = 256
+# What numpy raises at a file that was cut off or is none of its own.
+_DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, ValueError)
 
 
 class _DataSet(BaseModel):
@@ -130,7 +135,7 @@ def read_recipe(path: str | Path) -> FusionRecipe:
     ConfigError
         If it is no YAML, or a field is missing, unknown or wrong.
     InputError
-        If the file cannot be read.
+        If the file cannot be read, or is not UTF-8.
     """
     source = Path(path)
     try:
@@ -138,8 +143,16 @@ def read_recipe(path: str | Path) -> FusionRecipe:
         recipe = FusionRecipe.model_validate(raw)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source}: not UTF-8 (byte {error.start})", hint="convert the file to UTF-8"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: no valid YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{source}: nested too deeply to be read", hint="see finetune/recipes/fusion.yaml"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -171,6 +184,13 @@ class VectorCache:
         Made if need be.
     encoder
         As for `resolve_encoder`; it is loaded only when something is missing.
+
+    Raises
+    ------
+    InputError
+        If a file of vectors may not be read. A damaged one counts as empty, and is written anew.
+    StorageError
+        If vectors cannot be written.
     """
 
     def __init__(self, folder: Path, encoder: BaseEmbedding | str) -> None:
@@ -190,18 +210,14 @@ class VectorCache:
             return np.zeros((0, self._identity.dimension), dtype=np.float32)
         name = hashlib.sha256(f"{self._identity}|{kind}".encode()).hexdigest()[:16]
         file = self._folder / f"{kind}-{name}.npz"
-        known: dict[str, Floats] = {}
-        if file.exists():
-            with np.load(file, allow_pickle=False) as kept:
-                known = dict(zip(kept["keys"].tolist(), kept["vectors"], strict=True))
+        known = _read_vectors(file)
         keys = [hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         for start in range(0, len(missing), _CHUNK):
             part = list(missing)[start : start + _CHUNK]
             rows = self._embed(kind, [missing[key] for key in part])
             known |= dict(zip(part, rows / np.linalg.norm(rows, axis=1, keepdims=True), strict=True))
-            self._folder.mkdir(parents=True, exist_ok=True)
-            np.savez(file, keys=np.array(list(known)), vectors=np.stack(list(known.values())))
+            _write_vectors(file, known)
             logger.info("embedded %d of %d %s texts", start + len(part), len(missing), kind)
         return np.stack([known[key] for key in keys])
 
@@ -209,3 +225,31 @@ class VectorCache:
         model = resolve_encoder(self._encoder)
         rows = embed_queries(model, texts) if kind == "query" else model.get_text_embedding_batch(texts)
         return np.asarray(rows, dtype=np.float32)
+
+
+def _read_vectors(file: Path) -> dict[str, Floats]:
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            return dict(zip(kept["keys"].tolist(), kept["vectors"], strict=True))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror or error})",
+            hint="make it readable, or name another cache in the recipe",
+        ) from error
+    except _DAMAGE as error:
+        logger.warning("%s is damaged (%s): its vectors are made again", file, error)
+        return {}
+
+
+def _write_vectors(file: Path, vectors: Mapping[str, Floats]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, keys=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
+    try:
+        write_files({file: buffer.getvalue()})
+    except OSError as error:
+        raise StorageError(
+            f"{file}: vectors cannot be written ({error.strerror or error})",
+            hint="free some space, or name another cache in the recipe; those written so far are kept",
+        ) from error

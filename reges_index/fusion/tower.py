@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from reges_index.errors import ConfigError, ModelError
+from reges_index.fusion.files import write_files
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -66,14 +67,18 @@ class TowerAdapter:
             digest.update(values.astype(np.float16).tobytes())
         return digest.hexdigest()[:16]
 
-    def save(self, folder: Path) -> None:
-        """Write a PEFT adapter folder, in half precision."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def files(self) -> dict[str, bytes]:
+        """Return the files of a PEFT adapter folder, in half precision, by name."""
         tensors = {n: np.ascontiguousarray(w.astype(np.float16)) for n, w in self.weights.items()}
         # Not safetensors' own save_file, whose files only their owner can read.
-        (folder / _WEIGHTS).write_bytes(to_bytes(tensors, metadata={"format": "pt"}))
+        made = {_WEIGHTS: to_bytes(tensors, metadata={"format": "pt"})}
         for name, content in ((_CONFIG, self.config), (_OURS, {"max_tokens": self.max_tokens})):
-            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            made[name] = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+        return made
+
+    def save(self, folder: Path) -> None:
+        """Write `files` into a folder, made if need be."""
+        write_files({folder / name: content for name, content in self.files().items()})
 
     @classmethod
     def load(cls, folder: Path) -> TowerAdapter:

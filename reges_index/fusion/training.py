@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from reges_index.catalog.encoder import encoder_identity
 from reges_index.errors import ConfigError, TrainingError
 from reges_index.fusion.features import FEATURES, dialogue_texts
 from reges_index.fusion.fit_adapter import AdapterTraining, fit_adapter
@@ -19,7 +21,7 @@ from reges_index.fusion.fit_scorer import fit_scorer
 from reges_index.fusion.fit_tower import TowerTraining, fit_tower
 from reges_index.fusion.fit_weights import Example, WeightTraining, adjust_repeats, make_example, pair_ranks
 from reges_index.fusion.fitting import TrainSet, observations, split
-from reges_index.fusion.model import FusionModel
+from reges_index.fusion.model import FORMAT, FusionModel
 from reges_index.fusion.scorer import Scorer
 from reges_index.fusion.scoring import SOURCES, check_sources, feature_matrix
 from reges_index.fusion.statistics import ItemStatistics
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
 __all__ = [
+    "REPEATS_MISSED",
     "FusionTraining",
     "OutOfFold",
     "Workbench",
@@ -41,14 +44,18 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+REPEATS_MISSED = "repeat_share_missed"
+"""Key in the manifest of a fusion that `adjust_repeats` has left alone: its share was out of reach."""
+
 Floats = npt.NDArray[np.float32]
+
 # What says nothing about a catalog that the train dialogues do not know: counts, a map that has seen one
 # domain, and what kind of item (new, long abstract) that domain prefers.
 _OF_THE_DOMAIN = tuple(
     name for source in ("popularity", "together", "adapter", "item") for name in SOURCES[source]
 )
-
-
+# Of what `_key` hashes; a part that was kept under another is trained again.
+_PARTS_FORMAT = "reges-fusion-parts/2"
 # What `adjust_repeats` moves.
 _REPEATS = "is_named"
 
@@ -133,7 +140,7 @@ def _parts(
         return FusionModel(adapter, ItemStatistics.count(seen), nothing, nothing)
     if bench is None:
         raise ConfigError("a query tower is trained over an encoder", hint="give a Workbench")
-    kept = bench.keep / f"parts-{_key(sets, rows, settings)}"
+    kept = bench.keep / f"parts-{_key(sets, rows, settings, bench)}"
     if not (kept / "fusion.json").exists():
         adapter, tower = fit_tower(sets, rows, settings.tower, settings.adapter, bench.embed_model)
         FusionModel(adapter, ItemStatistics.count(seen), nothing, nothing, tower=tower).save(kept)
@@ -141,19 +148,38 @@ def _parts(
     return FusionModel.load(kept)
 
 
-def _key(sets: Sequence[TrainSet], rows: Sequence[npt.NDArray[np.int64]], settings: FusionTraining) -> str:
+def _key(
+    sets: Sequence[TrainSet],
+    rows: Sequence[npt.NDArray[np.int64]],
+    settings: FusionTraining,
+    bench: Workbench,
+) -> str:
+    """Return a hash of all that the parts depend on: settings, encoder, whole items and whole turns."""
     assert settings.tower is not None
-    digest = sha256(f"{asdict(settings.tower)} {asdict(settings.adapter)}".encode())
+    formats = (_PARTS_FORMAT, FORMAT, FEATURES)
+    encoder = encoder_identity(bench.embed_model)
+    digest = sha256(f"{formats} {asdict(settings.tower)} {asdict(settings.adapter)} {encoder}".encode())
     for train, its in zip(sets, rows, strict=True):
+        for item in train.sources.items:
+            digest.update(_json(item.model_dump(mode="json")))
         digest.update(train.sources.vectors.tobytes())
-        digest.update(repr([(train.turns[row].id, train.targets[row]) for row in its.tolist()]).encode())
+        for row in its.tolist():
+            turn, vectors = train.turns[row], train.vectors[row]
+            said = [(message.role, message.content) for message in turn.messages]
+            digest.update(_json([turn.id, turn.dialog_id, said, train.targets[row]]))
+            digest.update(vectors.dialogue.tobytes() + vectors.last.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _json(value: Any) -> bytes:
+    # One line each, and ASCII: texts may hold halves of surrogate pairs, which UTF-8 has no bytes for.
+    return (json.dumps(value, sort_keys=True) + "\n").encode()
 
 
 def _by_tower(
     model: FusionModel, train: TrainSet, rows: Sequence[int], bench: Workbench | None
 ) -> dict[int, Floats]:
-    if model.tower is None or bench is None:
+    if model.tower is None or bench is None or not rows:
         return {}
     tower = QueryTower(model.tower, tower_base(bench.embed_model))
     vectors = tower.encode([dialogue_texts(train.turns[row].chat)[0] for row in rows])
@@ -173,7 +199,7 @@ def out_of_fold(
     Raises
     ------
     TrainingError
-        If there are fewer than two folds, or no turn with a target.
+        If there are fewer than two folds, no turn with a target, or all of them in one fold.
     ConfigError
         If a query tower is to be trained without a `Workbench`, or over an encoder that cannot be trained.
     """
@@ -184,6 +210,7 @@ def out_of_fold(
         )
     rng = np.random.default_rng(settings.seed)
     folds = [split(train, settings.folds) for train in sets]
+    _check_folds(sets, folds, settings.folds)
     examples: list[dict[int, Example]] = [{} for _ in sets]
     for fold in range(settings.folds):
         model = _parts(sets, [np.flatnonzero(f != fold) for f in folds], settings, bench)
@@ -203,10 +230,32 @@ def out_of_fold(
     return OutOfFold([[its[row] for row in range(len(its))] for its in examples], folds)
 
 
+def _check_folds(sets: Sequence[TrainSet], folds: Sequence[npt.NDArray[np.int64]], count: int) -> None:
+    """Refuse, before an hour of training, targets of one fold only: nothing would be learnt for that one."""
+    places = {
+        (number, turn.dialog_id or turn.id): int(fold)
+        for number, (train, its) in enumerate(zip(sets, folds, strict=True))
+        for turn, targets, fold in zip(train.turns, train.targets, its, strict=True)
+        if targets
+    }
+    if len(set(places.values())) == 1:
+        raise TrainingError(
+            f"dialogues with targets: {len(places)}, all in fold {min(places.values()) + 1} of {count}; "
+            "nothing is left to learn from where they are judged",
+            hint="give train turns with targets in at least as many dialogues as folds",
+        )
+
+
 def cross_validate(
     made: OutOfFold, settings: WeightTraining, *, without: Collection[str] = ()
-) -> dict[str, list[dict[str, float]]]:
-    """Return recall at 1, 10 and 50 of each set by protocol; each fold is judged by weights of the others."""
+) -> dict[str, list[dict[str, float | None]]]:
+    """Return recall at 1, 10 and 50 of each set by protocol; each fold is judged by weights of the others.
+
+    Returns
+    -------
+    dict
+        With the number of ``pairs`` of turn and target; where there is none, recall is None.
+    """
     ranks: dict[str, list[list[int]]] = {"all": [[] for _ in made.folds], "new": [[] for _ in made.folds]}
     for fold in range(int(max(f.max() for f in made.folds)) + 1):
         scorer = fit_scorer(_outside(made, fold), settings, without=without)
@@ -216,8 +265,11 @@ def cross_validate(
                 ranks["new"][number] += pair_ranks(examples[row], scorer, new=True)
     return {
         protocol: [
-            {"pairs": len(r), **{f"recall@{k}": float(np.mean(np.array(r) <= k)) for k in (1, 10, 50)}}
-            for r in sets
+            {
+                "pairs": len(its),
+                **{f"recall@{k}": float(np.mean(np.array(its) <= k)) if its else None for k in (1, 10, 50)},
+            }
+            for its in sets
         ]
         for protocol, sets in ranks.items()
     }
@@ -292,5 +344,8 @@ def fit_fusion(
     share = settings.weights.repeat_share
     # A habit of the data sets; of a catalog unlike theirs nothing is known.
     if share is not None and _REPEATS not in without:
-        known = adjust_repeats(examples, known, share)
+        adjusted = adjust_repeats(examples, known, share)
+        if adjusted is known:
+            manifest = {**manifest, REPEATS_MISSED: True}
+        known = adjusted
     return replace(model, known=known, unknown=unknown, manifest=manifest)

@@ -10,6 +10,7 @@ from reges_index.catalog.item import Item
 from reges_index.evaluation.baselines import (
     baseline_predictions,
     bm25,
+    bm25_queries,
     last_mentioned,
     most_popular,
     retriever_order,
@@ -40,6 +41,12 @@ def test_bm25_finds_words_and_leaves_out_what_shares_none():
         make_turn(1, "x", ["b"], [], "zzz qqq"),
     ]
     assert bm25(turns, items) == [("a",), ()]
+
+
+def test_bm25_of_stop_words_alone_lists_nothing():
+    turns = [make_turn(0, "x", ["a"], [], "the film it"), make_turn(1, "x", ["a"], [], "zzz")]
+    assert bm25(turns, (Item(id="a", title="It"), Item(id="b", title="The"))) == [(), ()]
+    assert bm25_queries(["it"], ()) == [()]
 
 
 def test_the_retriever_gets_the_whole_dialogue():

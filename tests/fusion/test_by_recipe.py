@@ -116,6 +116,17 @@ def test_the_choice_is_fitted_from_a_file(tmp_path, fusion):
         ('{"dialogue": "d", "retrieval": [1.0], "targets": [true]}', "'logprobs'"),
         ('{"dialogue": "d", "retrieval": [1.0], "logprobs": null, "targets": [true, false]}', "lengths"),
         ('{"dialogue": "d", "retrieval": [], "logprobs": null, "targets": []}', "lengths or none"),
+        (
+            '{"dialogue": "d", "retrieval": [1], "logprobs": [-Infinity], "targets": [true]}',
+            ":1: -inf is no fin",
+        ),
+        (
+            '{"dialogue": "d", "retrieval": ["nan"], "logprobs": null, "targets": [true]}',
+            ":1: nan is no finite",
+        ),
+        ('{"dialogue": 1, "retrieval": [1' + "0" * 400 + '], "logprobs": null, "targets": [1]}', "no choice"),
+        ('{"dialogue": "d", "retrieval": [1.0], "logprobs": [], "targets": [true]}', "lengths"),
+        ("[" * 200_000, "choices.jsonl:1: no choice"),
         ("", "no turn in it"),
     ],
 )
@@ -125,6 +136,25 @@ def test_choices_that_cannot_be_read_name_their_line(tmp_path, line, says):
         read_choices(tmp_path / "choices.jsonl")
     with pytest.raises(InputError, match="cannot be read"):
         read_choices(tmp_path / "nowhere.jsonl")
+
+
+def test_nothing_is_written_where_the_choice_cannot_be_judged(tmp_path, fusion):
+    fusion.save(tmp_path / "model")
+    lines = write_choices(tmp_path).read_text().replace('"d1"', '"d0"').split("\n")
+    (tmp_path / "choices.jsonl").write_text("\n".join(lines[:2]))
+    with pytest.raises(TrainingError, match="are of one dialogue"):
+        fit_choice_file(tmp_path / "model", tmp_path / "choices.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_says_that_repeats_are_as_they_were_learnt(tmp_path):
+    text = RECIPE.replace("epochs: 3}", "epochs: 3, repeat_share: SHARE}")
+    for share, missed in (("null", False), ("0.9", True)):  # one turn in four names an item
+        recipe = read_recipe(write_recipe(tmp_path, text.replace("SHARE", share)))
+        report = train_by_recipe(recipe, embed_model=HashingEmbedding())
+        assert report.to_dict()["repeat_share_missed"] is missed
+        manifest = json.loads((tmp_path / "made" / "fusion.json").read_text("utf-8"))
+        assert ("repeat_share_missed" in manifest) is missed
 
 
 def test_the_commands(tmp_path):

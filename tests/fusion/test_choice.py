@@ -98,3 +98,20 @@ def test_turns_without_a_target_teach_nothing():
         fit_choice([Choice("d", (0.5, 0.5), None, (False, False))])
     with pytest.raises(TrainingError):
         calibration([], [])
+
+
+@pytest.mark.parametrize("told", [-np.inf, np.nan])
+def test_weights_that_are_no_numbers_are_refused(told):
+    choices = [Choice(f"d{n}", (0.6, 0.4), (-1.0, told), (n % 2 == 0, n % 2 == 1)) for n in range(4)]
+    with pytest.raises(TrainingError, match="no numbers"):
+        fit_choice(choices)
+
+
+def test_cross_fitting_needs_targets_in_two_dialogues():
+    for other in ("d", "e"):
+        choices = [
+            Choice("d", (0.6, 0.4), None, (True, False)),
+            Choice(other, (0.6, 0.4), None, (False,) * 2),
+        ]
+        with pytest.raises(TrainingError, match="are of one dialogue"):
+            cross_fit(choices)

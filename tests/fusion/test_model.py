@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +110,42 @@ def test_the_shipped_model_is_small_and_loads():
     assert len(model.manifest["data"]) >= 1
     for scorer in (model.known, model.unknown):
         assert all(np.isfinite(getattr(scorer, name)).all() for name in TENSORS)
+
+
+def test_a_full_disk_leaves_the_older_model_whole(fusion, tmp_path, monkeypatch):
+    fusion.save(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    usual = Path.open
+
+    def full(path, mode="r", *args, **options):
+        if "w" in mode and "fusion.json" in path.name:
+            raise OSError(28, "No space left on device")
+        return usual(path, mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StorageError, match="No space left"):
+        replace(fusion, known=fusion.known.shifted("is_named", 1.0)).save(tmp_path)
+    monkeypatch.undo()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_tensors_of_another_save_are_refused(fusion, tmp_path):
+    fusion.save(tmp_path / "old")
+    replace(fusion, known=fusion.known.shifted("is_named", 1.0)).save(tmp_path / "new")
+    # What a kill between tensors and manifest leaves.
+    tensors = (tmp_path / "new" / "fusion.safetensors").read_bytes()
+    (tmp_path / "old" / "fusion.safetensors").write_bytes(tensors)
+    with pytest.raises(ModelError, match=r"not the file that fusion\.json was written with"):
+        FusionModel.load(tmp_path / "old")
+
+
+def test_models_without_a_checksum_load_and_saved_again_are_the_same(tmp_path):
+    shipped = FusionModel.default()
+    shipped.save(tmp_path)
+    again = FusionModel.load(tmp_path)
+    assert again.fingerprint == shipped.fingerprint
+    assert again.manifest == shipped.manifest  # by which a pipeline knows the shipped one
+    manifest = json.loads((tmp_path / "fusion.json").read_text("utf-8"))
+    assert len(manifest.pop("tensors_sha256")) == 64
+    (tmp_path / "fusion.json").write_text(json.dumps(manifest), "utf-8")
+    assert FusionModel.load(tmp_path).fingerprint == shipped.fingerprint

@@ -14,6 +14,7 @@ from reges_index.catalog import Item, ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.errors import CatalogError, EncoderMismatchError, InputError
 from reges_index.fusion.features import FEATURES, QueryVectors
+from reges_index.fusion.lexical import BM25
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.fusion.scoring import SOURCES, feature_matrix
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
@@ -47,6 +48,16 @@ def test_filters_hold_and_probabilities_are_among_what_passes(catalog, fusion):
     assert sum(node.score for node in nodes) == pytest.approx(1, abs=1e-6)
     nothing = MetadataFilters(filters=[MetadataFilter(key="genres", value="Opera")])
     assert FusionRetriever(catalog, fusion, filters=nothing).retrieve(ask("horror")) == []
+
+
+def test_catalogs_of_stop_words_are_searched(fusion):
+    assert BM25(["It", "The Who"]).scores("it is the one").tolist() == [0, 0]
+    assert BM25([]).scores("it").tolist() == []
+    items = [Item(id="a", title="It"), Item(id="b", title="The Who", abstract="A band plays.")]
+    catalog = ItemCatalog.from_items(items, embed_model=HashingEmbedding(), name="stop-words")
+    nodes = FusionRetriever(catalog, fusion).retrieve(ask("a band, I loved It"))
+    assert sorted(ids(nodes)) == ["a", "b"]
+    assert sum(node.score for node in nodes) == pytest.approx(1, abs=1e-6)
 
 
 def test_changes_of_the_catalog_are_seen_at_once(catalog, fusion):

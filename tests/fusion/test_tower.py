@@ -8,15 +8,16 @@ import pytest
 
 from reges_index.catalog import ItemCatalog, resolve_encoder
 from reges_index.catalog.encoder import embed_queries, encoder_identity
-from reges_index.dialogue import DialogueQueryBundle
+from reges_index.dialogue import DialogueQueryBundle, Message
 from reges_index.errors import ConfigError, ModelError
 from reges_index.fusion.adapter import TOWER
-from reges_index.fusion.features import dialogue_texts
+from reges_index.fusion.features import CatalogSources, dialogue_texts
 from reges_index.fusion.fit_adapter import AdapterTraining
 from reges_index.fusion.fit_tower import TowerTraining
 from reges_index.fusion.fitting import TrainSet
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.retriever import FusionRetriever
+from reges_index.fusion.statistics import ItemStatistics
 from reges_index.fusion.tower import QueryTower, TowerAdapter, tower_base
 from reges_index.fusion.training import (
     FusionTraining,
@@ -139,6 +140,42 @@ def test_what_a_killed_run_has_made_is_not_trained_again(train_set, bench, made,
     other = replace(TRAINING, tower=replace(TOWER_SETTINGS, epochs=1))
     with pytest.raises(AssertionError, match="trained again"):
         out_of_fold([train_set], other, bench)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": (Message(role="user", content="Something quite different"),)},
+        {"messages": (Message(role="assistant", content="I want a scary horror film, number 0"),)},
+        {"dialog_id": "another"},
+        {"targets": ("f5",)},
+    ],
+)
+def test_other_dialogues_under_the_same_ids_are_trained_anew(train_set, bench, made, change, monkeypatch):
+    trained = []
+
+    def no_training(sets, *_args):
+        trained.append(sets)
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("reges_index.fusion.training.fit_tower", no_training)
+    turns = [train_set.turns[0].model_copy(update=change), *train_set.turns[1:]]
+    other = TrainSet("films", turns, train_set.sources, train_set.vectors)
+    with pytest.raises(AssertionError, match="trained again"):
+        out_of_fold([other], TRAINING, bench)
+    assert trained
+
+
+def test_another_catalog_of_the_same_vectors_is_trained_anew(train_set, bench, made, monkeypatch):
+    def no_training(*_args):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("reges_index.fusion.training.fit_tower", no_training)
+    items = [FILMS[0].model_copy(update={"title": "Another Name"}), *FILMS[1:]]
+    sources = CatalogSources(items, train_set.sources.vectors, ItemStatistics.count([]))
+    other = TrainSet("films", train_set.turns, sources, train_set.vectors)
+    with pytest.raises(AssertionError, match="trained again"):
+        out_of_fold([other], TRAINING, bench)
 
 
 def test_ranked_out_of_fold_is_a_ranking_with_chances(train_set, made):

@@ -1,5 +1,7 @@
 """The fit: folds of whole dialogues, nothing of a fold in its own features, and it learns."""
 
+import json
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +12,16 @@ from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.fit_scorer import fit_scorer
 from reges_index.fusion.fit_weights import WeightTraining, adjust_repeats, make_example, pair_ranks
-from reges_index.fusion.fitting import observations, split
+from reges_index.fusion.fitting import TrainSet, observations, split
 from reges_index.fusion.scorer import Scorer
 from reges_index.fusion.statistics import ItemStatistics
-from reges_index.fusion.training import FusionTraining, cross_validate, out_of_fold
+from reges_index.fusion.training import (
+    REPEATS_MISSED,
+    FusionTraining,
+    cross_validate,
+    fit_fusion,
+    out_of_fold,
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +113,16 @@ def test_the_same_seed_gives_the_same_scorer_and_leaves_torchs_own_alone(made, s
     assert np.array_equal(one(features), two(features))
 
 
+def naming_one(example, *, named=True):
+    """An example whose first candidate alone was named, or none."""
+    features = example.features.copy()
+    features[:, FEATURES.index("is_named")] = 0
+    features[0, FEATURES.index("is_named")] = named
+    return replace(example, features=features, named=(np.arange(len(features)) == 0) & named)
+
+
 def test_the_share_of_repeats_is_what_was_asked_for(made, settings):
-    examples = []
-    for example in made.examples[0]:
-        features = example.features.copy()
-        features[0, FEATURES.index("is_named")] = 1
-        named = np.arange(len(features)) == 0
-        examples.append(replace(example, features=features, named=named))
+    examples = [naming_one(example) for example in made.examples[0]]
     flat = replace(settings.weights, l2=1.0, hidden=0)  # scores that a few log-odds can turn
     scorer = adjust_repeats(examples, fit_scorer(examples, flat), 0.3)
     mass = []
@@ -136,3 +147,50 @@ def test_ranks_with_and_without_named_items(settings):
 def test_one_fold_is_refused(train_set):
     with pytest.raises(TrainingError, match="two folds"):
         out_of_fold([train_set], FusionTraining(folds=1))
+
+
+def of_turns(train_set, rows, changes=None):
+    """A train set of some of another's turns, each with other values of some fields."""
+    turns = [train_set.turns[row].model_copy(update=(changes or {}).get(row, {})) for row in rows]
+    return TrainSet("films", turns, train_set.sources, [train_set.vectors[row] for row in rows])
+
+
+def test_a_share_of_repeats_out_of_reach_changes_nothing(made, settings, caplog):
+    examples = [naming_one(example, named=row == 0) for row, example in enumerate(made.examples[0])]
+    learnt = fit_scorer(examples, replace(settings.weights, l2=1.0, hidden=0))
+    with caplog.at_level(logging.WARNING, "reges_index.fusion"):
+        adjusted = adjust_repeats(examples, learnt, 1 / 6)
+    assert np.array_equal(adjusted.linear, learnt.linear)
+    assert "cannot get 16.7 % of the probability, at most 4.0 %" in caplog.text  # one turn of 24
+
+
+@pytest.mark.parametrize(("share", "manifest"), [(0.3, {}), (0.999, {REPEATS_MISSED: True})])
+def test_a_fusion_says_where_its_repeats_are_as_they_were_learnt(train_set, settings, made, share, manifest):
+    weights = replace(settings.weights, l2=1.0, hidden=0, repeat_share=share)
+    all_name = replace(made, examples=[[naming_one(example) for example in made.examples[0]]])
+    model = fit_fusion([train_set], replace(settings, weights=weights), {}, all_name)
+    assert model.manifest == manifest
+
+
+def test_targets_of_one_fold_alone_are_refused_in_words(train_set, settings):
+    two = of_turns(train_set, [0, 1], {1: {"targets": ()}})
+    with pytest.raises(TrainingError, match=r"dialogues with targets: 1, all in fold 1 of 2") as raised:
+        out_of_fold([two], settings)
+    assert "as many dialogues as folds" in str(raised.value)
+    enough = out_of_fold([of_turns(train_set, [0, 1])], settings)
+    early = replace(enough, examples=[[enough.examples[0][0], without_targets(enough.examples[0][1])]])
+    with pytest.raises(TrainingError, match="none of 1 turns to learn from has a target"):
+        cross_validate(early, settings.weights)
+
+
+def without_targets(example):
+    return replace(example, targets=np.zeros_like(example.targets))
+
+
+def test_recall_over_no_pairs_is_none(train_set, settings, made):
+    nothing = replace(made, examples=[*made.examples, [without_targets(e) for e in made.examples[0]]])
+    nothing = replace(nothing, folds=[*made.folds, *made.folds])
+    scores = cross_validate(nothing, settings.weights)["all"]
+    assert scores[0]["pairs"] == 24
+    assert scores[1] == {"pairs": 0, "recall@1": None, "recall@10": None, "recall@50": None}
+    json.dumps(scores, allow_nan=False)
