@@ -416,7 +416,7 @@ def test_another_chain_of_thought_adapter_is_another_run(data, catalog, finished
 
 
 def test_other_advice_in_the_manifest_is_another_run(data, catalog, tmp_path):
-    def lab(tokens):
+    def lab(tokens, **advice):
         model, folder = tiny_lm(), save_tiny_adapter(tmp_path / "adapter")
         manifest = AdapterManifest(
             name="item-expert",
@@ -425,7 +425,7 @@ def test_other_advice_in_the_manifest_is_another_run(data, catalog, tmp_path):
             base_fingerprint=model.fingerprint,
             prompt_hash=selection_prompt_hash(),
             prompt_template=DEFAULT_SELECT_TMPL.template,
-            inference={"max_candidate_tokens": tokens},
+            inference={"max_candidate_tokens": tokens, **advice},
         )
         save_manifest(manifest, folder)
         model.load_adapter("item-expert", folder)
@@ -436,6 +436,9 @@ def test_other_advice_in_the_manifest_is_another_run(data, catalog, tmp_path):
     assert lab(9).select("a", shown, adapter="item-expert", run="r") == first
     with pytest.raises(InputError, match=r"other settings: budgets\n"):
         lab(3).select("a", shown, adapter="item-expert", run="r")
+    with pytest.raises(InputError, match=r"other settings: length_penalty\n"):
+        lab(9, length_penalty=1.0).select("a", shown, adapter="item-expert", run="r")
+    assert lab(9, length_penalty=0.0).select("a", shown, adapter="item-expert", run="r") == first
 
 
 def test_runs_are_known_by_their_prompts(finished):
