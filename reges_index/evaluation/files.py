@@ -120,18 +120,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def sha256_of(path: str | Path) -> str:
     """Return the SHA-256 (hex) of a file's bytes, the same as ``sha256sum``."""
     with Path(path).open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _slow(stream)
-        )
-
-
-def _slow(stream: Any) -> str:  # Python 3.10 has no file_digest
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> Path:

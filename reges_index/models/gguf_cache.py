@@ -150,10 +150,7 @@ def _unreadable(gguf: Path, problem: Exception) -> ModelError:
 def _sha256(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return digest.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
         raise ModelError(
             f"{path} cannot be read: {problem.strerror or problem}", hint="check the file and its rights"
