@@ -251,7 +251,7 @@ def item_expert(
     """Train LLM_G: dialogue and shuffled candidates in, the true item's title out (section 2.4)."""
     from reges_index.training.cot import read_reasoning
     from reges_index.training.item_expert import train_item_expert
-    from reges_index.training.negatives import read_retrieved
+    from reges_index.training.negatives_file import read_retrieved
     from reges_index.training.provenance import data_file
 
     chosen = training_settings(

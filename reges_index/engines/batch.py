@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from reges_index.dialogue.unchanged import check_unchanged, turn_hash
 from reges_index.errors import ConfigError, InputError, StorageError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ __all__ = ["PredictionLog", "predict_turns", "prediction_row"]
 _INPUTS = "inputs"
 # Key of a row that says from what dialogue it was made.
 _DIALOGUE = "dialogue_hash"
-# How many turns a message names.
-_NAMED = 3
 
 
 class PredictionLog:
@@ -73,7 +71,8 @@ class PredictionLog:
                 self._check_settings()
                 if not self._holds_rows():
                     self._write_beside(self._settings)
-                self.finished = self._read()
+                self._made_from = self._read()
+                self.finished = set(self._made_from)
             except BaseException:
                 self._lock.release()
                 raise
@@ -146,13 +145,14 @@ class PredictionLog:
         InputError
             Naming the turns.
         """
-        changed = [t.id for t in turns if self._dialogues.get(t.id, _dialogue_hash(t)) != _dialogue_hash(t)]
-        if changed:
-            raise InputError(
-                f"{self.path}: {len(changed)} of its turns have other messages or mentions now: "
-                f"{', '.join(changed[:_NAMED])}{', ...' if len(changed) > _NAMED else ''}",
-                hint="give another --out, or put back the conversations that it was begun with",
-            )
+        check_unchanged(
+            self.path,
+            self._made_from,
+            turns,
+            _dialogue_hash,
+            labels="mentions",
+            hint="give another --out, or put back the conversations that it was begun with",
+        )
 
     def _holds_rows(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > 0
@@ -191,28 +191,26 @@ class PredictionLog:
             )
         return before
 
-    def _read(self) -> set[str]:
-        self._dialogues: dict[str, str] = {}
+    def _read(self) -> dict[str, str | None]:
+        """Return the ids of the rows, each with the hash of its dialogue where the row has one."""
         if not self.path.exists():
-            return set()
+            return {}
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        finished: set[str] = set()
+        made_from: dict[str, str | None] = {}
         for number, line in enumerate(data[:whole].split(b"\n"), 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-                finished.add(str(row["id"]))
-                if isinstance(row.get(_DIALOGUE), str):
-                    self._dialogues[str(row["id"])] = row[_DIALOGUE]
+                made_from[str(row["id"])] = row.get(_DIALOGUE)
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{self.path}:{number}: not a prediction", hint="give another --out, or repair the line"
                 ) from error
         if whole < len(data):  # only now: a file that is none of ours has been refused above
             os.truncate(self.path, whole)
-        return finished
+        return made_from
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows and wait until they are on the disk."""
@@ -253,9 +251,7 @@ def prediction_row(turn: Turn, found: Recommendation) -> dict[str, Any]:
 
 
 def _dialogue_hash(turn: Turn) -> str:
-    said = [[message.role, message.content] for message in turn.messages]
-    known = sorted(turn.mentioned) if turn.mentioned is not None else None
-    return hashlib.sha256(json.dumps([said, known]).encode()).hexdigest()[:16]
+    return turn_hash(turn, turn.mentioned)
 
 
 def predict_turns(

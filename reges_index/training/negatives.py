@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from llama_index.core.schema import QueryBundle
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.catalog.encoder import embed_queries
 from reges_index.dialogue import DialogueQueryBundle, Turn, newest_text, one_line
+from reges_index.dialogue.unchanged import check_unchanged, turn_hash
 from reges_index.errors import ConfigError, InputError
 from reges_index.models.backend import LocalBackend
 from reges_index.query_expert.prompt import query_prompt_hash
@@ -25,13 +24,12 @@ from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.annotate import Progress
 from reges_index.training.jsonl_log import JsonlLog, claim_output, read_rows
 
-__all__ = ["NegativesReport", "mine_negatives", "read_negatives", "read_retrieved"]
+__all__ = ["NegativesReport", "mine_negatives"]
 
 logger = logging.getLogger(__name__)
 
 # What notes of versions before these keys do not say.
 _NEWER = ("catalog", "model", "base", "prompt", "item", "query_decoding", "max_history_tokens")
-_NAMED = 3
 
 
 @dataclass
@@ -177,7 +175,14 @@ def mine_negatives(
     with JsonlLog(out) as log:
         report.repaired_bytes = log.repaired
         done = {str(row.get("id")): row.get("turn") for _, row in read_rows(out)}
-        _check_unchanged(turns, done, out)
+        check_unchanged(
+            out,
+            done,
+            turns,
+            _turn_hash,
+            labels="targets",
+            hint="name another output file, or put back the conversations that it was begun with",
+        )
         waiting = _waiting(turns, queries, lookalikes, done, report)
         if not waiting and not report.already:
             raise InputError(
@@ -214,20 +219,7 @@ def _writer_of(queries: Mapping[str, str] | ReGeSQueryTransform) -> dict[str, An
 
 
 def _turn_hash(turn: Turn) -> str:
-    said = [[message.role, message.content] for message in turn.messages]
-    return hashlib.sha256(json.dumps([said, sorted(turn.targets)]).encode()).hexdigest()[:16]
-
-
-def _check_unchanged(turns: Iterable[Turn], done: Mapping[str, str | None], out: Path) -> None:
-    """Refuse to go on where a mined turn is another one now; rows without a hash are taken as they are."""
-    known = [(turn, done[turn.id]) for turn in turns if done.get(turn.id) is not None]
-    changed = [turn.id for turn, made_from in known if made_from != _turn_hash(turn)]
-    if changed:
-        raise InputError(
-            f"{out}: {len(changed)} of its turns have other messages or targets now: "
-            f"{', '.join(changed[:_NAMED])}{', ...' if len(changed) > _NAMED else ''}",
-            hint="name another output file, or put back the conversations that it was begun with",
-        )
+    return turn_hash(turn, turn.targets)
 
 
 def _waiting(
@@ -306,128 +298,3 @@ def _vectors(bundles: Sequence[QueryBundle], catalog: ItemCatalog) -> list[list[
     embedded = iter(embed_queries(catalog.embed_model, [text for own in texts for text in own]))
     means = (np.mean([next(embedded) for _ in own], axis=0) for own in texts)
     return [[float(value) for value in mean] for mean in means]
-
-
-def read_negatives(
-    path: str | Path,
-    *,
-    turns: Sequence[Turn] | None = None,
-    item_ids: Collection[str] | None = None,
-) -> dict[str, list[str]]:
-    """Read mined negatives: id of the turn to ids of items, the nearest first.
-
-    Parameters
-    ----------
-    turns
-        Where given, every row has to be of one of them, and no negative may be one of its targets.
-    item_ids
-        Where given, every negative has to be one of them.
-
-    Raises
-    ------
-    InputError
-        Naming file, line and id: malformed JSON, an id twice, no list of negatives, a negative that is
-        unknown or a target; or when the file holds no row.
-    """
-    return {key: ids for _, key, ids, _ in _checked(path, turns, item_ids)}
-
-
-def _checked(
-    path: str | Path, turns: Sequence[Turn] | None, item_ids: Collection[str] | None
-) -> Iterator[tuple[str, str, list[str], dict[str, Any]]]:
-    """Yield place, id, negatives and row of each line, as `read_negatives` checks them."""
-    by_id = {turn.id: turn for turn in turns} if turns is not None else None
-    known = frozenset(item_ids) if item_ids is not None else None
-    seen: set[str] = set()
-    for number, row in read_rows(path):
-        where, key = f"{path}:{number}", row.get("id")
-        if not isinstance(key, str) or not key:
-            raise InputError(f"{where}: the row has no 'id'")
-        if key in seen:
-            raise InputError(f"{where}: id {key!r} occurs twice")
-        if by_id is not None and key not in by_id:
-            raise InputError(
-                f"{where}: {key!r} is none of the {len(by_id)} turns",
-                hint="is this file for other conversations?",
-            )
-        ids = _ids_of(row.get("negatives"), where)
-        stray = next((item_id for item_id in ids if known is not None and item_id not in known), None)
-        if stray is not None:
-            raise InputError(
-                f"{where}: negative {stray!r} of {key!r} is not in the catalog",
-                hint="mine the negatives with the catalog that you train with",
-            )
-        truth = next((i for i in ids if by_id is not None and i in by_id[key].targets), None)
-        if truth is not None:
-            raise InputError(
-                f"{where}: {truth!r} is a target of {key!r} and cannot be a negative", hint="remove it"
-            )
-        seen.add(key)
-        yield where, key, ids, row
-    if not seen:
-        raise InputError(f"{path}: nothing in it", hint="write it with `reges finetune negatives`")
-
-
-def read_retrieved(
-    path: str | Path, *, turns: Sequence[Turn], item_ids: Collection[str], needs_targets: bool = False
-) -> dict[str, list[str]]:
-    """Read what was retrieved for each turn, its targets among the negatives, the nearest first.
-
-    Targets that were retrieved after the last negative are not in the list, and none is for rows without
-    ``targets``, such as those of versions before this key.
-
-    Parameters
-    ----------
-    needs_targets
-        Refuse a file in which no row has ``targets``: all of them would count as missed.
-
-    Raises
-    ------
-    InputError
-        As `read_negatives`; also if a ``targets`` entry is no target of the turn or not in the catalog, or
-        an entry beside targets has no rank.
-    """
-    retrieved: dict[str, list[str]] = {}
-    own = {turn.id: turn.targets for turn in turns}
-    has_targets = False
-    for where, key, ids, row in _checked(path, turns, item_ids):
-        has_targets |= "targets" in row
-        targets = _ids_of(row.get("targets", []), where, "targets")
-        if not targets:
-            retrieved[key] = ids
-            continue
-        stray = next((i for i in targets if i not in own[key] or i not in item_ids), None)
-        if stray is not None:
-            raise InputError(
-                f"{where}: {stray!r} is no target of {key!r} in this catalog",
-                hint="mine the negatives again with these turns and this catalog",
-            )
-        entries = [*row["negatives"], *row["targets"]]
-        ranked = [isinstance(entry, dict) and isinstance(entry.get("rank"), int) for entry in entries]
-        unranked = next((entry for entry, good in zip(entries, ranked, strict=True) if not good), None)
-        if unranked is not None:
-            raise InputError(f"{where}: {unranked!r} has no rank", hint='each is {"id", "rank", "score"}')
-        retrieved[key] = [entry["id"] for entry in sorted(entries, key=lambda entry: entry["rank"])]
-    if needs_targets and not has_targets:
-        raise InputError(
-            f"{path}: no row has 'targets', so nobody knows which true items were retrieved, and where",
-            hint="missed_share below 1 and candidate_order 'retrieved' need that: mine the negatives anew "
-            "(`reges finetune negatives` or `fusion-negatives`)",
-        )
-    return retrieved
-
-
-def _ids_of(entries: Any, where: str, key: str = "negatives") -> list[str]:
-    if not isinstance(entries, list):
-        raise InputError(f"{where}: the row has no list {key!r}")
-    ids: list[str] = []
-    for entry in entries:
-        item_id = entry.get("id") if isinstance(entry, dict) else entry
-        if not isinstance(item_id, str) or not item_id:
-            raise InputError(
-                f"{where}: {entry!r} is no entry of {key!r}", hint='each is {"id", "rank", "score"}'
-            )
-        if item_id in ids:
-            raise InputError(f"{where}: {item_id!r} occurs twice in {key!r}")
-        ids.append(item_id)
-    return ids

@@ -25,7 +25,8 @@ from reges_index.training.config import ExpertTraining
 from reges_index.training.cot import REASONING_PROMPT_HASH, REASONING_TOKENS, read_reasoning, write_reasoning
 from reges_index.training.item_expert import train_item_expert
 from reges_index.training.leaks import TitleLeaks
-from reges_index.training.negatives import mine_negatives, read_retrieved
+from reges_index.training.negatives import mine_negatives
+from reges_index.training.negatives_file import read_retrieved
 from reges_index.training.provenance import data_file, recommend
 from reges_index.training.pseudo_queries import (
     PSEUDO_QUERY_PROMPT_HASH,

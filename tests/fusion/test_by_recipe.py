@@ -19,7 +19,7 @@ from reges_index.fusion.choice_file import fit_choice_file, read_choices
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.recipe import read_recipe
 from reges_index.training.fusion_negatives import mine_fusion_negatives
-from reges_index.training.negatives import read_negatives
+from reges_index.training.negatives_file import read_negatives
 from tests.catalog.hashing import HashingEmbedding
 
 from .films import FILMS, train_turns

@@ -8,7 +8,7 @@ from reges_index.errors import InputError
 from reges_index.fusion.recipe import read_recipe
 from reges_index.fusion.training import out_of_fold, ranked_out_of_fold
 from reges_index.training.fusion_negatives import mine_fusion_negatives
-from reges_index.training.negatives import read_retrieved
+from reges_index.training.negatives_file import read_retrieved
 from tests.catalog.hashing import HashingEmbedding
 from tests.fusion.films import FILMS, train_turns
 from tests.fusion.recipes import write_recipe

@@ -11,7 +11,8 @@ from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError, InputError
 from reges_index.models.local_lm import LocalLM
 from reges_index.query_expert import QueryDecoding, ReGeSQueryTransform
-from reges_index.training.negatives import mine_negatives, read_negatives, read_retrieved
+from reges_index.training.negatives import mine_negatives
+from reges_index.training.negatives_file import read_negatives, read_retrieved
 from tests.catalog.hashing import HashingEmbedding
 from tests.tiny import tiny_lm, tiny_model, tiny_tokenizer
 

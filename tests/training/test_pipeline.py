@@ -16,7 +16,7 @@ from reges_index.item_expert import ReGeSRerank
 from reges_index.models import LocalLM
 from reges_index.models.adapters import load_manifest
 from reges_index.query_expert import QueryDecoding, ReGeSQueryTransform
-from reges_index.training.negatives import read_negatives
+from reges_index.training.negatives_file import read_negatives
 from reges_index.training.pipeline import run_recipe
 from reges_index.training.recipe import load_recipe
 from reges_index.training.steps import content_hash
