@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from llama_index.core.schema import NodeWithScore
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
@@ -24,11 +24,11 @@ from reges_index.fusion.adapter import BLOCKS, TOWER, QueryAdapter
 from reges_index.fusion.alone import rank_alone
 from reges_index.fusion.choice import ChoiceWeights, choose
 from reges_index.fusion.features import FEATURES
-from reges_index.fusion.files import write_files
 from reges_index.fusion.scorer import TENSORS, Scorer
 from reges_index.fusion.statistics import ItemStatistics
 from reges_index.fusion.tower import TowerAdapter
 from reges_index.item_expert.rerank import Ranking
+from reges_index.models.files import write_files
 
 __all__ = ["FORMAT", "FusionModel"]
 
@@ -196,7 +196,8 @@ class FusionModel:
                 )
         try:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-            tensors = load_file(folder / _TENSORS)
+            stored = (folder / _TENSORS).read_bytes()
+            tensors = from_bytes(stored)
         except (ValueError, SafetensorError) as error:
             raise ModelError(f"{folder} is damaged: {error}", hint="copy or train it again") from error
         if manifest.get("format") not in _READABLE or manifest.get("features") != list(FEATURES):
@@ -206,7 +207,7 @@ class FusionModel:
             )
         # It says something of the file, not of the model: one that is saved again is still the same.
         checksum = manifest.pop(_CHECKSUM, None)
-        if checksum and checksum != hashlib.sha256((folder / _TENSORS).read_bytes()).hexdigest():
+        if checksum and checksum != hashlib.sha256(stored).hexdigest():
             raise ModelError(
                 f"{folder / _TENSORS} is not the file that {_MANIFEST} was written with",
                 hint="it was changed, or a run was killed while it saved: copy or train it again",

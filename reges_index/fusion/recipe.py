@@ -21,12 +21,12 @@ from reges_index.catalog.encoder import embed_queries, encoder_identity
 from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue import read_turns
 from reges_index.errors import ConfigError, InputError, StorageError
-from reges_index.fusion.files import write_files
 from reges_index.fusion.fit_adapter import AdapterTraining
 from reges_index.fusion.fit_tower import TowerTraining
 from reges_index.fusion.fit_weights import WeightTraining
 from reges_index.fusion.fitting import TrainSet
 from reges_index.fusion.training import FusionTraining, Workbench
+from reges_index.models.files import write_files
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding

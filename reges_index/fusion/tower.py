@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from reges_index.errors import ConfigError, ModelError
-from reges_index.fusion.files import write_files
+from reges_index.models.files import write_files
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding

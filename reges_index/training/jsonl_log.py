@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reges_index.errors import InputError, StorageError
+from reges_index.models.files import write_files
 
 __all__ = ["JsonlLog", "claim_output", "left_out_beside", "read_rows"]
 
@@ -209,16 +210,9 @@ def write_whole(path: Path, text: str) -> None:
     StorageError
         If it cannot be written; an older version stays.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_files({path: text.encode()})
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise _storage(path, error) from error
 
 

@@ -1,4 +1,4 @@
-"""Writing files of one model or cache so that what was there before is lost only when all is written."""
+"""Writing files that belong together so that what was there before is lost only when all is written."""
 
 from __future__ import annotations
 
