@@ -1,6 +1,7 @@
 """Training of a tiny random model: the loss falls, both back ends agree, a killed run goes on exactly."""
 
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,22 @@ ITEMS = {
     for n, title in enumerate(TITLES)
 }
 FIELDS = {"name": "test", "prompt_hash": "0" * 16, "prompt_template": "x"}
+
+
+@contextmanager
+def killed_after(step, monkeypatch):
+    """The run in the block is killed when this step is done."""
+    finish = RunState.finish_step
+
+    def finish_and_stop(self, loss, **rest):
+        finish(self, loss, **rest)
+        if self.step == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunState, "finish_step", finish_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    monkeypatch.setattr(RunState, "finish_step", finish)
 
 
 def dialogue(number, turns=2):
@@ -297,17 +314,8 @@ def test_back_ends_agree_where_an_epoch_ends_with_a_short_step(tmp_path, accumul
     assert whole.steps == 3 * math.ceil(5 / (2 * accumulation))
     assert train("trl", "trl").losses == pytest.approx(whole.losses, rel=1e-4)
 
-    finish = RunState.finish_step
-
-    def stop_in_the_second_epoch(self, loss, **rest):
-        finish(self, loss, **rest)
-        if self.step == whole.steps // 2 + 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunState, "finish_step", stop_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(whole.steps // 2 + 1, monkeypatch):  # in the second epoch
         train("trl", "cut")
-    monkeypatch.setattr(RunState, "finish_step", finish)
     assert train("trl", "cut").losses == pytest.approx(whole.losses, rel=1e-4)
 
 
@@ -339,21 +347,9 @@ def test_a_killed_run_goes_on_exactly(tmp_path, backend, monkeypatch):
         made, tiny_lm(), options, tmp_path / "whole", role="query-expert", manifest_fields=FIELDS
     )
 
-    class Killed(Exception):
-        pass
-
-    finish = RunState.finish_step
-
-    def stop_after_seven(self, loss, **rest):
-        finish(self, loss, **rest)
-        if self.step == 7:
-            raise Killed
-
-    monkeypatch.setattr(RunState, "finish_step", stop_after_seven)
-    with pytest.raises(Killed):
+    with killed_after(7, monkeypatch):
         train_expert(made, tiny_lm(), options, tmp_path / "cut", role="query-expert", manifest_fields=FIELDS)
     assert not (tmp_path / "cut").exists()
-    monkeypatch.setattr(RunState, "finish_step", finish)
     went_on = train_expert(
         made, tiny_lm(), options, tmp_path / "cut", role="query-expert", manifest_fields=FIELDS
     )
@@ -377,19 +373,10 @@ def test_a_run_that_begins_anew_keeps_its_own_checkpoints(tmp_path, backend, mon
     assert latest_checkpoint(tmp_path / "a.run").name == "checkpoint-12"
     options = settings(epochs=2, seed=1, backend=backend, save_every_minutes=1e-9)
     whole = train_expert(made, tiny_lm(), options, tmp_path / "whole", **fields)
-    finish = RunState.finish_step
-
-    def stop_after_three(self, loss, **rest):
-        finish(self, loss, **rest)
-        if self.step == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunState, "finish_step", stop_after_three)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(3, monkeypatch):
         train_expert(made, tiny_lm(), options, tmp_path / "a", resume=False, **fields)
     assert latest_checkpoint(tmp_path / "a.run").name == "checkpoint-3"
     assert latest_checkpoint(tmp_path / "a.run" / "set-aside-1").name == "checkpoint-12"
-    monkeypatch.setattr(RunState, "finish_step", finish)
     went_on = train_expert(made, tiny_lm(), options, tmp_path / "a", **fields)
     assert went_on.losses == pytest.approx(whole.losses, rel=1e-6)
 
