@@ -65,7 +65,21 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--experiment",
-            help="table1 to table4, figure5 to figure9, ablation, or all; may be repeated.",
+            help="table1 to table4, figure5 to figure9, ablation, or all; or domains; may be repeated.",
+            rich_help_panel=_PAPER,
+        ),
+    ] = None,
+    domains: Annotated[
+        str | None,
+        typer.Option(
+            "--domains", help="Folder of domains, for --experiment domains.", rich_help_panel=_PAPER
+        ),
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rows",
+            help="Of domains: stock, query-expert, drop-in, embedded, own-llm; may be repeated; all.",
             rich_help_panel=_PAPER,
         ),
     ] = None,
@@ -159,7 +173,7 @@ def evaluate(
         "candidates": candidates, "candidate_counts": candidate_counts or None, "fusion": fusion,
         "max_candidate_tokens": max_candidate_tokens,
         "max_history_tokens": max_history_tokens, "limit": limit, "batch_size": batch_size,
-        "train_sample": train_sample,
+        "train_sample": train_sample, "domains": domains, "rows": rows or None,
     }  # fmt: skip
     of_scoring = {"predictions": predictions or None, "top_k": top_k}
     options: dict[str, Any] = {**shared, **of_paper, **of_scoring}
@@ -192,7 +206,46 @@ def _refuse(given: Collection[str], names: Iterable[str], when: str) -> None:
         raise ConfigError(f"{stray} means nothing {when}", hint="leave it out, or see reges evaluate --help")
 
 
+def _run_domains(given: dict[str, Any], *, as_json: bool) -> None:
+    """Run the experiment that takes a folder of domains in the place of conversations and catalog."""
+    from reges_index.evaluation.domains import read_domains
+    from reges_index.evaluation.experiments.domains import DomainLab, domains_table
+    from reges_index.evaluation.experiments.result import write_result
+    from reges_index.pipeline.llm import open_llm
+
+    known = ("domains", "rows", "out", "encoder", "more_encoders", "model", "limit", "batch_size",
+             "resamples", "seed", "level")  # fmt: skip
+    _refuse(given, [name for name in given if name not in known], "with --experiment domains")
+    for name in ("domains", "out"):
+        if not given.get(name):
+            raise ConfigError(f"{name} is missing", hint=f"give --{name}")
+    shared = {name: given[name] for name in ("batch_size", "resamples", "seed", "level") if name in given}
+    encoders = {"stock retriever": given.get("encoder")}
+    encoders |= {name: name for name in given.get("more_encoders", ())}
+    model = given.get("model")
+    lab = DomainLab(
+        domains=read_domains(given["domains"], limit=given.get("limit")),
+        folder=Path(given["out"]),
+        encoders=encoders,
+        llm=open_llm(model) if model else None,
+        llm_name=model or "LLM",
+        **shared,
+    )
+    result, table = domains_table(lab, given.get("rows"))
+    made = write_result(result, lab.folder, lab.about())
+    if as_json:
+        print_json(made)
+    else:
+        print(table.text())
+        console.print(f"{given['out']}/domains.md, .json", markup=False)
+
+
 def _run_experiments(names: list[str], given: dict[str, Any], *, as_json: bool) -> None:
+    if "domains" in names:
+        if len(names) > 1:
+            raise ConfigError("domains runs by itself", hint="give the other experiments in another call")
+        _run_domains(given, as_json=as_json)
+        return
     for name in ("conversations", "catalog", "out"):
         if not given.get(name):
             raise ConfigError(f"{name} is missing", hint=f"give --{name}, or {name}: in the YAML file")

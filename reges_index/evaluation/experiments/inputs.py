@@ -16,7 +16,7 @@ from sklearn.model_selection import cross_val_predict
 
 from reges_index.dialogue import Turn, render_history
 from reges_index.evaluation.experiments.lab import Lab, NotRunnable
-from reges_index.evaluation.experiments.queries import embed, retrieve
+from reges_index.evaluation.experiments.queries import embed_texts, retrieve
 from reges_index.evaluation.experiments.result import ExperimentResult, Row
 from reges_index.evaluation.plots import new_figure
 
@@ -97,7 +97,7 @@ def _input_vectors(lab: Lab, turns: Sequence[Turn], shown: Mapping[str, Sequence
     texts = [lab.data.by_id[item].text() for item in needed]
     encoded = np.asarray(lab.catalog.embed_model.get_text_embedding_batch(texts), dtype=np.float64)
     vector = dict(zip(needed, encoded, strict=True))
-    said = embed([[render_history(turn.chat).text] for turn in turns], lab.catalog)
+    said = embed_texts([[render_history(turn.chat).text] for turn in turns], lab.catalog.embed_model)
     listed = np.stack([np.mean([vector[item] for item in shown[turn.id]], axis=0) for turn in turns])
     mean: Vectors = (said + listed) / 2
     return mean

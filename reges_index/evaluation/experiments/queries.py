@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from reges_index.catalog.catalog import ItemCatalog
 from reges_index.catalog.encoder import embed_queries
@@ -21,7 +22,7 @@ __all__ = [
     "QUERY_NAMES",
     "QueryKind",
     "Retrieving",
-    "embed",
+    "embed_texts",
     "original_queries",
     "retrieve",
     "written_queries",
@@ -83,10 +84,12 @@ def written_queries(
     return {row["id"]: list(row["texts"]) for _, row in json_lines(path) if row["id"] in wanted}
 
 
-def embed(texts: Sequence[Sequence[str]], catalog: ItemCatalog) -> np.ndarray[Any, np.dtype[np.float64]]:
+def embed_texts(
+    texts: Sequence[Sequence[str]], model: BaseEmbedding
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the mean vector of each query's texts, as `CatalogRetriever` does; shape (n, dimension)."""
     flat = [text for own in texts for text in own]
-    vectors = np.asarray(embed_queries(catalog.embed_model, flat), dtype=np.float64)
+    vectors = np.asarray(embed_queries(model, flat), dtype=np.float64)
     ends = np.cumsum([len(own) for own in texts])
     return np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
 
@@ -119,6 +122,6 @@ def retrieve(queries: Mapping[str, Sequence[str]], catalog: ItemCatalog, top_k: 
     """Return the item ids that a catalog retrieves for each turn, best first."""
     if not queries:
         return {}
-    vectors = embed(list(queries.values()), catalog)
+    vectors = embed_texts(list(queries.values()), catalog.embed_model)
     found = catalog.retrieve_batch([vector.tolist() for vector in vectors], top_k)
     return {turn: [item for item, _ in hits] for turn, hits in zip(queries, found, strict=True)}

@@ -113,16 +113,18 @@ def _cell(value: float | None, low: float | None = None, high: float | None = No
 
 def result_markdown(result: ExperimentResult, about: dict[str, Any], picture: str | None) -> str:
     """Write a result as Markdown."""
+    of_paper = any(row.paper is not None for row in result.rows)
     rows = [
         [
             *(row.system, row.setting, row.protocol, row.metric, _cell(row.value, row.low, row.high), row.n),
-            "" if row.paper is None else f"{row.paper:.4f}",
-            row.paper_setting,
+            *(["" if row.paper is None else f"{row.paper:.4f}", row.paper_setting] if of_paper else []),
         ]
         for row in result.rows
     ]
-    header = ["system", "setting", "protocol", "metric", "ours", "n", "paper", "paper's setting"]
-    parts = [f"# {result.title}", f"{result.source}. {SPLIT_NOTE}", table(header, rows)]
+    header = ["system", "setting", "protocol", "metric", "ours", "n"]
+    header += ["paper", "paper's setting"] if of_paper else []
+    parts = [f"# {result.title}", f"{result.source}." + (f" {SPLIT_NOTE}" if of_paper else "")]
+    parts.append(table(header, rows))
     if result.comparisons:
         compared = [
             [
@@ -184,7 +186,10 @@ def write_result(result: ExperimentResult, folder: Path, about: dict[str, Any]) 
         "source": result.source,
         "rows": [asdict(row) for row in result.rows],
         "comparisons": [asdict(c) for c in result.comparisons],
-        "notes": [SPLIT_NOTE, *result.notes],
+        "notes": [
+            *([SPLIT_NOTE] if any(row.paper is not None for row in result.rows) else []),
+            *result.notes,
+        ],
         "left_out": result.left_out,
         **result.extra,
         "about": about,

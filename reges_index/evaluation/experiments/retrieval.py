@@ -16,7 +16,7 @@ from reges_index.evaluation.baselines import bm25_queries
 from reges_index.evaluation.experiments.lab import Lab, NotRunnable
 from reges_index.evaluation.experiments.measure import compared, measured, rows_of
 from reges_index.evaluation.experiments.paper import FIGURE5_GAINS, FIGURE5_RECALL, TABLE2
-from reges_index.evaluation.experiments.queries import QUERY_NAMES, QueryKind, embed
+from reges_index.evaluation.experiments.queries import QUERY_NAMES, QueryKind, embed_texts
 from reges_index.evaluation.experiments.result import ComparisonRow, ExperimentResult, Row
 from reges_index.evaluation.experiments.systems import Ranked
 from reges_index.evaluation.plots import COLOURS, bar_chart, legend_below, new_figure
@@ -148,7 +148,7 @@ def figure7(lab: Lab) -> ExperimentResult:
         truth = np.asarray(catalog.embed_model.get_text_embedding_batch([item.text() for _, item in pairs]))
         cosines: dict[QueryKind, np.ndarray[Any, np.dtype[np.float64]]] = {}
         for kind, queries in kinds.items():
-            asked = embed([queries[turn.id] for turn, _ in pairs], catalog)
+            asked = embed_texts([queries[turn.id] for turn, _ in pairs], catalog.embed_model)
             lengths = np.linalg.norm(asked, axis=1) * np.linalg.norm(truth, axis=1)
             cosines[kind] = np.einsum("nd,nd->n", asked, truth) / lengths
         for kind, values in cosines.items():

@@ -1,0 +1,336 @@
+"""Shops of many kinds: what a way of finding items is worth where the catalog is swapped.
+
+A folder holds one folder for each domain, with ``catalog.jsonl`` and ``turns.jsonl``; a turn may have
+``suitable`` (items that an expert would accept, best first) and ``query`` (the pseudo-query of section 2.3)
+beside the fields of every turn. From Python, an encoder is measured in seconds::
+
+    from reges_index.evaluation.domains import measure_encoder, read_domains
+
+    print(measure_encoder(read_domains("domains/dev"), "embedded").text())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reges_index.catalog.encoder import embed_queries, resolve_encoder
+from reges_index.dialogue import Turn, newest_text, render_history
+from reges_index.dialogue.wording import Domain
+from reges_index.errors import InputError
+from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.files import json_lines, read_json
+from reges_index.evaluation.protocol import Pairs, make_pairs, visible
+from reges_index.evaluation.stats import ClusterBootstrap, Difference, Estimate, holm
+
+if TYPE_CHECKING:
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+
+__all__ = [
+    "DOMAIN_METRICS",
+    "MEAN",
+    "ORACLE",
+    "QUERY_TEXTS",
+    "DomainSet",
+    "DomainTable",
+    "Rankings",
+    "encoder_rankings",
+    "measure_encoder",
+    "rank_by_vectors",
+    "read_domains",
+    "score_domains",
+]
+
+DOMAIN_METRICS = ("recall@1", "suitable@1", "recall@5", "recall@10", "mrr")
+MEAN = "mean"
+"""Stands for the average over domains, where a domain's name would stand."""
+
+Rankings = Mapping[str, Sequence[str]]
+"""Turn id to item ids, best first."""
+
+
+@dataclass(frozen=True)
+class DomainSet:
+    """One domain: its items, its turns, and what stands beside the turns.
+
+    Attributes
+    ----------
+    name
+        Of the folder.
+    domain
+        What an item is called.
+    data
+        Turns and catalog.
+    suitable
+        Turn id to the items that an expert would accept; a turn without has its targets.
+    queries
+        Turn id to its pseudo-query, which was written in sight of the target; empty where there is none.
+    """
+
+    name: str
+    domain: Domain
+    data: EvaluationData
+    suitable: Mapping[str, tuple[str, ...]]
+    queries: Mapping[str, str]
+
+
+def read_domains(folder: str | Path, *, limit: int | None = None) -> list[DomainSet]:
+    """Read the domains in a folder, or the one that the folder itself is, in the order of their names.
+
+    Parameters
+    ----------
+    folder
+        ``nouns.json`` in it, or beside it, says what an item is called in each domain ({NAME: NOUN}); else it
+        is an "item".
+    limit
+        Most turns of each domain.
+
+    Raises
+    ------
+    InputError
+        If there is no domain in the folder, or a file is malformed.
+    """
+    folder = Path(folder)
+    found = [path for path in (folder, *sorted(folder.glob("*"))) if (path / "turns.jsonl").is_file()]
+    if not found:
+        raise InputError(
+            f"{folder}: no domain in it",
+            hint="give a folder whose folders hold catalog.jsonl and turns.jsonl",
+        )
+    nouns: dict[str, Any] = {}
+    for place in (folder.parent, folder):
+        if (place / "nouns.json").is_file():
+            nouns |= read_json(place / "nouns.json")
+    return [_read_domain(path, nouns.get(path.name), limit) for path in found]
+
+
+def _read_domain(path: Path, noun: str | None, limit: int | None) -> DomainSet:
+    turns = path / "turns.jsonl"
+    data = EvaluationData.read(turns, path / "catalog.jsonl")
+    if limit is not None:
+        data = data.subset(data.turns[:limit])
+    rows = {str(row.get("id")): row for _, row in json_lines(turns)}
+    return DomainSet(
+        name=path.name,
+        domain=Domain(noun, f"{noun}s") if noun else Domain("item", "items"),
+        data=data,
+        suitable={t.id: tuple(map(str, rows[t.id].get("suitable") or t.targets)) for t in data.turns},
+        queries={t.id: rows[t.id]["query"] for t in data.turns if rows[t.id].get("query")},
+    )
+
+
+# -- scoring -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DomainTable:
+    """Systems over domains: values with intervals, and paired tests on the mean.
+
+    Attributes
+    ----------
+    values
+        System, then domain or `MEAN`, then metric.
+    turns, dialogues
+        How many are counted, by domain and for `MEAN` in all.
+    """
+
+    values: dict[str, dict[str, dict[str, Estimate]]]
+    turns: dict[str, int]
+    dialogues: dict[str, int]
+    _scores: dict[str, dict[str, NDArray[np.float64]]]
+    _pairs: dict[str, Pairs]
+
+    def mean(self, system: str, metric: str = "recall@1") -> float:
+        """Return a system's mean over domains."""
+        return self.values[system][MEAN][metric].value
+
+    def text(self, domain: str = MEAN) -> str:
+        """Return the table of one domain, or of the mean, as text."""
+        width = max(map(len, self.values))
+        lines = [" " * width + "".join(f"{metric:>26}" for metric in DOMAIN_METRICS)]
+        for system, by_domain in self.values.items():
+            cells = (by_domain[domain][metric] for metric in DOMAIN_METRICS)
+            shown = "".join(f"{f'{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]':>26}" for e in cells)
+            lines.append(f"{system:<{width}}{shown}")
+        return "\n".join(lines)
+
+    def compare(
+        self, pairs: Sequence[tuple[str, str]], metric: str, *, resamples: int = 10_000, seed: int = 0
+    ) -> list[tuple[Difference, float]]:
+        """Test systems against each other over all dialogues of all domains; with Holm's adjusted p."""
+        column = DOMAIN_METRICS.index(metric)
+        clusters, offset = [], 0
+        for own in self._pairs.values():
+            clusters.append(own.dialogue + offset)
+            offset += own.counts.dialogues_counted
+        bootstrap = ClusterBootstrap(np.concatenate(clusters), resamples=resamples, seed=seed)
+        values = {
+            system: np.concatenate([by_domain[name][:, [column]] for name in self._pairs])
+            for system, by_domain in self._scores.items()
+        }
+        found = [bootstrap.compare(values[first], values[second])[0] for first, second in pairs]
+        return list(zip(found, holm([difference.p for difference in found]), strict=True))
+
+
+def score_domains(
+    domains: Sequence[DomainSet],
+    systems: Mapping[str, Mapping[str, Rankings]],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> DomainTable:
+    """Score rankings: Recall@1, @5 and @10, whether the first item is suitable, and the reciprocal rank.
+
+    Only targets that the dialogue has not named count, and named items leave every ranking first (the
+    protocol ``new``). The mean gives every domain the same weight; its interval draws dialogues within each.
+
+    Parameters
+    ----------
+    systems
+        System to domain to ranking of each turn; a turn without one is a miss.
+    """
+    pairs = {own.name: make_pairs(own.data.turns, "new", own.data.positions) for own in domains}
+    scores: dict[str, dict[str, NDArray[np.float64]]] = {}
+    values: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for system, rankings in systems.items():
+        scores[system], values[system] = {}, {}
+        drawn, means = [], []
+        for number, own in enumerate(domains):
+            found = _scores(own, pairs[own.name], rankings.get(own.name, {}))
+            bootstrap = ClusterBootstrap(
+                pairs[own.name].dialogue, resamples=resamples, seed=seed + number, level=level
+            )
+            scores[system][own.name] = found
+            values[system][own.name] = _named(bootstrap.estimate(found))
+            drawn.append(bootstrap.distribution(found, "target"))
+            means.append(found.mean(axis=0))
+        ends = np.quantile(np.mean(drawn, axis=0), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        mean = np.mean(means, axis=0)
+        values[system][MEAN] = _named(
+            [Estimate(*map(float, row)) for row in zip(mean, ends[0], ends[1], strict=True)]
+        )
+    turns = {name: own.counts.turns_counted for name, own in pairs.items()}
+    dialogues = {name: own.counts.dialogues_counted for name, own in pairs.items()}
+    turns[MEAN], dialogues[MEAN] = sum(turns.values()), sum(dialogues.values())
+    return DomainTable(values, turns, dialogues, scores, pairs)
+
+
+def _named(estimates: Sequence[Estimate]) -> dict[str, Estimate]:
+    return dict(zip(DOMAIN_METRICS, estimates, strict=True))
+
+
+def _scores(own: DomainSet, pairs: Pairs, rankings: Rankings) -> NDArray[np.float64]:
+    rows = []
+    for number, target in zip(pairs.turn.tolist(), pairs.target, strict=True):
+        turn = own.data.turns[number].id
+        left = visible(rankings.get(turn, ()), pairs.excluded[number])
+        rank = left.index(target) + 1 if target in left else 0
+        suits = bool(left) and left[0] in own.suitable[turn]
+        hits = {k: float(0 < rank <= k) for k in (1, 5, 10)}
+        rows.append((hits[1], float(suits), hits[5], hits[10], 1 / rank if rank else 0.0))
+    return np.asarray(rows, dtype=np.float64)
+
+
+# -- retrievers that are nothing but an encoder ---------------------------------------------------------
+
+
+def _of_user(turn: Turn) -> list[str]:
+    return [message.content for message in turn.messages if message.role == "user"]
+
+
+def _last(turn: Turn) -> str:
+    said = _of_user(turn)
+    return said[-1] if said else turn.messages[-1].content
+
+
+QUERY_TEXTS: dict[str, Callable[[Turn], str]] = {
+    "last message": _last,
+    "all user messages": lambda turn: "\n".join(_of_user(turn)) or _last(turn),
+    "whole dialogue": lambda turn: render_history(turn.chat).text,
+    "whole dialogue, newest first": lambda turn: newest_text(turn.chat[::-1], len(turn.chat)),
+}
+"""What an app without an LLM would search with. Encoders cut long texts at the end, so the order counts."""
+
+ORACLE = "pseudo-query (oracle)"
+"""The query that was written in sight of the target: what a perfect query expert of its kind would reach."""
+
+
+def rank_by_vectors(
+    own: DomainSet, queries: Mapping[str, Sequence[float]], items: Sequence[Sequence[float]]
+) -> dict[str, list[str]]:
+    """Rank all items of a domain by their cosine with each query.
+
+    Parameters
+    ----------
+    queries
+        Turn id to vector.
+    items
+        A vector for each item of ``own.data.items``, in that order.
+    """
+    asked, held = (_unit(np.asarray(list(rows))) for rows in (queries.values(), items))
+    order = np.argsort(-(asked @ held.T), axis=1, kind="stable")
+    ids = [item.id for item in own.data.items]
+    return {turn: [ids[place] for place in row] for turn, row in zip(queries, order.tolist(), strict=True)}
+
+
+def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def encoder_rankings(
+    domains: Sequence[DomainSet],
+    embed_model: BaseEmbedding | str | None,
+    *,
+    rows: Sequence[str] | None = None,
+) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Return what an encoder alone finds for each kind of `QUERY_TEXTS`, and for the pseudo-queries.
+
+    Each text is embedded once, and the texts of a domain together.
+    """
+    model = resolve_encoder(embed_model)
+    kinds = [kind for kind in (*QUERY_TEXTS, ORACLE) if rows is None or kind in rows]
+    found: dict[str, dict[str, dict[str, list[str]]]] = {kind: {} for kind in kinds}
+    for own in domains:
+        texts = {
+            kind: dict(own.queries)
+            if kind == ORACLE
+            else {t.id: QUERY_TEXTS[kind](t) for t in own.data.turns}
+            for kind in kinds
+        }
+        different = list(dict.fromkeys(text for by_turn in texts.values() for text in by_turn.values()))
+        vectors = dict(zip(different, embed_queries(model, different), strict=True))
+        items = model.get_text_embedding_batch([item.text() for item in own.data.items])
+        for kind, by_turn in texts.items():
+            if by_turn:
+                asked = {turn: vectors[text] for turn, text in by_turn.items()}
+                found[kind][own.name] = rank_by_vectors(own, asked, items)
+    return {kind: by_domain for kind, by_domain in found.items() if by_domain}
+
+
+def measure_encoder(
+    domains: Sequence[DomainSet] | str | Path,
+    embed_model: BaseEmbedding | str | None = None,
+    *,
+    rows: Sequence[str] | None = None,
+    resamples: int = 1_000,
+) -> DomainTable:
+    """Measure an encoder as a stock retriever: by last message, all user messages, whole dialogue, oracle.
+
+    Parameters
+    ----------
+    domains
+        From `read_domains`, or the folder.
+    embed_model
+        An embedding, or a name as for `resolve_encoder`.
+    rows
+        Names of `QUERY_TEXTS`, or `ORACLE`; None takes all.
+    """
+    if isinstance(domains, (str, Path)):
+        domains = read_domains(domains)
+    return score_domains(domains, encoder_rankings(domains, embed_model, rows=rows), resamples=resamples)
