@@ -1,28 +1,49 @@
 """The dialogue H (section 2.2): messages, turns, their text, and the bundle that carries them."""
 
-from reges_index.dialogue.bundle import DialogueQueryBundle, dialogue_of
-from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
-from reges_index.dialogue.mentions import find_mentions
-from reges_index.dialogue.messages import Dialogue, Message, Turn, read_conversation, read_turns, to_messages
-from reges_index.dialogue.render import RenderedHistory, newest_text, render_history
-from reges_index.dialogue.text import normalise, one_line
+from __future__ import annotations
 
-__all__ = [
-    "Dialogue",
-    "DialogueQueryBundle",
-    "HFMeasure",
-    "Message",
-    "RenderedHistory",
-    "TextMeasure",
-    "Turn",
-    "default_measure",
-    "dialogue_of",
-    "find_mentions",
-    "newest_text",
-    "normalise",
-    "one_line",
-    "read_conversation",
-    "read_turns",
-    "render_history",
-    "to_messages",
-]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reges_index.dialogue.bundle import DialogueQueryBundle as DialogueQueryBundle
+    from reges_index.dialogue.bundle import dialogue_of as dialogue_of
+    from reges_index.dialogue.measure import HFMeasure as HFMeasure
+    from reges_index.dialogue.measure import TextMeasure as TextMeasure
+    from reges_index.dialogue.measure import default_measure as default_measure
+    from reges_index.dialogue.mentions import find_mentions as find_mentions
+    from reges_index.dialogue.messages import Dialogue as Dialogue
+    from reges_index.dialogue.messages import Message as Message
+    from reges_index.dialogue.messages import Turn as Turn
+    from reges_index.dialogue.messages import read_conversation as read_conversation
+    from reges_index.dialogue.messages import read_turns as read_turns
+    from reges_index.dialogue.messages import to_messages as to_messages
+    from reges_index.dialogue.render import RenderedHistory as RenderedHistory
+    from reges_index.dialogue.render import newest_text as newest_text
+    from reges_index.dialogue.render import render_history as render_history
+    from reges_index.dialogue.text import normalise as normalise
+    from reges_index.dialogue.text import one_line as one_line
+else:
+    from reges_index._lazy import lazy_names
+
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "Dialogue": "messages",
+            "DialogueQueryBundle": "bundle",
+            "HFMeasure": "measure",
+            "Message": "messages",
+            "RenderedHistory": "render",
+            "TextMeasure": "measure",
+            "Turn": "messages",
+            "default_measure": "measure",
+            "dialogue_of": "bundle",
+            "find_mentions": "mentions",
+            "newest_text": "render",
+            "normalise": "text",
+            "one_line": "text",
+            "read_conversation": "messages",
+            "read_turns": "messages",
+            "render_history": "render",
+            "to_messages": "messages",
+        },
+    )
