@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from reges_index.catalog.encoder import EncoderIdentity as EncoderIdentity
     from reges_index.catalog.encoder import find_default_encoder as find_default_encoder
     from reges_index.catalog.encoder import resolve_encoder as resolve_encoder
+    from reges_index.catalog.fields import FieldNames as FieldNames
+    from reges_index.catalog.item import DEFAULT_TEMPLATE as DEFAULT_TEMPLATE
     from reges_index.catalog.item import Item as Item
+    from reges_index.catalog.item import TextTemplate as TextTemplate
     from reges_index.catalog.live import LiveCatalog as LiveCatalog
     from reges_index.catalog.reader import CatalogReader as CatalogReader
     from reges_index.catalog.reader import Contents as Contents
     from reges_index.catalog.readers import read_items as read_items
     from reges_index.catalog.retriever import CatalogRetriever as CatalogRetriever
     from reges_index.catalog.sync import SyncReport as SyncReport
-    from reges_index.catalog.template import DEFAULT_TEMPLATE as DEFAULT_TEMPLATE
-    from reges_index.catalog.template import TextTemplate as TextTemplate
     from reges_index.catalog.vector_store import CatalogVectorStore as CatalogVectorStore
     from reges_index.catalog.versions import CatalogVersion as CatalogVersion
 else:
@@ -36,13 +37,14 @@ else:
             "CatalogVectorStore": "vector_store",
             "CatalogVersion": "versions",
             "Contents": "reader",
-            "DEFAULT_TEMPLATE": "template",
+            "DEFAULT_TEMPLATE": "item",
             "EncoderIdentity": "encoder",
+            "FieldNames": "fields",
             "Item": "item",
             "ItemCatalog": "catalog",
             "LiveCatalog": "live",
             "SyncReport": "sync",
-            "TextTemplate": "template",
+            "TextTemplate": "item",
             "demo_catalog": "demo",
             "demo_catalogs": "demo",
             "find_default_encoder": "encoder",

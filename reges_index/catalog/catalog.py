@@ -9,13 +9,12 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from reges_index.catalog.encoder import EncoderIdentity, encoder_identity, resolve_encoder
-from reges_index.catalog.item import Item
+from reges_index.catalog.item import DEFAULT_TEMPLATE, Item, TextTemplate
 from reges_index.catalog.live_state import listed_once, live_catalogs
 from reges_index.catalog.opening import open_table
 from reges_index.catalog.store import StoreLocation, check_name
 from reges_index.catalog.stores import Table, table_at, table_of
 from reges_index.catalog.sync import unique_items
-from reges_index.catalog.template import DEFAULT_TEMPLATE, TextTemplate
 from reges_index.catalog.writer import CatalogWriter
 from reges_index.errors import InputError
 

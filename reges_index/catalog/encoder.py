@@ -19,7 +19,7 @@ from reges_index.catalog.encoder_names import (
     Named,
     parse_encoder_name,
 )
-from reges_index.catalog.template import DEFAULT_TEMPLATE, TextTemplate
+from reges_index.catalog.item import DEFAULT_TEMPLATE, TextTemplate
 from reges_index.errors import EncoderMismatchError, ModelError, ModelNotFoundError
 
 if TYPE_CHECKING:

@@ -13,14 +13,13 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from reges_index.catalog.catalog import ItemCatalog
 from reges_index.catalog.encoder import EncoderIdentity
-from reges_index.catalog.item import Item
+from reges_index.catalog.item import Item, TextTemplate
 from reges_index.catalog.live_state import StateFile, first_state, usual_state_file
 from reges_index.catalog.live_versions import LiveVersions
 from reges_index.catalog.reader import CatalogReader
 from reges_index.catalog.store import StoreLocation
 from reges_index.catalog.stores import Table, table_at, table_of
 from reges_index.catalog.sync import SyncReport, unique_items
-from reges_index.catalog.template import TextTemplate
 from reges_index.catalog.versions import PINNED, CatalogVersion, OpenVersion
 from reges_index.catalog.wholeness import check_whole
 from reges_index.errors import InputError

@@ -11,10 +11,9 @@ from dataclasses import replace
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from reges_index.catalog.catalog import ItemCatalog
-from reges_index.catalog.item import Item
+from reges_index.catalog.item import Item, TextTemplate
 from reges_index.catalog.live_state import LiveState, StateFile, first_state, version_name
 from reges_index.catalog.stores.base import Table
-from reges_index.catalog.template import TextTemplate
 from reges_index.catalog.versions import CatalogVersion, OpenVersion
 from reges_index.catalog.wholeness import check_whole
 from reges_index.errors import InputError, ReGeSError, StoreNotFoundError

@@ -1,188 +1,191 @@
-"""Items as LlamaIndex nodes, and back.
-
-Vector stores of LlamaIndex take flat metadata only (text and numbers), so a node holds lists as JSON text
-and leaves out what is None or empty. ``reges_item`` marks nodes written here and names the metadata keys
-whose text is a list.
-"""
+"""Nodes that others have made, read as items: whatever a retriever or a collection of the user's holds."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from llama_index.core.schema import BaseNode, MetadataMode, TextNode
+from reges_index.catalog.fields import (
+    FIELD_GUESSES,
+    ROLES,
+    FieldNames,
+    Plain,
+    as_names,
+    as_number,
+    as_year,
+    is_missing,
+    is_reserved_key,
+    parse_title,
+    plain_value,
+    simple_name,
+    typed_text,
+)
 
-from reges_index.catalog.item import CREATOR_ALIASES, Item, is_reserved_key
-from reges_index.catalog.template import TextTemplate
-from reges_index.errors import CatalogError
+if TYPE_CHECKING:
+    from llama_index.core.schema import BaseNode, NodeWithScore
 
-__all__ = ["LIST_FIELDS", "MARKER", "item_to_node", "node_to_item"]
+__all__ = ["MARKER", "cleaned", "field_keys", "foreign_fields", "item_id", "one_per_item"]
+
+logger = logging.getLogger(__name__)
 
 MARKER = "reges_item"
 """Metadata key of nodes made by this package."""
 
-LIST_FIELDS = ("genres", "creators", "cast")
-
-_NODE_FORMAT = 1
-_TITLE_KEYS = ("title", "name", "movie_title", "book_title", "item_title")
-_YEAR_KEYS = ("year", "release_year", "publication_year")
-_GENRE_KEYS = ("genres", "genre", "categories", "category")
-_ABSTRACT_KEYS = ("abstract", "description", "plot", "summary", "overview")
 _BOOKKEEPING = frozenset({"document_id", "doc_id", "ref_doc_id"})
 _TITLE_LIMIT = 200
 
-
-def item_to_node(item: Item, template: TextTemplate | None = None) -> TextNode:
-    """Return the item as a text node.
-
-    Parameters
-    ----------
-    item
-        The item.
-    template
-        How its text is written; None is the default template.
-
-    Returns
-    -------
-    TextNode
-        Node id = item id, text = ``item.text(template)``; every field is in the metadata, and all metadata
-        is excluded from what is embedded or shown to an LLM, since the text says it already.
-    """
-    metadata: dict[str, Any] = {"title": item.title, "creator_role": item.creator_role}
-    if item.year is not None:
-        metadata["year"] = item.year
-    if item.abstract:
-        metadata["abstract"] = item.abstract
-    for field in LIST_FIELDS:
-        if names := getattr(item, field):
-            metadata[field] = json.dumps(names, ensure_ascii=False)
-    lists = []
-    for key, value in item.metadata.items():
-        if isinstance(value, list):
-            lists.append(key)
-            metadata[key] = json.dumps(value, ensure_ascii=False)
-        else:
-            metadata[key] = value
-    metadata[MARKER] = json.dumps({"format": _NODE_FORMAT, "lists": lists}, ensure_ascii=False)
-    keys = list(metadata)
-    return TextNode(
-        id_=item.id,
-        text=item.text(template),
-        metadata=metadata,
-        excluded_embed_metadata_keys=keys,
-        excluded_llm_metadata_keys=keys,
-    )
+_said: set[str] = set()
 
 
-def node_to_item(node: BaseNode) -> Item:
-    """Return the item that a node stands for.
+def item_id(node: BaseNode, names: FieldNames | None = None) -> str:
+    """Return the id of the item that a node stands for, without reading the rest of it.
 
-    For nodes of `item_to_node` this is the very item. For any other node: the id is the node id; the title
-    is the metadata's ``title`` (``name``, ...; upper and lower case alike) or else the first line of the
-    text, cut to 200 characters; ``year``, ``genres``, creators, ``cast`` and ``abstract`` come from metadata
-    keys of these names, the abstract else from the node's text; everything else goes to `Item.metadata`,
-    values of other kinds as JSON text.
-
-    Raises
-    ------
-    CatalogError
-        If the node was written by a newer version, or has neither a title nor text.
+    A chunk stands for its document, so its item has the document's id; any other node its own.
     """
     if MARKER in node.metadata:
-        return _own(node)
-    return _foreign(node)
+        return node.node_id
+    key = (names.keys if names else {}).get("id")
+    if key is not None and not is_missing(value := node.metadata.get(key)):
+        return str(value).strip()
+    document = node.ref_doc_id
+    return document if document and document != "None" else node.node_id
 
 
-def _own(node: BaseNode) -> Item:
-    metadata = dict(node.metadata)
-    marker = json.loads(metadata.pop(MARKER))
-    if marker["format"] != _NODE_FORMAT:
-        raise CatalogError(
-            f"node {node.node_id!r} has item format {marker['format']}, this version reads {_NODE_FORMAT}",
-            hint="index the catalog again, or update reges-index",
-        )
-    fields: dict[str, Any] = {"id": node.node_id}
-    for key in ("title", "creator_role", "year", "abstract"):
-        if key in metadata:
-            fields[key] = metadata.pop(key)
-    for key in LIST_FIELDS:
-        if key in metadata:
-            fields[key] = json.loads(metadata.pop(key))
-    for key in marker["lists"]:
-        if key in metadata:
-            metadata[key] = json.loads(metadata[key])
-    # Keys that a pipeline added after us (a file path, say) are kept if an item may have them.
-    rest = {key: value for key, value in metadata.items() if not is_reserved_key(key) and value is not None}
-    return Item(**fields, metadata=rest)
+def one_per_item(nodes: Sequence[NodeWithScore], names: FieldNames | None = None) -> list[NodeWithScore]:
+    """Return the first node of each item, in order; of nodes that are ranked, the best chunk of each."""
+    first: dict[str, NodeWithScore] = {}
+    for node in nodes:
+        first.setdefault(item_id(node.node, names), node)
+    return list(first.values())
 
 
-def _foreign(node: BaseNode) -> Item:
-    metadata = {key: value for key, value in node.metadata.items() if key not in _BOOKKEEPING}
-    by_lower = {key.lower(): key for key in reversed(metadata)}
-
-    def take(names: tuple[str, ...]) -> Any:
-        for name in names:
-            if name in by_lower and (value := metadata[by_lower[name]]) not in (None, "", []):
-                del metadata[by_lower.pop(name)]
-                return value
-        return None
-
-    text = node.get_content(metadata_mode=MetadataMode.NONE)
-    title = take(_TITLE_KEYS) or next((line for line in text.splitlines() if line.strip()), "")[:_TITLE_LIMIT]
-    if not str(title).strip():
-        raise CatalogError(
-            f"node {node.node_id!r} has no title and no text, so it cannot be read as an item",
-            hint="give its metadata a 'title'",
-        )
-    year = take(_YEAR_KEYS)
-    fields: dict[str, Any] = {"id": node.node_id, "title": str(title).strip()}
-    if (number := _as_year(year)) is not None:
-        fields["year"] = number
-    elif year is not None:
-        metadata["year_text"] = str(year)
-    fields["genres"] = _as_names(take(_GENRE_KEYS))
-    fields["cast"] = _as_names(take(("cast", "actors", "stars")))
-    for alias, role in (*CREATOR_ALIASES.items(), ("creators", "creator")):
-        if people := _as_names(take((alias, role))):
-            fields.update(creators=people, creator_role=role)
-            break
-    abstract = take(_ABSTRACT_KEYS)
-    fields["abstract"] = text if abstract is None else str(abstract)
-    return Item(**fields, metadata=_storable(metadata))
-
-
-def _as_year(value: Any) -> int | None:
-    try:
-        year = int(str(value).strip().removesuffix(".0"))
-    except ValueError:
-        return None
-    return year if -9999 <= year <= 9999 else None
-
-
-def _as_names(value: Any) -> list[str]:
-    """Read a list, a JSON list or a single name."""
-    if value is None:
-        return []
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return [value]
-    if isinstance(value, (list, tuple, set)):
-        return [str(name) for name in value]
-    return [str(value)]
-
-
-def _storable(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
+def field_keys(metadata: Mapping[str, Any], names: FieldNames) -> dict[str, str]:
+    """Return which metadata key holds which field of an item: as it is named, or else by its usual names."""
+    taken = set(names.keys.values())
+    by_name: dict[str, str] = {}
     for key, value in metadata.items():
-        if value is None:
-            continue
+        if key not in taken and not is_missing(value):
+            by_name.setdefault(simple_name(key), key)
+    found = {field: key for field, key in names.keys.items() if not is_missing(metadata.get(key))}
+    for field, guesses in FIELD_GUESSES.items():
+        if field != "id" and field not in names.keys:
+            key = next((by_name[guess] for guess in guesses if guess in by_name), None)
+            if key is not None and key not in found.values():
+                found[field] = key
+    return found
+
+
+def foreign_fields(node: BaseNode, names: FieldNames, notes: Counter[str] | None = None) -> dict[str, Any]:
+    """Return the fields of the item that a node made elsewhere stands for, by the input names of `Item`.
+
+    The title is the metadata's (``title``, ``name``, ``product``, ... unless `names` says another key), or
+    else the first line of the text, cut to 200 characters; year and article are taken out of it
+    (`reges_index.catalog.fields.parse_title`). The abstract is the metadata's, or else the node's text. Lists
+    and numbers written as text are read as such. Everything else becomes metadata; see `cleaned`.
+    """
+    from llama_index.core.schema import MetadataMode
+
+    metadata = {
+        key: value.tolist() if hasattr(value, "tolist") else value  # numpy's
+        for key, value in node.metadata.items()
+        if key not in _BOOKKEEPING
+    }
+    keys = field_keys(metadata, names)
+    given = {field: metadata[key] for field, key in keys.items()}
+    for field, key in keys.items():
+        # Of a whole date the year is not all that it says.
+        if field != "year" or not isinstance(given[field], str) or as_number(given[field]) is not None:
+            metadata.pop(key, None)
+    text = node.get_content(metadata_mode=MetadataMode.NONE).encode("utf-8", "replace").decode("utf-8")
+    fields: dict[str, Any] = {"id": item_id(node, names)}
+    title = str(given.get("title", "")).strip()
+    if title and (key := keys["title"]) not in ("title", names.keys.get("title")):
+        _say(f"{key!r} of nodes made elsewhere is taken for their title", notes, "title guessed")
+    elif not title:
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        title = first.strip()[:_TITLE_LIMIT] or fields["id"]
+        stand_in = "the first line of their text" if first else "their id"
+        said = f"nodes without a title: {stand_in} stands in (node {node.node_id!r}); "
+        _say(f"{said}title_key='KEY' names the key that holds it", notes, "title missing", once="no title")
+    year = None
+    try:
+        year = as_year(given.get("year"))
+    except ValueError:
+        metadata.pop(keys["year"], None)
+        metadata["year_text"] = str(given["year"])
+    if year is not None and not -9999 <= year <= 9999:
+        metadata["year_text"], year = str(year), None
+    if names.parse_titles:
+        plain, year = parse_title(title, year)
+        if plain != title:
+            _say(
+                "year and article are read out of titles such as " + repr(title),
+                notes,
+                "title parsed",
+                once="parsed",
+            )
+        title = plain
+    fields.update(title=title, year=year)
+    fields["genres"] = _unicode(as_names(given.get("genres")))
+    fields["cast"] = _unicode(as_names(given.get("cast"), is_people=True))
+    for plural in ROLES:
+        if plural in given:
+            fields[plural] = _unicode(as_names(given[plural], is_people=True))
+    fields["abstract"] = str(given.get("abstract", text))
+    for field in ("title", "abstract", "id"):
+        fields[field] = fields[field].encode("utf-8", "replace").decode("utf-8")
+    if metadata.get(keys.get("year", "")) is not None and is_reserved_key(keys["year"]):
+        del metadata[keys["year"]]
+    renamed = {
         # A reserved name keeps its value under a name that is free.
-        name = f"node_{key.lstrip('_').replace('chroma:', 'chroma_')}" if is_reserved_key(key) else key
-        plain = isinstance(value, (str, int, float, bool)) or (
-            isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-        )
-        kept[name] = value if plain else json.dumps(value, ensure_ascii=False, default=str)
+        f"node_{key.lstrip('_$#').replace('chroma:', 'chroma_')}" if is_reserved_key(key) else key: value
+        for key, value in metadata.items()
+    }
+    fields["metadata"] = cleaned(renamed, node.node_id, notes, typed=True)
+    return fields
+
+
+def cleaned(
+    metadata: Mapping[str, Any], node_id: str, notes: Counter[str] | None, *, typed: bool = False
+) -> dict[str, Plain]:
+    """Return the values that a store can keep; the others are left out, counted, and told once a key.
+
+    With `typed`, texts that are numbers or lists become such, as in tables.
+    """
+    kept: dict[str, Plain] = {}
+    for key, value in metadata.items():
+        try:
+            plain = plain_value(value)
+        except ValueError as error:
+            _say(
+                f"metadata {key!r} of node {node_id!r} {error}: the value is left out",
+                notes,
+                f"metadata {key} left out",
+                once=f"left out {key}",
+            )
+            continue
+        if plain is None and (typed or not (isinstance(value, str) or value == [])):
+            continue
+        if typed and isinstance(plain, str):
+            number = as_number(plain)
+            kind, [listed] = ("number", [number]) if number is not None else typed_text([plain])
+            if is_missing(plain if kind == "text" else listed):
+                continue
+            plain = plain if listed is None else listed
+        kept[key] = value if plain is None else plain
     return kept
+
+
+def _unicode(names: list[str]) -> list[str]:
+    return [name.encode("utf-8", "replace").decode("utf-8") for name in names]
+
+
+def _say(message: str, notes: Counter[str] | None, note: str, *, once: str = "") -> None:
+    """Count, and warn the first time."""
+    if notes is not None:
+        notes[note] += 1
+    if (once or message) not in _said:
+        _said.add(once or message)
+        logger.warning("%s", message)

@@ -17,11 +17,10 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from reges_index.catalog.encoder import EncoderIdentity, embed_queries
 from reges_index.catalog.filters import parse_filters
-from reges_index.catalog.item import Item
+from reges_index.catalog.item import Item, TextTemplate
 from reges_index.catalog.retriever import CatalogRetriever
 from reges_index.catalog.rows import row_node
 from reges_index.catalog.stores.base import Hits, Stored, Table, hybrid_search
-from reges_index.catalog.template import TextTemplate
 from reges_index.catalog.vector_store import CatalogVectorStore
 from reges_index.errors import CatalogError, InputError
 

@@ -1,28 +1,73 @@
-"""Catalog files: JSONL and CSV, any domain, with a column mapping.
+"""Catalog files: JSON Lines, JSON and tables (CSV, TSV), any domain, as everyday programs export them.
 
-Every error names the file and the line, because catalogs are large and made by others.
+Every error names the file and the line, because catalogs are large and made by others; whatever was guessed
+is said.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import logging
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
-from reges_index.catalog.item import CREATOR_ALIASES, Item, is_reserved_key
+from reges_index.catalog.fields import (
+    FIELD_GUESSES,
+    ITEM_FIELDS,
+    LIST_FIELDS,
+    METADATA,
+    as_names,
+    as_year,
+    is_missing,
+    is_reserved_key,
+    parse_title,
+    plain_value,
+    simple_name,
+    typed_text,
+)
+from reges_index.catalog.item import Item
 from reges_index.errors import InputError
 
-__all__ = ["read_items"]
+__all__ = ["ReadItems", "read_catalog", "read_items"]
 
-_LIST_FIELDS = frozenset({"genres", "creators", "cast", *CREATOR_ALIASES})
-_FIELDS = _LIST_FIELDS | {"id", "title", "year", "creator_role", "abstract"}
-_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
-_METADATA = "metadata."
+logger = logging.getLogger(__name__)
+
+_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv"}
+_DELIMITERS = (",", ";", "\t", "|")
+_SNIFFED_ROWS = 200
+_SEPARATOR_LINE = re.compile(r'\ufeff?"?sep=(.)"?[ \t]*\r?\n', re.IGNORECASE)
+_UNNAMED = re.compile(r"(Unnamed: \d+)?")
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_Rows = list[tuple[int, dict[str, Any]]]
+
+
+class ReadItems(NamedTuple):
+    """What was read from a file.
+
+    Parameters
+    ----------
+    items
+        In the order of the file, at least one.
+    notes
+        What was guessed, a sentence each: the delimiter, columns that are numbers, titles taken apart.
+    """
+
+    items: list[Item]
+    notes: list[str]
 
 
 def read_items(
@@ -30,26 +75,32 @@ def read_items(
     *,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
-    encoding: str = "utf-8",
+    encoding: str | None = None,
+    delimiter: str | None = None,
     separators: Sequence[str] = ("|", ";"),
+    parse_titles: bool = True,
 ) -> list[Item]:
-    """Read a catalog file.
+    """Read a catalog file; what was guessed is logged as one warning (`read_catalog` returns it).
 
     Parameters
     ----------
     path
         The file.
     format
-        "jsonl", "csv" or "tsv"; None tells it from the file's ending.
+        "jsonl", "json" (a list of objects), "csv" or "tsv"; None tells it from the file's ending.
     columns
         From a field of `Item` (or an input name such as "directors", or "metadata.NAME") to the column or
         JSON key that holds it, e.g. ``{"id": "isbn", "authors": "Author", "metadata.pages": "num_pages"}``.
-        Fields that are not named are looked for under their own name; all other columns that are not empty
-        become metadata.
+        Fields that are not named are looked for under their own name and its usual others; all other columns
+        that are not empty become metadata.
     encoding
-        Of the file; a byte order mark is skipped.
+        Of the file; None takes UTF-8 or what its byte order mark says.
+    delimiter
+        Between the cells of a table; None finds out which of ``, ; | tab`` it is.
     separators
-        What splits a text cell into a list of names (genres, creators, cast).
+        What splits a text cell into a list of names (genres, creators, cast), besides commas.
+    parse_titles
+        Take year and article out of titles such as "Matrix, The (1999)".
 
     Returns
     -------
@@ -60,22 +111,57 @@ def read_items(
     ------
     InputError
         If the file is missing, empty, of an unknown format or encoding, has a malformed line, a mapped column
-        that is not there, an item without id or title, a year that is no integer, or an id twice.
+        that is not there, an item without id or title, a year that is none, or an id twice.
     """
+    found = read_catalog(
+        path,
+        format=format,
+        columns=columns,
+        encoding=encoding,
+        delimiter=delimiter,
+        separators=separators,
+        parse_titles=parse_titles,
+    )
+    if found.notes:
+        logger.warning("%s was read so: %s", path, "; ".join(found.notes))
+    return found.items
+
+
+def read_catalog(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    separators: Sequence[str] = ("|", ";"),
+    parse_titles: bool = True,
+) -> ReadItems:
+    """Read a catalog file and return what was guessed with its items; the rest is as for `read_items`."""
     path = Path(path)
-    kind = format or _FORMATS.get(path.suffix.lower())
-    if kind not in ("jsonl", "csv", "tsv"):
+    file = _File(path, columns)
+    kind = format or ("csv" if delimiter and path.suffix == ".txt" else _FORMATS.get(path.suffix.lower()))
+    if kind not in ("jsonl", "json", "csv", "tsv"):
         raise InputError(
             f"{path}: unknown catalog format {format or path.suffix!r}",
-            hint="use .jsonl, .csv or .tsv, or pass format='jsonl', 'csv' or 'tsv'",
+            hint="give the file the ending .jsonl, .json, .csv or .tsv, or pass format= to read_items",
         )
-    mapping = _check_mapping(path, columns)
-    text = _decode(path, encoding)
-    rows = _jsonl_rows(path, text) if kind == "jsonl" else _csv_rows(path, text, kind, mapping)
+    text = file.decode(encoding)
+    decimal_comma = False
+    if kind in ("csv", "tsv"):
+        text, skipped, cut = file.delimiter(text, "\t" if kind == "tsv" else None, delimiter)
+        rows, decimal_comma = file.table(text, cut, skipped), cut != ","
+    else:
+        rows = file.json_rows(text) if kind == "json" else list(file.jsonl_rows(text))
+    if not rows:
+        raise InputError(f"{path}: the catalog is empty", hint="a catalog needs at least one item")
+    targets = file.targets(rows, is_table=kind in ("csv", "tsv"))
+    if kind in ("csv", "tsv") or _are_texts(rows):
+        file.type_columns(rows, targets, decimal_comma)
     items: list[Item] = []
     seen: dict[str, int] = {}
     for line, row in rows:
-        item = _item(path, line, row, mapping, separators)
+        item = file.item(line, row, targets, separators, parse_titles)
         if item.id in seen:
             raise InputError(
                 f"{path}: id {item.id!r} occurs twice, on lines {seen[item.id]} and {line}",
@@ -83,160 +169,347 @@ def read_items(
             )
         seen[item.id] = line
         items.append(item)
-    if not items:
-        raise InputError(f"{path}: the catalog is empty", hint="a catalog needs at least one item")
-    return items
+    return ReadItems(items, file.told())
 
 
-def _check_mapping(path: Path, columns: Mapping[str, str] | None) -> dict[str, str]:
-    mapping = dict(columns or {})
-    for field in mapping:
-        name = field.removeprefix(_METADATA)
-        if field not in _FIELDS and (name == field or is_reserved_key(name)):
-            raise InputError(
-                f"{path}: columns maps {field!r}, which is no field of an item",
-                hint=f"fields are {', '.join(sorted(_FIELDS))} and metadata.NAME",
-            )
-    return mapping
+class _File:
+    """Reads one file, and remembers what it guessed."""
 
+    def __init__(self, path: Path, columns: Mapping[str, str] | None) -> None:
+        self.path = path
+        self.mapping = dict(columns or {})
+        self.notes: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        for field in self.mapping:
+            name = field.removeprefix(METADATA)
+            if field not in ITEM_FIELDS and (name == field or is_reserved_key(name)):
+                raise InputError(
+                    f"{path}: columns maps {field!r}, which is no field of an item",
+                    hint=f"fields are {', '.join(sorted(ITEM_FIELDS))} and metadata.NAME",
+                )
 
-def _decode(path: Path, encoding: str) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file", hint="check the path") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
-    try:
-        return data.decode(encoding).removeprefix("\ufeff")
-    except LookupError:
-        raise InputError(
-            f"{path}: unknown encoding {encoding!r}", hint="try 'utf-8', 'utf-16', 'latin-1' or 'cp1252'"
-        ) from None
-    except UnicodeDecodeError as error:
-        line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
-        raise InputError(
-            f"{path}: line {line}: not {encoding}: {error.reason} (byte {error.start})",
-            hint="pass the file's encoding, for example encoding='latin-1' (--encoding latin-1)",
-        ) from error
+    def count(self, note: str, example: str) -> None:
+        self.counts[note] += 1
+        self.examples.setdefault(note, example)
 
+    def told(self) -> list[str]:
+        return [
+            *self.notes,
+            *(f"{note}: {n}, such as {self.examples[note]}" for note, n in self.counts.items()),
+        ]
 
-def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Not str.splitlines: it also splits at U+2028 and control characters, which may stand inside strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    # -- bytes and text ----------------------------------------------------------------------------------
+
+    def decode(self, encoding: str | None) -> str:
         try:
-            row = json.loads(line, strict=False)  # raw control characters inside strings are let through
-        except (json.JSONDecodeError, RecursionError) as error:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            raise InputError(f"{self.path}: no such file", hint="check the path") from None
+        except OSError as error:
             raise InputError(
-                f"{path}: line {number}: malformed JSON: {error}",
-                hint="the format is JSON Lines: one object on each line",
+                f"{self.path}: cannot be read: {error.strerror}", hint="check the path"
             ) from error
-        if not isinstance(row, dict):
+        if encoding is None:
+            encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
+            odd, even = data[1:400:2], data[0:400:2]
+            if encoding == "utf-8" and len(data) > 3 and b"\0" in odd + even:
+                # Western text in UTF-16 without a mark: every other byte is zero.
+                encoding = "utf-16-le" if odd.count(0) > even.count(0) else "utf-16-be"
+            if encoding not in ("utf-8", "utf-8-sig"):
+                self.notes.append(f"its encoding is {encoding}")
+        try:
+            return data.decode(encoding).removeprefix("\ufeff")
+        except LookupError:
             raise InputError(
-                f"{path}: line {number}: expected a JSON object, got {type(row).__name__}",
-                hint="the format is JSON Lines: one object on each line",
-            )
-        yield number, row
+                f"{self.path}: unknown encoding {encoding!r}",
+                hint="try 'utf-8', 'utf-16', 'latin-1' or 'cp1252'",
+            ) from None
+        except UnicodeDecodeError as error:
+            line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
+            raise InputError(
+                f"{self.path}: line {line}: not {encoding}: {error.reason} (byte {error.start})",
+                hint="pass the file's encoding, for example encoding='latin-1' (--encoding latin-1)",
+            ) from error
 
-
-def _csv_rows(
-    path: Path, text: str, kind: str, mapping: dict[str, str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    limit = csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # abstracts may be long
-    try:
-        yield from _csv_records(path, text, "\t" if kind == "tsv" else ",", mapping)
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _csv_records(
-    path: Path, text: str, delimiter: str, mapping: dict[str, str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    start = 1
-    header: list[str] | None = None
-    try:
-        for cells in reader:
-            line, start = start, reader.line_num + 1
-            if not cells:
-                continue
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                _check_header(path, header, mapping)
-                continue
-            if len(cells) != len(header):
+    def delimiter(self, text: str, usual: str | None, given: str | None) -> tuple[str, int, str]:
+        """Return the text without Excel's ``sep=`` line, the lines this leaves out, and the delimiter."""
+        told = _SEPARATOR_LINE.match(text)
+        text, skipped = (text[told.end() :], 1) if told else (text, 0)
+        if given is not None:
+            cut = {"tab": "\t", "\\t": "\t"}.get(given, given)
+            if len(cut) != 1 or cut in '"\r\n':
                 raise InputError(
-                    f"{path}: line {line}: {len(cells)} cells, but the header has {len(header)}",
-                    hint="quote cells that hold the delimiter or line breaks",
+                    f"{self.path}: the delimiter {given!r} is no single character",
+                    hint="pass one, such as ';', or 'tab'",
                 )
-            yield line, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{path}: line {start}: malformed CSV: {error}", hint="check the quotes") from error
+        elif told:
+            cut = told[1]
+        else:
+            cut = usual or self._sniff(text)
+        if given is None and cut not in (",", usual):
+            self.notes.append(f"its delimiter is {'tab' if cut == chr(9) else repr(cut)}")
+        return text, skipped, cut
 
+    def _sniff(self, text: str) -> str:
+        def score(cut: str) -> tuple[bool, bool, float, int]:
+            try:
+                reader = csv.reader(io.StringIO(text, newline=""), delimiter=cut)
+                rows = [row for _, row in zip(range(_SNIFFED_ROWS), reader, strict=False) if any(row)]
+            except csv.Error:
+                rows = []
+            if not rows or len(rows[0]) < 2:
+                return False, False, 0.0, 0
+            names = {simple_name(cell) for cell in rows[0]} | set(rows[0])
+            known = bool(names & {*FIELD_GUESSES["title"], self.mapping.get("title", "title")})
+            like_header = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
+            return True, known, like_header, len(rows[0])
 
-def _check_header(path: Path, header: list[str], mapping: dict[str, str]) -> None:
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: line 1: column {twice[0]!r} occurs twice", hint="rename one of them")
-    required = {"id": "id", "title": "title", **mapping}
-    for field, column in required.items():
-        if column not in header:
+        return max(_DELIMITERS, key=score)
+
+    # -- rows --------------------------------------------------------------------------------------------
+
+    def jsonl_rows(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        # Not str.splitlines: it also splits at U+2028 and control characters, which may stand inside strings.
+        hint = "the format is JSON Lines: one object on each line"
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line, strict=False)  # raw control characters inside strings are let through
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise InputError(f"{self.path}: line {number}: malformed JSON: {error}", hint=hint) from error
+            if not isinstance(row, dict):
+                kind = type(row).__name__
+                raise InputError(f"{self.path}: line {number}: expected a JSON object, got {kind}", hint=hint)
+            yield number, row
+
+    def json_rows(self, text: str) -> _Rows:
+        try:
+            found = json.loads(text, strict=False)
+        except (json.JSONDecodeError, RecursionError):
+            return list(self.jsonl_rows(text))  # JSON Lines often bear the plain ending
+        if isinstance(found, dict):
+            lists = [value for value in found.values() if isinstance(value, list)]
+            found = lists[0] if len(lists) == 1 and len(found) == 1 else [found]
+        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
             raise InputError(
-                f"{path}: line 1: no column {column!r} (for {field}); columns are {', '.join(header)}",
-                hint=f"map it with columns={{{field!r}: 'NAME'}} (--column {field}=NAME)",
+                f"{self.path}: is no list of JSON objects", hint="write one object for each item"
             )
+        return list(enumerate(found, start=1))
 
+    def table(self, text: str, delimiter: str, skipped: int) -> _Rows:
+        limit = csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # abstracts may be long
+        try:
+            return self._table(text, delimiter, skipped)
+        finally:
+            csv.field_size_limit(limit)
 
-def _item(
-    path: Path, line: int, row: dict[str, Any], mapping: dict[str, str], separators: Sequence[str]
-) -> Item:
-    where = f"{path}: line {line}"
-    fields: dict[str, Any] = {}
-    nested = row.get("metadata")
-    metadata: dict[str, Any] = dict(nested) if isinstance(nested, dict) else {}
-    mapped = set(mapping.values())
-    targets = list(mapping.items())
-    for column in row:
-        if column not in mapped and not (column == "metadata" and isinstance(nested, dict)):
-            own_field = column in _FIELDS and column not in mapping
-            targets.append((column if own_field else f"{_METADATA}{column}", column))
-    for target, column in targets:
-        value = row.get(column)
-        if target in _FIELDS:
-            fields[target] = _names(value, separators) if target in _LIST_FIELDS else value
-        elif value not in (None, "", []):
-            key = target.removeprefix(_METADATA)
-            if is_reserved_key(key):
+    def _table(self, text: str, delimiter: str, skipped: int) -> _Rows:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        start = 1
+        header: list[str] | None = None
+        cells_of: list[tuple[int, list[str]]] = []
+        try:
+            for cells in reader:
+                line, start = start, reader.line_num + 1
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if header is None:
+                    header = [cell.strip() for cell in cells]
+                    continue
+                if any(cell.strip() for cell in cells[len(header) :]) or len(cells) < len(header):
+                    raise InputError(
+                        f"{self.path}: line {line + skipped}: {len(cells)} cells, but the header has "
+                        f"{len(header)}",
+                        hint="quote cells that hold the delimiter or line breaks, or name another "
+                        "delimiter=';' (--delimiter ';')",
+                    )
+                cells_of.append((line + skipped, cells[: len(header)]))
+        except csv.Error as error:
+            raise InputError(
+                f"{self.path}: line {start + skipped}: malformed CSV: {error}", hint="check the quotes"
+            ) from error
+        if header is None:
+            return []
+        names = self._header(header, cells_of)
+        return [
+            (line, {name: cell for name, cell in zip(names, cells, strict=True) if name})
+            for line, cells in cells_of
+        ]
+
+    def _header(self, header: list[str], rows: list[tuple[int, list[str]]]) -> list[str]:
+        """Return the columns' names; empty for one without a name, which is left out."""
+        names = list(header)
+        for number, name in enumerate(header):
+            if not _UNNAMED.fullmatch(name) or name in self.mapping.values():
+                continue
+            names[number] = ""
+            values = [cells[number].strip() for _, cells in rows]
+            if number == 0 and not self._has_id(header) and len({*values} - {""}) == len(rows) > 0:
+                names[number] = "id"
+                self.notes.append("its first column has no name and is taken for the ids")
+            elif any(values):
+                self.notes.append(f"column {number + 1} has no name and is left out")
+        twice = sorted({name for name in names if name and names.count(name) > 1})
+        if twice:
+            raise InputError(
+                f"{self.path}: line 1: column {twice[0]!r} occurs twice", hint="rename one of them"
+            )
+        return names
+
+    def _has_id(self, header: list[str]) -> bool:
+        return "id" in self.mapping or any(simple_name(name) in FIELD_GUESSES["id"] for name in header)
+
+    # -- columns -----------------------------------------------------------------------------------------
+
+    def targets(self, rows: _Rows, *, is_table: bool) -> dict[str, str]:
+        """Return which field each column is for: a field of `Item`, or ``metadata.NAME``."""
+        columns = list(dict.fromkeys(name for _, row in rows for name in row))
+        fields = dict(self.mapping)
+        for field, column in fields.items():
+            if column not in columns:
+                self._no_column(field, column, columns)
+        taken = set(fields.values())
+        for column in columns:  # under their own names
+            if column in ITEM_FIELDS and column not in fields and column not in taken:
+                fields[column] = column
+        free = {simple_name(name): name for name in reversed(columns) if name not in {*fields.values()}}
+        for field, guesses in FIELD_GUESSES.items():
+            if field in fields or (guess := next((name for name in guesses if name in free), None)) is None:
+                continue
+            column = free[guess]
+            if field == "year" and not self._are_years(rows, column):
+                continue
+            fields[field] = free.pop(guess)
+            self.notes.append(f"column {column!r} is taken for the {field}")
+        for field in ("id", "title"):
+            if field not in fields and is_table:
+                self._no_column(field, field, columns)
+        targets = {column: field for field, column in fields.items()}
+        for column in columns:
+            if column in targets or column == "metadata":
+                continue
+            if is_reserved_key(column) and any(not is_missing(row.get(column)) for _, row in rows):
+                free_name = re.sub(r"^\W+|^_+", "", column.removeprefix("chroma:")) or "other"
+                free_name += "_" if is_reserved_key(free_name) else ""
                 raise InputError(
-                    f"{where}: column {column!r} cannot become metadata under that name",
-                    hint=f"map it with columns={{'metadata.NAME': {column!r}}} (--column)",
+                    f"{self.path}: line 1: column {column!r} cannot become metadata under that name, which "
+                    "stores or items keep for themselves",
+                    hint=f"give it another: columns={{'metadata.{free_name}': {column!r}}} "
+                    f"(--column 'metadata.{free_name}={column}')",
                 )
-            metadata[key] = value
-    for name in ("id", "title"):
-        if fields.get(name) in (None, ""):
-            raise InputError(
-                f"{where}: the item has no {name}",
-                hint=f"map it with columns={{{name!r}: 'NAME'}} (--column {name}=NAME)",
-            )
-    metadata = {key: value for key, value in metadata.items() if value is not None}
-    try:
-        return Item(**{key: value for key, value in fields.items() if value is not None}, metadata=metadata)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"][:2]) or "item"
-        reason = problem["msg"].removeprefix("Value error, ")
+            targets[column] = f"{METADATA}{column}"
+        return targets
+
+    def _no_column(self, field: str, column: str, columns: list[str]) -> NoReturn:
+        named = ", ".join(columns[:40]) or "none"
+        hint = f"map it with columns={{{field!r}: 'NAME'}} (--column {field}=NAME)"
+        if len(columns) == 1:
+            hint += "; if this is one line of several cells, name what parts them: delimiter=';' "
+            hint += "(--delimiter ';')"
         raise InputError(
-            f"{where}: {field}: {reason} (got {str(problem['input'])[:80]!r})",
-            hint="correct the line, or map another column",
-        ) from error
+            f"{self.path}: line 1: no column {column!r} (for {field}); columns are {named}", hint=hint
+        )
+
+    def _are_years(self, rows: _Rows, column: str) -> bool:
+        try:
+            return any(as_year(row.get(column)) is not None for _, row in rows)
+        except ValueError:
+            return False
+
+    def type_columns(self, rows: _Rows, targets: Mapping[str, str], decimal_comma: bool) -> None:
+        """Make numbers, booleans and lists of metadata columns that hold nothing else."""
+        told: dict[str, list[str]] = {}
+        for column, target in targets.items():
+            if not target.startswith(METADATA):
+                continue
+            texts = [row.get(column) or "" for _, row in rows]
+            kind, values = typed_text(map(str, texts), decimal_comma=decimal_comma)
+            if kind != "text":
+                told.setdefault(kind, []).append(column)
+            for (_, row), value in zip(rows, values, strict=True):
+                row[column] = value
+        self.notes += [f"read as {kind}s: {', '.join(columns)}" for kind, columns in told.items()]
+
+    # -- items -------------------------------------------------------------------------------------------
+
+    def item(
+        self,
+        line: int,
+        row: Mapping[str, Any],
+        targets: Mapping[str, str],
+        separators: Sequence[str],
+        parse_titles: bool,
+    ) -> Item:
+        where = f"{self.path}: line {line}"
+        fields: dict[str, Any] = {}
+        nested = row.get("metadata")
+        metadata: dict[str, Any] = dict(nested) if isinstance(nested, dict) else {}
+        for column, target in targets.items():
+            value = row.get(column)
+            if target in LIST_FIELDS:
+                fields[target] = as_names(value, separators, is_people=target != "genres")
+                if isinstance(value, str) and len(fields[target]) > 1:
+                    self.count(f"lists of {target} were read from text", repr(value[:60]))
+            elif target == "year":
+                fields["year"] = self._year(where, value)
+                if fields["year"] is not None and len(str(value).strip().removesuffix(".0")) > 4:
+                    self.count("years were read from dates", repr(value))
+                    if simple_name(column) != "year":
+                        metadata.setdefault(column, value)  # a date says more than its year
+            elif target in ITEM_FIELDS:
+                fields[target] = value
+            elif value not in (None, "", []):
+                metadata[target.removeprefix(METADATA)] = value
+        if isinstance(fields.get("abstract"), str) and is_missing(fields["abstract"]):
+            fields["abstract"] = ""
+        for name in ("id", "title"):
+            if fields.get(name) in (None, ""):
+                raise InputError(
+                    f"{where}: the item has no {name}",
+                    hint=f"fill it in, or map another column with columns={{{name!r}: 'NAME'}} "
+                    f"(--column {name}=NAME)",
+                )
+        if parse_titles and isinstance(title := fields["title"], str):
+            fields["title"], fields["year"] = parse_title(title, fields.get("year"))
+            if fields["title"] != title:
+                example = f"{title!r} (parse_titles=False, --keep-titles: as they are)"
+                self.count("year and article were taken out of titles", example)
+        given = {key: value for key, value in fields.items() if value is not None}
+        try:
+            return Item(**given, metadata=self._metadata(where, metadata))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field = ".".join(str(part) for part in problem["loc"][:2]) or "item"
+            reason = problem["msg"].removeprefix("Value error, ")
+            raise InputError(
+                f"{where}: {field}: {reason} (got {str(problem['input'])[:80]!r})",
+                hint="correct the line, or map another column",
+            ) from error
+
+    def _year(self, where: str, value: Any) -> int | None:
+        try:
+            return as_year(value)
+        except ValueError:
+            raise InputError(
+                f"{where}: year: neither an integer nor a date (got {str(value)[:80]!r})",
+                hint="correct the line, or map another column",
+            ) from None
+
+    def _metadata(self, where: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {}
+        for key, value in values.items():
+            try:
+                plain = plain_value(value)
+            except ValueError as error:
+                self.count(f"{key} {error} and was left out", where.rpartition(": ")[2])
+                continue
+            if plain is not None:
+                kept[key] = plain
+        return kept
 
 
-def _names(value: Any, separators: Sequence[str]) -> Any:
-    if not isinstance(value, str):
-        return value
-    parts = [value]
-    for separator in separators:
-        parts = [piece for part in parts for piece in part.split(separator)]
-    return [part.strip() for part in parts if part.strip()]
+def _are_texts(rows: _Rows) -> bool:
+    """Whether no value is a number or a boolean: such a file was a table once, whose cells are all text."""
+    return not any(isinstance(value, (int, float, list, dict)) for _, row in rows for value in row.values())

@@ -19,9 +19,8 @@ from llama_index.core.vector_stores.utils import (
     node_to_metadata_dict,
 )
 
-from reges_index.catalog.item import Item
-from reges_index.catalog.nodes import LIST_FIELDS, MARKER
-from reges_index.catalog.template import TextTemplate
+from reges_index.catalog.item import Item, TextTemplate
+from reges_index.catalog.nodes import MARKER
 
 __all__ = ["HASH_KEY", "Row", "content_mark", "item_row", "iter_rows", "node_row", "row_node", "whole_node"]
 
@@ -55,13 +54,18 @@ def node_row(node: BaseNode) -> Row:
     """Return the row of any node. Without an item's hash, so that the next sync writes it anew."""
     metadata = node_to_metadata_dict(node, remove_text=True, flat_metadata=False)
     if MARKER in node.metadata:
-        del metadata[MARKER]
+        marker = json.loads(metadata.pop(MARKER))
         metadata.pop("abstract", None)  # in the node's JSON and in the document already
-        for key in (*LIST_FIELDS, *json.loads(node.metadata[MARKER])["lists"]):
-            if key in metadata and not (names := json.loads(metadata[key])):
-                del metadata[key]  # Chroma has no empty lists
-            elif key in metadata:
-                metadata[key] = names
+        makers = {role: json.loads(metadata[key]) for role, key in marker["makers"].items()}
+        lists = {key: json.loads(metadata[key]) for key in marker["lists"] if key in metadata}
+        lists |= {key: json.loads(metadata[key]) for key in ("genres", "cast") if key in metadata}
+        lists |= {marker["makers"][role]: names for role, names in makers.items()}
+        # Whoever made it, under one name too; and what they are.
+        lists["creators"] = list(dict.fromkeys(name for names in makers.values() for name in names))
+        lists["creator_role"] = list(makers)
+        # Chroma has no empty lists.
+        metadata.update({key: names or None for key, names in lists.items()})
+    metadata["id"] = node.node_id
     flat = {key: value for key, value in metadata.items() if value is not None}
     return Row(node.node_id, node.get_content(metadata_mode=MetadataMode.NONE), flat)
 

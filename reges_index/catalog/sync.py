@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reges_index.catalog.item import Item
+from reges_index.catalog.item import Item, TextTemplate
 from reges_index.catalog.rows import HASH_KEY, Row, item_row
-from reges_index.catalog.template import TextTemplate
 from reges_index.errors import CatalogError, InputError
 
 if TYPE_CHECKING:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reges_index.cli.catalog_file import CatalogFile, Columns, Encoding, read_catalog_file
+from reges_index.cli.catalog_file import (
+    CatalogFile,
+    Columns,
+    Delimiter,
+    Encoding,
+    KeepTitles,
+    read_catalog_file,
+)
 from reges_index.cli.engine_options import EngineOptions, MaybeName, MaybeStore, PipelineFile, PresetName
 from reges_index.cli.output import console, errors, print_json, say
 from reges_index.cli.parts import AsJson, Encoder, Quiet, is_url, store_place
@@ -88,7 +95,9 @@ def swap(
     options: LiveOptions,
     catalog: CatalogFile,
     column: Columns = None,
-    encoding: Encoding = "utf-8",
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    keep_titles: KeepTitles = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -97,7 +106,7 @@ def swap(
     Who reads it as a live catalog sees it at the next turn. Only what is new is embedded. An empty or broken
     file is refused, and whatever fails, the old version stays live.
     """
-    items = read_catalog_file(catalog, column or [], encoding)
+    items = read_catalog_file(catalog, column or [], encoding, delimiter, keep_titles=keep_titles)
     live, store = options.open()
     is_first = live.state_file is not None and not live.state_file.exists()
     made = live.swap(items, show_progress=not quiet)

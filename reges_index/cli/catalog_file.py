@@ -12,18 +12,38 @@ from reges_index.errors import ConfigError
 if TYPE_CHECKING:
     from reges_index.catalog import Item
 
-__all__ = ["CatalogFile", "Columns", "Encoding", "read_catalog_file"]
+__all__ = ["CatalogFile", "Columns", "Delimiter", "Encoding", "KeepTitles", "read_catalog_file"]
 
-CatalogFile = Annotated[str, typer.Argument(help="JSONL or CSV file, or demo:films, demo:books.")]
+CatalogFile = Annotated[str, typer.Argument(help="JSONL, JSON, CSV or TSV file, or demo:films, demo:books.")]
 Columns = Annotated[
     list[str] | None,
     typer.Option("--column", help="FIELD=COLUMN of a CSV or JSONL with other names; give it once a field."),
 ]
-Encoding = Annotated[str, typer.Option("--encoding", help="Text encoding of the file.")]
+Encoding = Annotated[
+    str | None, typer.Option("--encoding", help="Text encoding of the file; UTF-8 or what its mark says.")
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option("--delimiter", help="Between the cells of a table: one character, or tab; found by itself."),
+]
+KeepTitles = Annotated[
+    bool,
+    typer.Option(
+        "--keep-titles",
+        help='Leave titles such as "Matrix, The (1999)" as they are: no year, no article moved.',
+    ),
+]
 
 
-def read_catalog_file(catalog: str, columns: Sequence[str], encoding: str) -> list[Item]:
-    """Read the items of a file, or of a demo catalog.
+def read_catalog_file(
+    catalog: str,
+    columns: Sequence[str],
+    encoding: str | None,
+    delimiter: str | None = None,
+    *,
+    keep_titles: bool = False,
+) -> list[Item]:
+    """Read the items of a file, or of a demo catalog, and say on standard error what was guessed.
 
     Raises
     ------
@@ -32,11 +52,22 @@ def read_catalog_file(catalog: str, columns: Sequence[str], encoding: str) -> li
     InputError
         If the file is missing, empty or broken; it names the line.
     """
-    from reges_index.catalog import demo_catalog, read_items
+    from reges_index.catalog import demo_catalog
+    from reges_index.catalog.readers import read_catalog
+    from reges_index.cli.output import errors, say
 
     mapping = _mapping(columns)
     if not catalog.startswith("demo:"):
-        return read_items(catalog, columns=mapping or None, encoding=encoding)
+        found = read_catalog(
+            catalog,
+            columns=mapping or None,
+            encoding=encoding,
+            delimiter=delimiter,
+            parse_titles=not keep_titles,
+        )
+        for note in found.notes:
+            say(f"note: {catalog}: {note}", "yellow", to=errors)
+        return found.items
     if mapping:
         raise ConfigError("--column is for files; a demo catalog needs none", hint="leave it out")
     return demo_catalog(catalog.removeprefix("demo:"))

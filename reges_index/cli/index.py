@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from reges_index.catalog.place import live_in
-from reges_index.cli.catalog_file import CatalogFile, Columns, Encoding, read_catalog_file
+from reges_index.cli.catalog_file import (
+    CatalogFile,
+    Columns,
+    Delimiter,
+    Encoding,
+    KeepTitles,
+    read_catalog_file,
+)
 from reges_index.cli.engine_options import EngineOptions, MaybeName, MaybeStore, PipelineFile, PresetName
 from reges_index.cli.output import print_json, say
 from reges_index.cli.parts import AsJson, Encoder, Quiet, store_place
@@ -22,7 +29,9 @@ def index(
     pipeline: PipelineFile = None,
     encoder: Encoder = None,
     column: Columns = None,
-    encoding: Encoding = "utf-8",
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    keep_titles: KeepTitles = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -40,7 +49,7 @@ def index(
             f"catalog {name!r} of {store} is live: this would change its first version, not what chats read",
             hint=f"swap it: `reges catalog swap {catalog} --store {store} --name {name}`",
         )
-    items = read_catalog_file(catalog, column or [], encoding)
+    items = read_catalog_file(catalog, column or [], encoding, delimiter, keep_titles=keep_titles)
 
     from reges_index.catalog import ItemCatalog
 

@@ -58,7 +58,9 @@ def test_a_csv_with_other_column_names(tmp_path):
     assert (nana.title, nana.creators, nana.creator_role) == ("Nana", ("Émile Zola",), "author")
     assert walden.abstract == ""
     call("index", file, "--store", store).fails(2, "not utf-8", "--encoding")
-    call("index", file, "--store", store, "--encoding", "latin-1").fails(2, "no column 'id'", "--column")
+    guessed = call("index", file, "--store", store, "--encoding", "latin-1", "--json")
+    assert "'ISBN' is taken for the id" in guessed.err
+    call("index", file, "--store", store, "--encoding", "latin-1", "--delimiter", ";").fails(2, "--delimiter")
 
 
 def test_the_demo_catalogs(tmp_path):
