@@ -65,7 +65,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--experiment",
-            help="table1 to table4, figure5 to figure9, ablation, or all; or domains; may be repeated.",
+            help="table1 to table4, figure5 to figure9, ablation, or all; may be repeated. By themselves: "
+            "domains, topic_change.",
             rich_help_panel=_PAPER,
         ),
     ] = None,
@@ -206,45 +207,47 @@ def _refuse(given: Collection[str], names: Iterable[str], when: str) -> None:
         raise ConfigError(f"{stray} means nothing {when}", hint="leave it out, or see reges evaluate --help")
 
 
-def _run_domains(given: dict[str, Any], *, as_json: bool) -> None:
-    """Run the experiment that takes a folder of domains in the place of conversations and catalog."""
-    from reges_index.evaluation.domains import read_domains
-    from reges_index.evaluation.experiments.domains import DomainLab, domains_table
+def _run_domains(name: str, given: dict[str, Any], *, as_json: bool) -> None:
+    """Run an experiment over catalogs of many kinds, in the place of one with its conversations."""
+    from reges_index.evaluation.domains import read_domains, read_topic_changes
+    from reges_index.evaluation.experiments.domains import DomainLab, domains_table, topic_change
     from reges_index.evaluation.experiments.result import write_result
     from reges_index.pipeline.llm import open_llm
 
-    known = ("domains", "rows", "out", "encoder", "more_encoders", "model", "limit", "batch_size",
-             "resamples", "seed", "level")  # fmt: skip
-    _refuse(given, [name for name in given if name not in known], "with --experiment domains")
-    for name in ("domains", "out"):
-        if not given.get(name):
-            raise ConfigError(f"{name} is missing", hint=f"give --{name}")
-    shared = {name: given[name] for name in ("batch_size", "resamples", "seed", "level") if name in given}
-    encoders = {"stock retriever": given.get("encoder")}
-    encoders |= {name: name for name in given.get("more_encoders", ())}
-    model = given.get("model")
+    needed = ("domains", "out") if name == "domains" else ("out",)
+    known = (*needed, "rows", "encoder", "more_encoders", "model", "batch_size", "resamples", "seed", "level",
+             *(("limit",) if name == "domains" else ()))  # fmt: skip
+    _refuse(given, [key for key in given if key not in known], f"with --experiment {name}")
+    for key in needed:
+        if not given.get(key):
+            raise ConfigError(f"{key} is missing", hint=f"give --{key}")
+    shared = {key: given[key] for key in ("batch_size", "resamples", "seed", "level") if key in given}
+    model, rows = given.get("model"), given.get("rows")
+    encoders = {"stock retriever": given.get("encoder")} | {n: n for n in given.get("more_encoders", ())}
+    changes, old = read_topic_changes() if name == "topic_change" else ([], {})
     lab = DomainLab(
-        domains=read_domains(given["domains"], limit=given.get("limit")),
+        domains=changes or read_domains(given["domains"], limit=given.get("limit")),
         folder=Path(given["out"]),
         encoders=encoders,
         llm=open_llm(model) if model else None,
         llm_name=model or "LLM",
+        prefix=name,
         **shared,
     )
-    result, table = domains_table(lab, given.get("rows"))
+    result = topic_change(lab, old, rows) if changes else domains_table(lab, rows)[0]
     made = write_result(result, lab.folder, lab.about())
     if as_json:
         print_json(made)
     else:
-        print(table.text())
-        console.print(f"{given['out']}/domains.md, .json", markup=False)
+        _print_experiments({name: made}, given["out"])
 
 
 def _run_experiments(names: list[str], given: dict[str, Any], *, as_json: bool) -> None:
-    if "domains" in names:
+    alone = [name for name in names if name in ("domains", "topic_change")]
+    if alone:
         if len(names) > 1:
-            raise ConfigError("domains runs by itself", hint="give the other experiments in another call")
-        _run_domains(given, as_json=as_json)
+            raise ConfigError(f"{alone[0]} runs by itself", hint="give the other experiments in another call")
+        _run_domains(alone[0], given, as_json=as_json)
         return
     for name in ("conversations", "catalog", "out"):
         if not given.get(name):

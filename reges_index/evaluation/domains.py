@@ -11,17 +11,21 @@ beside the fields of every turn. From Python, an encoder is measured in seconds:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reges_index.catalog.demo import demo_catalog, demo_catalogs
 from reges_index.catalog.encoder import embed_queries, resolve_encoder
+from reges_index.catalog.readers import read_items
 from reges_index.dialogue import Turn, newest_text, render_history
-from reges_index.dialogue.wording import Domain
+from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.files import json_lines, read_json
@@ -43,7 +47,9 @@ __all__ = [
     "measure_encoder",
     "rank_by_vectors",
     "read_domains",
+    "read_topic_changes",
     "score_domains",
+    "topic_shares",
 ]
 
 DOMAIN_METRICS = ("recall@1", "suitable@1", "recall@5", "recall@10", "mrr")
@@ -124,6 +130,41 @@ def _read_domain(path: Path, noun: str | None, limit: int | None) -> DomainSet:
     )
 
 
+def read_topic_changes() -> tuple[list[DomainSet], dict[str, frozenset[str]]]:
+    """Return the dialogues that come with the package, whose last message asks for something else.
+
+    Returns
+    -------
+    Films, books and cocktails, with the items that fit the last wish as targets; and by turn id the items
+    that fit what was asked for before.
+    """
+    folder = resources.files(__package__) / "data"
+    nouns = {"films": MOVIES, "books": Domain("book", "books"), "cocktails": Domain("cocktail", "cocktails")}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in nouns}
+    for line in (folder / "topic_change.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows[row["domain"]].append(row)
+    old: dict[str, frozenset[str]] = {}
+    found = []
+    for name, own in rows.items():
+        if name in demo_catalogs():
+            items = demo_catalog(name)
+        else:
+            with resources.as_file(folder / f"{name}.jsonl") as beside:
+                items = read_items(beside)
+        turns = tuple(
+            Turn(
+                id=row["id"], dialog_id=row["id"], messages=row["messages"], targets=row["new"],
+                mentioned=row["mentioned"],
+            )
+            for row in own
+        )  # fmt: skip
+        old |= {row["id"]: frozenset(row["old"]) for row in own}
+        data = EvaluationData(turns, tuple(items))
+        found.append(DomainSet(name, nouns[name], data, {turn.id: turn.targets for turn in turns}, {}))
+    return found, old
+
+
 # -- scoring -------------------------------------------------------------------------------------------
 
 
@@ -175,6 +216,22 @@ class DomainTable:
         }
         found = [bootstrap.compare(values[first], values[second])[0] for first, second in pairs]
         return list(zip(found, holm([difference.p for difference in found]), strict=True))
+
+
+def topic_shares(
+    domains: Sequence[DomainSet], old: Mapping[str, frozenset[str]], rankings: Mapping[str, Rankings]
+) -> NDArray[np.float64]:
+    """Return for each turn whether the first item fits the last wish, and whether it fits the one before.
+
+    Items that the dialogue has named are left out of the rankings first. Shape (turns, 2), each 0 or 1.
+    """
+    rows = []
+    for own in domains:
+        for turn in own.data.turns:
+            left = visible(rankings.get(own.name, {}).get(turn.id, ()), frozenset(turn.mentioned or ()))
+            first = left[0] if left else None
+            rows.append((float(first in turn.targets), float(first in old[turn.id])))
+    return np.asarray(rows, dtype=np.float64)
 
 
 def score_domains(

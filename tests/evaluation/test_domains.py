@@ -12,7 +12,9 @@ from reges_index.evaluation.domains import (
     measure_encoder,
     rank_by_vectors,
     read_domains,
+    read_topic_changes,
     score_domains,
+    topic_shares,
 )
 
 
@@ -101,3 +103,41 @@ def test_the_command_writes_the_table(folder, tmp_path):
     made = json.loads((tmp_path / "out" / "domains.json").read_text())
     assert {row["setting"] for row in made["rows"]} == {"mean of 2 domains", "teas", "walks"}
     assert CliRunner().invoke(app, [*options, "--conversations", "x"]).exit_code != 0
+
+
+def test_the_dialogues_with_a_change_of_topic_say_what_fits_which_wish():
+    domains, old = read_topic_changes()
+    turns = {own.name: own.data.turns for own in domains}
+    assert set(turns) == {"films", "books", "cocktails"}
+    assert sum(map(len, turns.values())) >= 40
+    for own in domains:
+        known = {item.id for item in own.data.items}
+        for turn in own.data.turns:
+            new, before, named = set(turn.targets), old[turn.id], set(turn.mentioned)
+            assert new
+            assert before
+            assert (new | before | named) <= known
+            assert not new & before
+            assert not named & (new | before)
+            assert turn.messages[-1].role == "user"
+
+
+def test_the_first_item_that_was_not_named_decides_which_wish_is_met():
+    domains, old = read_topic_changes()
+    ranked = {}
+    for own in domains:
+        ranked[own.name] = {t.id: [*t.mentioned, t.targets[0]] for t in own.data.turns}
+    first = domains[0].data.turns[0]
+    ranked["films"][first.id] = [min(old[first.id])]
+    shares = topic_shares(domains, old, ranked)
+    assert shares[0].tolist() == [0, 1]
+    assert shares[1:].tolist() == [[1, 0]] * (len(shares) - 1)
+
+
+def test_the_command_reports_on_a_change_of_topic(tmp_path):
+    options = ["evaluate", "--experiment", "topic_change", "--rows", "stock", "--resamples", "100"]
+    outcome = CliRunner().invoke(app, [*options, "--out", str(tmp_path)])
+    assert outcome.exit_code == 0, outcome.output
+    rows = json.loads((tmp_path / "topic_change.json").read_text())["rows"]
+    assert {row["metric"] for row in rows} == {"fits the new wish", "fits the old wish"}
+    assert all(row["n"] >= 40 for row in rows)

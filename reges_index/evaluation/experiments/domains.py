@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from llama_index.core import VectorStoreIndex
 from llama_index.core.query_engine import RetrieverQueryEngine
 
@@ -27,11 +28,13 @@ from reges_index.evaluation.domains import (
     encoder_rankings,
     rank_by_vectors,
     score_domains,
+    topic_shares,
 )
 from reges_index.evaluation.experiments.queries import embed_texts, written_queries
 from reges_index.evaluation.experiments.result import ComparisonRow, ExperimentResult, Row
 from reges_index.evaluation.experiments.systems import run_system
 from reges_index.evaluation.predictions import Prediction, read_predictions
+from reges_index.evaluation.stats import ClusterBootstrap
 from reges_index.item_expert import ReGeSRerank, ReGeSSynthesizer
 from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.pipeline import engine_inputs
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 
     from reges_index.models import LocalLM
 
-__all__ = ["ROW_GROUPS", "DomainLab", "domains_table"]
+__all__ = ["ROW_GROUPS", "DomainLab", "domains_table", "topic_change"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ _SHOWN = {
     "recall@10": "Recall@10",
     "mrr": "MRR",
 }
+_TOPIC = ("fits the new wish", "fits the old wish")
 EMBEDDED = "embedded default"
 DROP_IN = "drop-in of the guide, embedded LLM"
 STOCK = "stock retriever, last message"
@@ -79,6 +83,8 @@ class DomainLab:
         An LLM of the user's own and what the table calls it; None leaves its row out.
     batch_size, resamples, seed, level
         Turns at once; of intervals and tests.
+    prefix
+        What the files of its runs begin with.
     """
 
     domains: Sequence[DomainSet]
@@ -91,10 +97,11 @@ class DomainLab:
     resamples: int = 10_000
     seed: int = 0
     level: float = 0.95
+    prefix: str = "domains"
 
     def run_file(self, what: str, own: DomainSet) -> Path:
         """Return the file that keeps a run of one domain."""
-        return self.folder / "runs" / f"domains-{what}-{own.name}.jsonl"
+        return self.folder / "runs" / f"{self.prefix}-{what}-{own.name}.jsonl"
 
     def about(self) -> dict[str, Any]:
         """Describe data, encoders and model for the report."""
@@ -191,7 +198,7 @@ def _drop_in(lab: DomainLab) -> dict[str, ByDomain]:
 def _engine(lab: DomainLab, name: str, run: str, **options: Any) -> dict[str, ByDomain]:
     found: ByDomain = {}
     for own in lab.domains:
-        catalog = ItemCatalog.from_items(own.data.items, name=f"domains-{own.name}")
+        catalog = ItemCatalog.from_items(own.data.items, name=f"{lab.prefix}-{own.name}".replace("_", "-"))
         engine = ReGeSQueryEngine.from_defaults(catalog, domain=own.domain, exclude_mentioned=True, **options)
         path = lab.run_file(run, own)
         with PredictionLog(path, {"data": own.data.hash, "engine": name}) as log:
@@ -216,6 +223,22 @@ ROW_GROUPS: dict[str, Callable[[DomainLab], dict[str, ByDomain]]] = {
 """Groups of rows, from the quickest to the slowest."""
 
 
+def _systems(lab: DomainLab, groups: Sequence[str] | None) -> dict[str, ByDomain]:
+    unknown = [group for group in groups or () if group not in ROW_GROUPS]
+    if unknown:
+        raise ConfigError(f"unknown rows {unknown[0]!r}", hint=f"rows are {', '.join(ROW_GROUPS)}")
+    systems: dict[str, ByDomain] = {}
+    for group, make in ROW_GROUPS.items():
+        if groups is None or group in groups:
+            logger.info("%s: %s", lab.prefix, group)
+            systems |= make(lab)
+    return systems
+
+
+def _left_out(lab: DomainLab) -> dict[str, str]:
+    return {} if lab.llm is not None else {"an LLM of your own": "no --model was given"}
+
+
 def domains_table(
     lab: DomainLab, groups: Sequence[str] | None = None
 ) -> tuple[ExperimentResult, DomainTable]:
@@ -231,15 +254,9 @@ def domains_table(
     ConfigError
         For an unknown group.
     """
-    unknown = [group for group in groups or () if group not in ROW_GROUPS]
-    if unknown:
-        raise ConfigError(f"unknown rows {unknown[0]!r}", hint=f"rows are {', '.join(ROW_GROUPS)}")
-    systems: dict[str, ByDomain] = {}
-    for group, make in ROW_GROUPS.items():
-        if groups is None or group in groups:
-            logger.info("domains: %s", group)
-            systems |= make(lab)
-    table = score_domains(lab.domains, systems, resamples=lab.resamples, seed=lab.seed, level=lab.level)
+    table = score_domains(
+        lab.domains, _systems(lab, groups), resamples=lab.resamples, seed=lab.seed, level=lab.level
+    )
     names = [own.name for own in lab.domains]
     settings = {MEAN: f"mean of {len(names)} domains", **{name: name for name in names}}
     rows = [
@@ -265,9 +282,44 @@ def domains_table(
                 "The pseudo-query was written in sight of the target, so its row is a ceiling and no system.",
                 "The drop-in retrieves six items, as the guide does; nothing below them is ranked.",
             ],
-            left_out={} if lab.llm is not None else {"an LLM of your own": "no --model was given"},
+            left_out=_left_out(lab),
         ),
         table,
+    )
+
+
+def topic_change(
+    lab: DomainLab, old: Mapping[str, frozenset[str]], groups: Sequence[str] | None = None
+) -> ExperimentResult:
+    """Say how often the first item fits the last message's wish, where that is another than before.
+
+    Parameters
+    ----------
+    old
+        From `read_topic_changes`, as the domains of ``lab``.
+    groups
+        As for `domains_table`.
+    """
+    turns = [turn for own in lab.domains for turn in own.data.turns]
+    bootstrap = ClusterBootstrap(
+        np.arange(len(turns), dtype=np.int64), resamples=lab.resamples, seed=lab.seed, level=lab.level
+    )
+    rows = []
+    for system, rankings in _systems(lab, groups).items():
+        shares = topic_shares(lab.domains, old, rankings)
+        for metric, e in zip(_TOPIC, bootstrap.estimate(shares), strict=True):
+            rows.append(Row(system, "", "", metric, e.value, len(turns), e.low, e.high))
+    counts = ", ".join(f"{len(own.data.turns)} over {own.name}" for own in lab.domains)
+    return ExperimentResult(
+        name="topic_change",
+        title="A change of topic: does the first item fit the new wish",
+        source="not in the paper",
+        rows=rows,
+        notes=[
+            f"{len(turns)} dialogues ({counts}), written for this; the last message asks for something else.",
+            "Which items fit which wish is listed by hand; none fits both. Named items leave the rankings.",
+        ],
+        left_out=_left_out(lab),
     )
 
 
