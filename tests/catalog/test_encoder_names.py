@@ -1,8 +1,22 @@
-import pytest
+import json
+import shutil
 
-from reges_index.catalog.api_encoder import open_api_encoder
-from reges_index.catalog.encoder import encoder_identity, encoder_spec, find_default_encoder, resolve_encoder
-from reges_index.catalog.encoder_names import ENCODER_PRESETS, EncoderName, parse_encoder_name
+import pytest
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+from reges_index.catalog.encoder import (
+    encoder_identity,
+    encoder_spec,
+    find_default_encoder,
+    open_api_encoder,
+    resolve_encoder,
+)
+from reges_index.catalog.encoder_names import (
+    ENCODER_PRESETS,
+    EncoderName,
+    instructions_for,
+    parse_encoder_name,
+)
 from reges_index.errors import ConfigError
 from tests.catalog.hashing import HashingEmbedding
 
@@ -60,7 +74,7 @@ def test_openai_is_opened_with_the_key_from_the_environment(monkeypatch):
 
 def test_the_query_instruction_of_bge_goes_with_its_name():
     """BGE itself is not here; MiniLM under its name takes the instruction and the identity records it."""
-    from reges_index.catalog.hf_encoder import LocalEncoder
+    from reges_index.catalog.local_encoders import LocalEncoder
 
     model = LocalEncoder("BAAI/bge-large-en-v1.5", str(find_default_encoder()))
     identity = encoder_identity(model)
@@ -69,6 +83,52 @@ def test_the_query_instruction_of_bge_goes_with_its_name():
     assert identity.text_instruction == ""
     asked = model.get_query_embedding("a ship")
     assert asked == pytest.approx(model.get_text_embedding(identity.query_instruction + "a ship"), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "text"),
+    [
+        ("intfloat/multilingual-e5-small", "query: ", "passage: "),
+        ("/models/e5-base-v2/", "query: ", "passage: "),
+        ("nomic-embed-text:latest", "search_query: ", "search_document: "),
+        ("intfloat/multilingual-e5-large-instruct", "Instruct: ", ""),
+        ("/home/e5-base/all-MiniLM-L12-v2", "", ""),
+    ],
+)
+def test_instructions_of_models_that_need_them(name, query, text):
+    told = instructions_for(name)
+    assert told.query.startswith(query)
+    assert bool(told.query) == bool(query)
+    assert told.text == text
+    assert instructions_for("somebody/new-model") is None
+
+
+def test_instructions_are_the_models_own_or_those_of_its_card_or_a_warning(tmp_path, caplog):
+    """Other models are not here; MiniLM under their names, or with prompts of its own, takes their part."""
+    from reges_index.catalog.local_encoders import LocalEncoder
+
+    source = find_default_encoder()
+    known = LocalEncoder("intfloat/e5-base-v2", str(source))
+    assert known.get_text_embedding("a ship") == pytest.approx(
+        LocalEncoder(ENCODER_PRESETS["embedded"], str(source)).get_text_embedding("passage: a ship"), abs=1e-5
+    )
+    assert encoder_identity(known).query_instruction == "query: "
+    folder = tmp_path / "mine"
+    shutil.copytree(source, folder)
+    assert encoder_identity(str(folder)).text_instruction == ""
+    assert "instruction" in caplog.text
+    caplog.clear()
+    other = tmp_path / "yours"
+    shutil.copytree(source, other)
+    prompts = {"query": "find: ", "document": "doc: "}
+    (other / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    identity = encoder_identity(str(other))
+    assert (identity.query_instruction, identity.text_instruction) == ("find: ", "doc: ")
+    assert caplog.text == ""
+    stock = HuggingFaceEmbedding(str(source), device="cpu")
+    stock.model_name = "intfloat/e5-base-v2"
+    assert encoder_identity(stock).query_instruction == ""
+    assert "'query: '" in caplog.text
 
 
 def test_what_no_name_describes_has_none():

@@ -100,9 +100,9 @@ def test_the_name_says_it_all(encoder, proxy):
 async def test_a_fault_is_retried_and_one_that_stays_is_one_clear_error(
     encoder, proxy, fault, asynchronous, caplog, monkeypatch
 ):
-    from reges_index.catalog import api_embedding
+    from reges_index.catalog import api_encoder
 
-    monkeypatch.setattr(api_embedding, "RetryPolicy", partial(RetryPolicy, first_wait_s=0.01))
+    monkeypatch.setattr(api_encoder, "RetryPolicy", partial(RetryPolicy, first_wait_s=0.01))
     proxy.faults = [FAULTS[fault]]
     assert await embed(encoder, asynchronous) == pytest.approx(
         HashingEmbedding().get_query_embedding("a ship"), abs=1e-6
@@ -146,6 +146,16 @@ async def test_a_wrong_key_is_told_without_the_key(encoder, proxy, asynchronous)
     assert isinstance(caught.value, ModelError)
     assert "OPENAI_LIKE_API_KEY" in caught.value.hint
     assert WRONG not in "".join(traceback.format_exception(caught.value))
+
+
+def test_instructions_go_with_the_model_s_name(proxy, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_LIKE_API_KEY", KEY)
+    encoder = resolve_encoder(f"openai-like:nomic-embed-text@{proxy.url}")
+    encoder.get_query_embedding("a ship")
+    encoder.get_text_embedding_batch(["a ship"])
+    sent = json.dumps(server.requests[-2:])
+    assert "search_query: a ship" in sent
+    assert "search_document: a ship" in sent
 
 
 def test_a_program_s_own_error_is_raised_as_it_is(encoder, proxy):
