@@ -89,9 +89,9 @@ def open_catalog(
 
 def parse_domain(text: str) -> Domain:
     """Read ``NOUN`` or ``NOUN,PLURAL``."""
-    from reges_index.dialogue.wording import Domain
+    from reges_index.dialogue.wording import Domain, plural_of
 
     noun, _, plural = (part.strip() for part in text.partition(","))
     if not noun:
         raise ConfigError("--domain is empty", hint="give a noun, such as book,books")
-    return Domain(noun, plural or f"{noun}s")
+    return Domain(noun, plural or plural_of(noun))

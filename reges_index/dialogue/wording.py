@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reges_index.errors import ConfigError
 
-__all__ = ["MOVIES", "Domain", "template_hash"]
+__all__ = ["MOVIES", "Domain", "plural_of", "template_hash"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Domain:
         For example ``Domain("book", "books")``. The default is the paper's: movie, movies.
     aspects
         What the query expert shall look for in a dialogue, such as ``"author, genre, topics"``. By default
-        the paper's (actor, producer, genre, topics) where items have actors, else genre and topics.
+        the paper's (actor, producer, genre, topics) where items have actors, else maker, kind and topics.
     """
 
     noun: str = "movie"
@@ -29,7 +29,7 @@ class Domain:
 
     @classmethod
     def parse(cls, text: str) -> Domain:
-        """Read ``NOUN`` or ``NOUN,PLURAL``, as on the command line.
+        """Read ``NOUN`` or ``NOUN,PLURAL``, as on the command line; the plural is regular by default.
 
         Raises
         ------
@@ -39,17 +39,32 @@ class Domain:
         noun, _, plural = (part.strip() for part in text.partition(","))
         if not noun:
             raise ConfigError("the domain is empty", hint="give a noun, such as book,books")
-        return cls(noun, plural or f"{noun}s")
+        return cls(noun, plural or plural_of(noun))
 
     @property
     def looked_for(self) -> str:
         """What the query expert's prompt says to look for."""
-        return self.aspects or (_OF_FILMS if self.noun.casefold() in _WITH_ACTORS else "genre, topics")
+        return self.aspects or (_OF_FILMS if self.noun.casefold() in _WITH_ACTORS else _OF_OTHERS)
 
 
 _OF_FILMS = "actor, producer, genre, topics"
-_WITH_ACTORS = ("movie", "film", "show", "tv show", "series", "play")
+_OF_OTHERS = "maker, kind, topics"
+_WITH_ACTORS = ("movie", "film", "tv show", "series")
 MOVIES = Domain()
+
+
+def plural_of(noun: str) -> str:
+    """Return the regular English plural: policies, dishes, pieces of furniture.
+
+    >>> plural_of("pair of headphones"), plural_of("policy"), plural_of("watch"), plural_of("journey")
+    ('pairs of headphones', 'policies', 'watches', 'journeys')
+    """
+    head, of, rest = noun.partition(" of ")
+    if head.endswith("y") and head[-2:-1] not in tuple("aeiou"):
+        head = f"{head[:-1]}ies"
+    else:
+        head += "es" if head.endswith(("s", "x", "z", "ch", "sh")) else "s"
+    return f"{head}{of}{rest}"
 
 
 def template_hash(*parts: str) -> str:

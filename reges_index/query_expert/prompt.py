@@ -25,7 +25,7 @@ __all__ = [
 # Word for word the paper's "Prompt for LLM_QR Self-Supervision" (section 3.3) when the domain is movies.
 DEFAULT_PSEUDO_QUERY_TMPL = PromptTemplate(
     "Find the common concepts between the conversation history that the seeker reveals and the ground truth "
-    "{item_noun}, particularly paying attention to actor, producer, genre, topics, etc. Then, formulate a "
+    "{item_noun}, particularly paying attention to {item_details}, etc. Then, formulate a "
     "good natural-language search query for matching introduction of {item_plural} the seeker likes. Only "
     "output the query, do not include any explanation.\n"
     "\n"
@@ -38,7 +38,7 @@ DEFAULT_PSEUDO_QUERY_TMPL = PromptTemplate(
 # untrained model, the paper's Direct Prompt (section 3.5).
 DEFAULT_QUERY_TMPL = PromptTemplate(
     "Find the concepts in the conversation history that the seeker reveals, particularly paying attention to "
-    "actor, producer, genre, topics, etc. Then, formulate a good natural-language search query for matching "
+    "{item_details}, etc. Then, formulate a good natural-language search query for matching "
     "introduction of {item_plural} the seeker likes. Only output the query, do not include any explanation.\n"
     "\n"
     "Conversation history: {conversation_history}"
@@ -68,13 +68,17 @@ def build_query_prompt(
     dialogue
         Oldest message first.
     template
-        Has the slot ``{conversation_history}`` and may have ``{item_noun}`` and ``{item_plural}``.
+        Has the slot ``{conversation_history}`` and may have ``{item_noun}``, ``{item_plural}`` and
+        ``{item_details}`` (what to pay attention to).
     max_history_tokens
         Budget of the dialogue's text, cut from the oldest end; None for no limit. Needs ``measure``.
     """
     history = render_history(dialogue, budget=max_history_tokens, measure=measure)
     text = template.format(
-        conversation_history=history.text, item_noun=domain.noun, item_plural=domain.plural
+        conversation_history=history.text,
+        item_noun=domain.noun,
+        item_plural=domain.plural,
+        item_details=domain.looked_for,
     )
     return QueryPrompt((ChatMessage(role=MessageRole.USER, content=text),), history)
 
@@ -101,10 +105,15 @@ def build_pseudo_query_prompt(
         ground_truth_items="\n".join(map(one_line, truth)),
         item_noun=domain.noun,
         item_plural=domain.plural,
+        item_details=domain.looked_for,
     )
     return QueryPrompt((ChatMessage(role=MessageRole.USER, content=text),), history)
 
 
 def query_prompt_hash(template: PromptTemplate = DEFAULT_QUERY_TMPL) -> str:
-    """Return the hash that a query-expert adapter's manifest keeps."""
-    return template_hash("query-expert", template.template, HISTORY_FORMAT)
+    """Return the hash that a query-expert adapter's manifest keeps.
+
+    It is that of the prompt for films: what else the domain says is filled in later.
+    """
+    text = template.template.replace("{item_details}", MOVIES.looked_for)
+    return template_hash("query-expert", text, HISTORY_FORMAT)

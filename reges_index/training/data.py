@@ -89,7 +89,7 @@ def query_examples(
     lm: LocalLM,
     settings: ExpertTraining,
     *,
-    domain: Domain = MOVIES,
+    domain: Domain | Mapping[str, Domain] = MOVIES,
 ) -> tuple[list[Example], DataReport]:
     """Make LLM_QR's examples: dialogue -> pseudo-query (section 2.3).
 
@@ -101,6 +101,8 @@ def query_examples(
         Turn id -> pseudo-query. Turns without one and queries without a turn are counted.
     lm
         For its tokenizer and chat template.
+    domain
+        What an item is called, or a mapping from the turn's id to it where turns are of several domains.
 
     Raises
     ------
@@ -113,7 +115,11 @@ def query_examples(
     for stray in queries.keys() - known:
         report.leave_out("pseudo_query_of_unknown_turn", stray)
     measure = HFMeasure(lm.tokenizer)
-    frame = len(lm.encode_chat(build_query_prompt((), domain=domain).messages))
+    domains = domain if isinstance(domain, Mapping) else {turn.id: domain for turn in turns}
+    frames = {
+        each: len(lm.encode_chat(build_query_prompt((), domain=each).messages))
+        for each in set(domains.values())
+    }
     examples: list[Example] = []
     for turn in turns:
         query = queries.get(turn.id)
@@ -124,6 +130,8 @@ def query_examples(
             report.leave_out("empty_pseudo_query", turn.id)
             continue
         answer = lm.encode_answer(query.strip())
+        own = domains[turn.id]
+        frame = frames[own]
         room = settings.max_tokens - frame - len(answer)
         if room <= 0:
             raise InputError(
@@ -134,7 +142,7 @@ def query_examples(
         report.allow("max_history_tokens", history)
         prompt = build_query_prompt(
             turn.chat,
-            domain=domain,
+            domain=own,
             max_history_tokens=history,
             measure=measure,
         )

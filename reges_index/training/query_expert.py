@@ -29,7 +29,7 @@ def train_query_expert(
     settings: ExpertTraining,
     out_dir: str | Path,
     *,
-    domain: Domain = MOVIES,
+    domain: Domain | Mapping[str, Domain] = MOVIES,
     manifest_fields: Mapping[str, Any] | None = None,
     resume: bool = True,
     run_dir: str | Path | None = None,
@@ -42,6 +42,8 @@ def train_query_expert(
         Recommendation turns.
     queries
         Turn id -> pseudo-query.
+    domain
+        As in `query_examples`.
     lm, settings, out_dir, resume, run_dir
         As in `train_expert`.
     manifest_fields

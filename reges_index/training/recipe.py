@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -57,6 +58,10 @@ class DataSet(_Section):
         A file that is there already, taken as it is; None has the teacher write one.
     reasoning
         The same for the chain-of-thought variant.
+    item_noun
+        What an item is called here, where that is not what the recipe says.
+    share
+        Share of the dialogues that are trained on.
     """
 
     name: _Name
@@ -64,6 +69,47 @@ class DataSet(_Section):
     catalog: Path
     pseudo_queries: Path | None = None
     reasoning: Path | None = None
+    item_noun: str | None = None
+    share: float = Field(default=1.0, gt=0, le=1)
+
+
+class DomainFolders(_Section):
+    """Many small data sets: each folder holds ``catalog.jsonl`` and ``turns.jsonl``.
+
+    The turns bring their pseudo-queries themselves, in the field ``query``.
+
+    Attributes
+    ----------
+    folder
+        What holds the folders.
+    nouns
+        JSON: what an item is called, by the folder's name.
+    """
+
+    folder: Path
+    nouns: Path
+
+    def data(self) -> list[DataSet]:
+        """Return a data set for each folder, in the order of their names."""
+        try:
+            nouns = json.loads(self.nouns.read_text(encoding="utf-8"))
+            folders = sorted(path for path in self.folder.iterdir() if path.is_dir())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"domains: {error}") from error
+        missing = [path.name for path in folders if path.name not in nouns]
+        if missing or not folders:
+            what = f"no noun for {missing[0]!r}" if missing else f"no folder in {self.folder}"
+            raise ConfigError(f"{self.nouns}: {what}", hint='for example {"novels": "novel"}')
+        return [
+            DataSet(
+                name=path.name,
+                conversations=path / "turns.jsonl",
+                catalog=path / "catalog.jsonl",
+                pseudo_queries=path / "turns.jsonl",
+                item_noun=nouns[path.name],
+            )
+            for path in folders
+        ]
 
 
 class TeacherChoice(_Section):
@@ -121,7 +167,9 @@ class Recipe(_Section):
     out
         Folder for everything that the run writes.
     data
-        One or more data sets; ids of turns and items have to be unique over all of them.
+        Data sets; ids of turns and items have to be unique over all of them.
+    domains
+        More data sets, one a folder.
     encoder
         Of the catalogs, as `resolve_encoder` takes it: "embedded" (all-MiniLM-L6-v2), "dpr", "bge-large", ...
     teacher
@@ -145,7 +193,8 @@ class Recipe(_Section):
 
     name: _Name
     out: Path
-    data: tuple[DataSet, ...] = Field(min_length=1)
+    data: tuple[DataSet, ...] = ()
+    domains: DomainFolders | None = None
     base: str = "embedded"
     revision: str | None = None
     encoder: str = "embedded"
@@ -168,6 +217,12 @@ class Recipe(_Section):
         return data
 
     @model_validator(mode="after")
+    def _has_data(self) -> Recipe:
+        if not self.data and self.domains is None:
+            raise ValueError("there is no data: give data, domains or both")
+        return self
+
+    @model_validator(mode="after")
     def _teacher_where_needed(self) -> Recipe:
         for part in self.data:
             missing = "pseudo_queries" if part.pseudo_queries is None else None
@@ -188,6 +243,10 @@ class Recipe(_Section):
     def domain(self) -> Domain:
         """What an item is called in prompts."""
         return Domain(self.item_noun, self.item_plural)
+
+    def domain_of(self, part: DataSet) -> Domain:
+        """Return what an item of a data set is called."""
+        return self.domain if part.item_noun is None else Domain.parse(part.item_noun)
 
     @property
     def query_decoding(self) -> QueryDecoding:
@@ -241,12 +300,17 @@ def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
         )
         for part in recipe.data
     ]
+    if recipe.domains is not None:
+        data += DomainFolders(
+            folder=folder / recipe.domains.folder, nouns=folder / recipe.domains.nouns
+        ).data()
     teacher = recipe.teacher
     if teacher is not None:
         teacher = teacher.model_copy(update={"llm": name_beside(folder, teacher.llm)})
     return recipe.model_copy(
         update={
             "data": tuple(data),
+            "domains": None,
             "out": Path(out) if out is not None else folder / recipe.out,
             "base": name_beside(folder, recipe.base),
             "encoder": name_beside(folder, recipe.encoder),

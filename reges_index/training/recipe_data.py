@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from reges_index.catalog import Item, read_items
 from reges_index.dialogue import Turn, read_turns
+from reges_index.dialogue.wording import Domain
 from reges_index.errors import InputError
 from reges_index.fusion.recipe import FusionRecipe, read_recipe
 from reges_index.training.cot import read_reasoning
 from reges_index.training.pseudo_queries import read_pseudo_queries
 from reges_index.training.recipe import DataSet, Recipe
 
-__all__ = ["RecipeData"]
+__all__ = ["RecipeData", "share_of_dialogues"]
 
 
 @dataclass
@@ -28,7 +31,19 @@ class RecipeData:
     @cached_property
     def turns(self) -> dict[str, list[Turn]]:
         """Turns of each data set."""
-        return {part.name: read_turns(part.conversations) for part in self.recipe.data}
+        return {
+            part.name: share_of_dialogues(read_turns(part.conversations), part.share)
+            for part in self.recipe.data
+        }
+
+    @cached_property
+    def domains(self) -> dict[str, Domain]:
+        """What an item is called, for each turn."""
+        return {
+            turn.id: self.recipe.domain_of(part)
+            for part in self.recipe.data
+            for turn in self.turns[part.name]
+        }
 
     @cached_property
     def items(self) -> dict[str, dict[str, Item]]:
@@ -74,9 +89,16 @@ class RecipeData:
                     owner[key] = name
         for part in self.recipe.data:
             if part.pseudo_queries is not None:
-                read_pseudo_queries(part.pseudo_queries, turns=self.turns[part.name])
+                self.read_queries(part)
             if self.recipe.cot and part.reasoning is not None:
                 read_reasoning(part.reasoning, turns=self.turns[part.name])
+
+    def read_queries(self, part: DataSet) -> dict[str, str]:
+        """Read a data set's pseudo-queries; those of turns that its share leaves out are left out too."""
+        kept = {turn.id for turn in self.turns[part.name]}
+        turns = self.turns[part.name] if part.share == 1 else read_turns(part.conversations)
+        queries = read_pseudo_queries(self.queries_file(part), turns=turns)
+        return {key: query for key, query in queries.items() if key in kept}
 
     # -- where things are ------------------------------------------------------------------------------
 
@@ -106,3 +128,13 @@ class RecipeData:
     def negatives_file(self, part: DataSet) -> Path:
         """Return the file of hard negatives."""
         return self.recipe.out / "negatives" / f"{part.name}.jsonl"
+
+
+def share_of_dialogues(turns: Sequence[Turn], share: float) -> list[Turn]:
+    """Return the turns of a share of the dialogues, always the same ones."""
+    if share == 1:
+        return list(turns)
+    dialogues = sorted({turn.dialog_id or turn.id for turn in turns})
+    count = max(1, round(share * len(dialogues)))
+    kept = set(random.Random("share").sample(dialogues, count))
+    return [turn for turn in turns if (turn.dialog_id or turn.id) in kept]

@@ -161,7 +161,7 @@ class RecipeSteps:
             data = []
             for part in recipe.data:
                 turns = self.data.turns[part.name]
-                own = read_pseudo_queries(self.data.queries_file(part), turns=turns)
+                own = self.data.read_queries(part)
                 queries |= own
                 data += [
                     data_file(part.conversations, len(turns)),
@@ -174,7 +174,7 @@ class RecipeSteps:
                     self._base(recipe.query_expert),
                     recipe.query_expert,
                     self.data.query_dir,
-                    domain=recipe.domain,
+                    domain=self.data.domains,
                     manifest_fields=self._manifest(data),
                     run_dir=self._checkpoints(self.data.query_dir),
                 )
@@ -197,7 +197,7 @@ class RecipeSteps:
         def run() -> Mapping[str, Any]:
             lm = self._base(recipe.query_expert)
             lm.load_adapter("query-expert", self.data.query_dir, role="query-expert")
-            expert = ReGeSQueryTransform(lm, domain=recipe.domain, decoding=recipe.query_decoding)
+            expert = ReGeSQueryTransform(lm, domain=recipe.domain_of(part), decoding=recipe.query_decoding)
             catalog = ItemCatalog.from_items(
                 self.data.items[part.name].values(),
                 persist_dir=recipe.out / "catalog",
@@ -219,7 +219,7 @@ class RecipeSteps:
             "top_k": recipe.negatives.top_k, "decoding": recipe.decoding,
             "encoder": asdict(encoder_identity(self.embed_model or recipe.encoder)),
             "base": [recipe.base, recipe.revision], "dtype": recipe.query_expert.dtype,
-            "item": [recipe.item_noun, recipe.item_plural],
+            "item": [recipe.domain_of(part).noun, recipe.domain_of(part).plural],
         }  # fmt: skip
         inputs = (part.conversations, part.catalog, self.data.query_dir)
         return Step(name, run, (out,), settings, inputs, _beside(out))
@@ -324,7 +324,8 @@ class RecipeSteps:
                 "start_from": content_hash(start) if start is not None else None,
             },
             "base": [self.recipe.base, self.recipe.revision],
-            "item": [self.recipe.item_noun, self.recipe.item_plural],
+            "item": sorted({domain.noun for domain in self.data.domains.values()}),
+            "shares": [part.share for part in self.recipe.data],
         }
 
     def _open_teacher(self, answer_tokens: int) -> LLM | LocalLM:
