@@ -31,7 +31,6 @@ from reges_index.training.provenance import data_file, recommend
 from reges_index.training.pseudo_queries import (
     PSEUDO_QUERY_PROMPT_HASH,
     QUERY_TOKENS,
-    read_pseudo_queries,
     write_pseudo_queries,
 )
 from reges_index.training.query_expert import train_query_expert
@@ -146,7 +145,7 @@ class RecipeSteps:
 
     def _look_at(self, part: DataSet) -> Mapping[str, Any]:
         turns, items = self.data.turns[part.name], self.data.items[part.name]
-        queries = read_pseudo_queries(self.data.queries_file(part), turns=turns)
+        queries = self.data.read_queries(part)
         leaks = TitleLeaks(items)
         leaking = [turn.id for turn in turns if turn.id in queries and leaks.find(queries[turn.id], turn)]
         return {"given": str(part.pseudo_queries), "queries": len(queries), "naming_a_target": leaking}
