@@ -3,6 +3,7 @@ import re
 import pytest
 
 from reges_index import Domain
+from reges_index.dialogue.wording import MOVIES, plural_of
 from reges_index.query_expert import (
     DEFAULT_PSEUDO_QUERY_TMPL,
     DEFAULT_QUERY_TMPL,
@@ -26,7 +27,11 @@ def words(text):
 
 def test_the_teachers_prompt_is_the_papers():
     text = DEFAULT_PSEUDO_QUERY_TMPL.format(
-        item_noun="movie", item_plural="movies", conversation_history="H", ground_truth_items="G"
+        item_noun=MOVIES.noun,
+        item_plural=MOVIES.plural,
+        item_details=MOVIES.attention,
+        conversation_history="H",
+        ground_truth_items="G",
     )
     assert words(text) == PAPER
 
@@ -44,6 +49,7 @@ def test_the_students_prompt_does_not_see_the_truth():
     ).messages
     assert message.content.endswith("Conversation history: seeker: I like {braces} and Heat")
     assert "introduction of books the seeker likes" in message.content
+    assert "maker, kind, topics" in message.content  # books have no actors
     assert "ground truth" not in message.content.lower()
     (message,) = build_pseudo_query_prompt(chat("hi"), ["Heat\n(1995)", "Up"]).messages
     assert message.content.endswith("Ground truth items: Heat (1995)\nUp")
@@ -52,3 +58,12 @@ def test_the_students_prompt_does_not_see_the_truth():
 def test_the_hash_follows_the_template_only():
     assert query_prompt_hash() == query_prompt_hash(DEFAULT_QUERY_TMPL)
     assert query_prompt_hash(DEFAULT_PSEUDO_QUERY_TMPL) != query_prompt_hash()
+
+
+def test_a_noun_alone_makes_a_domain():
+    assert Domain.of("policy") == Domain("policy", "policies")
+    assert [plural_of(noun) for noun in ("piece of gear", "watch", "journey")] == [
+        "pieces of gear",
+        "watches",
+        "journeys",
+    ]
