@@ -89,9 +89,6 @@ def open_catalog(
 
 def parse_domain(text: str) -> Domain:
     """Read ``NOUN`` or ``NOUN,PLURAL``."""
-    from reges_index.dialogue.wording import Domain, plural_of
+    from reges_index.dialogue.wording import Domain
 
-    noun, _, plural = (part.strip() for part in text.partition(","))
-    if not noun:
-        raise ConfigError("--domain is empty", hint="give a noun, such as book,books")
-    return Domain(noun, plural or plural_of(noun))
+    return Domain.parse(text)

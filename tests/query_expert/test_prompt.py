@@ -29,7 +29,7 @@ def test_the_teachers_prompt_is_the_papers():
     text = DEFAULT_PSEUDO_QUERY_TMPL.format(
         item_noun=MOVIES.noun,
         item_plural=MOVIES.plural,
-        item_details=MOVIES.attention,
+        item_details=MOVIES.looked_for,
         conversation_history="H",
         ground_truth_items="G",
     )
@@ -61,7 +61,7 @@ def test_the_hash_follows_the_template_only():
 
 
 def test_a_noun_alone_makes_a_domain():
-    assert Domain.of("policy") == Domain("policy", "policies")
+    assert Domain.parse("policy") == Domain("policy", "policies")
     assert [plural_of(noun) for noun in ("piece of gear", "watch", "journey")] == [
         "pieces of gear",
         "watches",
