@@ -108,11 +108,9 @@ class LocalEncoder(HuggingFaceEmbedding):
 def _instructions(name: str, source: str) -> tuple[str, str]:
     """Return what goes before queries and texts: as the model itself stores it, or else as its card says."""
     file = Path(source) / "config_sentence_transformers.json"
-    cached = (
-        str(file) if file.is_file() else try_to_load_from_cache(source, file.name) if "/" in source else None
-    )
+    found = file if Path(source).is_dir() else try_to_load_from_cache(source, file.name)
     stored: dict[str, str] = {}
-    if isinstance(cached, str):
+    if isinstance(found, (str, Path)) and Path(found).is_file():
         stored = json.loads(Path(found).read_text("utf-8")).get("prompts") or {}
     query = stored.get("query") or ""
     text = next((stored[key] for key in ("document", "passage", "text", "corpus") if stored.get(key)), "")
@@ -121,8 +119,8 @@ def _instructions(name: str, source: str) -> tuple[str, str]:
     told = instructions_for(name) or instructions_for(source)
     if told is None:
         logger.warning(
-            "encoder %r stores no instructions and is not known here: if its card asks for one before queries "
-            "or texts, pass HuggingFaceEmbedding(..., query_instruction=..., text_instruction=...)",
+            "encoder %r stores no instructions and is not known here: if its card asks for one before "
+            "queries or texts, pass HuggingFaceEmbedding(..., query_instruction=..., text_instruction=...)",
             name,
         )
         return "", ""

@@ -71,9 +71,9 @@ def field_keys(metadata: Mapping[str, Any], names: FieldNames) -> dict[str, str]
     found = {field: key for field, key in names.keys.items() if not is_missing(metadata.get(key))}
     for field, guesses in FIELD_GUESSES.items():
         if field != "id" and field not in names.keys:
-            key = next((by_name[guess] for guess in guesses if guess in by_name), None)
-            if key is not None and key not in found.values():
-                found[field] = key
+            guessed = next((by_name[guess] for guess in guesses if guess in by_name), None)
+            if guessed is not None and guessed not in found.values():
+                found[field] = guessed
     return found
 
 
