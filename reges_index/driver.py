@@ -8,12 +8,12 @@ so that ``try`` and ``with`` mean in it what they always mean.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["Do", "Work", "arun", "off_loop", "run"]
+__all__ = ["Do", "Work", "arun", "off_loop", "run", "together"]
 
 T = TypeVar("T")
 
@@ -41,12 +41,14 @@ def run(work: Work[T]) -> T:
     try:
         step = next(work)
         while True:
+            came, problem = None, None
             try:
                 came = step.now()
             except BaseException as error:
-                step = work.throw(error)
-            else:
-                step = work.send(came)
+                problem = error
+            # Outside of the except block, or else what the work raises in its place, such as an error without
+            # the key, would carry it along as its context.
+            step = work.send(came) if problem is None else work.throw(problem)
     except StopIteration as ended:
         result: T = ended.value
         return result
@@ -59,14 +61,36 @@ async def arun(work: Work[T]) -> T:
     try:
         step = next(work)
         while True:
+            came, problem = None, None
             try:
                 came = await step.later()
             except BaseException as error:
-                step = work.throw(error)
-            else:
-                step = work.send(came)
+                problem = error
+            step = work.send(came) if problem is None else work.throw(problem)  # as in run
     except StopIteration as ended:
         result: T = ended.value
         return result
     finally:
         work.close()
+
+
+def together(begin: Sequence[Callable[[], Work[T]]]) -> Work[list[T]]:
+    """Do several pieces of work as one: in an event loop at the same time, else one after the other.
+
+    Parameters
+    ----------
+    begin
+        Each begins one. Of several that fail the first one's error is raised, and those that are still under
+        way are cancelled.
+    """
+
+    async def at_once() -> list[T]:
+        tasks = [asyncio.ensure_future(arun(work())) for work in begin]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:  # gather leaves the others under way when one of them fails
+                task.cancel()
+
+    results: list[T] = yield Do(lambda: [run(work()) for work in begin], at_once)
+    return results

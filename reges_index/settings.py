@@ -243,10 +243,16 @@ class RerankSettings(Section):
         "says, else 2.5 for a rank and 1 for probabilities.",
     )
     window: int = Field(
-        default=100, ge=2, description="Most candidates of one prompt that asks for a ranking."
+        default=100,
+        ge=2,
+        description="Most candidates of one prompt that asks for a ranking; longer lists are ranked in "
+        "sliding windows.",
     )
     passes: int = Field(
-        default=1, ge=1, description="How often the list is ranked, each time from what came before."
+        default=1,
+        ge=1,
+        description="How often the list is ranked, each time but the first in another random order; the "
+        "rankings are merged.",
     )
     min_mass: float = Field(
         default=0.1,
@@ -255,11 +261,23 @@ class RerankSettings(Section):
         description="Least probability that the candidates' letters must have together among a server's "
         "logprobs; below it they are no choice, and the next way is tried.",
     )
+    pick_probability: float = Field(
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="Where the item expert only picks one item: the probability that this is right, given "
+        "that the right one is among the candidates.",
+    )
     select_prompt: str | None = Field(
         default=None,
         min_length=1,
         description="Text of the prompt, with the slots {candidates} and {conversation_history}; the paper's "
         "by default.",
+    )
+    rank_prompt: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Likewise, with {count}, for a ranking; by default the paper's with another sentence.",
     )
     max_input_tokens: int | None = Field(
         default=None,
@@ -539,7 +557,9 @@ class RerankOptions(TypedDict, total=False):
     window: int
     passes: int
     min_mass: float
+    pick_probability: float
     select_prompt: BasePromptTemplate | str | None
+    rank_prompt: BasePromptTemplate | str | None
     max_input_tokens: int | None
     max_history_tokens: int | None
     max_candidate_tokens: int | None

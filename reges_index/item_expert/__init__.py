@@ -2,7 +2,12 @@
 
 from reges_index.item_expert.events import CandidateScore, ItemSelectedEvent
 from reges_index.item_expert.exclusion import ExcludeItems
-from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, build_selection_prompt
+from reges_index.item_expert.prompt import (
+    COT_SELECT_TMPL,
+    DEFAULT_RANK_TMPL,
+    DEFAULT_SELECT_TMPL,
+    build_selection_prompt,
+)
 from reges_index.item_expert.reasoning import Reasoning, ReasoningDecoding, hear_reasoning
 from reges_index.item_expert.rerank import RankedCandidate, Ranking, ReGeSRerank
 from reges_index.item_expert.selection import Selection
@@ -10,6 +15,7 @@ from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 
 __all__ = [
     "COT_SELECT_TMPL",
+    "DEFAULT_RANK_TMPL",
     "DEFAULT_SELECT_TMPL",
     "CandidateScore",
     "ExcludeItems",

@@ -1,18 +1,26 @@
-"""LlamaIndex instrumentation of the item expert's choice: what LlamaIndex's rerank events leave out."""
+"""Events around a ranking: LlamaIndex's own, and one that says what these leave out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, ConfigDict
 
 from reges_index.item_expert.prompt import SelectionPrompt
-from reges_index.item_expert.ranking import RankedCandidate
+from reges_index.item_expert.ranking import RankedCandidate, Ranking
 from reges_index.item_expert.selection import Selection
 
-__all__ = ["CandidateScore", "ItemSelectedEvent"]
+__all__ = ["CandidateScore", "ItemSelectedEvent", "rerank_events"]
+
+dispatcher = get_dispatcher(__name__)
 
 
 class CandidateScore(BaseModel):
@@ -108,3 +116,45 @@ class ItemSelectedEvent(BaseEvent):
             reasoning=thought.text if thought is not None else None,
             reasoning_tokens=thought.tokens if thought is not None else 0,
         )
+
+
+@contextmanager
+def rerank_events(
+    callbacks: CallbackManager,
+    nodes: Sequence[NodeWithScore],
+    query_bundle: QueryBundle,
+    *,
+    model: str,
+    top_n: int,
+) -> Iterator[Callable[[Ranking], Ranking]]:
+    """Send LlamaIndex's rerank events around a block, which hands its ranking to what this yields.
+
+    Parameters
+    ----------
+    callbacks
+        The component's callback manager.
+    nodes, query_bundle
+        What is ranked, and for which query.
+    model
+        Name of the model that ranks.
+    top_n
+        How many of the ranked nodes are returned.
+    """
+    given = list(nodes)
+    ranked: list[NodeWithScore] = []
+    dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=given, top_n=top_n, model_name=model))
+    payload: dict[str, Any] = {
+        EventPayload.NODES: given,
+        EventPayload.MODEL_NAME: model,
+        EventPayload.QUERY_STR: query_bundle.query_str,
+        EventPayload.TOP_K: top_n,
+    }
+
+    def done(ranking: Ranking) -> Ranking:
+        ranked.extend(candidate.node for candidate in ranking.candidates[:top_n])
+        return ranking
+
+    with callbacks.event(CBEventType.RERANKING, payload=payload) as event:
+        yield done
+        event.on_end(payload={EventPayload.NODES: ranked})
+    dispatcher.event(ReRankEndEvent(nodes=ranked))

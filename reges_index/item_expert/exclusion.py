@@ -9,8 +9,8 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import Field
 
-from reges_index.catalog.item import Item
 from reges_index.dialogue import dialogue_of, find_mentions
+from reges_index.item_expert.ranking import item_of
 
 __all__ = ["ExcludeItems", "without_excluded"]
 
@@ -34,11 +34,13 @@ def without_excluded(
         not among them, "Toy Story" is left out.
     """
     barred = set(ids)
-    items = [Item.from_node(node.node) for node in nodes]
+    items = [item_of(node.node) for node in nodes]
     if mentioned:
         found = find_mentions(dialogue, [item.title for item in items], [item.year for item in items])
         barred |= {items[index].id for index in found}
-    return [node for node, item in zip(nodes, items, strict=True) if item.id not in barred]
+    return [
+        node for node, item in zip(nodes, items, strict=True) if not {item.id, node.node.node_id} & barred
+    ]
 
 
 class ExcludeItems(BaseNodePostprocessor):

@@ -1,4 +1,4 @@
-"""What ranking gives back: candidates with all that is known of them, and their nodes, marked."""
+"""Candidates before and after the choice: one an item, and what is told of them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_index.core.schema import NodeWithScore
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from reges_index.catalog.item import Item
+from reges_index.catalog.nodes import MARKER
+from reges_index.dialogue import DialogueQueryBundle
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.item_expert.selection import Selection
 
 __all__ = [
     "REASONING_KEY",
+    "Candidate",
     "RankedCandidate",
     "Ranking",
+    "candidate_row",
+    "candidates_of",
     "choice_report",
+    "item_of",
     "marked_node",
     "ranked_candidates",
+    "response_metadata",
 ]
 
 # Of the chosen node: what the model wrote before it chose. The underscore keeps it out of `Item.metadata`.
 REASONING_KEY = "_reasoning"
 
 _ADDED_KEYS = ("probability", "retrieval_score", "retrieval_rank", REASONING_KEY)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One item to choose from, with the first of its nodes and its place among the candidates, from 1."""
+
+    item: Item
+    node: NodeWithScore
+    retrieval_rank: int
 
 
 @dataclass(frozen=True)
@@ -36,12 +52,12 @@ class RankedCandidate:
     rank
         From 1, best first.
     probability
-        By the item expert these sum to 1 over all candidates; with a fusion they sum to the chance that the
-        true item is among the candidates at all. None where the model gave only a pick.
+        With the retriever's probabilities as prior: that the item is the one, among all items. Without a
+        prior: among the candidates, where these sum to 1; None where the model gave only an order.
     logprob
-        Of the candidate's label, in nats; None likewise.
+        Of the candidate's label or letter, in nats, by the model alone; None for other ways of asking.
     retrieval_score, retrieval_rank
-        The retriever's score (cosine) and rank, from 1.
+        The retriever's score and rank, from 1.
     """
 
     item: Item
@@ -61,36 +77,69 @@ class Ranking:
     report: dict[str, Any]
 
 
+def item_of(node: BaseNode) -> Item:
+    """Return the item that a node stands for; a chunk of a document stands for the document.
+
+    Nodes of this package's catalogs are items by themselves.
+    """
+    item = Item.from_node(node)
+    document = None if MARKER in node.metadata else node.ref_doc_id
+    return item if not document else item.model_copy(update={"id": document})
+
+
+def candidates_of(nodes: Sequence[NodeWithScore]) -> list[Candidate]:
+    """Return one candidate for each item among the nodes, in the order in which they first come."""
+    by_item: dict[str, list[tuple[NodeWithScore, Item]]] = {}
+    for node in nodes:
+        item = item_of(node.node)
+        by_item.setdefault(item.id, []).append((node, item))
+    return [
+        Candidate(_whole(chunks), chunks[0][0], place) for place, chunks in enumerate(by_item.values(), 1)
+    ]
+
+
+def _whole(chunks: Sequence[tuple[NodeWithScore, Item]]) -> Item:
+    """Return the item of some chunks, with the text of all of them in the document's order."""
+    best = chunks[0][1]
+    in_order = sorted(chunks, key=lambda chunk: getattr(chunk[0].node, "start_char_idx", None) or 0)
+    texts = list(dict.fromkeys(item.abstract for _, item in in_order if item.abstract))
+    if len(texts) < 2:
+        return best
+    # Where no metadata names a title, the first line stands in; the document's is that of its first chunk.
+    return best.model_copy(update={"title": in_order[0][1].title, "abstract": "\n".join(texts)})
+
+
 def ranked_candidates(
-    nodes: Sequence[NodeWithScore], selection: Selection, *, keep_retrieval_score: bool
+    candidates: Sequence[Candidate], selection: Selection, *, keep_retrieval_score: bool
 ) -> tuple[RankedCandidate, ...]:
-    """Return the nodes in the order of a selection, with all that is known of each."""
+    """Return the candidates in the order of a selection, with all that is known of each."""
     thought = selection.reasoning
-    return tuple(
-        RankedCandidate(
-            item=Item.from_node(nodes[index].node),
-            rank=rank,
-            probability=selection.probabilities[index] if selection.probabilities else None,
-            logprob=selection.logprobs[index] if selection.logprobs else None,
-            retrieval_score=nodes[index].score,
-            retrieval_rank=index + 1,
-            node=marked_node(
-                nodes[index],
-                selection.probabilities[index] if selection.probabilities else None,
-                index + 1,
-                keep_retrieval_score=keep_retrieval_score,
-                reasoning=thought.text if thought is not None and rank == 1 else None,
-            ),
+    ranked = []
+    for rank, index in enumerate(selection.order, 1):
+        found = candidates[index]
+        probability = selection.probabilities[index] if selection.probabilities else None
+        node = marked_node(
+            found.node,
+            probability,
+            found.retrieval_rank,
+            keep_retrieval_score=keep_retrieval_score,
+            reasoning=thought.text if thought is not None and rank == 1 else None,
         )
-        for rank, index in enumerate(selection.order, 1)
-    )
+        logprob = selection.logprobs[index] if selection.logprobs else None
+        ranked.append(
+            RankedCandidate(
+                found.item, rank, probability, logprob, found.node.score, found.retrieval_rank, node
+            )
+        )
+    return tuple(ranked)
 
 
 def choice_report(prompt: SelectionPrompt, selection: Selection) -> dict[str, Any]:
     """Return what a report says of the prompt and of how the choice came about."""
     report: dict[str, Any] = {
-        "candidates": len(prompt.labels),
+        "candidates": len(selection.order),
         "candidates_shortened": prompt.candidates.shortened,
+        "shortened_by": prompt.candidates.cut_by,
         "candidate_tokens": prompt.candidates.tokens,
         "messages_dropped": prompt.history.dropped,
         "message_shortened": prompt.history.shortened,
@@ -132,3 +181,36 @@ def marked_node(
     for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
         setattr(inner, name, [*dict.fromkeys([*getattr(inner, name), *_ADDED_KEYS])])
     return NodeWithScore(node=inner, score=node.score if probability is None else probability)
+
+
+def response_metadata(bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> dict[str, Any]:
+    """Return what a response says about the choice, from the ranked nodes and their bundle."""
+    candidates = [candidate_row(node, rank) for rank, node in enumerate(nodes, 1)]
+    best = candidates[0] if candidates else None
+    report = bundle.report if isinstance(bundle, DialogueQueryBundle) else {}
+    refined = bundle.custom_embedding_strs
+    marked = (node.node.metadata for node in nodes)  # not the first one's only: a choice may rank again
+    return {
+        "item_id": best["id"] if best else None,
+        "title": best["title"] if best else None,
+        "probability": best["probability"] if best else None,
+        "query": refined[0] if refined else None,
+        "candidates": candidates,
+        "reasoning": next((marks[REASONING_KEY] for marks in marked if REASONING_KEY in marks), None),
+        "report": report,
+    }
+
+
+def candidate_row(node: NodeWithScore, rank: int) -> dict[str, Any]:
+    """Return one candidate as the command line and the metadata show it."""
+    item = item_of(node.node)
+    metadata = node.node.metadata
+    probability = metadata.get("probability")
+    return {
+        "id": item.id,
+        "title": item.title,
+        "year": item.year,
+        "probability": probability,
+        "retrieval_score": metadata.get("retrieval_score", node.score if probability is None else None),
+        "rank": rank,
+    }

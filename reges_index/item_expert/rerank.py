@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from llama_index.core.llms.llm import LLM
@@ -19,10 +18,11 @@ from pydantic import Field, PrivateAttr
 from reges_index.catalog.item import Item
 from reges_index.dialogue import dialogue_of
 from reges_index.dialogue.wording import MOVIES, Domain
+from reges_index.driver import Do, Work, arun, run
 from reges_index.errors import ConfigError, InputError, LLMServerError, ReGeSError
-from reges_index.item_expert.api_selection import ApiSelector, listed_tokens
-from reges_index.item_expert.events import ItemSelectedEvent
-from reges_index.item_expert.local_selection import LocalSelector, SelectionMode
+from reges_index.item_expert.choosing import RerankMode, try_ways, ways_of
+from reges_index.item_expert.events import ItemSelectedEvent, rerank_events
+from reges_index.item_expert.prior import DEFAULT_WEIGHTS, pick_evidence, prior_of
 from reges_index.item_expert.prompt import (
     COT_SELECT_TMPL,
     DEFAULT_SELECT_TMPL,
@@ -30,27 +30,39 @@ from reges_index.item_expert.prompt import (
     SelectionPrompt,
     as_select_template,
     build_selection_prompt,
+    rank_template_after,
     selection_prompt_hash,
 )
-from reges_index.item_expert.ranking import RankedCandidate, Ranking, choice_report, ranked_candidates
-from reges_index.item_expert.reasoned_selection import ReasoningSelector
+from reges_index.item_expert.question import PromptKind, Question, Way
+from reges_index.item_expert.ranking import (
+    Candidate,
+    RankedCandidate,
+    Ranking,
+    candidates_of,
+    choice_report,
+    ranked_candidates,
+)
 from reges_index.item_expert.reasoning import Reasoner, ReasoningDecoding
-from reges_index.item_expert.rerank_events import rerank_events
-from reges_index.item_expert.selection import Selection, Selector
+from reges_index.item_expert.selection import Selection
+from reges_index.item_expert.ways import listed_tokens, ranking_tokens
 from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import AUTO, ApiBackend, Backend, LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
+from reges_index.models.offers import offers_of
 from reges_index.models.tracing import span
 
-__all__ = ["RankedCandidate", "Ranking", "ReGeSRerank"]
+__all__ = ["RankedCandidate", "Ranking", "ReGeSRerank", "RerankMode"]
 
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 
 ROLE = "item-expert"
 REASONING_ROLE = "item-expert-cot"
+RANKING_ROLE = "item-expert-rank"
 # Chat template around the prompt (system message, role marks), beside what build_selection_prompt counts.
 _FRAME_TOKENS = 96
+# So many places a ranking fills at least, however few are returned: the order behind the first is evidence.
+_LEAST_RANKED = 10
 
 
 class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
@@ -64,22 +76,56 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     top_n
         How many nodes to return, 1 or more; all are ranked in any case.
     mode
-        "score", "constrained" or "generate", see `LocalSelector` and, for LLMs behind an API, `ApiSelector`.
-        "reason" is chain of thought (section 3.7.2) with any LLM: it writes down the seeker's preferences,
-        and then the candidates are scored with these in sight.
+        How the model is asked.
+
+        - "auto": "score" with a model in this process; behind an API letters by logprobs where the server
+        gives
+          them (``min_mass``), else "rank".
+        - "rank": one request for the numbers of the best candidates, best first, in structured output where
+        the
+          LLM has it, else as text that is read.
+        - "score": every candidate's probability; behind an API by letters, else one pick.
+        - "constrained": one pick, limited to the candidates; behind an API by structured output.
+        - "generate": one pick, the paper's decoding (text at temperature 0.1, matched to the candidates).
+        - "reason": chain of thought (section 3.7.2): the model writes down the seeker's preferences, and
+        then is
+          asked as with "auto" with these in sight.
+
+        Behind an API a way that gives no choice is followed by the next one, counted in the report.
     adapter
         By default ``item-expert`` (with "reason" ``item-expert-cot``) where it is loaded; None runs the bare
         model.
     select_prompt
         Template with the slots ``{candidates}`` and ``{conversation_history}``; also by
         ``update_prompts({"select_prompt": ...})``. By default the paper's, with "reason" `COT_SELECT_TMPL`.
+    rank_prompt
+        The same for rankings, with the slot ``{count}``; also by ``update_prompts({"rank_prompt": ...})``. By
+        default the paper's with one sentence changed, or a ``select_prompt`` of yours with one sentence
+        added.
     domain
         What an item is called in the prompt.
     max_input_tokens, max_history_tokens, max_candidate_tokens
         Budgets of the prompt: all of it (4,096 in the paper), the dialogue, one candidate's details. By
         default what the adapter recommends. The context window of the model is never exceeded.
+    prior
+        Whether the model's word is combined with the retriever's probabilities: "auto" where its scores are
+        probabilities (nodes with ``metadata["score_kind"] == "probability"``), True in any case, False never.
+        See `reges_index.item_expert.prior`.
+    prior_weight
+        How far the model's word is trusted against the prior. By default what the adapter recommends, else by
+        the kind of evidence: 2.5 for a ranking, 1 for the others. ``reges finetune calibrate`` fits it.
+    pick_probability
+        The probability that one pick is right, given that the right item is among the candidates.
+    window
+        Longer lists are ranked in sliding windows of this size (RankGPT), "rank" only.
+    passes
+        How often the list is ranked, each time but the first in another random order; the rankings are merged
+        (permutation self-consistency), "rank" only.
+    min_mass
+        The least probability of all letters together at which logprobs are a choice.
     length_penalty
-        See `LocalSelector`.
+        Of "score" with a model in this process: log-probabilities are divided by (tokens of the title) **
+        length_penalty before they are compared.
     reasoning
         How the reasoning is written, with "reason" only; see `ReasoningDecoding`.
     keep_retrieval_score
@@ -88,39 +134,54 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         What to do when the server behind the model gives no answer, after all retries (down, too slow, wrong
         key, nonsense): "raise" an `LLMServerError`, or "retrieval_order" to keep the retriever's order and
         say so in the report and the log.
+    seed
+        Of sampling, and of the random orders of ``passes``.
     verbose
         Log the ranking at INFO.
 
     Notes
     -----
-    A node's score is its probability where the model gives probabilities, else the retriever's score.
+    A node's score is its probability where there is one, else the retriever's score. A node that comes twice
+    is one candidate, and so are the chunks of one document, under the document's id.
     """
 
     top_n: int = Field(description="Number of nodes to return.")
-    mode: str = Field(frozen=True, description="score, constrained, generate or reason.")
+    mode: str = Field(frozen=True, description="auto, rank, score, constrained, generate or reason.")
+    prior: bool | str = Field(description="auto, true or false.")
+    prior_weight: float | None = Field(description="Weight of the model's word; none is by its kind.")
+    pick_probability: float = Field(description="Probability that one pick is right.")
     keep_retrieval_score: bool = Field(description="Whether to keep the retrieval score in metadata.")
     on_error: str = Field(description="raise or retrieval_order.")
     verbose: bool = Field(description="Whether to log the ranking.")
 
     _backend: Backend = PrivateAttr()
-    _selector: Selector = PrivateAttr()
+    _ways: list[Way] = PrivateAttr()
     _reasoner: Reasoner | None = PrivateAttr(default=None)
-    _template: PromptTemplate = PrivateAttr()
+    _select_template: PromptTemplate = PrivateAttr()
+    _rank_template: PromptTemplate | None = PrivateAttr(default=None)
     _domain: Domain = PrivateAttr()
     _budget: PromptBudget = PrivateAttr()
+    _asking: dict[str, Any] = PrivateAttr()
 
     def __init__(
         self,
         llm: LLM | LocalLM | None = None,
         *,
         top_n: int = 10,
-        mode: SelectionMode = "score",
+        mode: RerankMode = "auto",
         adapter: str | None = AUTO,
         select_prompt: BasePromptTemplate | str | None = None,
+        rank_prompt: BasePromptTemplate | str | None = None,
         domain: Domain = MOVIES,
         max_input_tokens: int | None = None,
         max_history_tokens: int | None = None,
         max_candidate_tokens: int | None = None,
+        prior: bool | Literal["auto"] = "auto",
+        prior_weight: float | None = None,
+        pick_probability: float = 0.3,
+        window: int = 100,
+        passes: int = 1,
+        min_mass: float = 0.1,
         length_penalty: float | None = None,
         reasoning: ReasoningDecoding | None = None,
         keep_retrieval_score: bool = False,
@@ -128,49 +189,66 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         seed: int = 0,
         verbose: bool = False,
     ) -> None:
-        if top_n < 1:
-            raise ConfigError(f"top_n={top_n} would return nothing", hint="use 1 or more")
         for name, value, known in (
-            ("mode", mode, get_args(SelectionMode)),
+            ("mode", mode, get_args(RerankMode)),
             ("on_error", on_error, ("raise", "retrieval_order")),
+            ("prior", prior, ("auto", True, False)),
         ):
             if value not in known:
-                raise ConfigError(f"{name}={value!r} is unknown", hint=f"use {' or '.join(known)}")
-        for name, number in (
-            ("max_input_tokens", max_input_tokens),
-            ("max_history_tokens", max_history_tokens),
-            ("max_candidate_tokens", max_candidate_tokens),
+                raise ConfigError(f"{name}={value!r} is unknown", hint=f"use {' or '.join(map(str, known))}")
+        for name, number, least in (
+            ("top_n", top_n, 1),
+            ("max_input_tokens", max_input_tokens, 1),
+            ("max_history_tokens", max_history_tokens, 1),
+            ("max_candidate_tokens", max_candidate_tokens, 1),
+            ("window", window, 2),
+            ("passes", passes, 1),
         ):
-            if number is not None and number < 1:
-                raise ConfigError(f"{name}={number} leaves no room", hint="use 1 or more, or None")
+            if number is not None and number < least:
+                raise ConfigError(f"{name}={number} is too small", hint=f"use {least} or more")
+        if not 0 < pick_probability < 1 or not 0 <= min_mass <= 1:
+            raise ConfigError(
+                f"pick_probability={pick_probability}, min_mass={min_mass}: one is no probability",
+                hint="use numbers between 0 and 1",
+            )
+        if prior_weight is not None and not 0 <= prior_weight < float("inf"):
+            raise ConfigError(f"prior_weight={prior_weight} cannot be used", hint="use 0 or more, or None")
         if reasoning is not None and mode != "reason":
             raise ConfigError(f"reasoning has no effect with mode={mode!r}", hint='give mode="reason"')
         fields: dict[str, Any] = {
             "top_n": top_n,
             "mode": mode,
+            "prior": prior,
+            "prior_weight": prior_weight,
+            "pick_probability": pick_probability,
             "keep_retrieval_score": keep_retrieval_score,
             "on_error": on_error,
             "verbose": verbose,
         }
         super().__init__(**fields)
-        reasons = mode == "reason"
         self._backend = resolve_backend(llm, role=self._role, adapter=adapter)
         advice = self._backend.inference_settings
-        default = COT_SELECT_TMPL if reasons else DEFAULT_SELECT_TMPL
-        self._template = as_select_template(select_prompt or default)
-        self._backend.check_prompt(selection_prompt_hash(self._template), role=self._role)
+        default = COT_SELECT_TMPL if mode == "reason" else DEFAULT_SELECT_TMPL
+        self._select_template = as_select_template(select_prompt or default)
+        if rank_prompt is not None:
+            self._rank_template = as_select_template(rank_prompt, "rank_prompt")
+        self._check_prompts()
         self._domain = domain
         self._budget = PromptBudget(
             total=max_input_tokens or advice.get("max_input_tokens", 4096),
             history=max_history_tokens or advice.get("max_history_tokens", 1024),
             details=max_candidate_tokens or advice.get("max_candidate_tokens"),
         )
-        if isinstance(self._backend, LocalBackend):
-            penalty = advice.get("length_penalty", 0.0) if length_penalty is None else length_penalty
-            self._selector = LocalSelector(self._backend, mode, length_penalty=penalty, seed=seed)
-        elif isinstance(self._backend, ApiBackend):
-            self._selector = ApiSelector(self._backend, mode)
-        if reasons:
+        penalty = advice.get("length_penalty", 0.0) if length_penalty is None else length_penalty
+        self._asking = {
+            "length_penalty": penalty,
+            "seed": seed,
+            "window": window,
+            "passes": passes,
+            "min_mass": min_mass,
+        }
+        self._ways = ways_of(mode, self._backend, **self._asking)
+        if mode == "reason":
             self._reasoner = Reasoner(self._backend, reasoning or ReasoningDecoding(), seed=seed)
 
     @classmethod
@@ -185,7 +263,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
 
     @property
     def _role(self) -> str:
-        return REASONING_ROLE if self.mode == "reason" else ROLE
+        return {"reason": REASONING_ROLE, "rank": RANKING_ROLE}.get(self.mode, ROLE)
 
     @property
     def backend(self) -> Backend:
@@ -203,9 +281,9 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         return self._budget
 
     @property
-    def selector(self) -> Selector:
-        """What chooses among the candidates of a prompt."""
-        return self._selector
+    def asking(self) -> dict[str, Any]:
+        """How the model is asked: ``length_penalty``, ``seed``, ``window``, ``passes`` and ``min_mass``."""
+        return dict(self._asking)
 
     @property
     def reasoning(self) -> ReasoningDecoding | None:
@@ -213,54 +291,97 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         return self._reasoner.decoding if self._reasoner is not None else None
 
     @property
-    def _chooser(self) -> Selector:
-        if self._reasoner is None:
-            return self._selector
-        spoken = not isinstance(self._backend, LocalBackend)
-        return ReasoningSelector(self._selector, self._reasoner, spoken=spoken)
-
-    @property
     def local_model(self) -> LocalLM | None:
         """The model in this process that ranks; None when it is behind an API."""
         return self._backend.lm if isinstance(self._backend, LocalBackend) else None
 
+    # -- the prompts -------------------------------------------------------------------------------
+
+    @property
+    def rank_template(self) -> PromptTemplate:
+        """The ranking prompt that is in force."""
+        return self._rank_template or rank_template_after(self._select_template)
+
     def _get_prompts(self) -> PromptDictType:
-        return {"select_prompt": self._template}
+        select: PromptDictType = {"select_prompt": self._select_template}
+        asks_for_rankings = self.mode == "rank" or (
+            self.mode in ("auto", "reason") and isinstance(self._backend, ApiBackend)
+        )
+        return {**select, "rank_prompt": self.rank_template} if asks_for_rankings else select
 
     def _get_prompt_modules(self) -> PromptMixinType:
         return {}
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
+        before = self._select_template, self._rank_template
         if "select_prompt" in prompts:
-            template = as_select_template(prompts["select_prompt"])
-            self._backend.check_prompt(selection_prompt_hash(template), role=self._role)
-            self._template = template
+            self._select_template = as_select_template(prompts["select_prompt"])
+        if "rank_prompt" in prompts:
+            self._rank_template = as_select_template(prompts["rank_prompt"], "rank_prompt")
+        try:
+            self._check_prompts()
+        except ReGeSError:
+            self._select_template, self._rank_template = before
+            raise
 
-    # -- the prompt --------------------------------------------------------------------------------
+    def _check_prompts(self) -> None:
+        """Raise `AdapterError` where the adapter was trained with another prompt."""
+        asked = self.rank_template if self.mode == "rank" else self._select_template
+        self._backend.check_prompt(selection_prompt_hash(asked), role=self._role)
 
-    def build_prompt(self, items: Sequence[Item], bundle: QueryBundle) -> SelectionPrompt:
-        """Return the prompt that would be sent for these candidates."""
+    def build_prompt(
+        self, items: Sequence[Item], bundle: QueryBundle, kind: PromptKind | None = None, best: int = 0
+    ) -> SelectionPrompt:
+        """Return the prompt that would be sent for these candidates.
+
+        Parameters
+        ----------
+        kind
+            "select" for one name, "rank" for a ranking. None is what the mode asks for first.
+        best
+            How many a ranking is to name; 0 is the number for so many candidates.
+        """
+        if kind is None:
+            kind = "rank" if self.mode == "rank" else "select"
+        count = (best or min(len(items), self._best)) if kind == "rank" else None
+        measure = self._backend.measure
         titles = [item.title for item in items]
-        longest = max(map(self._backend.measure.count, titles), default=0)
-        if isinstance(self._backend, ApiBackend):
-            longest += listed_tokens(titles, self._backend.measure)
+        answer = max(map(measure.count, titles), default=0) if count is None else ranking_tokens(count)
+        if isinstance(self._backend, ApiBackend) and count is None:
+            answer += listed_tokens(titles, measure)
         thought = self._reasoner.decoding.max_new_tokens if self._reasoner is not None else 0
-        room = self._backend.context_window - longest - thought - _FRAME_TOKENS
+        room = self._backend.context_window - answer - thought - _FRAME_TOKENS
         budget = PromptBudget(min(self._budget.total, room), self._budget.history, self._budget.details)
         return build_selection_prompt(
             dialogue_of(bundle),
             items,
-            measure=self._backend.measure,
+            measure=measure,
             budget=budget,
-            template=self._template,
+            template=self._select_template if count is None else self.rank_template,
             domain=self._domain,
+            count=count,
         )
+
+    @property
+    def _best(self) -> int:
+        return max(self.top_n, _LEAST_RANKED)
 
     # -- ranking -----------------------------------------------------------------------------------
 
     @span
-    def rank(self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle) -> Ranking:
+    def rank(
+        self,
+        nodes: Sequence[NodeWithScore],
+        query_bundle: QueryBundle,
+        *,
+        scores_are_probabilities: bool | None = None,
+    ) -> Ranking:
         """Rank all nodes; `postprocess_nodes` returns the first ``top_n`` of these.
+
+        Parameters
+        ----------
+        scores_are_probabilities
+            What the retriever says of its scores, for ``prior="auto"``; None asks the nodes.
 
         Raises
         ------
@@ -269,56 +390,99 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         LLMServerError
             If the server behind the model gives no answer and ``on_error`` is "raise".
         """
-        if not nodes:
-            return Ranking((), {"rerank": {"candidates": 0}})
-        with self._announced(nodes, query_bundle) as done, tallied() as sent:
-            prompt = self.build_prompt(_items(nodes), query_bundle)
-            try:
-                selection = self._chooser.select(prompt)
-            except Exception as error:  # whatever a client library raises; re-raised unless told otherwise
-                return done(self._without_choice(error, nodes, prompt, sent))
-            return done(self._ranking(nodes, prompt, selection, sent))
+        with tallied() as sent:
+            return run(self._plan(nodes, query_bundle, sent, scores_are_probabilities))
 
     @span
-    async def arank(self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle) -> Ranking:
+    async def arank(
+        self,
+        nodes: Sequence[NodeWithScore],
+        query_bundle: QueryBundle,
+        *,
+        scores_are_probabilities: bool | None = None,
+    ) -> Ranking:
         """Rank without blocking the event loop; see `rank`."""
+        with tallied() as sent:
+            return await arun(self._plan(nodes, query_bundle, sent, scores_are_probabilities))
+
+    def _plan(
+        self, nodes: Sequence[NodeWithScore], bundle: QueryBundle, sent: Tally, known: bool | None
+    ) -> Work[Ranking]:
         if not nodes:
             return Ranking((), {"rerank": {"candidates": 0}})
-        with self._announced(nodes, query_bundle) as done, tallied() as sent:
-            # In a thread: tokenizing fifty abstracts takes longer than an event loop should wait.
-            prompt = await asyncio.to_thread(self.build_prompt, _items(nodes), query_bundle)
+        events = rerank_events(
+            self.callback_manager, nodes, bundle, model=self._backend.name, top_n=self.top_n
+        )
+        with events as done:
+            candidates = candidates_of(nodes)
+            items = [candidate.item for candidate in candidates]
+            question = Question(
+                items, lambda some, kind, best: self.build_prompt(some, bundle, kind, best), self._best
+            )
+            error: Exception | None = None
             try:
-                selection = await self._chooser.aselect(prompt)
-            except Exception as error:  # as in rank
-                return done(self._without_choice(error, nodes, prompt, sent))
-            return done(self._ranking(nodes, prompt, selection, sent))
+                selection = yield from self._chosen(question)
+            except Exception as problem:  # whatever a client library raises; re-raised unless told otherwise
+                error = self._to_live_with(problem, asked=question.asked is not None)
+                selection = Selection.nothing(len(candidates))
+                selection = replace(selection, fallbacks=1)
+            assert question.asked is not None
+            selection, of_prior = self._with_prior(selection, candidates, known)
+            return done(self._ranking(candidates, question.asked, selection, of_prior, sent, error))
 
-    def _without_choice(
-        self, error: Exception, nodes: Sequence[NodeWithScore], prompt: SelectionPrompt, sent: Tally
-    ) -> Ranking:
+    def _chosen(self, question: Question) -> Work[Selection]:
+        offers = offers_of(self._backend.llm) if isinstance(self._backend, ApiBackend) else None
+        if self._reasoner is None:
+            return (yield from try_ways(self._ways, question, offers))
+        reasoner, prompt = self._reasoner, (yield from question.prompt("select"))
+        thought = yield Do(lambda: reasoner.write(prompt), lambda: reasoner.awrite(prompt))
+        question.after(thought.text, spoken=not isinstance(self._backend, LocalBackend))
+        selection = yield from try_ways(self._ways, question, offers)
+        return replace(selection, reasoning=thought)
+
+    def _with_prior(
+        self, selection: Selection, candidates: Sequence[Candidate], known: bool | None
+    ) -> tuple[Selection, dict[str, Any]]:
+        """Return the selection with the retriever's word in it, and what the report says of that."""
+        if selection.kind == "pick" and selection.pick is not None:
+            said = pick_evidence(selection.pick, len(candidates), self.pick_probability)
+            selection = replace(selection, evidence=said)
+        nodes = [candidate.node for candidate in candidates]
+        prior = prior_of(nodes, wanted=self.prior, known=known)  # type: ignore[arg-type]  # checked on making
+        if prior is None:
+            return selection, {"prior": False, "evidence": selection.kind}
+        weight = self.prior_weight
+        if weight is None:
+            weight = self._backend.inference_settings.get("prior_weight")
+        if weight is None:
+            weight = DEFAULT_WEIGHTS[selection.kind] if selection.kind is not None else 0.0
+        told = {"prior": True, "prior_weight": weight, "evidence": selection.kind}
+        return selection.with_prior(prior, float(weight)), told
+
+    def _to_live_with(self, error: Exception, *, asked: bool) -> Exception:
+        """Return an error that the retriever's order may stand in for, and raise others."""
         mistake = False
         if isinstance(self._backend, ApiBackend):  # what came outside of its requests, as while it streamed
             error = self._backend.requests.explain(error, parses=True) or error
             mistake = self._backend.requests.is_mistake(error)
         ours = isinstance(error, (ReGeSError, AssertionError)) and not isinstance(error, LLMServerError)
-        if self.on_error == "raise" or ours or mistake:
+        if self.on_error == "raise" or ours or mistake or not asked:
             raise error
         # Of other errors the class only: what they say may hold a key.
         what = error.message if isinstance(error, LLMServerError) else type(error).__name__
         logger.warning("%s could not choose (%s); keeping retrieval order", self._backend.name, what)
-        selection = Selection(tuple(range(len(nodes))), "hallucinated", fallbacks=1)
-        return self._ranking(nodes, prompt, selection, sent, error=error)
+        return error
 
     def _ranking(
         self,
-        nodes: Sequence[NodeWithScore],
+        candidates: Sequence[Candidate],
         prompt: SelectionPrompt,
         selection: Selection,
+        of_prior: dict[str, Any],
         sent: Tally,
-        *,
-        error: Exception | None = None,
+        error: Exception | None,
     ) -> Ranking:
-        candidates = ranked_candidates(nodes, selection, keep_retrieval_score=self.keep_retrieval_score)
+        ranked = ranked_candidates(candidates, selection, keep_retrieval_score=self.keep_retrieval_score)
         report = {
             "mode": self.mode if isinstance(self._backend, LocalBackend) else "api",
             "adapter": self._backend.adapter,
@@ -326,28 +490,22 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             "retries": sent.retries,
             "error": error.kind if isinstance(error, LLMServerError) else error and type(error).__name__,
             **choice_report(prompt, selection),
+            **of_prior,
         }
         if error is not None:
             report["outcome"] = "failed"
         dispatcher.event(
             ItemSelectedEvent.of(
-                prompt, selection, candidates,
+                prompt, selection, ranked,
                 model=self._backend.name, adapter=self._backend.adapter, outcome=report["outcome"],
             )
         )  # fmt: skip
         if self.verbose:
-            for candidate in candidates[: self.top_n]:
+            for candidate in ranked[: self.top_n]:
                 logger.info("%3d %s %s", candidate.rank, candidate.probability, candidate.item.title)
-        return Ranking(candidates, {"rerank": report})
+        return Ranking(ranked, {"rerank": report})
 
     # -- LlamaIndex --------------------------------------------------------------------------------
-
-    def _announced(
-        self, nodes: Sequence[NodeWithScore], query_bundle: QueryBundle
-    ) -> AbstractContextManager[Callable[[Ranking], Ranking]]:
-        return rerank_events(
-            self.callback_manager, nodes, query_bundle, model=self._backend.name, top_n=self.top_n
-        )
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -359,10 +517,6 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     ) -> list[NodeWithScore]:
         ranking = await self.arank(nodes, _needed(query_bundle))
         return [c.node for c in ranking.candidates[: self.top_n]]
-
-
-def _items(nodes: Sequence[NodeWithScore]) -> list[Item]:
-    return [Item.from_node(node.node) for node in nodes]
 
 
 def _needed(query_bundle: QueryBundle | None) -> QueryBundle:

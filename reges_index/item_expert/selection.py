@@ -1,17 +1,18 @@
-"""What choosing one of k candidates gives back, whichever model chose."""
+"""What choosing among k candidates gives back, whichever model chose and however it was asked."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from reges_index.item_expert.prompt import SelectionPrompt
+from reges_index.item_expert.prior import EvidenceKind, combine, log_evidence, rank_evidence
 from reges_index.item_expert.reasoning import Reasoning
 
-__all__ = ["NoChoice", "Outcome", "Selection", "Selector", "share_among_equals"]
+__all__ = ["NoChoice", "Outcome", "Selection", "share_among_equals", "softmax"]
 
-Outcome = Literal["scored", "logprobs", "constrained", "structured", "matched", "hallucinated"]
+Outcome = Literal["scored", "logprobs", "ranked", "constrained", "structured", "matched", "hallucinated"]
 
 
 class NoChoice(Exception):
@@ -35,16 +36,22 @@ class Selection:
     Attributes
     ----------
     order
-        Indices of all candidates, best first. Where the model only picked one, the others follow in the
-        order in which they came (the retriever's).
+        Indices of all candidates, best first. Candidates that the model does not place follow in the order in
+        which they came (the retriever's).
+    outcome
+        How the choice came about. "hallucinated": the model named no candidate, so the retriever's order
+        stands.
     probabilities
-        Of each candidate, in the prompt's order, summing to 1; None where the model gave only a pick.
+        Of each candidate, in the prompt's order. From the model alone they sum to 1, with a prior to the
+        prior's mass (`reges_index.item_expert.prior`). None where there is only an order.
     logprobs
         Log-probability in nats of each candidate's label with its end token, or behind an API of its
-        letter; None likewise, and for a letter that the server did not list.
-    outcome
-        How the choice came about. "hallucinated": the model named no candidate, so the retriever's first
-        stands in.
+        letter; None for other ways, and for a letter that the server did not list.
+    evidence, kind
+        What the model says of each candidate, in nats, and in which way it has spoken; None where it has said
+        nothing.
+    pick
+        The one candidate that the model named, where it named one.
     answer
         The model's text where it wrote any.
     fallbacks
@@ -59,20 +66,58 @@ class Selection:
     outcome: Outcome
     probabilities: tuple[float, ...] | None = None
     logprobs: tuple[float | None, ...] | None = None
+    evidence: tuple[float, ...] | None = None
+    kind: EvidenceKind | None = None
+    pick: int | None = None
     answer: str | None = None
     fallbacks: int = 0
     reasoning: Reasoning | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
+    def nothing(cls, size: int, *, answer: str | None = None, **details: Any) -> Selection:
+        """Build the selection where no candidate was named: the retriever's order."""
+        return cls(tuple(range(size)), "hallucinated", answer=answer, details=details)
+
+    @classmethod
     def of_pick(
-        cls, pick: int | None, size: int, outcome: Outcome, *, answer: str | None = None, fallbacks: int = 0
+        cls, pick: int | None, size: int, outcome: Outcome, *, answer: str | None = None
     ) -> Selection:
         """Build a selection from one picked index; None means that no candidate was named."""
         if pick is None:
-            return cls(tuple(range(size)), "hallucinated", answer=answer, fallbacks=fallbacks)
+            return cls.nothing(size, answer=answer)
         order = (pick, *(index for index in range(size) if index != pick))
-        return cls(order, outcome, answer=answer, fallbacks=fallbacks)
+        return cls(order, outcome, kind="pick", pick=pick, answer=answer)
+
+    @classmethod
+    def of_ranking(
+        cls, placed: Sequence[int], size: int, *, answer: str | None = None, **details: Any
+    ) -> Selection:
+        """Build a selection from a ranking of some or all candidates, best first."""
+        if not placed:
+            return cls.nothing(size, answer=answer, **details)
+        return cls(
+            order=(*placed, *(index for index in range(size) if index not in set(placed))),
+            outcome="ranked",
+            evidence=rank_evidence(placed, size),
+            kind="rank",
+            answer=answer,
+            details=details,
+        )
+
+    @classmethod
+    def of_probabilities(
+        cls, probabilities: Sequence[float], outcome: Literal["scored", "logprobs"], **fields: Any
+    ) -> Selection:
+        """Build a selection from the model's probability of each candidate."""
+        return cls(
+            order=_best_first(probabilities),
+            outcome=outcome,
+            probabilities=tuple(probabilities),
+            evidence=log_evidence(probabilities),
+            kind="scores" if outcome == "scored" else "logprobs",
+            **fields,
+        )
 
     def after_fallbacks(self, reasons: Mapping[str, str], given_up: Sequence[str]) -> Selection:
         """Return the same choice with what failed before it.
@@ -87,19 +132,19 @@ class Selection:
         if not reasons:
             return self
         details = {**self.details, "fallback_reasons": dict(reasons), "given_up": list(given_up)}
-        return replace(self, fallbacks=len(reasons), details=details)
+        return replace(self, fallbacks=self.fallbacks + len(reasons), details=details)
+
+    def with_prior(self, prior: Sequence[float], weight: float) -> Selection:
+        """Return the choice that prior and model make together; without a word of the model the prior's."""
+        chances = combine(prior, self.evidence, weight)
+        # The model's own order decides between equals.
+        place = {index: rank for rank, index in enumerate(self.order)}
+        order = sorted(range(len(chances)), key=lambda index: (-chances[index], place[index]))
+        return replace(self, order=tuple(order), probabilities=tuple(chances))
 
 
-class Selector(Protocol):
-    """Chooses among the candidates of a prompt."""
-
-    def select(self, prompt: SelectionPrompt) -> Selection:
-        """Choose; blocks until the model has answered."""
-        ...
-
-    async def aselect(self, prompt: SelectionPrompt) -> Selection:
-        """Choose without blocking the event loop."""
-        ...
+def _best_first(values: Sequence[float]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(values)), key=lambda index: (-values[index], index)))
 
 
 def share_among_equals(labels: Sequence[str], probabilities: Sequence[float]) -> list[float]:
@@ -113,3 +158,11 @@ def share_among_equals(labels: Sequence[str], probabilities: Sequence[float]) ->
         Of each candidate's label, so that equal labels come with equal values that were counted once.
     """
     return [p / labels.count(label) for label, p in zip(labels, probabilities, strict=True)]
+
+
+def softmax(values: Sequence[float]) -> list[float]:
+    """Return exp(v) / sum(exp(v)), computed from the largest value down so that nothing overflows."""
+    top = max(values)
+    weights = [math.exp(value - top) for value in values]
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]

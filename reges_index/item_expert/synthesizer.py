@@ -27,7 +27,7 @@ from llama_index_instrumentation import get_dispatcher
 from reges_index.catalog.item import Item
 from reges_index.dialogue import dialogue_of, one_line, render_history
 from reges_index.errors import ConfigError, LLMServerError
-from reges_index.item_expert.response import response_metadata
+from reges_index.item_expert.ranking import item_of, response_metadata
 from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import Backend, resolve_backend
 from reges_index.models.local_lm import LocalLM
@@ -261,7 +261,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
     ) -> tuple[ChatMessage, ...]:
         assert self._backend is not None
         history = render_history(dialogue_of(bundle), budget=512, measure=self._backend.measure)
-        item = Item.from_node(nodes[0].node)
+        item = item_of(nodes[0].node)
         details = self._backend.measure.head(one_line(item.text()), 160)
         text = self._sentence_prompt.format(conversation_history=history.text, item=details)
         return (ChatMessage(role=MessageRole.USER, content=text),)
@@ -269,7 +269,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
     def _compose(self, nodes: Sequence[NodeWithScore], sentence: _Sentence | None) -> str:
         if not nodes:
             return self._empty_response
-        item = Item.from_node(nodes[0].node)
+        item = item_of(nodes[0].node)
         if sentence is None or sentence.text is None:
             return one_line(item.title)
         reason = one_line(sentence.text)

@@ -46,9 +46,8 @@ _arrival: ContextVar[Arrival | None] = ContextVar("reges_index_arrival", default
 
 
 @contextmanager
-def arrivals() -> Iterator[Arrival]:
-    """Note the answers that come within the block, to this thread or task and those that it starts."""
-    arrival = Arrival()
+def arrivals(arrival: Arrival) -> Iterator[Arrival]:
+    """Note in ``arrival`` what comes within the block, to this thread or task and those that it starts."""
     token = _arrival.set(arrival)
     try:
         yield arrival

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from llama_index.core.llms.llm import LLM
 from pydantic import ValidationError
 
 from reges_index.errors import LLMServerError
 from reges_index.models.api_answers import UnreadableAnswer
-from reges_index.models.api_refusals import RefusedRequestError, refusal_text
 from reges_index.remote.faults import (
     TRANSIENT_STATUS,
     fault_kind,
@@ -20,6 +17,7 @@ from reges_index.remote.faults import (
 )
 
 __all__ = ["explained", "is_mistake", "is_refused", "is_unreadable"]
+
 
 # What a program raises that is wrong itself. Of LLMs of OpenAI's kind no server can cause it: answers are
 # checked before they are read.
@@ -71,15 +69,13 @@ def explained(error: Exception, llm: LLM, attempts: int) -> LLMServerError:
     said = " ".join(without_secrets(str(error), llm).split())[:300]
     times = f" after {attempts} attempts" if attempts > 1 else ""
     message = f"{name} at {where} gave no answer{times}: {fault_kind(error)}: {said}"
-    told: dict[str, Any] = {
-        "hint": _hint(error, status, name, where),
-        "kind": fault_kind(error),
-        "status": status,
-        "attempts": attempts,
-    }
-    if is_refused(error):
-        return RefusedRequestError(message, said=without_secrets(refusal_text(error), llm), **told)
-    return LLMServerError(message, **told)
+    return LLMServerError(
+        message,
+        hint=_hint(error, status, name, where),
+        kind=fault_kind(error),
+        status=status,
+        attempts=attempts,
+    )
 
 
 def _hint(error: Exception, status: int | None, name: str, where: str) -> str:
@@ -94,7 +90,10 @@ def _hint(error: Exception, status: int | None, name: str, where: str) -> str:
     if status is not None and status >= 500:
         return f"look into the server's log; {_TEMPLATE_HINT}"
     if is_refused(error):
-        return f"the prompt may be longer than the model's context; {_TEMPLATE_HINT}"
+        return (
+            "the server's own words are above: too long a prompt is shortened by max_input_tokens=, a "
+            f"setting that the server does not know is one of the LLM's; {_TEMPLATE_HINT}"
+        )
     if is_unreadable(error):
         return f"does {where} speak OpenAI's protocol? the address usually ends in /v1"
     if any("timeout" in type(seen).__name__.lower() for seen in (error, error.__cause__)):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from llama_index.core.llms.llm import LLM
-from tenacity import AsyncRetrying, Retrying
 
+from reges_index.driver import Do, Work, off_loop, run
 from reges_index.errors import LLMServerError
 from reges_index.models.api_answers import Arrival, UnfitAnswer, arrivals
 from reges_index.models.api_clients import is_openai_kind
 from reges_index.models.api_faults import explained, is_mistake, is_unreadable
 from reges_index.remote.faults import http_status, is_transient, safe_cause, server_address
-from reges_index.remote.retries import RetryPolicy, attempts_of
+from reges_index.remote.retries import RetryPolicy
 
 __all__ = ["Requests", "Tally", "policy_of", "tallied"]
 
@@ -94,8 +97,8 @@ class Requests:
         self._policy = policy or policy_of(llm)
         self._openai_kind = is_openai_kind(llm)
 
-    def send(self, ask: Callable[[], T], *, parses: bool = False) -> T:
-        """Ask, and again where that may help.
+    def plan(self, ask: Do, *, parses: bool = False) -> Work[Any]:
+        """Ask, and again where that may help; return what came.
 
         Parameters
         ----------
@@ -115,33 +118,27 @@ class Requests:
             Errors of other kinds as they are: those of an LLM class of your own, and those of the program
             (`is_mistake`), at once.
         """
-        with arrivals() as arrival:
-            retrying = Retrying(**self._options(parses))
+        arrival = Arrival()
+        attempt = 0
+        while True:
+            attempt += 1
             try:
-                return retrying(_counted(ask, arrival))
-            except Exception as error:
-                failure = self._failure(error, arrival, attempts_of(retrying), parses)
-                if failure is None:
-                    raise
+                return (yield _counted(ask, arrival, retry=attempt > 1))
+            except Exception as error:  # whatever a client raises; what it means is found out below
+                wait = self._policy.wait_s(error, attempt) if self._may_pass(error, parses) else None
+                if wait is None:
+                    failure = self._failure(error, arrival, attempt, parses)
+                    if failure is None:
+                        raise
+                    break
+                self._policy.note(error, attempt, server_address(self._llm))
+            yield Do(partial(time.sleep, wait), partial(asyncio.sleep, wait))
         raise failure  # outside of the except block, or the error that may hold the key would be its context
 
-    async def asend(self, ask: Callable[[], Awaitable[T]], *, parses: bool = False) -> T:
-        """Ask without blocking the event loop; see `send`."""
-        with arrivals() as arrival:
-            retrying = AsyncRetrying(**self._options(parses))
-            counted = _counted(ask, arrival)
-
-            # Tenacity awaits coroutine functions only, not what else returns awaitables.
-            async def one() -> T:
-                return await counted()
-
-            try:
-                return await retrying(one)
-            except Exception as error:
-                failure = self._failure(error, arrival, attempts_of(retrying), parses)
-                if failure is None:
-                    raise
-        raise failure
+    def send(self, ask: Callable[[], T], *, parses: bool = False) -> T:
+        """Do `plan` in this thread."""
+        result: T = run(self.plan(off_loop(ask), parses=parses))
+        return result
 
     def _failure(self, error: Exception, arrival: Arrival, attempts: int, parses: bool) -> Exception | None:
         told = self.explain(error, attempts=attempts, parses=parses)
@@ -178,25 +175,28 @@ class Requests:
         told.__cause__ = safe_cause(error, self._llm)
         return told
 
-    def _options(self, parses: bool) -> dict[str, Any]:
-        return self._policy.options(lambda error: self._may_pass(error, parses), server_address(self._llm))
-
     def _may_pass(self, error: BaseException, parses: bool) -> bool:
         if is_transient(error):
             return True
         return self._openai_kind and not parses and is_unreadable(error)
 
 
-def _counted(ask: Callable[[], T], arrival: Arrival) -> Callable[[], T]:
-    sent = 0
+def _counted(ask: Do, arrival: Arrival, *, retry: bool) -> Do:
+    """Return the same step, which counts the request and notes whether an answer has come."""
 
-    def one() -> T:
-        nonlocal sent
-        tally = _tally.get()
-        if tally is not None:
-            tally.note(retry=sent > 0)
-        sent += 1
+    def begin() -> None:
+        if (tally := _tally.get()) is not None:
+            tally.note(retry=retry)
         arrival.answered = False
-        return ask()
 
-    return one
+    def now() -> Any:
+        begin()
+        with arrivals(arrival):
+            return ask.now()
+
+    async def later() -> Any:
+        begin()
+        with arrivals(arrival):
+            return await ask.later()
+
+    return Do(now, later)

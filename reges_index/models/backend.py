@@ -13,6 +13,7 @@ from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
 
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
+from reges_index.driver import Do, Work, arun, off_loop, run
 from reges_index.errors import AdapterError, ConfigError
 from reges_index.models.api_clients import single_attempt
 from reges_index.models.api_requests import Requests
@@ -66,6 +67,10 @@ class Backend(ABC):
     async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
         """Return the answers to each prompt without blocking the event loop."""
 
+    @abstractmethod
+    def write(self, prompt: Sequence[ChatMessage], **options: Any) -> Work[str]:
+        """Return the answer to one prompt, as a plan; options as in `LocalLM.generate`, of local models."""
+
 
 class LocalBackend(Backend):
     """A model in this process, with one of its adapters or none."""
@@ -118,6 +123,11 @@ class LocalBackend(Backend):
     async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
         """Return the answers to each prompt; the model runs in a thread."""
         return await asyncio.to_thread(self.generate, prompts, **options)
+
+    def write(self, prompt: Sequence[ChatMessage], **options: Any) -> Work[str]:
+        """Return the answer to one prompt, as a plan."""
+        texts: list[list[str]] = yield off_loop(self.generate, [prompt], **options)
+        return texts[0][0]
 
 
 class ApiBackend(Backend):
@@ -196,7 +206,11 @@ class ApiBackend(Backend):
                 task.cancel()
         return [texts[start : start + times] for start in range(0, len(texts), times)]
 
-    def chat(self, prompt: Sequence[ChatMessage]) -> ChatResponse:
+    def write(self, prompt: Sequence[ChatMessage], **options: Any) -> Work[str]:  # noqa: ARG002
+        """Return the answer to one prompt, as a plan; the LLM's own settings hold."""
+        return text_of((yield from self.chat_plan(prompt)))
+
+    def chat_plan(self, prompt: Sequence[ChatMessage]) -> Work[ChatResponse]:
         """Send one chat, with retries.
 
         Raises
@@ -204,11 +218,17 @@ class ApiBackend(Backend):
         LLMServerError
             If it gets no usable answer.
         """
-        return self.requests.send(lambda: self.sender.chat(list(prompt)))
+        step = Do(lambda: self.sender.chat(list(prompt)), lambda: chat_in_loop(self.sender, prompt))
+        reply: ChatResponse = yield from self.requests.plan(step)
+        return reply
+
+    def chat(self, prompt: Sequence[ChatMessage]) -> ChatResponse:
+        """Do `chat_plan` in this thread."""
+        return run(self.chat_plan(prompt))
 
     async def achat(self, prompt: Sequence[ChatMessage]) -> ChatResponse:
-        """Send one chat without blocking the event loop; see `chat`."""
-        return await self.requests.asend(lambda: chat_in_loop(self.sender, prompt))
+        """Do `chat_plan` without blocking the event loop."""
+        return await arun(self.chat_plan(prompt))
 
 
 async def chat_in_loop(llm: LLM, prompt: Sequence[ChatMessage]) -> ChatResponse:

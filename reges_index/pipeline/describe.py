@@ -12,7 +12,6 @@ from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.engines.retrieval import CatalogSource
 from reges_index.errors import ConfigError
 from reges_index.fusion.model import FusionModel
-from reges_index.item_expert.local_selection import LocalSelector
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.backend import Backend, LocalBackend
 from reges_index.models.embedded import EMBEDDED_BASE
@@ -55,7 +54,6 @@ def describe_engine(engine: ReGeSQueryEngine, *, name: str = "custom") -> Pipeli
             hint="give ReGeSSynthesizer the item expert's LLM",
         )
     filters = source.filters if isinstance(source, CatalogSource) else None
-    decoding = rerank.selector if isinstance(rerank.selector, LocalSelector) else None
     return PipelineSettings.parse(
         {
             "name": name,
@@ -75,10 +73,10 @@ def describe_engine(engine: ReGeSQueryEngine, *, name: str = "custom") -> Pipeli
             "max_input_tokens": rerank.budget.total,
             "max_history_tokens": rerank.budget.history,
             "max_candidate_tokens": rerank.budget.details,
-            "length_penalty": decoding.length_penalty if decoding is not None else None,
+            "length_penalty": rerank.asking["length_penalty"],
             "on_error": rerank.on_error,
             "keep_retrieval_score": rerank.keep_retrieval_score,
-            "seed": decoding.seed if decoding is not None else 0,
+            "seed": rerank.asking["seed"],
             "query_on_error": transform.on_error,
             "query_history_tokens": transform.history_limit,
             "decoding": asdict(transform.decoding),

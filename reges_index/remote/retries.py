@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,30 @@ class RetryPolicy:
     max_retries: int = 3
     first_wait_s: float = 0.5
     longest_wait_s: float = 30.0
+
+    def wait_s(self, error: BaseException, attempt: int) -> float | None:
+        """Return how long to wait before the next attempt; None if there is to be none.
+
+        Parameters
+        ----------
+        error
+            What the last attempt has raised.
+        attempt
+            Its number, from 1.
+        """
+        if attempt > self.max_retries:
+            return None
+        asked = retry_after_s(error)
+        if asked is not None:
+            return asked if asked <= self.longest_wait_s else None
+        jitter = random.uniform(0, self.first_wait_s)
+        return float(min(self.longest_wait_s, self.first_wait_s * 2 ** (attempt - 1) + jitter))
+
+    def note(self, error: BaseException, attempt: int, address: str) -> None:
+        """Log that another attempt follows."""
+        logger.warning(
+            "%s: %s; attempt %d of %d follows", address, fault_kind(error), attempt + 1, self.max_retries + 1
+        )
 
     def options(self, is_worth_it: Callable[[BaseException], bool], address: str) -> dict[str, Any]:
         """Return the arguments of tenacity's ``Retrying`` and ``AsyncRetrying`` that do so.

@@ -12,8 +12,8 @@ from llama_index.llms.openai_like import OpenAILike
 
 from reges_index import ReGeSRerank
 from reges_index.errors import ConfigError, LLMServerError
-from reges_index.item_expert.letters import LETTERS, read_letters
 from reges_index.item_expert.selection import NoChoice
+from reges_index.item_expert.ways import LETTERS, read_letters
 from tests.builders import bundle, item, nodes_of
 from tests.servers.scripted import call, letters, refusal, scripted_server
 
@@ -27,7 +27,7 @@ def server():
         yield scripted
 
 
-def expert(server, *, tools=False, llm_options=None, **options):
+def expert(server, *, tools=False, llm_options=None, mode="score", **options):
     llm = OpenAILike(
         model="m",
         api_base=server.url,
@@ -39,7 +39,7 @@ def expert(server, *, tools=False, llm_options=None, **options):
         context_window=8192,
         **(llm_options or {}),
     )
-    return ReGeSRerank(llm, **options)
+    return ReGeSRerank(llm, mode=mode, **options)
 
 
 async def ranked(rerank, asynchronous, films=FILMS):
@@ -132,7 +132,7 @@ async def test_logprobs_of_letters(server, asynchronous):
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_server_without_logprobs_is_not_asked_for_them_again(server, asynchronous):
     no_tools = refusal("tools are not supported")
-    server.script += ["B", call(candidate="3"), call(candidate="2"), no_tools, "Alien"]
+    server.script += ["B", call(candidate="3"), call(candidate="2"), no_tools, "Alien", no_tools, "Alien"]
     rerank = expert(server, tools=True)
     found, report = await picked(rerank, asynchronous)
     assert (found, report["score_source"], report["fallbacks"]) == ("3", "structured", 1)
@@ -142,11 +142,13 @@ async def test_a_server_without_logprobs_is_not_asked_for_them_again(server, asy
     assert (found, report["score_source"], report["fallbacks"]) == ("2", "structured", 1)
     assert report["fallback_reasons"] == {"logprobs": "given up"}
     assert ["logprobs" in request for request in server.requests] == [True, False, False]
-    found, report = await picked(rerank, asynchronous)  # now it refuses tools, too
-    assert (found, report["score_source"], report["fallbacks"]) == ("1", "matched", 2)
+    for given_up in (["logprobs"], ["logprobs", "structured"]):  # now it refuses tools too, twice
+        found, report = await picked(rerank, asynchronous)
+        assert (found, report["score_source"], report["fallbacks"]) == ("1", "matched", 2)
+        assert report["given_up"] == given_up
     server.script.append("Heat {x} (1995)")
     found, report = await picked(rerank, asynchronous)
-    assert (found, report["fallbacks"], len(server.requests)) == ("2", 2, 6)
+    assert (found, report["fallbacks"], len(server.requests)) == ("2", 2, 8)
 
 
 async def test_a_refusal_that_all_ways_share_is_an_error_and_nothing_is_given_up(server):

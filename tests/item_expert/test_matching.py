@@ -1,6 +1,6 @@
 import pytest
 
-from reges_index.item_expert.matching import match_answer
+from reges_index.item_expert.answers import match_answer
 
 LABELS = ["Alien", "Aliens", "Heat (1995)", "Heat (1986)", "It", "It Follows", "Face/Off", "300: Rise", "🎬"]
 

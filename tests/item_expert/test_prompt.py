@@ -8,8 +8,12 @@ from reges_index import Domain
 from reges_index.dialogue import HFMeasure, one_line
 from reges_index.errors import InputError
 from reges_index.item_expert import DEFAULT_SELECT_TMPL
-from reges_index.item_expert.candidates import candidate_labels, render_candidates
-from reges_index.item_expert.prompt import PromptBudget, build_selection_prompt
+from reges_index.item_expert.prompt import (
+    PromptBudget,
+    build_selection_prompt,
+    candidate_labels,
+    render_candidates,
+)
 from tests.builders import chat, item
 from tests.tiny import tiny_tokenizer
 

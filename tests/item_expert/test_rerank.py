@@ -14,7 +14,7 @@ from pydantic import Field
 from reges_index import Item, ReGeSRerank
 from reges_index.errors import AdapterError, ConfigError, InputError
 from reges_index.item_expert import DEFAULT_SELECT_TMPL
-from reges_index.item_expert.matching import match_answer
+from reges_index.item_expert.answers import match_answer
 from tests.builders import bundle, item, nodes_of, ticks_during
 from tests.tiny import tiny_lm, tiny_model, tiny_tokenizer
 

@@ -6,8 +6,8 @@ import yaml
 
 from reges_index import QueryDecoding
 from reges_index.errors import ConfigError
-from reges_index.item_expert.local_selection import SelectionMode
 from reges_index.item_expert.reasoning import ReasoningDecoding
+from reges_index.item_expert.rerank import RerankMode
 from reges_index.pipeline import PRESETS, DecodingSettings, PipelineSettings, ReasoningSettings, get_preset
 
 
@@ -100,4 +100,4 @@ def test_what_is_repeated_here_is_what_the_components_have():
     """Settings are read without torch, so they cannot take these from the components."""
     assert DecodingSettings().model_dump() == asdict(QueryDecoding())
     assert ReasoningSettings().model_dump() == asdict(ReasoningDecoding())
-    assert get_args(PipelineSettings.model_fields["mode"].annotation) == get_args(SelectionMode)
+    assert get_args(PipelineSettings.model_fields["mode"].annotation) == get_args(RerankMode)

@@ -49,6 +49,8 @@ class ScriptedServer:
                     reply = refusal("broken", reply)
                 status = reply.get("status", 200) if isinstance(reply, dict) else 200
                 complete = _completion if self.path.endswith("/chat/completions") else _text_completion
+                if isinstance(reply, dict) and "tool" in reply:
+                    reply = {**reply, "name": _tool_name(body)}
                 answer = complete(reply) if status == 200 else {"error": {"message": reply["message"]}}
                 data = json.dumps(answer).encode()
                 self.send_response(status)
@@ -70,11 +72,16 @@ class ScriptedServer:
         self._http.server_close()
 
 
+def _tool_name(body: dict[str, Any]) -> str:
+    tools = body.get("tools") or [{"function": {"name": "none_was_offered"}}]
+    return str(tools[0]["function"]["name"])
+
+
 def _completion(reply: Any) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply if isinstance(reply, str) else None}
     choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": message}
     if isinstance(reply, dict) and "tool" in reply:
-        function = {"name": "Choice", "arguments": reply["tool"]}
+        function = {"name": reply["name"], "arguments": reply["tool"]}
         message["tool_calls"] = [{"id": "c1", "type": "function", "function": function}]
     if isinstance(reply, dict) and "logprobs" in reply:
         top = reply["logprobs"]

@@ -30,9 +30,8 @@ from reges_index.evaluation.files import sha256_of
 from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.titles import TitleMatcher
 from reges_index.fusion.model import FusionModel
-from reges_index.item_expert.local_selection import LocalSelector, SelectionMode
 from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
-from reges_index.item_expert.rerank import ReGeSRerank
+from reges_index.item_expert.rerank import ReGeSRerank, RerankMode
 from reges_index.models.adapter_switch import WEIGHTS_FILE
 from reges_index.models.local_lm import LocalLM
 from reges_index.query_expert.prompt import query_prompt_hash
@@ -253,7 +252,7 @@ class Lab:
 
     # -- selection ---------------------------------------------------------------------------------
 
-    def rerank(self, adapter: str | None, *, mode: SelectionMode = "score", **options: Any) -> ReGeSRerank:
+    def rerank(self, adapter: str | None, *, mode: RerankMode = "score", **options: Any) -> ReGeSRerank:
         """Return an item expert that ranks everything it is shown."""
         lm = self.model()
         trained = lm.manifest(ITEM_ADAPTER) if lm.has_adapter(ITEM_ADAPTER) else None
@@ -276,7 +275,7 @@ class Lab:
         candidates: Mapping[str, Sequence[str]],
         *,
         adapter: str | None,
-        mode: SelectionMode = "score",
+        mode: RerankMode = "score",
         turns: Sequence[Turn] | None = None,
         run: str,
     ) -> list[Prediction]:
@@ -293,8 +292,7 @@ class Lab:
 
         The last two come from the adapter's manifest where the settings name none, and a manifest may change.
         """
-        selector = rerank.selector
-        penalty = selector.length_penalty if isinstance(selector, LocalSelector) else 0.0
+        penalty = rerank.asking["length_penalty"]
         return {
             "adapter": self.adapter_hash(adapter),
             "prompt": selection_prompt_hash(template),
@@ -303,7 +301,7 @@ class Lab:
         }
 
     def end_to_end(
-        self, name: str, top_k: int, adapter: str | None, *, mode: SelectionMode = "score"
+        self, name: str, top_k: int, adapter: str | None, *, mode: RerankMode = "score"
     ) -> list[Prediction]:
         """Retrieve and choose; run once for all experiments that want the same."""
         run = f"{mode}-{top_k}-{self.best_kind()}-{adapter or 'bare'}"

@@ -19,7 +19,7 @@ from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.engines.batch import PredictionLog
 from reges_index.evaluation.predictions import Prediction, read_predictions
 from reges_index.evaluation.titles import TitleMatcher
-from reges_index.item_expert.matching import match_answer
+from reges_index.item_expert.answers import match_answer
 from reges_index.item_expert.prompt import COT_SELECT_TMPL
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.local_lm import LocalLM
