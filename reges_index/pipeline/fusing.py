@@ -19,6 +19,7 @@ LOADED_FROM = "loaded_from"
 """Key of a fusion model's manifest that says which folder settings named it by."""
 
 # What only matters to an item expert that is asked, or to a query that is looked at.
+_SCORES = ("auto", "score")
 _OF_ITEM_EXPERT = ("length_penalty", "max_candidate_tokens", "select_prompt", "reasoning")
 _OF_QUERY_EXPERT = ("query_llm",)
 
@@ -77,7 +78,7 @@ def _named(settings: PipelineSettings) -> FusionModel | None:
 
 def _automatic(settings: PipelineSettings, catalog: ItemCatalog | LiveCatalog | None) -> FusionModel | None:
     # A model, an item expert or a way of choosing of one's own: then LLM_G shall choose, as in the paper.
-    usual = (settings.llm, settings.item_adapter, settings.mode) == ("embedded", SHIPPED, "score")
+    usual = (settings.llm, settings.item_adapter) == ("embedded", SHIPPED) and settings.mode in _SCORES
     if not usual or catalog is None:
         return None
     model = FusionModel.default_for(catalog)
@@ -99,7 +100,7 @@ def _passed_over(settings: PipelineSettings) -> list[str]:
 
     Not numbers and prompts: a saved pipeline states all of them, also those that nobody has chosen.
     """
-    found = [f"mode: {settings.mode}"] if settings.mode != "score" else []
+    found = [f"mode: {settings.mode}"] if settings.mode not in _SCORES else []
     if settings.item_adapter not in (SHIPPED, NONE):
         found.append(f"item_adapter: {settings.item_adapter}")
     return found

@@ -135,7 +135,7 @@ keep_retrieval_score, reasoning
     filters: dict[str, JsonValue] | None = None
     exclude_mentioned: bool = False
     hide_ruled_out: bool = False
-    mode: Literal["score", "constrained", "generate", "reason"] = "score"
+    mode: Literal["auto", "rank", "score", "constrained", "generate", "reason"] = "auto"
     reasoning: ReasoningSettings | None = None
     max_input_tokens: int | None = Field(default=None, ge=1)
     max_history_tokens: int | None = Field(default=None, ge=1)
