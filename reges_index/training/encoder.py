@@ -1,0 +1,331 @@
+"""Training R, an encoder whose vectors put the right item next to a dialogue, in any domain.
+
+Dialogues, short queries and items go through the same weights, or with ``frozen_items`` the queries alone
+through trained ones. One softmax a step over the items of one catalog: all of a small one, of a large one
+those that the step's turns and their teacher name, and some random ones.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from torch.nn.utils import parametrize
+
+from reges_index.catalog import resolve_encoder
+from reges_index.errors import TrainingError
+from reges_index.fusion.features import dialogue_texts
+from reges_index.fusion.tower import TowerAdapter, tower_base
+from reges_index.training.checkpoints import (
+    Checkpoint,
+    latest_checkpoint,
+    read_checkpoint,
+    set_checkpoints_aside,
+    write_checkpoint,
+)
+from reges_index.training.encoder_data import (
+    EncoderRecipe,
+    EncoderTraining,
+    Group,
+    Sampler,
+    TurnSet,
+    read_domains,
+)
+
+__all__ = ["EncoderRun", "train_encoder"]
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_TOKENS = 3072
+_LIMIT = 256
+_LOG_SECONDS = 60.0
+_SAVE_SECONDS = 240.0
+_TARGETS = ("query", "key", "value", "dense")
+
+
+class _LowRank(torch.nn.Module):
+    """A linear layer's weight plus a product of two thin matrices, as in LoRA (arXiv:2106.09685).
+
+    The sum is made once a step, which on a CPU takes two thirds of the time of two more products per token.
+    """
+
+    def __init__(self, rows: int, columns: int, rank: int) -> None:
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.empty(rank, columns))
+        self.b = torch.nn.Parameter(torch.zeros(rows, rank))
+        torch.nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + self.b @ self.a
+
+
+class _Encoder(torch.nn.Module):
+    """A sentence encoder with mean pooling whose linear layers are trained."""
+
+    def __init__(self, embed_model: BaseEmbedding, rank: int) -> None:
+        super().__init__()
+        base = tower_base(embed_model)
+        self.model = base[0].auto_model
+        self.tokenizer = base.tokenizer
+        self.rank = rank
+        self.model.requires_grad_(False)
+        self.model.set_attn_implementation("eager")  # on a CPU its backward pass is faster at these lengths
+        for (
+            module
+        ) in self.model.modules():  # its own dropout costs a third of the time and gains nothing here
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "dropout_prob"):
+                module.dropout_prob = 0.0
+        self.layers = {
+            name: module
+            for name, module in self.model.encoder.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        }
+        for module in self.layers.values():
+            if rank:
+                change = _LowRank(module.out_features, module.in_features, rank)
+                parametrize.register_parametrization(module, "weight", change)
+                module.parametrizations.weight.original.requires_grad_(False)
+            else:
+                module.requires_grad_(True)
+
+    def forward(self, texts: Sequence[str], limits: Sequence[int]) -> torch.Tensor:
+        """Return unit vectors, shape (n, d); texts of one length go together."""
+        ids = self.tokenizer(list(texts), truncation=True, max_length=_LIMIT)["input_ids"]
+        ids = [
+            row if len(row) <= limit else [*row[: limit - 1], row[-1]]
+            for row, limit in zip(ids, limits, strict=True)
+        ]
+        order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
+        found: list[torch.Tensor] = []
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < len(order) and (end + 1 - start) * len(ids[order[end]]) <= _CHUNK_TOKENS:
+                end += 1
+            found.append(self._chunk([ids[n] for n in order[start:end]]))
+            start = end
+        back = torch.empty(len(order), dtype=torch.long)
+        back[torch.tensor(order)] = torch.arange(len(order))
+        return torch.cat(found)[back]
+
+    def _chunk(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        batch = self.tokenizer.pad({"input_ids": [list(row) for row in ids]}, return_tensors="pt")
+        with torch.autocast("cpu", torch.bfloat16):
+            states = self.model(**batch).last_hidden_state.float()
+        mask = batch["attention_mask"][..., None]
+        return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+
+    def encode(self, texts: Sequence[str], limit: int = _LIMIT) -> torch.Tensor:
+        with torch.no_grad(), parametrize.cached():
+            return self(texts, [limit] * len(texts))
+
+    def adapter(self, max_tokens: int) -> TowerAdapter:
+        """Return the low-rank changes as a PEFT adapter."""
+        weights = {}
+        for name, module in self.layers.items():
+            change = module.parametrizations.weight[0]
+            for side, tensor in (("A", change.a), ("B", change.b)):
+                key = f"base_model.model.encoder.{name}.lora_{side}.weight"
+                weights[key] = tensor.detach().numpy().copy()
+        config = {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.rank,
+            "target_modules": sorted(_TARGETS),
+        }
+        return TowerAdapter(weights, config, max_tokens)
+
+
+class EncoderRun:
+    """One training, which goes on where it was stopped.
+
+    Parameters
+    ----------
+    sets
+        What is trained on.
+    settings
+        Of the training.
+    embed_model
+        The base; it is left as it was.
+    folder
+        Of the run: checkpoints and the log.
+    watch
+        Sets on which the share of first places is logged.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[TurnSet],
+        settings: EncoderTraining,
+        embed_model: BaseEmbedding,
+        folder: Path,
+        watch: Sequence[TurnSet] = (),
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.folder, self.watch = settings, folder, watch
+        self._base = embed_model
+        self.sampler = Sampler(sets, settings)
+        self.encoder = _Encoder(embed_model, settings.rank)
+        self.parameters = {n: p for n, p in self.encoder.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        names = [(its.name, len(its.items), [turn.id for turn in its.turns]) for its in sets]
+        self.hash = sha256(json.dumps([names, settings.model_dump()]).encode()).hexdigest()
+        self._frozen: dict[str, torch.Tensor] = {}
+        self.step, self.seconds = 0, 0.0
+        self.losses: list[float] = []
+
+    def train(self) -> None:
+        """Do all steps that are left.
+
+        Raises
+        ------
+        TrainingError
+            If the loss is no number.
+        """
+        self._resume()
+        begun = logged = saved = time.monotonic()
+        before = self.seconds
+        for group in self.sampler.groups(self.step):
+            rate = self._rate(self.step)
+            for its in self.optimizer.param_groups:
+                its["lr"] = rate
+            loss = self._loss(group)
+            if not torch.isfinite(loss):
+                raise TrainingError("the encoder's loss is no number", hint="lower its learning_rate")
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+            self.losses.append(float(loss.detach()))
+            now = time.monotonic()
+            self.seconds = before + now - begun
+            if now - logged > _LOG_SECONDS:
+                logged = now
+                recent = sum(self.losses[-20:]) / len(self.losses[-20:])
+                logger.info(
+                    "step %d of %d, loss %.3f, %.0f s", self.step, self.sampler.steps, recent, self.seconds
+                )
+            if now - saved > _SAVE_SECONDS or self.step == self.sampler.steps:
+                saved = now
+                self._save()
+                self._watch()
+
+    def _rate(self, step: int) -> float:
+        rise = max(1, round(self.settings.warm_up * self.sampler.steps))
+        if step < rise:
+            return self.settings.learning_rate * (step + 1) / rise
+        done = (step - rise) / max(1, self.sampler.steps - rise)
+        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def _loss(self, group: Group) -> torch.Tensor:
+        settings = self.settings
+        examples = [example for example in group.examples if example.mass]
+        texts, limits = [example.text for example in examples], [settings.query_tokens] * len(examples)
+        with parametrize.cached():
+            if settings.frozen_items:
+                queries, items = self.encoder(texts, limits), self._base_items(group.source)
+            else:
+                limits += [_LIMIT if long else settings.item_tokens for long in group.long]
+                vectors = self.encoder([*texts, *group.texts], limits)
+                queries, items = vectors[: len(texts)], vectors[len(texts) :]
+        logits = settings.scale * queries @ items.T
+        column = {item: n for n, item in enumerate(group.items)}
+        right = torch.zeros_like(logits)
+        for row, example in enumerate(examples):
+            for item, share in example.mass.items():
+                right[row, column[item]] = share
+            for item in example.hidden:
+                if item in column and item not in example.mass:
+                    logits[row, column[item]] = -1e4
+        return -(right * torch.log_softmax(logits, dim=-1)).sum(-1).mean()
+
+    def _base_items(self, its: TurnSet) -> torch.Tensor:
+        """Return the base encoder's vectors of a catalog, computed once and kept in the run's folder."""
+        if its.name not in self._frozen:
+            texts = [item.text() for item in its.items]
+            key = sha256(json.dumps(texts).encode()).hexdigest()[:16]
+            file = self.folder / "vectors" / f"{key}.npy"
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                base = _Encoder(self._base, 0)
+                np.save(file, base.encode(texts).numpy())
+            self._frozen[its.name] = torch.from_numpy(np.load(file))
+        return self._frozen[its.name]
+
+    def _watch(self) -> None:
+        """Log first places and places among five, named items left out."""
+        for its in self.watch:
+            items = (
+                self._base_items(its)
+                if self.settings.frozen_items
+                else self.encoder.encode([item.text() for item in its.items])
+            )
+            texts = [dialogue_texts(turn.chat)[0] for turn in its.turns]
+            scores = (self.encoder.encode(texts) @ items.T).numpy()
+            ranks, fit = [], 0
+            for row, named in enumerate(its.named):
+                true = its.targets[row][0]
+                scores[row, sorted(named - {true})] = -9
+                ranks.append(int((scores[row] > scores[row, true]).sum()))
+                fit += int(scores[row].argmax()) in its.suitable[row]
+            count = len(ranks)
+            logger.info(
+                "step %d, %s: first %.3f, among five %.3f, suitable first %.3f",
+                self.step,
+                its.name,
+                sum(rank == 0 for rank in ranks) / count,
+                sum(rank < 5 for rank in ranks) / count,
+                fit / count,
+            )
+
+    def _save(self) -> None:
+        tensors = {f"weight {name}": tensor for name, tensor in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for kind, value in self.optimizer.state[parameter].items():
+                tensors[f"{kind} {name}"] = value
+        state = {"run": self.hash, "losses": self.losses, "seconds": self.seconds}
+        write_checkpoint(self.folder, Checkpoint(self.step, tensors, state))
+
+    def _resume(self) -> None:
+        path = latest_checkpoint(self.folder)
+        if path is None:
+            return
+        kept = read_checkpoint(path)
+        if kept.state.get("run") != self.hash:
+            set_checkpoints_aside(self.folder)
+            return
+        for name, parameter in self.parameters.items():
+            with torch.no_grad():
+                parameter.copy_(kept.tensors[f"weight {name}"])
+            self.optimizer.state[parameter] = {
+                kind: kept.tensors[f"{kind} {name}"].clone() for kind in ("step", "exp_avg", "exp_avg_sq")
+            }
+        self.step, self.losses = kept.step, list(kept.state["losses"])
+        self.seconds = float(kept.state["seconds"])
+        logger.info("going on behind step %d", self.step)
+
+
+def train_encoder(recipe: EncoderRecipe, *, embed_model: BaseEmbedding | None = None) -> dict[str, Any]:
+    """Train what a recipe describes; writes the adapter into ``out/adapter`` and returns a report."""
+    base = resolve_encoder(embed_model or recipe.encoder)
+    settings = recipe.training
+    watch = read_domains(recipe.watch)
+    run = EncoderRun(recipe.sets(), settings, base, recipe.out, watch)
+    run.train()
+    if settings.rank:
+        run.encoder.adapter(settings.query_tokens).save(recipe.out / "adapter")
+    return {"out": str(recipe.out), "steps": run.step, "seconds": round(run.seconds), "loss": run.losses[-1]}

@@ -1,0 +1,518 @@
+"""What an encoder is trained on: dialogues and short queries, with soft targets among the items of a catalog."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reges_index.catalog import Item, read_items
+from reges_index.dialogue import Turn, one_line, read_turns
+from reges_index.dialogue.mentions import find_mentions
+from reges_index.errors import ConfigError, InputError, TrainingError
+
+__all__ = [
+    "EncoderRecipe",
+    "EncoderTraining",
+    "Example",
+    "Group",
+    "Sampler",
+    "TurnSet",
+    "read_encoder_recipe",
+]
+
+
+class EncoderTraining(BaseModel):
+    """Settings of an encoder's training (finetune/FUSION.md tells what was tried).
+
+    Attributes
+    ----------
+    passes, batch_size
+        Passes over the turns, and turns of a step. Each turn comes as its dialogue and, where it has one, as
+        its pseudo-query.
+    learning_rate, warm_up, weight_decay
+        Of AdamW; the rate rises over this share of the steps and then falls to 0 along a cosine.
+    rank
+        Of the low-rank change of each linear layer; 0 trains the layers whole.
+    scale
+        Cosines times this are the logits of the softmax.
+    frozen_items
+        Whether items stay where the base encoder puts them, so that only the queries' side is trained and an
+        index made by the base encoder can be used as it is.
+    query_tokens, item_tokens, long_share
+        Longest texts. This share of the items is read to the encoder's own limit of 256 tokens instead.
+    target_share, teacher_share
+        Share of the true targets where a turn lists other suitable items, and of the teacher's ranking where
+        there is one; the rest of the mass goes to the other side.
+    teacher_sample, random_items
+        In catalogs of more than `whole_catalog` items, how many of a teacher's list are encoded for a turn,
+        and how many random items for a step.
+    spliced, last_only, oldest_first
+        Shares of dialogues that come behind another one's last messages (a change of topic), as their last
+        message alone, and in the order of time (as stock retrievers get them).
+    lookups
+        Plain retrieval beside the turns, in shares of the batch: title, people or genres as the query.
+    lossy_items
+        Share of the items that are read without some of their fields.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    passes: float = Field(default=3, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warm_up: float = Field(default=0.05, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    rank: int = Field(default=64, ge=0)
+    scale: float = Field(default=20.0, gt=0)
+    frozen_items: bool = False
+    query_tokens: int = Field(default=128, ge=8, le=256)
+    item_tokens: int = Field(default=72, ge=8, le=256)
+    long_share: float = Field(default=0.1, ge=0, le=1)
+    target_share: float = Field(default=0.75, ge=0, le=1)
+    teacher_share: float = Field(default=0.7, ge=0, le=1)
+    whole_catalog: int = Field(default=200, ge=0)
+    teacher_sample: int = Field(default=2, ge=0)
+    random_items: int = Field(default=24, ge=0)
+    spliced: float = Field(default=0.15, ge=0, le=1)
+    last_only: float = Field(default=0.05, ge=0, le=1)
+    oldest_first: float = Field(default=0.1, ge=0, le=1)
+    lookups: float = Field(default=0.15, ge=0)
+    lossy_items: float = Field(default=0.15, ge=0, le=1)
+    seed: int = 0
+
+
+class _Set(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    conversations: Path
+    catalog: Path
+    pseudo_queries: Path | None = None
+    teacher_rankings: Path | None = None
+    share: float = Field(default=1.0, gt=0, le=1)
+
+
+class EncoderRecipe(BaseModel):
+    """The YAML of finetune/recipes/encoder.yaml.
+
+    Attributes
+    ----------
+    encoder
+        The base, a local sentence-transformers model.
+    out
+        Folder of the run; the adapter is its ``adapter``.
+    data
+        Data sets, of each the turns, the catalog and what else there is; of a set with a ``share`` only that
+        part of the turns comes in a pass, another one in the next.
+    domains
+        Folder in which every folder is a data set of ``catalog.jsonl`` and ``turns.jsonl``.
+    kept_out
+        Names of data sets that are left for fitting a fusion over this encoder.
+    kept_out_share
+        The last of the dialogues of each of ``data`` are left for it as well.
+    watch
+        Folder like ``domains``; how often the target comes first there is logged while training.
+    training
+        Settings.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str = "embedded"
+    out: Path
+    data: tuple[_Set, ...] = ()
+    domains: Path | None = None
+    kept_out: tuple[str, ...] = ()
+    kept_out_share: float = Field(default=0.15, ge=0, lt=1)
+    watch: Path | None = None
+    training: EncoderTraining = EncoderTraining()
+
+    def sets(self) -> list[TurnSet]:
+        """Read all data sets that are trained on, without what is kept out."""
+        found = [
+            TurnSet.read(
+                its.name,
+                its.conversations,
+                its.catalog,
+                queries=its.pseudo_queries,
+                rankings=its.teacher_rankings,
+            )
+            for its in self.data
+        ]
+        found = [
+            replace(its.part(0.0, 1.0 - self.kept_out_share), share=given.share)
+            for its, given in zip(found, self.data, strict=True)
+        ]
+        found += [its for its in read_domains(self.domains) if its.name not in self.kept_out]
+        if not any(its.rows for its in found):
+            raise TrainingError("no turn has a target in its catalog", hint="check the recipe's data sets")
+        return found
+
+
+def read_domains(folder: Path | None) -> list[TurnSet]:
+    """Read each folder in ``folder`` as a data set, in the order of their names."""
+    places = [] if folder is None else sorted(path for path in folder.iterdir() if path.is_dir())
+    return [TurnSet.read(its.name, its / "turns.jsonl", its / "catalog.jsonl") for its in places]
+
+
+def read_encoder_recipe(path: str | Path) -> EncoderRecipe:
+    """Read a recipe; its paths are relative to the file.
+
+    Raises
+    ------
+    ConfigError
+        If it is no YAML, or a field is missing, unknown or wrong.
+    InputError
+        If the file cannot be read.
+    """
+    source = Path(path)
+    try:
+        recipe = EncoderRecipe.model_validate(yaml.safe_load(source.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: no valid YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        hint = "see finetune/recipes/encoder.yaml"
+        raise ConfigError(f"{source}: {place}: {first['msg']}", hint=hint) from error
+    folder = source.parent
+
+    def beside(value: Path | None) -> Path | None:
+        return None if value is None else folder / value
+
+    data = tuple(
+        its.model_copy(
+            update={
+                name: beside(getattr(its, name))
+                for name in ("conversations", "catalog", "pseudo_queries", "teacher_rankings")
+            }
+        )
+        for its in recipe.data
+    )
+    places = {name: beside(getattr(recipe, name)) for name in ("out", "domains", "watch")}
+    return recipe.model_copy(update={**places, "data": data})
+
+
+def _by_id(path: Path, key: str, ids: set[str]) -> dict[str, Any]:
+    """Read ``key`` of each line, by the turn's id."""
+    found: dict[str, Any] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            turn, value = str(row["id"]), row.get(key)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}:{number}: no JSON object with an id") from error
+        if turn not in ids:
+            raise InputError(
+                f"{path}:{number}: {turn!r} is no turn of this data set",
+                hint="pair each file with the conversations that it was made for",
+            )
+        if value:
+            found[turn] = value
+    return found
+
+
+@dataclass
+class TurnSet:
+    """The turns of one data set, read once.
+
+    Attributes
+    ----------
+    name
+        Of the data set.
+    items
+        N items of the catalog.
+    turns
+        T turns.
+    targets, suitable, rankings, named
+        Of each turn: catalog positions of its true targets, of what else an expert would accept, of a
+        teacher's ranking (both best first, empty without one) and of items that the dialogue has named.
+    queries
+        Pseudo-queries by turn id.
+    share
+        Part of the turns that comes in one pass.
+    """
+
+    name: str
+    items: Sequence[Item]
+    turns: Sequence[Turn]
+    targets: list[list[int]]
+    suitable: list[list[int]]
+    rankings: list[list[int]]
+    named: list[set[int]]
+    queries: dict[str, str] = field(default_factory=dict)
+    share: float = 1.0
+
+    @classmethod
+    def read(
+        cls,
+        name: str,
+        conversations: Path,
+        catalog: Path,
+        *,
+        queries: Path | None = None,
+        rankings: Path | None = None,
+    ) -> TurnSet:
+        """Read a data set; ids that are not in the catalog are left out.
+
+        Turns may carry ``suitable`` and ``query`` themselves; ``queries`` and ``rankings`` are files of
+        ``{"id", "query"}`` and ``{"id", "ranking"}``.
+        """
+        turns, items = read_turns(conversations), read_items(catalog)
+        place = {item.id: number for number, item in enumerate(items)}
+        ids = {turn.id for turn in turns}
+        suitable = _by_id(conversations, "suitable", ids)
+        written = _by_id(queries, "query", ids) if queries else _by_id(conversations, "query", ids)
+        ranked = _by_id(rankings, "ranking", ids) if rankings else {}
+
+        def rows(given: Sequence[Any]) -> list[int]:
+            return [place[i] for i in dict.fromkeys(map(str, given)) if i in place]
+
+        return cls(
+            name,
+            items,
+            turns,
+            [rows(turn.targets) for turn in turns],
+            [rows(suitable.get(turn.id, ())) for turn in turns],
+            [rows(ranked.get(turn.id, ())) for turn in turns],
+            _named(turns, items, place),
+            {turn: one_line(str(query)) for turn, query in written.items()},
+        )
+
+    @property
+    def rows(self) -> list[int]:
+        """Numbers of the turns that have a target or a ranking in the catalog."""
+        return [n for n in range(len(self.turns)) if self.targets[n] or self.rankings[n]]
+
+    def part(self, start: float, end: float) -> TurnSet:
+        """Return the turns of this share of the dialogues, which stay whole, in the order of the file."""
+        order = {key: n for n, key in enumerate(dict.fromkeys(t.dialog_id or t.id for t in self.turns))}
+        inside = [
+            n
+            for n, turn in enumerate(self.turns)
+            if start <= order[turn.dialog_id or turn.id] / max(1, len(order)) < end
+        ]
+
+        def pick(values: Sequence[Any]) -> list[Any]:
+            return [values[n] for n in inside]
+
+        turns = pick(self.turns)
+        queries = {turn.id: self.queries[turn.id] for turn in turns if turn.id in self.queries}
+        parts = (pick(v) for v in (self.targets, self.suitable, self.rankings, self.named))
+        return TurnSet(self.name, self.items, turns, *parts, queries=queries)
+
+
+def _named(turns: Sequence[Turn], items: Sequence[Item], place: dict[str, int]) -> list[set[int]]:
+    titles, years = [item.title for item in items], [item.year for item in items]
+    return [
+        find_mentions(turn.chat, titles, years)
+        if turn.mentioned is None
+        else {place[i] for i in turn.mentioned if i in place}
+        for turn in turns
+    ]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One query of a step.
+
+    Attributes
+    ----------
+    text
+        What is embedded.
+    mass
+        Catalog positions with their share of the softmax; they sum to 1.
+    hidden
+        Positions that are left out of the softmax.
+    """
+
+    text: str
+    mass: dict[int, float]
+    hidden: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one step compares: queries and the items of one catalog.
+
+    Attributes
+    ----------
+    items
+        Catalog positions, each once.
+    texts
+        Their texts.
+    long
+        Which of them are read to the encoder's own limit.
+    """
+
+    source: TurnSet
+    examples: Sequence[Example]
+    items: Sequence[int]
+    texts: Sequence[str]
+    long: Sequence[bool]
+
+
+class Sampler:
+    """Makes the steps of a training; the same step has the same content in every run.
+
+    Parameters
+    ----------
+    sets
+        Data sets.
+    settings
+        Of the training.
+    """
+
+    def __init__(self, sets: Sequence[TurnSet], settings: EncoderTraining) -> None:
+        self.sets, self.settings = sets, settings
+        self._per_pass = len(self._plan(0))
+        self.steps = max(1, round(self._per_pass * settings.passes))
+
+    def _plan(self, number: int) -> list[tuple[int, list[int]]]:
+        """Return the batches of a pass: which set, and rows of it."""
+        rng = np.random.default_rng([self.settings.seed, 1, number])
+        batches = []
+        for which, its in enumerate(self.sets):
+            usable = its.rows
+            if its.share < 1:  # the next part of an order that stays
+                size = max(1, round(its.share * len(usable)))
+                order = np.random.default_rng([self.settings.seed, 3]).permutation(usable)
+                usable = np.roll(order, -number * size)[:size].tolist()
+            rows = rng.permutation(usable)
+            if len(rows):
+                parts = np.array_split(rows, -(-len(rows) // self.settings.batch_size))
+                batches += [(which, part.tolist()) for part in parts]
+        return [batches[n] for n in rng.permutation(len(batches))]
+
+    def groups(self, start: int = 0) -> Iterator[Group]:
+        """Yield the steps from the given one on."""
+        plans: dict[int, list[tuple[int, list[int]]]] = {}
+        for step in range(start, self.steps):
+            turn, place = divmod(step, self._per_pass)
+            if turn not in plans:
+                plans = {turn: self._plan(turn)}
+            which, rows = plans[turn][place]
+            yield self._group(self.sets[which], rows, np.random.default_rng([self.settings.seed, 2, step]))
+
+    def _group(self, its: TurnSet, rows: Sequence[int], rng: np.random.Generator) -> Group:
+        settings = self.settings
+        whole = len(its.items) <= settings.whole_catalog or settings.frozen_items
+        inside: set[int] = set(range(len(its.items)))
+        lookups = [self._lookup(its, rng) for _ in range(round(settings.lookups * len(rows)))]
+        if not whole:
+            inside = set(
+                rng.choice(len(its.items), min(settings.random_items, len(its.items)), False).tolist()
+            )
+            for row in rows:
+                inside.update(its.targets[row])
+                inside.update(self._some(its.rankings[row], rng))
+            inside.update(next(iter(looked[1])) for looked in lookups)
+        examples = []
+        for row in rows:
+            mass = self._mass(its, row, inside)
+            hidden = frozenset(its.named[row] - set(its.targets[row]))
+            examples.append(Example(self._dialogue(its, row, rng), mass, hidden))
+            query = its.queries.get(its.turns[row].id)
+            if query:
+                examples.append(Example(query, mass, hidden))
+        for text, right in lookups:
+            found = right & inside
+            examples.append(Example(text, dict.fromkeys(found, 1 / len(found)), frozenset()))
+        items = sorted(inside)
+        texts = [self._item_text(its.items[n], rng) for n in items]
+        return Group(its, examples, items, texts, (rng.random(len(items)) < settings.long_share).tolist())
+
+    def _some(self, ranking: Sequence[int], rng: np.random.Generator) -> list[int]:
+        """Draw some of a teacher's list, the first ones more often."""
+        if len(ranking) <= self.settings.teacher_sample:
+            return list(ranking)
+        weights = 1 / (1.5 + np.arange(len(ranking)))
+        drawn = rng.choice(ranking, self.settings.teacher_sample, False, weights / weights.sum())
+        return [int(n) for n in drawn]
+
+    def _mass(self, its: TurnSet, row: int, inside: set[int]) -> dict[int, float]:
+        settings = self.settings
+        true = its.targets[row]
+        others = [(n, 1 / (1.5 + rank)) for rank, n in enumerate(its.suitable[row]) if n not in true]
+        share = 1 - settings.target_share
+        if its.rankings[row]:
+            # A teacher's list is cut to what this step encodes.
+            others = [(n, 1 / (1.5 + rank)) for rank, n in enumerate(its.rankings[row])]
+            share = settings.teacher_share
+        named = its.named[row] - set(true)
+        others = [(n, weight) for n, weight in others if n in inside and n not in named]
+        if not others:
+            share = 0.0
+        elif not true:
+            share = 1.0
+        if not true and not others:  # all that the teacher named was said already: nothing to learn
+            return {}
+        mass = dict.fromkeys(true, (1 - share) / len(true)) if true else {}
+        total = sum(weight for _, weight in others)
+        for n, weight in others:
+            mass[n] = mass.get(n, 0.0) + share * weight / total
+        return mass
+
+    def _dialogue(self, its: TurnSet, row: int, rng: np.random.Generator) -> str:
+        settings = self.settings
+        lines = _lines(its.turns[row])
+        kind = rng.random()
+        if kind < settings.last_only:
+            return lines[-1] if lines else ""
+        if kind < settings.last_only + settings.oldest_first:
+            return "\n".join(lines)
+        if kind < settings.last_only + settings.oldest_first + settings.spliced:
+            other = its if rng.random() < 0.5 else self.sets[rng.integers(len(self.sets))]
+            before = _lines(other.turns[rng.integers(len(other.turns))])
+            lines = before[-4:] + lines
+        return "\n".join(reversed(lines))
+
+    def _lookup(self, its: TurnSet, rng: np.random.Generator) -> tuple[str, set[int]]:
+        """Return a query of an item's own fields, and all items that have the same."""
+        item = its.items[rng.integers(len(its.items))]
+        people = [*item.creators, *item.cast]
+        kind = rng.integers(4)
+        if kind == 1 and people:
+            name = str(rng.choice(people))
+            return name, {n for n, i in enumerate(its.items) if name in i.creators or name in i.cast}
+        if kind >= 2 and item.genres:
+            genres = set(item.genres)
+            one = str(rng.choice(people)) if people and kind == 3 else None
+            words = [*item.genres, *([one] if one else [])]
+            return " ".join(words), {
+                n
+                for n, i in enumerate(its.items)
+                if genres <= set(i.genres) and (one is None or one in i.creators or one in i.cast)
+            }
+        title = item.title
+        return title, {n for n, i in enumerate(its.items) if i.title == title}
+
+    def _item_text(self, item: Item, rng: np.random.Generator) -> str:
+        if rng.random() >= self.settings.lossy_items:
+            return item.text()
+        kept: dict[str, Any] = {
+            name: value if rng.random() < 0.6 else type(value)()
+            for name, value in (("genres", item.genres), ("creators", item.creators), ("cast", item.cast))
+        }
+        if rng.random() < 0.3:
+            kept["abstract"] = ""
+        return item.model_copy(update=kept).text()
+
+
+def _lines(turn: Turn) -> list[str]:
+    return [line for message in turn.chat if (line := one_line(message.content or ""))]
