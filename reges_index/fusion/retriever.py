@@ -98,6 +98,9 @@ class FusionRetriever(BaseRetriever):
         If the catalog's vectors are not by the encoder that the model was trained with.
     """
 
+    scores_are_probabilities = True
+    """What the item expert's word is combined with; see `reges_index.item_expert.prior`."""
+
     def __init__(
         self,
         catalog: ItemCatalog,

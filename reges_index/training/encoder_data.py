@@ -1,4 +1,4 @@
-"""What an encoder is trained on: dialogues and short queries, with soft targets among the items of a catalog."""
+"""What an encoder is trained on: dialogues and short queries, soft targets among a catalog's items."""
 
 from __future__ import annotations
 
