@@ -85,7 +85,7 @@ def results(
 ) -> None:
     """Write the results of a README from finished reports and experiments."""
     from reges_index.evaluation.results_table import write_results
-    from reges_index.evaluation.run import named_file, named_files
+    from reges_index.evaluation.settings import named_file, named_files
 
     folders = named_files(reports or ())
     found = [named_file(option) for option in experiments or ()]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import inspect
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from rich.markup import escape
@@ -14,6 +16,7 @@ from reges_index.cli.data import data_app
 from reges_index.cli.output import console, errors, print_json
 from reges_index.cli.parts import AsJson
 from reges_index.errors import ConfigError
+from reges_index.evaluation.settings import JOBS, EvaluationSettings, named_files, read_options
 
 if TYPE_CHECKING:
     from reges_index.evaluation.protocol import ProtocolName
@@ -21,7 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["data_app", "evaluate"]
 
-_PAPER = "The paper's experiments"
+_SINGULAR = {
+    "predictions": "predictions",
+    "experiments": "experiment",
+    "rows": "rows",
+    "more_encoders": "more-encoder",
+    "candidate_counts": "candidate-count",
+}
+"""Options that may be repeated, by what one of them is called."""
 _SHOWN = {
     "rec_success_rate": "success",
     "recall@5": "recall@5",
@@ -31,29 +41,35 @@ _SHOWN = {
 }
 
 
+def _options() -> list[inspect.Parameter]:
+    """Return one option for each field of the settings; its help is the field's description."""
+    found = []
+    for name, own in EvaluationSettings.model_fields.items():
+        kind: Any = own.annotation
+        kinds = [k for k in (get_args(kind) if isinstance(kind, UnionType) else (kind,)) if k is not NoneType]
+        kind = get_args(kinds[0])[0] if get_origin(kinds[0]) in (Annotated, tuple) else kinds[0]
+        several = name in _SINGULAR
+        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        kind = kind if kind in (int, float) else str
+        option = "--" + _SINGULAR.get(name, name).replace("_", "-")
+        panel = "Experiments" if name not in JOBS["score"] else None
+        found.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[
+                    (list[kind] if several else kind) | None,  # type: ignore[valid-type]
+                    typer.Option(option, help=own.description, rich_help_panel=panel),
+                ],
+            )
+        )
+    return found
+
+
 def evaluate(
-    predictions: Annotated[
-        list[str] | None,
-        typer.Option("--predictions", metavar="[NAME=]FILE", help="Predictions to score; may be repeated."),
-    ] = None,
-    conversations: Annotated[str | None, typer.Option("--conversations", help="JSONL of turns.")] = None,
-    catalog: Annotated[str | None, typer.Option("--catalog", help="Items: JSONL, CSV or TSV.")] = None,
-    train: Annotated[
-        str | None, typer.Option("--train", help="JSONL of train turns, for popularity.")
-    ] = None,
-    out: Annotated[str | None, typer.Option("--out", help="Folder of the report.")] = None,
+    *,
     config: Annotated[Path | None, typer.Option("--config", help="YAML with these options as keys.")] = None,
-    store: Annotated[
-        str | None, typer.Option("--store", help="Catalog store, for the baseline 'retriever'.")
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the catalog within the store.")] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="The store's embedding model.")] = None,
-    resamples: Annotated[int | None, typer.Option("--resamples", help="Bootstrap samples; 10,000.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of intervals and tests; 0.")] = None,
-    level: Annotated[float | None, typer.Option("--level", help="Of the intervals; 0.95.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", help="Length of the candidate list in the diagnosis; 50.")
-    ] = None,
     show_errors: Annotated[
         int, typer.Option("--show-errors", min=0, help="Print N turns that the first system got wrong.")
     ] = 0,
@@ -61,209 +77,98 @@ def evaluate(
         tuple[str, str] | None,
         typer.Option("--compare", metavar="REPORT REPORT", help="Test two finished reports on each other."),
     ] = None,
-    experiment: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--experiment",
-            help="table1 to table4, figure5 to figure9, ablation, or all; may be repeated. By themselves: "
-            "domains, topic_change.",
-            rich_help_panel=_PAPER,
-        ),
-    ] = None,
-    domains: Annotated[
-        str | None,
-        typer.Option(
-            "--domains", help="Folder of domains, for --experiment domains.", rich_help_panel=_PAPER
-        ),
-    ] = None,
-    rows: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rows",
-            help="Of domains: stock, query-expert, drop-in, embedded, own-llm; may be repeated; all.",
-            rich_help_panel=_PAPER,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="LLM; embedded by default.", rich_help_panel=_PAPER)
-    ] = None,
-    query_adapter: Annotated[
-        str | None, typer.Option("--query-adapter", help="Folder, or none.", rich_help_panel=_PAPER)
-    ] = None,
-    item_adapter: Annotated[
-        str | None, typer.Option("--item-adapter", help="Folder, or none.", rich_help_panel=_PAPER)
-    ] = None,
-    random_adapter: Annotated[
-        str | None,
-        typer.Option(
-            "--random-adapter", help="Trained with random negatives, for figure6.", rich_help_panel=_PAPER
-        ),
-    ] = None,
-    cot_adapter: Annotated[
-        str | None,
-        typer.Option("--cot-adapter", help="Chain of thought, for figure9.", rich_help_panel=_PAPER),
-    ] = None,
-    more_encoders: Annotated[
-        list[str] | None,
-        typer.Option("--more-encoder", help="For figure5 and figure7.", rich_help_panel=_PAPER),
-    ] = None,
-    references: Annotated[
-        str | None,
-        typer.Option("--references", help="JSONL of id and query, for table2.", rich_help_panel=_PAPER),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", help="inspired or redial: whose values to show.", rich_help_panel=_PAPER),
-    ] = None,
-    candidates: Annotated[
-        int | None, typer.Option("--candidates", min=1, help="k; 50.", rich_help_panel=_PAPER)
-    ] = None,
-    candidate_counts: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--candidate-count", min=1, help="A k of table4; may be repeated; 10, 50.", rich_help_panel=_PAPER
-        ),
-    ] = None,
-    fusion: Annotated[
-        str | None,
-        typer.Option("--fusion", help="Folder, or none; the shipped one.", rich_help_panel=_PAPER),
-    ] = None,
-    max_candidate_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-candidate-tokens",
-            min=1,
-            help="Of a candidate's details in the item expert's prompt.",
-            rich_help_panel=_PAPER,
-        ),
-    ] = None,
-    max_history_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-history-tokens",
-            min=1,
-            help="Of the dialogue in the item expert's prompt.",
-            rich_help_panel=_PAPER,
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first N turns.", rich_help_panel=_PAPER)
-    ] = None,
-    train_sample: Annotated[
-        int | None,
-        typer.Option("--train-sample", min=2, help="Train turns for figure8; 200.", rich_help_panel=_PAPER),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Dialogues at once.", rich_help_panel=_PAPER)
-    ] = None,
     as_json: AsJson = False,
+    **options: Any,
 ) -> None:
     """Score rankings, of any system, under both protocols, with intervals, tests and baselines.
 
     With --out a folder gets report.json, report.md, report.html and pictures. With --experiment the paper's
-    tables and figures are made instead.
+    tables and figures, or the tables over other domains, are made instead.
     """
-    shared = {
-        "conversations": conversations, "catalog": catalog, "train": train, "out": out, "store": store,
-        "name": name, "encoder": encoder, "resamples": resamples, "seed": seed, "level": level,
-    }  # fmt: skip
-    of_paper = {
-        "experiments": experiment or None, "model": model, "query_adapter": query_adapter,
-        "item_adapter": item_adapter, "random_adapter": random_adapter, "cot_adapter": cot_adapter,
-        "more_encoders": more_encoders or None, "references": references, "dataset": dataset,
-        "candidates": candidates, "candidate_counts": candidate_counts or None, "fusion": fusion,
-        "max_candidate_tokens": max_candidate_tokens,
-        "max_history_tokens": max_history_tokens, "limit": limit, "batch_size": batch_size,
-        "train_sample": train_sample, "domains": domains, "rows": rows or None,
-    }  # fmt: skip
-    of_scoring = {"predictions": predictions or None, "top_k": top_k}
-    options: dict[str, Any] = {**shared, **of_paper, **of_scoring}
-    given = {name: value for name, value in options.items() if value is not None}
-    alone = {"config": config, "show_errors": show_errors or None}  # these stand in no YAML file
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    # These stand in no YAML file.
+    alone = {"config": config, "show_errors": show_errors or None}
     alone = {name: value for name, value in alone.items() if value is not None}
     if compare is not None:
-        names: tuple[str, ...] = ("resamples", "seed", "level")
-        of_tests = {name: given.pop(name) for name in names if name in given}
-        _refuse({**given, **alone}, (*options, *alone), "with --compare, which reads finished reports")
-        _compare(compare, of_tests, as_json=as_json)
+        _refuse({**given, **alone}, JOBS["compare"], "with --compare, which reads finished reports")
+        _compare(compare, given, as_json=as_json)
         return
     if config is not None:
-        from reges_index.evaluation.config_file import read_options
-
-        given = read_options(config, options, given)
-    wanted = given.pop("experiments", None)
-    if wanted:
-        _refuse({**given, **alone}, (*of_scoring, "show_errors"), "with --experiment")
-        _run_experiments(wanted if isinstance(wanted, list) else [wanted], given, as_json=as_json)
+        given = read_options(config, given, list(EvaluationSettings.model_fields))
+    wanted = given.get("experiments", [])
+    names = [wanted] if isinstance(wanted, str) else wanted
+    if not names:
+        _refuse(given, JOBS["score"], "without --experiment")
+        listed = given.get("predictions")
+        if listed is not None and not isinstance(listed, dict):
+            given["predictions"] = named_files(listed if isinstance(listed, list) else [listed])
+        _score(EvaluationSettings.parse(given), show_errors=show_errors, as_json=as_json)
+        return
+    if show_errors:
+        raise ConfigError("show_errors means nothing with --experiment", hint="leave it out")
+    by_itself = (
+        [name for name in names if name in ("domains", "topic_change")] if isinstance(names, list) else []
+    )
+    if by_itself and len(names) > 1:
+        raise ConfigError(f"{by_itself[0]} runs by itself", hint="give the other experiments in another call")
+    job = by_itself[0] if by_itself else "paper"
+    _refuse(given, JOBS[job], f"with --experiment {by_itself[0]}" if by_itself else "with --experiment")
+    settings = EvaluationSettings.parse({**given, "experiments": names})
+    if by_itself:
+        _run_domains(job, settings, as_json=as_json)
     else:
-        _refuse(given, of_paper, "without --experiment")
-        _score(given, show_errors=show_errors, as_json=as_json)
+        _run_experiments(settings, as_json=as_json)
 
 
-def _refuse(given: Collection[str], names: Iterable[str], when: str) -> None:
+evaluate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        *_options(),
+        *(
+            one.replace(annotation=get_type_hints(evaluate, include_extras=True)[name])
+            for name, one in inspect.signature(evaluate).parameters.items()
+            if name != "options"
+        ),
+    ]
+)
+evaluate.__annotations__ = {
+    name: one.annotation for name, one in inspect.signature(evaluate).parameters.items()
+}
+
+
+def _refuse(given: Collection[str], known: Collection[str], when: str) -> None:
     """Refuse options that would have no effect."""
-    stray = next((name for name in names if name in given), None)
+    stray = next((name for name in given if name not in known), None)
     if stray is not None:
         raise ConfigError(f"{stray} means nothing {when}", hint="leave it out, or see reges evaluate --help")
 
 
-def _run_domains(name: str, given: dict[str, Any], *, as_json: bool) -> None:
-    """Run an experiment over catalogs of many kinds, in the place of one with its conversations."""
-    from reges_index.evaluation.domains import read_domains, read_topic_changes
-    from reges_index.evaluation.experiments.domains import DomainLab, domains_table, topic_change
+def _run_domains(name: str, settings: EvaluationSettings, *, as_json: bool) -> None:
+    from reges_index.evaluation.experiments.domains import build_domain_lab, domains_table, topic_change
     from reges_index.evaluation.experiments.result import write_result
-    from reges_index.pipeline.llm import open_llm
 
-    needed = ("domains", "out") if name == "domains" else ("out",)
-    known = (*needed, "rows", "encoder", "more_encoders", "model", "batch_size", "resamples", "seed", "level",
-             *(("limit",) if name == "domains" else ()))  # fmt: skip
-    _refuse(given, [key for key in given if key not in known], f"with --experiment {name}")
-    for key in needed:
-        if not given.get(key):
-            raise ConfigError(f"{key} is missing", hint=f"give --{key}")
-    shared = {key: given[key] for key in ("batch_size", "resamples", "seed", "level") if key in given}
-    model, rows = given.get("model"), given.get("rows")
-    encoders = {"stock retriever": given.get("encoder")} | {n: n for n in given.get("more_encoders", ())}
-    changes, old = read_topic_changes() if name == "topic_change" else ([], {})
-    lab = DomainLab(
-        domains=changes or read_domains(given["domains"], limit=given.get("limit")),
-        folder=Path(given["out"]),
-        encoders=encoders,
-        llm=open_llm(model) if model else None,
-        llm_name=model or "LLM",
-        prefix=name,
-        **shared,
-    )
-    result = topic_change(lab, old, rows) if changes else domains_table(lab, rows)[0]
+    lab, old = build_domain_lab(name, settings)
+    rows = settings.rows or None
+    result = topic_change(lab, old, rows) if old is not None else domains_table(lab, rows)[0]
     made = write_result(result, lab.folder, lab.about())
     if as_json:
         print_json(made)
     else:
-        _print_experiments({name: made}, given["out"])
+        _print_experiments({name: made}, str(lab.folder))
 
 
-def _run_experiments(names: list[str], given: dict[str, Any], *, as_json: bool) -> None:
-    alone = [name for name in names if name in ("domains", "topic_change")]
-    if alone:
-        if len(names) > 1:
-            raise ConfigError(f"{alone[0]} runs by itself", hint="give the other experiments in another call")
-        _run_domains(alone[0], given, as_json=as_json)
-        return
-    for name in ("conversations", "catalog", "out"):
-        if not given.get(name):
-            raise ConfigError(f"{name} is missing", hint=f"give --{name}, or {name}: in the YAML file")
+def _run_experiments(settings: EvaluationSettings, *, as_json: bool) -> None:
+    from reges_index.evaluation.experiments.lab import build_lab
     from reges_index.evaluation.experiments.registry import choose, run_experiments
-    from reges_index.evaluation.experiments.setup import ExperimentConfig, build_lab
 
-    choose(names)  # a wrong name fails before models are loaded
-    settings = ExperimentConfig(**given)
-    outcome = run_experiments(build_lab(settings), names)
+    choose(settings.experiments)  # a wrong name fails before models are loaded
+    lab = build_lab(settings)
+    outcome = run_experiments(lab, settings.experiments)
     for name, reason in outcome["not_run"].items():
         errors.print(f"{name} was not run: {reason}", style="yellow", markup=False)
     if as_json:
         print_json(outcome)
     else:
-        _print_experiments(outcome["done"], settings.out)
+        _print_experiments(outcome["done"], str(lab.folder))
     for name, error in outcome["failed"].items():
         hint = f"\n  hint: {error['hint']}" if error["hint"] else ""
         errors.print(f"{name} failed: {error['message']}{hint}", style="red", markup=False)
@@ -273,27 +178,25 @@ def _run_experiments(names: list[str], given: dict[str, Any], *, as_json: bool) 
 
 def _print_experiments(done: dict[str, Any], out: str) -> None:
     for name, result in done.items():
+        of_paper = any(row["paper"] is not None for row in result["rows"])
         table = Table("system", "setting", "protocol", "metric", box=None, pad_edge=False)
         table.title, table.title_justify = escape(result["title"]), "left"
         table.add_column("ours", justify="right")
-        table.add_column("paper", justify="right")
+        if of_paper:
+            table.add_column("paper", justify="right")
         for row in result["rows"]:
             ours = "not run" if row["value"] is None else f"{row['value']:.4f}"
-            paper = "" if row["paper"] is None else f"{row['paper']:.4f}"
+            paper = ["" if row["paper"] is None else f"{row['paper']:.4f}"] if of_paper else []
             cells = (escape(row[key]) for key in ("system", "setting", "protocol", "metric"))
-            table.add_row(*cells, ours, paper)
+            table.add_row(*cells, ours, *paper)
         console.print(table)
-        console.print(f"{out}/{name}.md, .json, .png\n", markup=False)
+        console.print(f"{out}/{name}.md, .json", markup=False)
 
 
-def _score(given: dict[str, Any], *, show_errors: int, as_json: bool) -> None:
-    from reges_index.evaluation.run import EvaluationConfig, named_files, run_evaluation
+def _score(settings: EvaluationSettings, *, show_errors: int, as_json: bool) -> None:
+    from reges_index.evaluation.report import run_evaluation
     from reges_index.evaluation.summary import summarize
 
-    listed = given.get("predictions")
-    if listed is not None and not isinstance(listed, dict):
-        given = {**given, "predictions": named_files(listed if isinstance(listed, list) else [listed])}
-    settings = EvaluationConfig(**given)
     evaluation, summary = run_evaluation(settings)
     for system in evaluation.systems:
         wrong = {what.replace("_", " "): count for what, count in system.counts.items() if count}
@@ -330,7 +233,7 @@ def _print_tables(evaluation: Evaluation) -> None:
 def _print_errors(evaluation: Evaluation, count: int, *, as_json: bool) -> None:
     from itertools import islice
 
-    from reges_index.evaluation.turn_table import lost_turns
+    from reges_index.evaluation.diagnosis import lost_turns
 
     # With --json the report is what goes to standard output.
     to = errors if as_json else console

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reges_index.errors import InputError
 from reges_index.evaluation.baselines import BASELINES
 from reges_index.evaluation.files import read_json
-from reges_index.evaluation.scoring import Settings
+from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.stats import ClusterBootstrap, holm
 
 __all__ = ["compare_reports"]
@@ -43,7 +43,7 @@ def compare_reports(
     first, second
         Folders written by ``reges evaluate --out``, or the ``report.json`` in them.
     resamples, seed, level
-        As in `scoring.Settings`.
+        As in `EvaluationSettings`.
 
     Returns
     -------
@@ -55,9 +55,9 @@ def compare_reports(
     InputError
         If they were made on different data (by content, not by file name) or by another version's metrics.
     ConfigError
-        As `scoring.Settings` says.
+        As `EvaluationSettings` says.
     """
-    settings = Settings(resamples, seed, level)
+    settings = EvaluationSettings.parse({"resamples": resamples, "seed": seed, "level": level})
     tables = [_read(Path(first)), _read(Path(second))]
     for what, key in (("data", "data_hash"), ("metrics", "metrics"), ("version", "schema")):
         if tables[0][key] != tables[1][key]:

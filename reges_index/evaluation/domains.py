@@ -138,10 +138,10 @@ def read_topic_changes() -> tuple[list[DomainSet], dict[str, frozenset[str]]]:
     Films, books and cocktails, with the items that fit the last wish as targets; and by turn id the items
     that fit what was asked for before.
     """
-    folder = resources.files(__package__) / "data"
+    folder = resources.files(__package__) / "topic_change"
     nouns = {"films": MOVIES, "books": Domain("book", "books"), "cocktails": Domain("cocktail", "cocktails")}
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in nouns}
-    for line in (folder / "topic_change.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (folder / "dialogues.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         rows[row["domain"]].append(row)
     old: dict[str, frozenset[str]] = {}

@@ -8,44 +8,14 @@ from itertools import combinations
 
 from reges_index.errors import InputError
 from reges_index.evaluation.baselines import BASELINES, RetrieveBatch, baseline_predictions
-from reges_index.evaluation.checked import Count, Level, Seed, check_fields
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.metrics import METRICS, PairScores, score_pairs
 from reges_index.evaluation.predictions import AlignedPredictions
 from reges_index.evaluation.protocol import PROTOCOLS, Pairs, ProtocolName, make_pairs
+from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.stats import Averaging, ClusterBootstrap, Difference, Estimate, holm
 
-__all__ = ["Comparison", "Evaluation", "Settings", "evaluate_systems"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How intervals and tests are computed and what counts as the candidate list.
-
-    Attributes
-    ----------
-    resamples
-        Bootstrap samples and random swaps of the permutation test.
-    seed
-        Of both.
-    level
-        Of the intervals.
-    top_k
-        Length of the candidate list in the diagnosis (the paper's k, 50).
-
-    Raises
-    ------
-    ConfigError
-        If one is of another type or out of bounds.
-    """
-
-    resamples: Count = 10_000
-    seed: Seed = 0
-    level: Level = 0.95
-    top_k: Count = 50
-
-    def __post_init__(self) -> None:
-        check_fields(self)
+__all__ = ["Comparison", "Evaluation", "evaluate_systems"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +49,7 @@ class Evaluation:
     systems: tuple[AlignedPredictions, ...]
     baselines: frozenset[str]
     missing_baselines: dict[str, str]
-    settings: Settings
+    settings: EvaluationSettings
     pairs: dict[ProtocolName, Pairs]
     scores: dict[ProtocolName, dict[str, PairScores]]
 
@@ -129,7 +99,7 @@ def evaluate_systems(
     data: EvaluationData,
     systems: Sequence[AlignedPredictions] = (),
     *,
-    settings: Settings | None = None,
+    settings: EvaluationSettings | None = None,
     retrieve: RetrieveBatch | None = None,
     baselines: bool = True,
 ) -> Evaluation:
@@ -181,7 +151,7 @@ def evaluate_systems(
         systems=everything,
         baselines=frozenset(system.name for system in plain),
         missing_baselines=missing,
-        settings=settings or Settings(),
+        settings=settings or EvaluationSettings(),
         pairs=pairs,
         scores=scores,
     )

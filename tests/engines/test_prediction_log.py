@@ -8,7 +8,8 @@ from reges_index.engines.batch import PredictionLog, predict_turns
 from reges_index.errors import ConfigError, InputError, StorageError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.predictions import load
-from reges_index.evaluation.scoring import Settings, evaluate_systems
+from reges_index.evaluation.scoring import evaluate_systems
+from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.summary import summarize
 
 SETTINGS = {"store": "s", "similarity_top_k": 4}
@@ -65,7 +66,9 @@ def test_reports_show_the_tokens_of_each_stage(tmp_path, engine, few_films):
     target = next(iter(few_films.items())).id
     aimed = tuple(turn.model_copy(update={"targets": (target,)}) for turn in TURNS)
     data = EvaluationData(aimed, tuple(few_films.items()))
-    evaluation = evaluate_systems(data, [load("mine", path, data)], settings=Settings(resamples=50))
+    evaluation = evaluate_systems(
+        data, [load("mine", path, data)], settings=EvaluationSettings(resamples=100)
+    )
     tokens = summarize(evaluation)["systems"]["mine"]["tokens"]
     assert {stage: spent["sum"] for stage, spent in tokens.items()} == {
         stage: sum(row["tokens"][stage] for row in rows(path))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from reges_index.evaluation.calibration import calibrate, calibration_of
 from reges_index.evaluation.predictions import Prediction, align
 from reges_index.evaluation.report import write_report
-from reges_index.evaluation.scoring import Settings, evaluate_systems
+from reges_index.evaluation.scoring import evaluate_systems
+from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.fusion.calibration import BINS
 
 
@@ -60,7 +61,7 @@ def test_reports_have_it_where_a_system_states_probabilities(data, tmp_path):
     ]
     silent = [Prediction(id=turn.id, ranking=(items[0],)) for turn in data.turns]
     systems = [align("sure", sure, data), align("silent", silent, data)]
-    evaluation = evaluate_systems(data, systems, settings=Settings(resamples=50))
+    evaluation = evaluate_systems(data, systems, settings=EvaluationSettings(resamples=100))
     # The last turn has no target at all, so it says nothing about what is right.
     judged = [(pick, t) for pick, t in zip(first, data.turns, strict=True) if t.targets]
     expected = np.mean([pick in t.targets for pick, t in judged])
@@ -76,6 +77,6 @@ def test_reports_have_it_where_a_system_states_probabilities(data, tmp_path):
     )
     assert (tmp_path / "reliability.png").read_bytes()[:4] == b"\x89PNG"
     assert "expected calibration error" in (tmp_path / "report.md").read_text()
-    plain = evaluate_systems(data, systems[1:], settings=Settings(resamples=50))
+    plain = evaluate_systems(data, systems[1:], settings=EvaluationSettings(resamples=100))
     write_report(plain, tmp_path / "plain")
     assert not (tmp_path / "plain" / "reliability.png").exists()

@@ -91,21 +91,21 @@ def test_yaml_and_flags(files, tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("resamples: many", "resamples='many': input should be a valid integer"),
-        ("resamples: 99", "resamples=99: input should be greater than or equal to 100"),
-        ("level: 2", "level=2: input should be less than 1"),
-        ("level: .nan", "level=nan"),
-        ("seed: -1", "seed=-1: input should be greater than or equal to 0"),
-        ("top_k: 0", "top_k=0"),
-        ("train: [a, b]", "train=['a', 'b']: input should be a valid string"),
+        ("resamples: many", "resamples: Input should be a valid integer"),
+        ("resamples: 99", "resamples: Input should be greater than or equal to 100"),
+        ("level: 2", "level: Input should be less than 1"),
+        ("level: .nan", "level"),
+        ("seed: -1", "seed: Input should be greater than or equal to 0"),
+        ("top_k: 0", "top_k"),
+        ("train: [a, b]", "train: Input should be a valid string"),
         ("predictions: 5", "predictions: 5 is no file"),
         ("predictions: [5]", "predictions: 5 is no file"),
-        ("predictions: {mine: 5}", "predictions.mine=5: input should be a valid string"),
-        ("experiments: 5\nout: x", "unknown experiment 5"),
-        ("experiments: figure5\nout: x\nlimit: few", "limit='few': input should be a valid integer"),
-        ("experiments: figure5\nout: x\ncandidates: 0", "candidates=0"),
-        ("experiments: figure5\nout: x\nresamples: 0", "resamples=0"),
-        ("experiments: figure5\nout: x\nmore_encoders: dpr", "more_encoders='dpr'"),
+        ("predictions: {mine: 5}", "predictions.mine: Input should be a valid string"),
+        ("experiments: 5\nout: x", "experiments"),
+        ("experiments: figure5\nout: x\nlimit: few", "limit: Input should be a valid integer"),
+        ("experiments: figure5\nout: x\ncandidates: 0", "candidates"),
+        ("experiments: figure5\nout: x\nresamples: 0", "resamples"),
+        ("experiments: figure5\nout: x\nmore_encoders: dpr", "more_encoders"),
     ],
 )
 def test_values_of_a_yaml_file_are_checked(files, tmp_path, line, said):
@@ -118,15 +118,16 @@ def test_values_of_a_yaml_file_are_checked(files, tmp_path, line, said):
 
 def test_settings_of_the_python_api_are_checked(files, tmp_path):
     from reges_index.evaluation.compare import compare_reports
-    from reges_index.evaluation.run import EvaluationConfig, run_evaluation
+    from reges_index.evaluation.report import run_evaluation
+    from reges_index.evaluation.settings import EvaluationSettings
 
     paths = {"conversations": files["turns"], "catalog": files["catalog"], "out": tmp_path / "out"}
-    run_evaluation(EvaluationConfig(**paths, resamples=200))  # path objects are paths too
+    run_evaluation(EvaluationSettings.parse({**paths, "resamples": 200}))  # path objects are paths too
     for wrong in ({"level": 2}, {"resamples": 0}, {"seed": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             compare_reports(tmp_path / "out", tmp_path / "out", **wrong)
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            EvaluationConfig(**paths, **wrong)
+            EvaluationSettings.parse({**paths, **wrong})
 
 
 def test_what_is_missing_is_named(files):
@@ -194,8 +195,11 @@ def test_experiments_from_the_command_line(files, tmp_path):
     assert about["settings"]["dataset"] == "redial"
     assert about["settings"]["candidate_counts"] == [7, 3]
     assert {row["system"] for row in result["done"]["figure5"]["rows"]} == {
+        "last 4 messages, no model",
         "Original (raw dialogue)",
+        "Original (raw dialogue) + last 4 messages",
         "Direct Prompt (untrained LLM)",
+        "Direct Prompt (untrained LLM) + last 4 messages",
     }
     again = call(*options)
     assert "Figure 5: retrieval by kind of query" in again.stdout
@@ -210,8 +214,9 @@ def test_experiments_from_the_command_line(files, tmp_path):
 
 def test_a_live_catalog_is_read_at_its_live_version(files, data, tmp_path):
     from reges_index import LiveCatalog
-    from reges_index.evaluation.experiments.setup import ExperimentConfig, build_lab
-    from reges_index.evaluation.run import catalog_retrieve
+    from reges_index.evaluation.experiments.lab import build_lab
+    from reges_index.evaluation.report import catalog_retrieve
+    from reges_index.evaluation.settings import EvaluationSettings
     from tests.tiny import save_tiny
 
     store = tmp_path / "store"
@@ -222,9 +227,11 @@ def test_a_live_catalog_is_read_at_its_live_version(files, data, tmp_path):
     done = call(*base(files), "--store", store, "--name", "films", "--json")
     assert "retriever" in json.loads(done.stdout)["systems"]
     lab = build_lab(
-        ExperimentConfig(
-            files["turns"], files["catalog"], tmp_path / "out", store=store, name="films",
-            model=save_tiny(tmp_path / "tiny"), fusion="none",
+        EvaluationSettings.parse(
+            {
+                "conversations": files["turns"], "catalog": files["catalog"], "out": tmp_path / "out",
+                "store": store, "name": "films", "model": str(save_tiny(tmp_path / "tiny")), "fusion": "none",
+            }
         )
     )  # fmt: skip
     assert len(lab.catalog) == len(data.items)
@@ -242,7 +249,7 @@ def test_options_without_effect_are_refused(files):
     unknown = call(*base(files), "--out", "x", "--experiment", "figure1")
     assert "unknown experiment 'figure1'" in str(unknown.exception)
     other = call(*base(files), "--out", "x", "--experiment", "figure5", "--dataset", "movielens")
-    assert "no data set 'movielens'" in str(other.exception)
+    assert "dataset: Input should be" in str(other.exception)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +272,7 @@ def test_comparing_takes_no_options_of_an_evaluation(option, value):
 
 
 def test_references_are_checked(tmp_path):
-    from reges_index.evaluation.experiments.setup import read_references
+    from reges_index.evaluation.experiments.lab import read_references
 
     path = tmp_path / "references.jsonl"
     path.write_text('{"id": "a", "query": "robots"}\n')
@@ -285,6 +292,6 @@ def test_references_are_checked(tmp_path):
     ],
 )
 def test_the_papers_data_set_is_told_from_the_path(path, dataset):
-    from reges_index.evaluation.experiments.setup import ExperimentConfig
+    from reges_index.evaluation.settings import EvaluationSettings
 
-    assert ExperimentConfig(path, "c", "o").paper_dataset() == dataset
+    assert EvaluationSettings(conversations=path).paper_dataset() == dataset

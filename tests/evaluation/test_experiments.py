@@ -6,32 +6,31 @@ import json
 import os
 import random
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.demo import demo_catalog
-from reges_index.catalog.encoder import identity_name
-from reges_index.catalog.encoder_names import ENCODER_PRESETS
 from reges_index.dialogue import DialogueQueryBundle, Message, Turn, render_history
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.experiments.answers import chain_of_thought
-from reges_index.evaluation.experiments.fused import HIDDEN
 from reges_index.evaluation.experiments.inputs import mean_discrepancy, separability
-from reges_index.evaluation.experiments.lab import Lab, LabSettings
+from reges_index.evaluation.experiments.lab import Lab
 from reges_index.evaluation.experiments.paper import TABLE1
-from reges_index.evaluation.experiments.paper_rows import paper_row
-from reges_index.evaluation.experiments.queries import written_queries
 from reges_index.evaluation.experiments.registry import EXPERIMENTS, choose, run_experiments
 from reges_index.evaluation.experiments.retrieval import text_scores
-from reges_index.evaluation.experiments.selection import forced_candidates, forced_data, table4
-from reges_index.evaluation.experiments.systems import ChainOfThought, System, clean_title, run_system
+from reges_index.evaluation.experiments.selection import (
+    chain_of_thought,
+    forced_candidates,
+    forced_data,
+    table4,
+)
+from reges_index.evaluation.experiments.systems import System, clean_title, run_system, written_queries
 from reges_index.evaluation.predictions import Prediction, read_predictions
+from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.stats import holm
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, selection_prompt_hash
@@ -96,7 +95,7 @@ def make_lab(data, catalog, lm, folder, **more):
         catalog,
         folder,
         lm,
-        LabSettings(
+        EvaluationSettings(
             dataset="inspired",
             candidates=10,
             candidate_counts=(10, 5),
@@ -147,19 +146,9 @@ def rows(finished, name, **wanted):
 
 
 def test_the_papers_values_stand_beside_ours(finished):
-    (rars,) = rows(finished, "table1", system="RARS", protocol="all")
-    assert rars["paper"] == 0.059
-    (rars_new,) = rows(finished, "table1", system="RARS", protocol="new")
-    assert rars_new["paper"] is None
-    shown = {row["paper_setting"] for row in rows(finished, "table1")}
-    assert set(TABLE1) <= shown
-    # A tiny llama with trigrams is none of the paper's systems.
-    (ours,) = [r for r in rows(finished, "table1", protocol="all") if r["system"].startswith("ReGeS (")]
-    assert (ours["paper"], ours["paper_setting"]) == (0.108, "nearest: ReGeS Small (DPR, 2B)")
-    (thinking,) = rows(finished, "table1", system="ReGeS, chain of thought", protocol="all")
-    assert thinking["paper_setting"] == "nearest: ReGeS Best (CoT, OpenAI, 8B)"
-    (bleu,) = rows(finished, "table2", system="G-augmented R (LLM_QR)", metric="BLEU-1")
-    assert (bleu["paper"], bleu["n"]) == (0.0527, 4)
+    shown = {row["paper_setting"]: row["paper"] for row in rows(finished, "table1") if row["paper_setting"]}
+    assert set(TABLE1) == set(shown)
+    assert shown["RARS"] == 0.059
     (forced,) = rows(
         finished, "table4", setting="10 candidates", protocol="all", metric="Item Generation Success"
     )
@@ -168,39 +157,70 @@ def test_the_papers_values_stand_beside_ours(finished):
     gains = [
         c["paper_gain"]
         for c in finished[1]["done"]["figure5"]["comparisons"]
-        if c["metric"] == "Recall@5" and c["protocol"] == "all" and c["second"].startswith("Original")
+        if (c["first"], c["second"]) == ("G-augmented R (LLM_QR)", "Original (raw dialogue)")
+        and (c["metric"], c["protocol"]) == ("Recall@5", "all")
     ]
     assert gains == [0.81, 0.81]
 
 
-@pytest.mark.parametrize(
-    ("config", "encoder", "shown"),
-    [
-        (("gemma", 256_000, 2048, 16_384, 18, 8, 1, 256), "dpr", "ReGeS Small (DPR, 2B)"),
-        (("gemma", 256_000, 2048, 16_384, 18, 8, 1, 256), "embedded", "nearest: ReGeS Small (DPR, 2B)"),
-        (("llama", 128_256, 4096, 14_336, 32, 32, 8, 128), "bge-large", "ReGeS Middle (BGE, 8B)"),
-        (("llama", 128_256, 4096, 14_336, 32, 32, 8, 128), "dpr", "nearest: ReGeS Middle (BGE, 8B)"),
-        (("qwen3", 151_936, 4096, 12_288, 36, 32, 8, 128), "bge-large", "nearest: ReGeS Middle (BGE, 8B)"),
-        (
-            ("gemma2", 256_128, 4608, 36_864, 46, 32, 16, 128),
-            "text-embedding-3-large",
-            "ReGeS Large (OpenAI, 27B)",
-        ),
-        (("llama", 49_152, 576, 1536, 30, 9, 3, 64), "dpr", "nearest: ReGeS Small (DPR, 2B)"),
-    ],
-)
-def test_our_system_stands_beside_the_papers_of_the_same_models(config, encoder, shown):
-    kind, vocabulary, hidden, inner, layers, heads, key_heads, head = config
-    sizes = {
-        "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner, "head_dim": head,
-        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": key_heads,
-    }  # fmt: skip
-    # The real architectures, without memory for their weights.
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(kind, tie_word_embeddings=kind != "llama" or hidden == 576, **sizes)
-        )
-    assert paper_row(model, identity_name(ENCODER_PRESETS[encoder])).shown == shown
+def test_arms_of_equal_context_are_compared(finished):
+    done = finished[1]["done"]
+    names = {row["system"] for row in done["figure5"]["rows"]}
+    alone = {name for name in names if "+" not in name and "no model" not in name}
+    assert {f"{name} + last 4 messages" for name in alone} | alone | {"last 4 messages, no model"} == names
+    assert "pseudo-query (oracle)" in alone
+    for name in ("figure5", "figure7"):
+        for c in done[name]["comparisons"]:
+            if "no model" not in c["second"]:
+                assert ("+" in c["first"]) == ("+" in c["second"])
+        assert {c["second"] for c in done[name]["comparisons"]} >= {"last 4 messages, no model"}
+    # Four of the five turns have a reference query; the oracle is measured on these.
+    oracle = rows(finished, "figure5", system="pseudo-query (oracle)", protocol="all", metric="Recall@5")
+    whole = rows(finished, "figure5", system="Original (raw dialogue)", protocol="all", metric="Recall@5")
+    assert {row["n"] for row in oracle} == {5}
+    assert {row["n"] for row in whole} == {6}
+
+
+def test_table2_says_who_wrote_the_references_and_shows_no_figures_of_the_paper(finished):
+    table = finished[1]["done"]["table2"]
+    assert "LLM wrote" in table["title"]
+    assert all(row["paper"] is None for row in table["rows"])
+    assert "last 4 messages, no model" in {row["system"] for row in table["rows"]}
+
+
+def test_chain_of_thought_stands_beside_its_own_arm(finished):
+    compared = finished[1]["done"]["figure9"]["comparisons"]
+    assert {(c["first"].split(",")[0], c["second"].split(",")[0]) for c in compared} == {
+        ("candidates scored behind a chain of thought", "candidates scored"),
+        ("written freely behind a chain of thought", "written freely at temperature 0.1"),
+    }
+    success = {row["system"] for row in rows(finished, "table3", metric="Rec Success Rate")}
+    assert "ReGeS, free text (the paper's decoding)" in success
+
+
+def test_an_llm_behind_an_api_chooses_and_writes_in_table_1(data, catalog, lm, tmp_path):
+    asked = []
+
+    class Remote(CustomLLM):
+        @property
+        def metadata(self):
+            return LLMMetadata(model_name="remote-llm", context_window=8192)
+
+        def complete(self, prompt, formatted=False, **kwargs):
+            asked.append(prompt)
+            return CompletionResponse(text=f"{ITEMS[3].title}")
+
+        def stream_complete(self, prompt, formatted=False, **kwargs):
+            raise NotImplementedError
+
+    lab = make_lab(data, catalog, lm, tmp_path, llm=Remote())
+    done = run_experiments(lab, ["table1"])["done"]["table1"]
+    systems = {row["system"] for row in done["rows"] if row["value"] is not None}
+    assert any(name.startswith("ReGeS (") and "remote-llm" in name for name in systems)
+    assert {"RARS (LLM_QR's query)", "RARS (Direct Prompt's query)", "LLM-CRS (zero-shot LLM)"} <= systems
+    assert asked
+    free = read_predictions(tmp_path / "runs" / "free.jsonl")
+    assert all(p.ranking == (ITEMS[3].title,) and not p.hallucinated for p in free)
 
 
 def test_paired_tests_allow_for_each_other(finished):
@@ -216,7 +236,9 @@ def test_paired_tests_allow_for_each_other(finished):
 
 def test_own_systems_and_baselines_stand_in_table_1(finished):
     systems = {row["system"] for row in rows(finished, "table1", protocol="all") if row["value"] is not None}
-    assert {"my favourite", "most popular", "last mentioned", "BM25", "retriever", "RARS", "RAMO"} <= systems
+    assert {"my favourite", "most popular", "last mentioned", "BM25", "retriever"} <= systems
+    assert {"RARS (LLM_QR's query)", "RARS (Direct Prompt's query)", "RARS (raw dialogue)"} <= systems
+    assert any(name.startswith("RAMO") for name in systems)
     assert "ReGeS, chain of thought" in systems
     assert isinstance(Favourite(), System)
     assert not any(name.startswith("baseline") for name in finished[1]["done"]["table1"]["left_out"])
@@ -263,37 +285,6 @@ def test_the_ablation_is_the_retriever_with_sources_switched_off(finished, data,
     assert of_table["value"] == of_ablation["value"]
 
 
-def test_the_ablation_has_a_row_with_what_is_ruled_out_hidden(catalog, fusion, tmp_path):
-    """Two turns aim at the same drama, and the second one rules dramas out."""
-    drama = next(item for item in ITEMS if "drama" in item.genres)
-    turns = tuple(
-        Turn(id=f"t{n}", messages=(Message(role="user", content=text),), targets=(drama.id,), mentioned=())
-        for n, text in enumerate(("A film for tonight, please", "A film for tonight, but no drama please"))
-    )
-    lab = make_lab(EvaluationData(turns, ITEMS), catalog, None, tmp_path, fusion=fusion)
-    found = run_experiments(lab, ["ablation"])["done"]["ablation"]
-    kept = {p.id: set(p.ranking) for p in read_predictions(tmp_path / "runs" / "fusion-hide-ruled-out.jsonl")}
-    everything = {item.id for item in ITEMS}
-    assert kept == {"t0": everything, "t1": {item.id for item in ITEMS if "drama" not in item.genres}}
-    plain = {p.id: set(p.ranking) for p in read_predictions(tmp_path / "runs" / "fusion.jsonl")}
-    assert plain == {"t0": everything, "t1": everything}
-    ranks = [p.ranking.index(drama.id) for p in read_predictions(tmp_path / "runs" / "fusion.jsonl")]
-    assert max(ranks) < 50
-    expected = {"fusion": 1, HIDDEN: 0.5}
-    for system, value in expected.items():
-        (row,) = [
-            row for row in found["rows"]
-            if (row["system"], row["metric"], row["protocol"]) == (system, "Recall@50", "all")
-        ]  # fmt: skip
-        assert row["value"] == value
-    assert HIDDEN in {comparison["second"] for comparison in found["comparisons"]}
-    # A run from before there was the switch has these settings, and goes on.
-    assert "hide_ruled_out" not in json.loads((tmp_path / "runs" / "fusion.jsonl.run.json").read_text())
-    text = (tmp_path / "ablation.md").read_text()
-    assert HIDDEN in text
-    assert "changes it in 1 of 2 turns" in text
-
-
 def test_every_item_expert_gets_the_budgets_that_the_trained_one_recommends(data, catalog, tmp_path):
     own = tiny_lm()
     manifest = AdapterManifest(
@@ -310,7 +301,7 @@ def test_every_item_expert_gets_the_budgets_that_the_trained_one_recommends(data
     lab = make_lab(data, catalog, own, tmp_path / "lab")
     turn, items = data.turns[0], list(ITEMS[:5])
     short = lab.rerank(None).build_prompt(items, DialogueQueryBundle.from_dialogue(turn))
-    lab.settings = replace(lab.settings, max_candidate_tokens=9)
+    lab.settings = lab.settings.override(max_candidate_tokens=9)
     longer = lab.rerank(None).build_prompt(items, DialogueQueryBundle.from_dialogue(turn))
     assert len(short.messages[-1].content) < len(longer.messages[-1].content)
 
@@ -321,7 +312,9 @@ def test_without_a_fusion_the_ablation_says_so(data, catalog, lm, tmp_path):
 
 
 def test_scored_candidates_cannot_be_hallucinated(finished):
-    (scored,) = [row for row in rows(finished, "table3") if "scored" in row["system"]]
+    (scored,) = [
+        row for row in rows(finished, "table3", metric="hallucination ratio") if "scored" in row["system"]
+    ]
     assert scored["value"] == 0
     # A random model writes no titles.
     (free,) = [row for row in rows(finished, "table3") if row["system"].startswith("LLM-CRS")]
@@ -412,7 +405,7 @@ def test_another_chain_of_thought_adapter_is_another_run(data, catalog, finished
     for name, seed in (("query-expert", 0), ("item-expert", 1), ("item-expert-cot", 99)):
         other.load_adapter(name, save_tiny_adapter(tmp_path / name, seed=seed))
     with pytest.raises(InputError, match=r"other settings: adapter\n"):
-        chain_of_thought(make_lab(data, catalog, other, finished[0].folder), 10)
+        chain_of_thought(make_lab(data, catalog, other, finished[0].folder), 10, free=True)
 
 
 def test_other_advice_in_the_manifest_is_another_run(data, catalog, tmp_path):
@@ -492,28 +485,32 @@ def test_a_run_that_failed_lets_go_of_its_file(data, lm, tmp_path):
 
 def test_what_cannot_run_says_why(data, catalog, tmp_path):
     bare = EvaluationData(data.turns, data.items)
-    lab = Lab(bare, catalog, tmp_path, tiny_lm(), LabSettings(candidates=10, resamples=200))
+    lab = Lab(bare, catalog, tmp_path, tiny_lm(), EvaluationSettings(candidates=10, resamples=200))
     outcome = run_experiments(lab, ["table2", "figure6", "figure8", "figure5"])
     assert "reference queries" in outcome["not_run"]["table2"]
     assert "hard and with random negatives" in outcome["not_run"]["figure6"]
     assert "train turns" in outcome["not_run"]["figure8"]
-    assert "query-expert" in next(iter(outcome["done"]["figure5"]["left_out"].values()))
+    assert any("query-expert" in reason for reason in outcome["done"]["figure5"]["left_out"].values())
     assert all(row["paper"] is None for row in outcome["done"]["figure5"]["rows"])
-    without = Lab(bare, catalog, tmp_path / "b", None, LabSettings(resamples=200))
+    without = Lab(bare, catalog, tmp_path / "b", None, EvaluationSettings(resamples=200))
     outcome = run_experiments(without, ["figure5", "table4"])
     assert "needs a model" in outcome["not_run"]["table4"]
-    assert {row["system"] for row in outcome["done"]["figure5"]["rows"]} == {"Original (raw dialogue)"}
+    assert {row["system"] for row in outcome["done"]["figure5"]["rows"]} == {
+        "last 4 messages, no model",
+        "Original (raw dialogue)",
+        "Original (raw dialogue) + last 4 messages",
+    }
     with pytest.raises(ConfigError, match="unknown experiment 'table9'"):
         choose(["table9"])
 
 
 def test_table4_gives_the_numbers_of_candidates_that_the_catalog_has(data, catalog, lm, tmp_path):
     lab = make_lab(data, catalog, lm, tmp_path)
-    lab.settings = replace(lab.settings, candidate_counts=(70, 5, 5, 3))
+    lab.settings = lab.settings.override(candidate_counts=(70, 5, 5, 3))
     done = run_experiments(lab, ["table4"])["done"]["table4"]
     assert list(dict.fromkeys(row["setting"] for row in done["rows"])) == ["3 candidates", "5 candidates"]
     assert done["left_out"] == {"70 candidates": "the catalog has 60 items"}
-    lab.settings = replace(lab.settings, candidate_counts=(70,))
+    lab.settings = lab.settings.override(candidate_counts=(70,))
     assert "70 candidates are too many" in run_experiments(lab, ["table4"])["not_run"]["table4"]
 
 
@@ -541,37 +538,6 @@ def test_the_true_item_is_forced_into_the_list(data):
             places.append(listed.index(target))
     assert len(set(places)) > 1
     assert shown == forced_candidates(forced, retrieved, 10, seed=0)
-
-
-def test_a_chain_of_thought_ends_with_the_name(data, lm, finished):
-    lab = finished[0]
-
-    class Writer:
-        """Stands where the model writes, to check how answers are read."""
-
-        def __init__(self, text):
-            self.text = text
-
-        def generate(self, prompts, **options):
-            from reges_index.models.generation import Generation
-
-            return [[Generation(self.text, 5, 6, "stop")] for _ in prompts]
-
-    shown = {t.id: [ITEMS[0].id, ITEMS[1].id] for t in data.turns}
-    rerank = lab.rerank(None, select_prompt=COT_SELECT_TMPL)
-
-    def read(text):
-        system = ChainOfThought("cot", rerank, Writer(text), None, shown, data.by_id, lab.matcher)
-        return next(system.predict(data.turns[:1]))
-
-    good = read(f"The seeker likes {ITEMS[0].title}.\n{ITEMS[1].title}\n")
-    assert good.recommendation == ITEMS[1].id
-    assert good.ranking == (ITEMS[1].id, ITEMS[0].id)
-    assert not good.hallucinated
-    elsewhere = read(f"Hm.\n{ITEMS[30].title}")
-    assert elsewhere.recommendation is None
-    assert not elsewhere.hallucinated  # an item of the catalog, though no candidate
-    assert read("Hm.\nA Film Nobody Made").hallucinated
 
 
 @pytest.mark.parametrize(

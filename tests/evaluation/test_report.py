@@ -11,18 +11,18 @@ from reges_index.errors import InputError, StorageError
 from reges_index.evaluation.baselines import BASELINES
 from reges_index.evaluation.compare import compare_reports
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.html import script_json
+from reges_index.evaluation.diagnosis import lost_turns, turn_rows
 from reges_index.evaluation.markdown import table
 from reges_index.evaluation.predictions import Prediction, align
-from reges_index.evaluation.report import write_report
-from reges_index.evaluation.scoring import Settings, evaluate_systems
+from reges_index.evaluation.report import script_json, write_report
+from reges_index.evaluation.scoring import evaluate_systems
+from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.stats import holm
 from reges_index.evaluation.summary import summarize
-from reges_index.evaluation.turn_table import lost_turns, turn_rows
 
 from .conftest import make_turn
 
-FEW = Settings(resamples=200)
+FEW = EvaluationSettings(resamples=200)
 
 
 def systems(data):

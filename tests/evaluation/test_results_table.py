@@ -9,7 +9,8 @@ from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.report import write_report
 from reges_index.evaluation.results_table import BEGIN, END, write_results
-from reges_index.evaluation.scoring import Settings, evaluate_systems
+from reges_index.evaluation.scoring import evaluate_systems
+from reges_index.evaluation.settings import EvaluationSettings
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def books():
     folder = resources.files("reges_index.catalog") / "demo"
     with resources.as_file(folder) as path:
         data = EvaluationData.read(path / "books_turns.jsonl", path / "books.jsonl")
-    return evaluate_systems(data, settings=Settings(resamples=500))
+    return evaluate_systems(data, settings=EvaluationSettings(resamples=500))
 
 
 # Expected values of the shipped slice, so that a change in data, tokenizing or metrics does not pass unseen.

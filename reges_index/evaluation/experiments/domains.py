@@ -27,17 +27,20 @@ from reges_index.evaluation.domains import (
     Rankings,
     encoder_rankings,
     rank_by_vectors,
+    read_domains,
+    read_topic_changes,
     score_domains,
     topic_shares,
 )
-from reges_index.evaluation.experiments.queries import embed_texts, written_queries
 from reges_index.evaluation.experiments.result import ComparisonRow, ExperimentResult, Row
-from reges_index.evaluation.experiments.systems import run_system
+from reges_index.evaluation.experiments.systems import embed_texts, run_system, written_queries
 from reges_index.evaluation.predictions import Prediction, read_predictions
+from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.stats import ClusterBootstrap
 from reges_index.item_expert import ReGeSRerank, ReGeSSynthesizer
 from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.pipeline import engine_inputs
+from reges_index.pipeline.llm import open_llm
 from reges_index.query_expert import ReGeSQueryTransform, ReGeSRetriever
 from reges_index.query_expert.prompt import query_prompt_hash
 
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
     from reges_index.models import LocalLM
 
-__all__ = ["ROW_GROUPS", "DomainLab", "domains_table", "topic_change"]
+__all__ = ["ROW_GROUPS", "DomainLab", "build_domain_lab", "domains_table", "topic_change"]
 
 logger = logging.getLogger(__name__)
 
@@ -342,3 +345,42 @@ def _comparisons(lab: DomainLab, table: DomainTable, setting: str) -> list[Compa
 
 
 assert tuple(_SHOWN) == DOMAIN_METRICS
+
+
+def build_domain_lab(
+    name: str, settings: EvaluationSettings
+) -> tuple[DomainLab, dict[str, frozenset[str]] | None]:
+    """Put together what ``--experiment domains`` or ``topic_change`` runs on.
+
+    Returns
+    -------
+    The lab, and for a change of topic what fits the old wishes.
+
+    Raises
+    ------
+    ConfigError
+        If the folder of domains or of results is missing.
+    """
+    needed = ("domains", "out") if name == "domains" else ("out",)
+    for key in needed:
+        if not getattr(settings, key):
+            raise ConfigError(f"{key} is missing", hint=f"give --{key}")
+    old = None
+    if name == "domains":
+        domains = read_domains(str(settings.domains), limit=settings.limit)
+    else:
+        domains, old = read_topic_changes()
+    encoders: dict[str, BaseEmbedding | str | None] = {"stock retriever": settings.encoder}
+    lab = DomainLab(
+        domains=domains,
+        folder=Path(str(settings.out)),
+        encoders=encoders | {encoder: encoder for encoder in settings.more_encoders},
+        llm=open_llm(settings.model) if settings.model else None,
+        llm_name=settings.model or "LLM",
+        batch_size=settings.batch_size,
+        resamples=settings.resamples,
+        seed=settings.seed,
+        level=settings.level,
+        prefix=name,
+    )
+    return lab, old

@@ -12,20 +12,17 @@ from typing import Any
 from llama_index.core.schema import QueryBundle
 
 from reges_index.dialogue import DialogueQueryBundle, Turn, dialogue_of
-from reges_index.evaluation.experiments.drawing import draw_rows
 from reges_index.evaluation.experiments.lab import Lab
-from reges_index.evaluation.experiments.measure import compared, measured, rows_of
-from reges_index.evaluation.experiments.result import ExperimentResult
+from reges_index.evaluation.experiments.result import ExperimentResult, compared, draw_rows, rows_of
 from reges_index.evaluation.experiments.systems import Ranked
 from reges_index.evaluation.predictions import Prediction
 from reges_index.fusion.features import QueryVectors
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.fusion.scoring import SOURCES, check_sources
 
-__all__ = ["FUSION", "HIDDEN", "Fused", "ablation", "fused"]
+__all__ = ["FUSION", "Fused", "ablation", "fused"]
 
 FUSION = "fusion"
-HIDDEN = "+ hard filter (ruled out hidden)"
 _METRICS = {"recall@1": "Recall@1", "recall@10": "Recall@10", "recall@50": "Recall@50"}
 
 
@@ -56,9 +53,9 @@ class _OnceEmbedded(FusionRetriever):
         super().__init__(lab.catalog, lab.fusion_model(), similarity_top_k=lab.settings.depth)
         self._known: dict[str, QueryVectors] = {}
 
-    def variant(self, without: Sequence[str], hide_ruled_out: bool) -> _OnceEmbedded:
+    def variant(self, without: Sequence[str]) -> _OnceEmbedded:
         other = copy.copy(self)
-        other.without, other.hide_ruled_out = check_sources(without), hide_ruled_out
+        other.without = check_sources(without)
         return other
 
     def _embed(self, bundle: QueryBundle) -> QueryVectors:
@@ -73,23 +70,18 @@ def fused(lab: Lab, name: str) -> list[Prediction]:
     return _run(lab, name, _OnceEmbedded(lab))
 
 
-def _run(
-    lab: Lab, name: str, own: _OnceEmbedded, *, without: Sequence[str] = (), hide_ruled_out: bool = False
-) -> list[Prediction]:
-    retriever = own.variant(without, hide_ruled_out)
+def _run(lab: Lab, name: str, own: _OnceEmbedded, without: Sequence[str] = ()) -> list[Prediction]:
+    retriever = own.variant(without)
     settings: dict[str, Any] = {
         "retriever": retriever.model.fingerprint,
         "without": sorted(without),
         "depth": lab.settings.depth,
     }
-    if hide_ruled_out:  # only then, so that runs from before there was the switch go on
-        settings["hide_ruled_out"] = True
-    run = "-".join(("fusion", *sorted(without), *(["hide-ruled-out"] if hide_ruled_out else [])))
-    return lab.run(Fused(name, retriever), {}, settings, run=run)
+    return lab.run(Fused(name, retriever), {}, settings, run="-".join(("fusion", *sorted(without))))
 
 
 def ablation(lab: Lab) -> ExperimentResult:
-    """Recall of the fusion, without each source, and with what is ruled out hidden; weights as they are."""
+    """Recall of the fusion, and without each of its sources; weights as they are."""
     plain = lab.catalog.encoder.name.split("/")[-1]
     used = lab.fusion_model()
     own = _OnceEmbedded(lab)
@@ -98,16 +90,14 @@ def ablation(lab: Lab) -> ExperimentResult:
         if not any(its.uses(feature) for its in (used.known, used.unknown) for feature in SOURCES[source]):
             continue  # it has no weight, so there is nothing to switch off
         name = f"without {source}"
-        predictions[name] = _run(lab, name, own, without=[source])
-    predictions[HIDDEN] = _run(lab, HIDDEN, own, hide_ruled_out=True)
+        predictions[name] = _run(lab, name, own, [source])
     shown = lab.shown(lab.settings.depth, "original")
     predictions[plain] = list(Ranked(plain, shown).predict(lab.data.turns))
-    evaluation = measured(lab, predictions)
+    evaluation = lab.measured(predictions)
     rows = rows_of(evaluation, _METRICS, "")
-    moved = _differing(predictions[FUSION], predictions[HIDDEN])
     return ExperimentResult(
         name="ablation",
-        title="Ablation: one source of the fusion off, or its hard filter on",
+        title="Ablation: one source of the fusion off",
         source="not in the paper",
         rows=rows,
         comparisons=compared(
@@ -115,16 +105,8 @@ def ablation(lab: Lab) -> ExperimentResult:
         ),
         notes=[
             "A source is switched off by setting its features to 0; nothing is fitted again.",
-            f"{HIDDEN} takes items that the user turned down, and genres ruled out, off the ranking "
-            f"(hide_ruled_out), which changes it in {moved} of {len(lab.data.turns)} turns.",
             f"{plain} is the plain retriever with the whole dialogue as its query.",
             "No LLM takes part in these rankings.",
         ],
         draw=lambda: draw_rows([row for row in rows if row.metric == "Recall@10"], "Recall@10"),
     )
-
-
-def _differing(first: Sequence[Prediction], second: Sequence[Prediction]) -> int:
-    """Return for how many turns two systems rank otherwise."""
-    rankings = {p.id: p.ranking for p in first}
-    return sum(rankings[p.id] != p.ranking for p in second)

@@ -16,8 +16,8 @@ from sklearn.model_selection import cross_val_predict
 
 from reges_index.dialogue import Turn, render_history
 from reges_index.evaluation.experiments.lab import Lab, NotRunnable
-from reges_index.evaluation.experiments.queries import embed_texts, retrieve
 from reges_index.evaluation.experiments.result import ExperimentResult, Row
+from reges_index.evaluation.experiments.systems import embed_texts, retrieve
 from reges_index.evaluation.plots import new_figure
 
 __all__ = ["figure8", "mean_discrepancy", "separability"]
@@ -41,7 +41,7 @@ def figure8(lab: Lab) -> ExperimentResult:
     top_k = min(s.candidates, len(lab.data.items) - 1)
     sample = random.Random(s.seed).sample(train, min(s.train_sample, len(train)))
     kind = lab.best_kind()
-    found = retrieve(lab.queries(kind, train=sample), lab.catalog, s.depth)
+    found = retrieve(lab.searched(kind, train=sample), lab.catalog, s.depth)
     ids = [item.id for item in lab.data.items]
     sets: dict[str, tuple[Sequence[Turn], Mapping[str, Sequence[str]]]] = {
         "random": (sample, {t.id: _training_set(t, lab, None, ids, top_k) for t in sample}),

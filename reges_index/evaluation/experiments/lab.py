@@ -11,35 +11,49 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llama_index.core.prompts import PromptTemplate
+from llama_index.core.llms.llm import LLM
+from pydantic import BaseModel
 
-from reges_index.catalog.catalog import ItemCatalog
-from reges_index.dialogue import Turn
-from reges_index.errors import ConfigError
+from reges_index.catalog import ItemCatalog, LiveCatalog
+from reges_index.catalog.place import open_catalog_at
+from reges_index.dialogue import Turn, newest_text, render_history
+from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.experiments.queries import (
+from reges_index.evaluation.experiments.systems import (
     QUERY_NAMES,
     QueryKind,
     Retrieving,
-    original_queries,
+    Selecting,
+    System,
+    run_system,
     written_queries,
 )
-from reges_index.evaluation.experiments.settings import LabSettings
-from reges_index.evaluation.experiments.systems import Selecting, System, run_system
-from reges_index.evaluation.files import sha256_of
-from reges_index.evaluation.predictions import Prediction
+from reges_index.evaluation.files import json_lines, sha256_of
+from reges_index.evaluation.predictions import Prediction, align
+from reges_index.evaluation.scoring import Evaluation, evaluate_systems
+from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.titles import TitleMatcher
 from reges_index.fusion.model import FusionModel
-from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
-from reges_index.item_expert.rerank import ReGeSRerank, RerankMode
+from reges_index.item_expert.prompt import selection_prompt_hash
+from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.adapter_switch import WEIGHTS_FILE
+from reges_index.models.api_names import api_kind
+from reges_index.models.backend import LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
+from reges_index.pipeline.llm import open_llm
 from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["Lab", "LabSettings", "NotRunnable"]
+__all__ = ["Lab", "NotRunnable", "build_lab", "read_references"]
 
 logger = logging.getLogger(__name__)
+
+_SPOKEN_TOKENS = 256
+# Paths, and what only scoring reads, are not among them.
+_SHOWN_SETTINGS = {
+    *("candidates", "candidate_counts", "depth", "limit", "max_candidate_tokens", "max_history_tokens"),
+    *("train_sample", "batch_size", "seed", "resamples", "level"),
+}
 
 QUERY_ADAPTER = "query-expert"
 ITEM_ADAPTER = "item-expert"
@@ -66,8 +80,11 @@ class Lab:
     lm
         The model with its adapters (``query-expert``, ``item-expert``, ``item-expert-random``,
         ``item-expert-cot``, as far as there are any); None allows only what needs no model.
+    llm
+        An LLM of the user's own, behind an API for example, that chooses and writes in Table 1; the trained
+        query expert stays ``lm``'s. None: ``lm`` does all.
     references
-        Turn id to reference query, for Table 2.
+        Turn id to reference query, for Table 2 and as the oracle of Figures 5 and 7.
     retrievers
         Further retrievers by name, for Figures 5 and 7.
     systems
@@ -82,7 +99,8 @@ class Lab:
     catalog: ItemCatalog
     folder: Path
     lm: LocalLM | None = None
-    settings: LabSettings = field(default_factory=LabSettings)
+    settings: EvaluationSettings = field(default_factory=EvaluationSettings)
+    llm: LLM | None = None
     references: Mapping[str, str] = field(default_factory=dict)
     retrievers: Mapping[str, ItemCatalog] = field(default_factory=dict)
     systems: Sequence[System] = ()
@@ -96,7 +114,7 @@ class Lab:
                 f"{len(absent)} items are not in catalog {self.catalog.name!r} (first: {absent[0]!r})",
                 hint="index the same file that is given as --catalog",
             )
-        self._queries: dict[tuple[QueryKind, str], dict[str, list[str]]] = {}
+        self._queries: dict[tuple[str, str], dict[str, list[str]]] = {}
         self._found: dict[QueryKind, dict[str, list[str]]] = {}
 
     # -- what everything depends on ----------------------------------------------------------------
@@ -119,6 +137,18 @@ class Lab:
         if self.lm is None:
             raise NotRunnable("it needs a model", hint="give --model, or install the embedded default")
         return self.lm
+
+    @property
+    def chooser(self) -> LLM | LocalLM:
+        """The LLM that chooses and writes in Table 1: the user's own, else the model."""
+        return self.llm if self.llm is not None else self.model()
+
+    @property
+    def chooser_name(self) -> str:
+        """What the tables call `chooser`."""
+        llm = self.llm
+        name = str(llm.metadata.model_name or llm.class_name()) if llm is not None else self.model().name
+        return name.split("/")[-1]
 
     def fusion_model(self) -> FusionModel:
         """Return the fusion, or raise `NotRunnable`."""
@@ -158,11 +188,17 @@ class Lab:
         return {
             "data": {"hash": self.data.hash, "files": self.data.files, "turns": len(self.data.turns)},
             "encoder": self.catalog.encoder.name,
-            "model": repr(self.lm) if self.lm else "none",
+            "model": " and ".join(
+                ([self.chooser_name] if self.llm else []) + ([repr(self.lm)] if self.lm else [])
+            )
+            or "none",
             "prompts": {"query expert": query_prompt_hash(), "item expert": selection_prompt_hash()},
             "adapters": ", ".join(str(name) for name in adapters),
             "adapter_files": self._adapter_files(),
-            "settings": json.loads(json.dumps(asdict(self.settings))),  # lists, as in the file
+            "settings": {
+                **self.settings.model_dump(mode="json", exclude_none=True, include=_SHOWN_SETTINGS),
+                "dataset": self.settings.paper_dataset(),
+            },
             "command": self.command,
         }
 
@@ -173,6 +209,7 @@ class Lab:
             "items": self._items_hash,
             "encoder": self.catalog.encoder.name,
             "model": self.lm.name if self.lm else None,
+            **({"llm": self.chooser_name} if self.llm is not None else {}),
             "base": self.lm.fingerprint if self.lm else None,
             **more,
         }
@@ -180,46 +217,77 @@ class Lab:
     # -- queries and candidates --------------------------------------------------------------------
 
     def queries(self, kind: QueryKind, *, train: Sequence[Turn] = ()) -> dict[str, list[str]]:
-        """Return the texts to search with, by turn id; written by the model once and then kept.
+        """Return the texts of the query alone, by turn id; written by the model once and then kept.
 
         Parameters
         ----------
         train
             Train turns to write queries for, instead of the turns that are measured on.
         """
-        split = "train" if train else "turns"
         turns = train or self.data.turns
+        if kind == "original":
+            return {turn.id: [render_history(turn.chat).text] for turn in turns}
+        split = "train" if train else "turns"
         if (kind, split) not in self._queries:
-            if kind == "original":
-                found = original_queries(turns)
+            lm = self.model()
+            adapter = None
+            if kind == "augmented":
+                adapter = self.needs_adapter(QUERY_ADAPTER, "a trained query expert (adapter query-expert)")
+            if kind == "direct" and self.llm is not None:
+                transform = ReGeSQueryTransform(self.llm)
             else:
-                lm = self.model()
-                adapter = None
-                if kind == "augmented":
-                    adapter = self.needs_adapter(
-                        QUERY_ADAPTER, "a trained query expert (adapter query-expert)"
-                    )
                 transform = ReGeSQueryTransform(lm, adapter=adapter)
-                settings = self._run_settings(
-                    turns,
-                    kind=kind,
-                    adapter=self.adapter_hash(adapter),
-                    decoding=asdict(transform.decoding),
-                    history=transform.max_history_tokens,
-                    prompt=query_prompt_hash(),
-                )
-                path = self.folder / "runs" / f"queries-{kind}-{split}.jsonl"
-                logger.info("%s queries for %d turns: %s", kind, len(turns), path)
-                found = written_queries(turns, transform, path, settings, batch_size=self.settings.batch_size)
-            self._queries[kind, split] = found
+            settings = self._run_settings(
+                turns,
+                kind=kind,
+                adapter=self.adapter_hash(adapter),
+                decoding=_values(transform.decoding),
+                history=transform.max_history_tokens,
+                prompt=query_prompt_hash(),
+            )
+            path = self.folder / "runs" / f"queries-{kind}-{split}.jsonl"
+            logger.info("%s queries for %d turns: %s", kind, len(turns), path)
+            found = written_queries(turns, transform, path, settings, batch_size=self.settings.batch_size)
+            beside = bool(transform.decoding.context_messages)  # the newest messages, as one more text
+            self._queries[kind, split] = {
+                turn: own[:-1] if beside and len(own) > 1 else own for turn, own in found.items()
+            }
         return self._queries[kind, split]
+
+    def searched(self, kind: QueryKind, *, train: Sequence[Turn] = ()) -> dict[str, list[str]]:
+        """Return what the product searches with: LLM_QR's query beside what its manifest advises."""
+        alone = self.queries(kind, train=train)
+        if kind != "augmented" or not self.advised_context:
+            return alone
+        spoken = self.spoken(train or self.data.turns, self.advised_context)
+        return {turn: [*texts, spoken[turn]] for turn, texts in alone.items()}
+
+    @cached_property
+    def advised_context(self) -> int:
+        """How many of the newest messages the query expert's manifest wants beside a query."""
+        manifest = self.lm.manifest(QUERY_ADAPTER) if self.lm and self.lm.has_adapter(QUERY_ADAPTER) else None
+        return int(manifest.inference.get("decoding", {}).get("context_messages", 0)) if manifest else 0
+
+    def spoken(self, turns: Sequence[Turn], count: int) -> dict[str, str]:
+        """Return the newest ``count`` messages of each turn as one text, as the query expert embeds them."""
+        measure = resolve_backend(self.lm, role=QUERY_ADAPTER, adapter=None).measure if self.lm else None
+        texts = {turn.id: newest_text(turn.chat, count) for turn in turns}
+        if measure is None:
+            return texts
+        return {turn: measure.tail(text, _SPOKEN_TOKENS).strip() for turn, text in texts.items()}
 
     def best_kind(self) -> QueryKind:
         """Return ``augmented`` where there is a query expert, else ``original``."""
         return "augmented" if self.lm is not None and self.lm.has_adapter(QUERY_ADAPTER) else "original"
 
     def retrieved(
-        self, queries: Mapping[str, Sequence[str]], name: str, run: str, catalog: ItemCatalog | None = None
+        self,
+        queries: Mapping[str, Sequence[str]],
+        name: str,
+        run: str,
+        catalog: ItemCatalog | None = None,
+        *,
+        turns: Sequence[Turn] | None = None,
     ) -> list[Prediction]:
         """Return what a retriever finds for each turn; kept in ``runs/<run>.jsonl``.
 
@@ -228,13 +296,14 @@ class Lab:
         """
         catalog = catalog or self.catalog
         system = Retrieving(name, queries, catalog, self.settings.depth)
-        asked = json.dumps([list(queries[turn.id]) for turn in self.data.turns])
+        turns = self.data.turns if turns is None else turns
+        asked = json.dumps([list(queries[turn.id]) for turn in turns])
         settings = {
             "retriever": catalog.encoder.name,
             "depth": self.settings.depth,
             "queries": hashlib.sha256(asked.encode()).hexdigest()[:16],
         }
-        return self.run(system, {}, settings, run=run)
+        return self.run(system, {}, settings, turns=turns, run=run)
 
     def shown(self, top_k: int, kind: QueryKind | None = None) -> dict[str, list[str]]:
         """Return the first ``top_k`` items that the retriever finds, by turn id, best first.
@@ -246,28 +315,32 @@ class Lab:
         """
         kind = kind or self.best_kind()
         if kind not in self._found:
-            made = self.retrieved(self.queries(kind), QUERY_NAMES[kind], f"retrieved-0-{kind}")
+            made = self.retrieved(self.searched(kind), QUERY_NAMES[kind], f"retrieved-0-{kind}")
             self._found[kind] = {p.id: list(p.ranking) for p in made}
         return {turn: ids[:top_k] for turn, ids in self._found[kind].items()}
 
     # -- selection ---------------------------------------------------------------------------------
 
-    def rerank(self, adapter: str | None, *, mode: RerankMode = "score", **options: Any) -> ReGeSRerank:
-        """Return an item expert that ranks everything it is shown."""
-        lm = self.model()
-        trained = lm.manifest(ITEM_ADAPTER) if lm.has_adapter(ITEM_ADAPTER) else None
-        advice = trained.inference if trained is not None else {}
+    def rerank(self, adapter: str | None, *, own: bool = False, **options: Any) -> ReGeSRerank:
+        """Return an item expert that ranks everything it is shown.
+
+        Parameters
+        ----------
+        own
+            Of the user's LLM where there is one (`chooser`), which has no adapter and chooses as the product
+            does by default.
+        """
         s = self.settings
-        return ReGeSRerank(
-            lm,
-            adapter=adapter,
-            mode=mode,
-            top_n=10**6,
-            seed=s.seed,
-            max_candidate_tokens=s.max_candidate_tokens or advice.get("max_candidate_tokens"),
-            max_history_tokens=s.max_history_tokens or advice.get("max_history_tokens"),
-            **options,
-        )
+        lm = self.lm
+        trained = lm.manifest(ITEM_ADAPTER) if lm is not None and lm.has_adapter(ITEM_ADAPTER) else None
+        advice = trained.inference if trained is not None else {}
+        budgets = {
+            "max_candidate_tokens": s.max_candidate_tokens or advice.get("max_candidate_tokens"),
+            "max_history_tokens": s.max_history_tokens or advice.get("max_history_tokens"),
+        }
+        if own and self.llm is not None:
+            return ReGeSRerank(self.llm, top_n=10**6, seed=s.seed, **options)
+        return ReGeSRerank(self.model(), adapter=adapter, top_n=10**6, seed=s.seed, **budgets, **options)
 
     def select(
         self,
@@ -275,37 +348,46 @@ class Lab:
         candidates: Mapping[str, Sequence[str]],
         *,
         adapter: str | None,
-        mode: RerankMode = "score",
         turns: Sequence[Turn] | None = None,
         run: str,
+        own: bool = False,
+        **options: Any,
     ) -> list[Prediction]:
-        """Let the item expert choose among given candidates; kept in ``runs/<run>.jsonl``."""
-        rerank = self.rerank(adapter, mode=mode)
+        """Let the item expert choose among given candidates; kept in ``runs/<run>.jsonl``.
+
+        Parameters
+        ----------
+        own, options
+            As for `rerank`.
+        """
+        rerank = self.rerank(adapter, own=own, **options)
         system = Selecting(name, rerank, candidates, self.data.by_id, self.matcher)
-        settings = {**self.selection_settings(rerank, adapter), "mode": mode}
+        settings = {**self.selection_settings(rerank), "mode": str(rerank.mode)}
         return self.run(system, candidates, settings, turns=turns, run=run)
 
-    def selection_settings(
-        self, rerank: ReGeSRerank, adapter: str | None, template: PromptTemplate = DEFAULT_SELECT_TMPL
-    ) -> dict[str, Any]:
+    def selection_settings(self, rerank: ReGeSRerank) -> dict[str, Any]:
         """Return what an item expert's choice depends on: weights, prompt, budgets and length penalty.
 
         The last two come from the adapter's manifest where the settings name none, and a manifest may change.
         """
+        backend = rerank.backend
+        adapter = backend.adapter if isinstance(backend, LocalBackend) else None
         penalty = rerank.asking["length_penalty"]
         return {
             "adapter": self.adapter_hash(adapter),
-            "prompt": selection_prompt_hash(template),
-            "budgets": asdict(rerank.budget),
-            **({"length_penalty": penalty} if penalty else {}),  # runs from before it was named have none
+            "prompt": selection_prompt_hash(rerank.get_prompts()["select_prompt"]),
+            "budgets": _values(rerank.budget),
+            **({"length_penalty": penalty} if penalty else {}),
         }
 
     def end_to_end(
-        self, name: str, top_k: int, adapter: str | None, *, mode: RerankMode = "score"
+        self, name: str, top_k: int, adapter: str | None, *, mode: str = "score", own: bool = False
     ) -> list[Prediction]:
         """Retrieve and choose; run once for all experiments that want the same."""
-        run = f"{mode}-{top_k}-{self.best_kind()}-{adapter or 'bare'}"
-        return self.select(name, self.shown(top_k), adapter=adapter, mode=mode, run=run)
+        by = "own" if own and self.llm is not None else adapter or "bare"
+        options = {} if own and self.llm is not None else {"mode": mode}
+        run = f"{mode}-{top_k}-{self.best_kind()}-{by}"
+        return self.select(name, self.shown(top_k), adapter=adapter, run=run, own=own, **options)
 
     def run(
         self,
@@ -328,3 +410,137 @@ class Lab:
         path = self.folder / "runs" / f"{run}.jsonl"
         logger.info("%s over %d turns: %s", system.name, len(turns), path)
         return run_system(system, turns, path, described, batch_size=self.settings.batch_size)
+
+    def measured(
+        self,
+        predictions: Mapping[str, Sequence[Prediction]],
+        *,
+        data: EvaluationData | None = None,
+        baselines: bool = False,
+    ) -> Evaluation:
+        """Score predictions by system.
+
+        Parameters
+        ----------
+        data
+            Other turns than the lab's; not with ``baselines``.
+        baselines
+            Whether the baselines stand beside them; the retriever's is its run for the whole dialogue.
+        """
+        data = data or self.data
+
+        def retrieve(_queries: list[str], top_k: int) -> list[list[str]]:
+            found = self.shown(top_k, "original")
+            return [found[turn.id] for turn in self.data.turns]
+
+        return evaluate_systems(
+            data,
+            [align(name, made, data, matcher=self.matcher) for name, made in predictions.items()],
+            settings=self.settings,
+            retrieve=retrieve if baselines else None,
+            baselines=baselines,
+        )
+
+
+def _values(settings: Any) -> dict[str, Any]:
+    """Return a settings object, a model of pydantic's or a dataclass, as plain values."""
+    return settings.model_dump(mode="json") if isinstance(settings, BaseModel) else asdict(settings)
+
+
+def read_references(path: str | Path) -> dict[str, str]:
+    """Read ``{"id", "query"}`` lines.
+
+    Raises
+    ------
+    InputError
+        If a line has no id or query.
+    """
+    found: dict[str, str] = {}
+    for number, row in json_lines(path):
+        if not isinstance(row.get("id"), str) or not isinstance(row.get("query"), str):
+            raise InputError(f"{path}:{number}: expected 'id' and 'query', two texts")
+        found[row["id"]] = row["query"]
+    return found
+
+
+def _open_models(config: EvaluationSettings) -> tuple[LocalLM, LLM | None]:
+    """Return the model with its adapters, and the LLM behind an API where one is named."""
+    name = config.model
+    own = open_llm(name) if name is not None and api_kind(name) is not None else None
+    if own is not None:
+        name = None  # the trained experts' rows stay those of the embedded model
+    given = {
+        QUERY_ADAPTER: config.query_adapter,
+        ITEM_ADAPTER: config.item_adapter,
+        RANDOM_ADAPTER: config.random_adapter,
+        COT_ADAPTER: config.cot_adapter,
+    }
+    # A model of its own, as adapters are loaded into it: the default one is shared by the whole process.
+    lm = LocalLM.from_pretrained(None if name == "embedded" else name)
+    shipped = LocalLM.shipped_adapters() if name in (None, "embedded") else {}
+    for name, folder in given.items():
+        chosen = shipped.get(name) if folder is None else folder
+        if chosen is not None and chosen != "none":
+            lm.load_adapter(name, chosen, role=ITEM_ADAPTER if name == RANDOM_ADAPTER else name)
+    return lm, own if isinstance(own, LLM) else None
+
+
+def _open_catalogs(
+    config: EvaluationSettings, data: EvaluationData
+) -> tuple[ItemCatalog, dict[str, ItemCatalog]]:
+    made = Path(config.out or ".") / "store"
+    if config.store is None:
+        catalog = ItemCatalog.from_items(
+            data.items, persist_dir=made, name=config.name, embed_model=config.encoder
+        )
+    else:
+        opened = open_catalog_at(config.store, config.name, config.encoder)
+        # All experiments read one version, whatever is swapped while they run.
+        catalog = opened.current if isinstance(opened, LiveCatalog) else opened
+    more = {
+        encoder: ItemCatalog.from_items(
+            data.items, persist_dir=made, name=f"more-{number}", embed_model=encoder
+        )
+        for number, encoder in enumerate(config.more_encoders)
+    }
+    return catalog, more
+
+
+def _open_fusion(config: EvaluationSettings, catalog: ItemCatalog) -> FusionModel | None:
+    if config.fusion == "none":
+        return None
+    if config.fusion is not None:
+        return FusionModel.load(config.fusion)
+    shipped = FusionModel.default()
+    return shipped if shipped.fits(catalog) else None
+
+
+def build_lab(config: EvaluationSettings, *, command: Sequence[str] | None = None) -> Lab:
+    """Read the data, open catalog and model, and put the lab together.
+
+    Raises
+    ------
+    ReGeSError
+        As the parts say.
+    """
+    for name in ("conversations", "catalog", "out"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name} is missing", hint=f"give --{name}, or {name}: in the YAML file")
+    data = EvaluationData.read(config.conversations, config.catalog, config.train)
+    if config.limit is not None:
+        data = data.subset(data.turns[: config.limit])
+    references = read_references(config.references) if config.references else {}
+    catalog, more = _open_catalogs(config, data)
+    lm, llm = _open_models(config)
+    return Lab(
+        data=data,
+        catalog=catalog,
+        folder=Path(config.out or "."),
+        lm=lm,
+        settings=config,
+        llm=llm,
+        references=references,
+        retrievers=more,
+        fusion=_open_fusion(config, catalog),
+        command=command,
+    )

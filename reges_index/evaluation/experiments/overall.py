@@ -1,30 +1,32 @@
-"""Table 1: all systems that can run, on the same turns."""
+"""Table 1: all systems that can run, on the same turns, with any LLM that chooses and writes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from reges_index.dialogue import render_history
-from reges_index.evaluation.experiments.answers import chain_of_thought, free_llm
-from reges_index.evaluation.experiments.drawing import draw_rows
 from reges_index.evaluation.experiments.fused import FUSION, fused
-from reges_index.evaluation.experiments.lab import COT_ADAPTER, ITEM_ADAPTER, Lab
-from reges_index.evaluation.experiments.measure import compared, measured, rows_of
+from reges_index.evaluation.experiments.lab import COT_ADAPTER, ITEM_ADAPTER, Lab, NotRunnable
 from reges_index.evaluation.experiments.paper import TABLE1
-from reges_index.evaluation.experiments.paper_rows import PaperRow, paper_row
-from reges_index.evaluation.experiments.result import ExperimentResult, Row
-from reges_index.evaluation.experiments.selection import SUCCESS
+from reges_index.evaluation.experiments.result import ExperimentResult, Row, compared, draw_rows, rows_of
+from reges_index.evaluation.experiments.selection import SUCCESS, chain_of_thought, free_llm
+from reges_index.evaluation.experiments.systems import QUERY_NAMES, QueryKind
 from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.summary import spread
 
 __all__ = ["table1"]
 
+_ELSEWHERE = ("KBRD", "KGSF", "UniCRS", "GPT-3.5", "GPT-4", "Vicuna-13B")
+_BY = {"augmented": "LLM_QR's query", "direct": "Direct Prompt's query", "original": "raw dialogue"}
 
-def _ramo_queries(lab: Lab) -> dict[str, list[str]]:
-    # Each document is a text of its own (their vectors are averaged): encoders cut long texts at the end.
+
+def _with_documents(lab: Lab, queries: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return RAMO's texts: the query, and the documents of the items that the dialogue has named.
+
+    Each document is a text of its own (their vectors are averaged): encoders cut long texts at the end.
+    """
     return {
         turn.id: [
-            render_history(turn.chat).text,
+            *queries[turn.id],
             *(lab.data.by_id[item].text() for item in turn.mentioned or () if item in lab.data.by_id),
         ]
         for turn in lab.data.turns
@@ -35,32 +37,36 @@ def table1(lab: Lab) -> ExperimentResult:
     """Rec Success Rate of all systems of Table 1 that can run here, and of the baselines (section 3.4)."""
     top_k = lab.settings.candidates
     adapter = lab.adapter_or_none(ITEM_ADAPTER)
-    ours = f"ReGeS ({lab.catalog.encoder.name.split('/')[-1]}, {lab.model().name.split('/')[-1]})"
-    raw = lab.shown(top_k, "original")
-    with_documents = lab.retrieved(_ramo_queries(lab), "RAMO", "retrieved-ramo")
-    documents = {p.id: list(p.ranking[:top_k]) for p in with_documents}
-    predictions: dict[str, Sequence[Prediction]] = {ours: lab.end_to_end(ours, top_k, adapter)}
-    encoder = lab.catalog.encoder.name
-    beside = {ours: paper_row(lab.model().model, encoder)}
-    missing = {
-        name: "its models are not here; run with --model, --encoder and adapters of that size"
-        for name in ("ReGeS Small (DPR, 2B)", "ReGeS Middle (BGE, 8B)", "ReGeS Large (OpenAI, 27B)")
-        if beside[ours] != PaperRow(name, exact=True)
-    }
-    missing |= dict.fromkeys(
-        ("KBRD", "KGSF", "UniCRS", "GPT-3.5", "GPT-4", "Vicuna-13B"),
-        "made elsewhere; score its output with reges evaluate --predictions",
+    encoder = lab.catalog.encoder.name.split("/")[-1]
+    ours = f"ReGeS ({encoder}, {lab.chooser_name})"
+    missing = dict.fromkeys(
+        _ELSEWHERE, "made elsewhere; score its output with reges evaluate --predictions (docs/evaluation.md)"
     )
-    if lab.adapter_or_none(COT_ADAPTER):
-        name, found = chain_of_thought(lab, top_k)
-        predictions[name] = found
-        beside[name] = paper_row(lab.model().model, encoder, chain_of_thought=True)
-    else:
-        missing["ReGeS Best (CoT, OpenAI, 8B)"] = "no adapter item-expert-cot is loaded"
-    if adapter is None:
+    predictions: dict[str, Sequence[Prediction]] = {ours: lab.end_to_end(ours, top_k, adapter, own=True)}
+    if adapter is None and lab.llm is None:
         missing["trained item expert"] = f"no adapter {ITEM_ADAPTER} is loaded; the bare model chose"
-    predictions["RARS"] = lab.select("RARS", raw, adapter=None, run=f"rars-{top_k}")
-    predictions["RAMO"] = lab.select("RAMO", documents, adapter=None, run=f"ramo-{top_k}")
+    if lab.llm is not None:
+        missing["chain of thought"] = "the trained one is the embedded model's; run without --model"
+    elif lab.adapter_or_none(COT_ADAPTER):
+        predictions["ReGeS, chain of thought"] = chain_of_thought(lab, top_k, free=False)
+    else:
+        missing["ReGeS, chain of thought"] = "no adapter item-expert-cot is loaded"
+    # RARS assumes a query of quality; whose query it is decides what it is worth, so there is a row for each.
+    kinds: tuple[QueryKind, ...] = ("augmented", "direct", "original")
+    for kind in kinds:
+        name = f"RARS ({_BY[kind]})"
+        try:
+            found = lab.retrieved(lab.queries(kind), QUERY_NAMES[kind], f"retrieved-rars-{kind}")
+        except NotRunnable as error:
+            missing[name] = error.message
+            continue
+        shown = {p.id: list(p.ranking[:top_k]) for p in found}
+        predictions[name] = lab.select(name, shown, adapter=None, own=True, run=f"rars-{kind}-{top_k}")
+    best = lab.best_kind()
+    ramo = f"RAMO ({_BY[best]} and documents of named items)"
+    found = lab.retrieved(_with_documents(lab, lab.queries(best)), ramo, f"retrieved-ramo-{best}")
+    documents = {p.id: list(p.ranking[:top_k]) for p in found}
+    predictions[ramo] = lab.select(ramo, documents, adapter=None, own=True, run=f"ramo-{best}-{top_k}")
     free, predictions_of_free = free_llm(lab)
     predictions[free] = predictions_of_free
     if lab.fusion is None:
@@ -69,27 +75,17 @@ def table1(lab: Lab) -> ExperimentResult:
         predictions[FUSION] = fused(lab, FUSION)
     for number, system in enumerate(lab.systems):
         predictions[system.name] = lab.run(system, {}, {"own": system.name}, run=f"own-{number}")
-    evaluation = measured(lab, predictions, baselines=True)
+    evaluation = lab.measured(predictions, baselines=True)
     missing |= {f"baseline {name}": reason for name, reason in evaluation.missing_baselines.items()}
-    beside |= {
-        free: PaperRow("GPT-4", exact=False),
-        "RARS": PaperRow("RARS", exact=True),
-        "RAMO": PaperRow("RAMO", exact=True),
-    }
-
-    def paper(system: str, _metric: str) -> tuple[float | None, str]:
-        dataset = lab.settings.dataset
-        row = beside.get(system)
-        return (TABLE1[row.name][dataset], row.shown) if row and dataset else (None, "")
-
-    rows = rows_of(evaluation, SUCCESS, "", paper=paper)
-    dataset = lab.settings.dataset
-    shown = {row.paper_setting for row in rows}
-    rows += [
-        Row(name, "", "all", "Rec Success Rate", None, 0,
-            paper=values[dataset] if dataset else None, paper_setting=name)
-        for name, values in TABLE1.items() if name not in shown
-    ]  # fmt: skip
+    dataset = lab.settings.paper_dataset()
+    rows = rows_of(evaluation, SUCCESS, "")
+    ran = list(rows)
+    if dataset is not None:
+        rows += [
+            Row("", "the paper's own", "all", "Rec Success Rate", None, 0, paper=values[dataset],
+                paper_setting=name)
+            for name, values in TABLE1.items()
+        ]  # fmt: skip
     seconds = {name: spread([p.timings for p in made]) for name, made in predictions.items()}
     spent = ", ".join(
         f"{name} {sum(stage['mean'] for stage in stages.values()):.2f}"
@@ -97,7 +93,6 @@ def table1(lab: Lab) -> ExperimentResult:
         if stages
     )
     others = [system.name for system in evaluation.systems if system.name != ours]
-    ran = [row for row in rows if row.value is not None]
     return ExperimentResult(
         name="table1",
         title="Table 1: recommendation success",
@@ -106,14 +101,12 @@ def table1(lab: Lab) -> ExperimentResult:
         comparisons=compared(evaluation, [(ours, other) for other in others], SUCCESS, ""),
         notes=[
             f"ReGeS, RARS and RAMO choose from {top_k} candidates.",
-            "RARS is the raw dialogue as the query and the bare model as the item expert; RAMO adds the "
-            "documents of the mentioned items to what is searched with. Both are re-implemented, as in the "
-            "paper.",
+            f"{lab.chooser_name} chooses and writes in ReGeS, RARS, RAMO and the zero-shot row; in RARS and "
+            "RAMO untrained. RARS searches with a query and lets the LLM choose; RAMO searches with the "
+            "documents of the named items too. Both are re-implemented, as in the paper.",
             f"Seconds a turn for choosing or writing, without query and retrieval: {spent}.",
             f"{FUSION} is beyond the paper: many sources with learnt weights, no LLM (finetune/FUSION.md).",
-            '"nearest" marks a value of the paper\'s that is of other models than ours: of the system whose '
-            "size is nearest.",
-            "The last rows repeat the paper's values of systems that did not run here.",
+            "The last rows are the paper's values, of other models and the test split.",
         ],
         left_out=missing,
         extra={

@@ -6,7 +6,7 @@ OpenAI's encoder. They say how large an effect was there, not what a small model
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from reges_index.evaluation.settings import Dataset
 
 __all__ = [
     "FIGURE5_GAINS",
@@ -14,14 +14,10 @@ __all__ = [
     "FIGURE6_GAINS",
     "FIGURE9_BEST",
     "TABLE1",
-    "TABLE2",
     "TABLE3",
     "TABLE4",
     "TABLE4_NOTE",
-    "Dataset",
 ]
-
-Dataset: TypeAlias = Literal["redial", "inspired"]
 
 TABLE1: dict[str, dict[Dataset, float]] = {
     "KBRD": {"redial": 0.027, "inspired": 0.036},
@@ -38,16 +34,6 @@ TABLE1: dict[str, dict[Dataset, float]] = {
     "ReGeS Best (CoT, OpenAI, 8B)": {"redial": 0.094, "inspired": 0.218},
 }
 """Rec Success Rate."""
-
-TABLE2: dict[str, dict[str, float]] = {
-    "BLEU-1": {"original": 0.0505, "direct": 0.0423, "augmented": 0.0527},
-    "BLEU-2": {"original": 0.0155, "direct": 0.0086, "augmented": 0.0184},
-    "BLEU-3": {"original": 0.0050, "direct": 0.0016, "augmented": 0.0067},
-    "ROUGE-1": {"original": 0.1334, "direct": 0.1122, "augmented": 0.1742},
-    "ROUGE-2": {"original": 0.0182, "direct": 0.0244, "augmented": 0.0448},
-    "ROUGE-L": {"original": 0.1157, "direct": 0.0998, "augmented": 0.1529},
-}
-"""Queries against a linguist's, 200 turns of both data sets together."""
 
 TABLE3: dict[str, float] = {
     "ReGeS Middle (8B)": 0.0013,

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from matplotlib.figure import Figure
 
 from reges_index.errors import StorageError
 from reges_index.evaluation.files import json_text, write_text
 from reges_index.evaluation.markdown import interval, made_with, p_value, plain, table
-from reges_index.evaluation.plots import save
-from reges_index.evaluation.provenance import provenance
+from reges_index.evaluation.plots import COLOURS, bar_chart, legend_below, new_figure, save
+from reges_index.evaluation.protocol import ProtocolName
+from reges_index.evaluation.scoring import Evaluation
+from reges_index.evaluation.stats import holm
+from reges_index.evaluation.summary import provenance
 
-__all__ = ["ComparisonRow", "ExperimentResult", "Row", "write_result"]
+__all__ = [
+    "ComparisonRow",
+    "ExperimentResult",
+    "PaperValue",
+    "Row",
+    "compared",
+    "draw_rows",
+    "rows_of",
+    "write_result",
+]
+
+PaperValue: TypeAlias = Callable[[str, str], tuple[float | None, str]]
+"""From a system's name and a metric to the paper's value and what it is of."""
+
 
 SPLIT_NOTE = (
     "The paper's values are from the test splits and from larger models (section 3.3); ours are from the "
@@ -206,3 +222,151 @@ def write_result(result: ExperimentResult, folder: Path, about: dict[str, Any]) 
     write_text(folder / f"{result.name}.md", result_markdown(result, about, picture))
     write_text(folder / f"{result.name}.json", text)
     return value
+
+
+# -- from scores to rows ----------------------------------------------------------------------------
+
+
+def rows_of(
+    evaluation: Evaluation,
+    metrics: Mapping[str, str],
+    setting: str,
+    *,
+    paper: PaperValue | None = None,
+    protocols: Sequence[ProtocolName] = ("all", "new"),
+) -> list[Row]:
+    """Return a row for each system, protocol and metric, averaged over targets.
+
+    Parameters
+    ----------
+    metrics
+        Name in `metrics.METRICS` to the name in the table.
+    paper
+        Stands beside the protocol ``all`` only: the paper does not take repeated items out.
+    """
+    rows = []
+    for protocol in protocols:
+        for system, estimates in evaluation.estimates(protocol).items():
+            for metric, shown in metrics.items():
+                theirs, of = paper(system, metric) if paper and protocol == "all" else (None, "")
+                e = estimates[metric]
+                count = evaluation.pairs[protocol].counts.pairs
+                rows.append(Row(system, setting, protocol, shown, e.value, count, e.low, e.high, theirs, of))
+    return rows
+
+
+def compared(
+    evaluation: Evaluation,
+    pairs: Sequence[tuple[str, str]],
+    metrics: Mapping[str, str],
+    setting: str,
+    *,
+    paper_gain: Callable[[str, str], float | None] | None = None,
+    protocols: Sequence[ProtocolName] = ("all", "new"),
+) -> list[ComparisonRow]:
+    """Return the paired difference and the relative gain of the first system over the second.
+
+    Holm's adjustment is over these pairs, for each protocol and metric: the tests that are shown, not all
+    that the evaluation could make.
+
+    Parameters
+    ----------
+    paper_gain
+        From the second system's name and the metric to the paper's relative gain.
+    """
+    rows = []
+    for protocol in protocols:
+        estimates = evaluation.estimates(protocol)
+        found = {(c.first, c.second, c.metric): (c.difference, 1) for c in evaluation.comparisons(protocol)}
+        found |= {(b, a, m): (d, -1) for (a, b, m), (d, _) in list(found.items())}
+        tested = [(a, b, m) for a, b in pairs for m in metrics if (a, b, m) in found]
+        adjusted: dict[tuple[str, str, str], float] = {}
+        for metric in metrics:
+            own = [key for key in tested if key[2] == metric]
+            adjusted |= zip(own, holm([found[key][0].p for key in own]), strict=True)
+        for key in tested:
+            first, second, metric = key
+            d, sign = found[key]
+            base = estimates[second][metric].value
+            ends = sorted((sign * d.low, sign * d.high))
+            value = sign * d.value
+            gain = value / base if base else None
+            theirs = paper_gain(second, metric) if paper_gain and protocol == "all" else None
+            row = ComparisonRow(
+                first, second, setting, protocol, metrics[metric], value, ends[0], ends[1],
+                p=d.p, p_holm=adjusted[key], gain=gain, paper_gain=theirs,
+            )  # fmt: skip
+            rows.append(row)
+    return rows
+
+
+# -- the bar charts that most experiments share ----------------------------------------------------
+
+_Group: TypeAlias = "tuple[str, str, str]"
+
+_MOST_BESIDE = 4
+"""More systems than this are drawn below one another, or their labels run into each other."""
+
+
+def draw_rows(rows: Sequence[Row], title: str) -> Figure:
+    """Draw the rows that have a value: one group for each metric, setting and protocol."""
+    ran = {
+        (row.system, (row.metric, row.setting, row.protocol)): row for row in rows if row.value is not None
+    }
+    groups = list(dict.fromkeys(group for _, group in ran))
+    systems = list(dict.fromkeys(system for system, _ in ran))
+    draw = _beside if len(systems) <= _MOST_BESIDE else _below
+    figure = draw(ran, systems, groups)
+    figure.suptitle(title)
+    return figure
+
+
+def _words(group: _Group) -> str:
+    metric, setting, protocol = group
+    return "\n".join(part for part in (metric, setting, f"{protocol} targets" if protocol else "") if part)
+
+
+def _ends(row: Row | None) -> tuple[float, float]:
+    if row is None or row.value is None:
+        return (0.0, 0.0)
+    return (
+        row.value if row.low is None else row.low,
+        row.value if row.high is None else row.high,
+    )
+
+
+def _beside(ran: dict[tuple[str, _Group], Row], systems: list[str], groups: list[_Group]) -> Figure:
+    figure = new_figure(max(7.0, 1.5 * len(groups) + 2), 4.6)
+    axes = figure.subplots()
+    found = {s: [ran.get((s, group)) for group in groups] for s in systems}
+    values = {s: [None if row is None else row.value for row in own] for s, own in found.items()}
+    errors = {s: [_ends(row) for row in own] for s, own in found.items()}
+    bar_chart(axes, [_words(group) for group in groups], values, errors=errors, labels=True)
+    axes.tick_params(axis="x", labelsize=8)
+    legend_below(figure, axes, min(2, len(systems)))
+    return figure
+
+
+def _below(ran: dict[tuple[str, _Group], Row], systems: list[str], groups: list[_Group]) -> Figure:
+    figure = new_figure(3.2 + 3.4 * len(groups), 1.6 + 0.36 * len(systems))
+    for axes, group in zip(
+        figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True
+    ):
+        for place, system in enumerate(reversed(systems)):
+            row = ran.get((system, group))
+            if row is None or row.value is None:
+                continue
+            low, high = _ends(row)
+            spread = [[max(0.0, row.value - low)], [max(0.0, high - row.value)]]
+            axes.barh(place, row.value, color=COLOURS[0], height=0.7)
+            axes.errorbar(row.value, place, xerr=spread, fmt="none", ecolor="#222222", capsize=2)
+            axes.annotate(
+                f"{row.value:.3f}", (max(high, row.value), place), (4, 0), textcoords="offset points",
+                va="center", fontsize=8,
+            )  # fmt: skip
+        axes.set_yticks(range(len(systems)), systems[::-1])
+        axes.set_title(_words(group), fontsize=9)
+        axes.set_xlim(0, max(axes.get_xlim()[1] * 1.15, 1e-3))
+        axes.locator_params(axis="x", nbins=5)  # more run into each other
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,4 +1,4 @@
-"""Choosing with the true item forced into the list, and end to end: Table 4 and Figure 6."""
+"""Choosing among candidates: Table 3, Table 4, Figure 6 and Figure 9."""
 
 from __future__ import annotations
 
@@ -7,14 +7,38 @@ from collections.abc import Mapping, Sequence
 
 from reges_index.dialogue import Turn
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.experiments.drawing import draw_rows
-from reges_index.evaluation.experiments.lab import ITEM_ADAPTER, RANDOM_ADAPTER, Lab, NotRunnable
-from reges_index.evaluation.experiments.measure import PaperValue, compared, measured, rows_of
-from reges_index.evaluation.experiments.paper import FIGURE6_GAINS, TABLE4, TABLE4_NOTE
-from reges_index.evaluation.experiments.result import ComparisonRow, ExperimentResult, Row
+from reges_index.evaluation.experiments.lab import (
+    COT_ADAPTER,
+    ITEM_ADAPTER,
+    RANDOM_ADAPTER,
+    Lab,
+    NotRunnable,
+)
+from reges_index.evaluation.experiments.paper import FIGURE6_GAINS, FIGURE9_BEST, TABLE3, TABLE4, TABLE4_NOTE
+from reges_index.evaluation.experiments.result import (
+    ComparisonRow,
+    ExperimentResult,
+    PaperValue,
+    Row,
+    compared,
+    draw_rows,
+    rows_of,
+)
+from reges_index.evaluation.experiments.systems import FreeLLM, FreeReasoning
 from reges_index.evaluation.predictions import Prediction
+from reges_index.models.backend import resolve_backend
 
-__all__ = ["SUCCESS", "figure6", "forced_candidates", "forced_data", "table4"]
+__all__ = [
+    "SUCCESS",
+    "chain_of_thought",
+    "figure6",
+    "figure9",
+    "forced_candidates",
+    "forced_data",
+    "free_llm",
+    "table3",
+    "table4",
+]
 
 _HARD, _RANDOM = "R-augmented G (hard negatives)", "fine-tune (random negatives)"
 _BY_KIND = {"hard": _HARD, "random": _RANDOM, "mixed": "fine-tune (mixed negatives)"}
@@ -78,9 +102,9 @@ def table4(lab: Lab) -> ExperimentResult:
             missing[setting] = f"the catalog has {len(lab.data.items)} items"
             continue
         chosen = lab.end_to_end(name, top_k, adapter)
-        end = measured(lab, {name: chosen})
+        end = lab.measured({name: chosen})
         data, forced, outside = _forced(lab, name, adapter, top_k)
-        inside = measured(lab, {name: forced}, data=data)
+        inside = lab.measured({name: forced}, data=data)
         for place, (evaluation, metric) in enumerate(((end, SUCCESS), (inside, _FORCED))):
             rows += rows_of(evaluation, metric, setting, paper=_table4_paper(lab, top_k, place))
     if not rows:
@@ -98,7 +122,7 @@ def table4(lab: Lab) -> ExperimentResult:
 
 def _table4_paper(lab: Lab, top_k: int, place: int) -> PaperValue:
     def value(_system: str, _metric: str) -> tuple[float | None, str]:
-        dataset = lab.settings.dataset
+        dataset = lab.settings.paper_dataset()
         if dataset is None or (top_k, "2B, DPR") not in TABLE4:
             return None, ""
         small = TABLE4[top_k, "2B, DPR"][dataset][place]
@@ -133,7 +157,7 @@ def figure6(lab: Lab) -> ExperimentResult:
     names, missing = _item_experts(lab)
     rows: list[Row] = []
     comparisons: list[ComparisonRow] = []
-    dataset = lab.settings.dataset
+    dataset = lab.settings.paper_dataset()
 
     def gain(other: str, _metric: str) -> float | None:
         known = other == _RANDOM and _HARD in names.values()
@@ -149,8 +173,8 @@ def figure6(lab: Lab) -> ExperimentResult:
         first = next(iter(names.values()))
         pairs = [(first, other) for other in list(names.values())[1:]]
         for evaluation, metric in (
-            (measured(lab, chosen), SUCCESS),
-            (measured(lab, forced, data=data), _FORCED),
+            (lab.measured(chosen), SUCCESS),
+            (lab.measured(forced, data=data), _FORCED),
         ):
             setting = f"{top_k} candidates"
             rows += rows_of(evaluation, metric, setting)
@@ -164,4 +188,117 @@ def figure6(lab: Lab) -> ExperimentResult:
         notes=[_FORCED_NOTE, "The paper's gain is the average over its models and retrievers, end to end."],
         left_out=missing,
         draw=lambda: draw_rows(rows, "Hard against random negatives"),
+    )
+
+
+def chain_of_thought(lab: Lab, top_k: int, *, free: bool) -> list[Prediction]:
+    """Run the chain-of-thought item expert, trained where there is an adapter.
+
+    Parameters
+    ----------
+    free
+        The paper's free decoding, instead of the product's ``mode="reason"``.
+    """
+    adapter = lab.adapter_or_none(COT_ADAPTER)
+    shown = lab.shown(top_k)
+    run = f"{'cot' if free else 'reason'}-{top_k}-{lab.best_kind()}-{adapter or 'bare'}"
+    if not free:
+        return lab.select("", shown, adapter=adapter, mode="reason", run=run)
+    rerank = lab.rerank(adapter, mode="reason")
+    system = FreeReasoning("", rerank, shown, lab.data.by_id, lab.matcher)
+    settings = {**lab.selection_settings(rerank), "tokens": system.max_new_tokens}
+    return lab.run(system, shown, settings, run=run)
+
+
+def figure9(lab: Lab) -> ExperimentResult:
+    """Chain of thought against none, by the product's scoring and by the paper's decoding (section 3.7.2)."""
+    top_k = lab.settings.candidates
+    adapter = lab.adapter_or_none(ITEM_ADAPTER)
+    trained = "" if lab.adapter_or_none(COT_ADAPTER) else ", untrained"
+    names = {
+        "score": "candidates scored, no chain of thought",
+        "reason": f"candidates scored behind a chain of thought{trained}",
+        "generate": "written freely at temperature 0.1, no chain of thought",
+        "free": f"written freely behind a chain of thought{trained}",
+    }
+    predictions: dict[str, Sequence[Prediction]] = {
+        names["score"]: lab.end_to_end(names["score"], top_k, adapter),
+        names["reason"]: chain_of_thought(lab, top_k, free=False),
+        names["generate"]: lab.end_to_end(names["generate"], top_k, adapter, mode="generate"),
+        names["free"]: chain_of_thought(lab, top_k, free=True),
+    }
+    evaluation = lab.measured(predictions)
+    dataset = lab.settings.paper_dataset()
+
+    def paper(system: str, _metric: str) -> tuple[float | None, str]:
+        known = dataset is not None and system == names["free"]
+        return (FIGURE9_BEST[dataset], "OpenAI, 8B, CoT") if known and dataset else (None, "")
+
+    setting = f"{top_k} candidates"
+    rows = rows_of(evaluation, SUCCESS, setting, paper=paper)
+    pairs = [(names["reason"], names["score"]), (names["free"], names["generate"])]
+    return ExperimentResult(
+        name="figure9",
+        title="Figure 9: chain of thought",
+        source="Section 3.7.2",
+        rows=rows,
+        comparisons=compared(evaluation, pairs, SUCCESS, setting),
+        notes=[
+            'Scored behind a chain of thought is the product\'s mode="reason", whose choice is a candidate.',
+            "Written freely, the last line of the answer is matched to the candidates; no match is a miss.",
+        ],
+        left_out={} if not trained else {"trained chain of thought": "no adapter item-expert-cot"},
+        draw=lambda: draw_rows(rows, "Chain of thought against none"),
+    )
+
+
+def free_llm(lab: Lab) -> tuple[str, list[Prediction]]:
+    """Run the bare LLM as a recommender without a catalog; return its name too."""
+    system = FreeLLM(
+        "LLM-CRS (zero-shot LLM)", resolve_backend(lab.chooser, role=ITEM_ADAPTER, adapter=None), lab.matcher
+    )
+    return system.name, lab.run(system, {}, system.settings(), run="free")
+
+
+def table3(lab: Lab) -> ExperimentResult:
+    """Share of answers that are no catalog item (section 3.6.2)."""
+    adapter = lab.adapter_or_none(ITEM_ADAPTER)
+    ours = "ReGeS" if adapter else "untrained item expert"
+    top_k = lab.settings.candidates
+    free, made = free_llm(lab)
+    written, scored = f"{ours}, free text (the paper's decoding)", f"{ours}, scored (the default)"
+    predictions = {
+        written: lab.end_to_end(written, top_k, adapter, mode="generate"),
+        scored: lab.end_to_end(scored, top_k, adapter),
+        free: made,
+    }
+    evaluation = lab.measured(predictions)
+    theirs = {written: "ReGeS Middle (8B)", free: "LLM-CRS (GPT-4)"}
+    rows = []
+    examples = {}
+    for system in evaluation.systems:
+        judged = [h for h in system.hallucinated if h is not None]
+        of = theirs.get(system.name, "")
+        ratio = sum(judged) / len(judged) if judged else None
+        paper = TABLE3[of] if of else None
+        rows.append(
+            Row(system.name, "", "", "hallucination ratio", ratio, len(judged), paper=paper, paper_setting=of)
+        )
+        answers = zip(system.predictions, system.hallucinated, strict=True)
+        examples[system.name] = [p.answer for p, wrong in answers if p and wrong and p.answer][:10]
+    # What a miss in free text costs: the paper's decoding has a success rate too.
+    rows += rows_of(evaluation, SUCCESS, f"{top_k} candidates")
+    return ExperimentResult(
+        name="table3",
+        title="Table 3: hallucination ratio, and success of the same answers",
+        source="Table 3, section 3.6.2",
+        rows=rows,
+        notes=[
+            "An answer counts as a hallucination if it names no item of the catalog (its first line, "
+            "matched as titles are in predictions).",
+            f"The item expert chose from {top_k} candidates.",
+            f"GPT-3.5 has {TABLE3['LLM-CRS (GPT-3.5)']:.4f} in the paper.",
+        ],
+        extra={"examples": examples},
+        draw=lambda: draw_rows(rows[: len(evaluation.systems)], "Answers that are no catalog item"),
     )

@@ -1,30 +1,59 @@
-"""Systems that predict: anything with a name and `predict`; runs stream to disk and go on where they were."""
+"""Systems that predict, and the queries they search with; runs stream to disk and go on where they were."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.schema import NodeWithScore
 
+from reges_index.catalog.catalog import ItemCatalog
+from reges_index.catalog.encoder import embed_queries
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle, Turn, render_history
-from reges_index.dialogue.measure import HFMeasure
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.engines.batch import PredictionLog
+from reges_index.evaluation.files import json_lines
 from reges_index.evaluation.predictions import Prediction, read_predictions
 from reges_index.evaluation.titles import TitleMatcher
 from reges_index.item_expert.answers import match_answer
-from reges_index.item_expert.prompt import COT_SELECT_TMPL
 from reges_index.item_expert.rerank import ReGeSRerank
-from reges_index.models.local_lm import LocalLM
+from reges_index.models.backend import Backend
+from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["FREE_PROMPT", "ChainOfThought", "FreeLLM", "Ranked", "Selecting", "System", "run_system"]
+__all__ = [
+    "FREE_PROMPT",
+    "QUERY_NAMES",
+    "FreeLLM",
+    "FreeReasoning",
+    "QueryKind",
+    "Ranked",
+    "Retrieving",
+    "Selecting",
+    "System",
+    "clean_title",
+    "embed_texts",
+    "retrieve",
+    "run_system",
+    "written_queries",
+]
+
+QueryKind: TypeAlias = Literal["original", "direct", "augmented"]
+"""What is searched with: the whole dialogue, or a query by the untrained LLM, or by LLM_QR (section 3.5)."""
+
+QUERY_NAMES: dict[QueryKind, str] = {
+    "original": "Original (raw dialogue)",
+    "direct": "Direct Prompt (untrained LLM)",
+    "augmented": "G-augmented R (LLM_QR)",
+}
 
 
 @runtime_checkable
@@ -65,6 +94,91 @@ def run_system(
             log.write([p.model_dump(mode="json", exclude_unset=True) for p in made])
     wanted = {turn.id for turn in turns}
     return [p for p in read_predictions(path) if p.id in wanted]
+
+
+def written_queries(
+    turns: Sequence[Turn],
+    transform: ReGeSQueryTransform,
+    path: Path,
+    settings: Mapping[str, Any],
+    *,
+    batch_size: int = 8,
+) -> dict[str, list[str]]:
+    """Let a query expert write the queries, batches sorted by length, each on the disk before the next.
+
+    Parameters
+    ----------
+    path
+        JSONL of ``{"id", "query", "texts", "fallback"}``; turns that it holds are not run again.
+    settings
+        All that the queries depend on. A file made with others is refused.
+
+    Returns
+    -------
+    By turn id the texts whose mean vector is searched with; the first one is the query.
+    """
+    with PredictionLog(path, settings) as log:
+        todo = [turn for turn in turns if turn.id not in log.finished]
+        todo.sort(key=lambda turn: sum(len(message.content) for message in turn.messages))
+        for start in range(0, len(todo), batch_size):
+            batch = todo[start : start + batch_size]
+            bundles = transform.run_batch([DialogueQueryBundle.from_dialogue(turn) for turn in batch])
+            log.write(
+                [
+                    {
+                        "id": turn.id,
+                        "query": bundle.query_str,
+                        "texts": list(bundle.embedding_strs),
+                        "fallback": bool(bundle.report.get("query", {}).get("fallback")),
+                    }
+                    for turn, bundle in zip(batch, bundles, strict=True)
+                ]
+            )
+    wanted = {turn.id for turn in turns}
+    return {row["id"]: list(row["texts"]) for _, row in json_lines(path) if row["id"] in wanted}
+
+
+def embed_texts(
+    texts: Sequence[Sequence[str]], model: BaseEmbedding
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the mean vector of each query's texts, as `CatalogRetriever` does; shape (n, dimension)."""
+    flat = [text for own in texts for text in own]
+    vectors = np.asarray(embed_queries(model, flat), dtype=np.float64)
+    ends = np.cumsum([len(own) for own in texts])
+    return np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
+
+
+@dataclass(frozen=True)
+class Retrieving:
+    """A retriever as a system: the ranking is its own order.
+
+    Attributes
+    ----------
+    queries
+        Turn id to the texts to search with.
+    depth
+        Items to list.
+    """
+
+    name: str
+    queries: Mapping[str, Sequence[str]]
+    catalog: ItemCatalog
+    depth: int
+
+    def predict(self, turns: Sequence[Turn]) -> Iterator[Prediction]:
+        """Yield what is retrieved for each turn."""
+        own = {turn.id: self.queries[turn.id] for turn in turns}
+        for turn, found in retrieve(own, self.catalog, self.depth).items():
+            yield Prediction(id=turn, ranking=tuple(found), query=own[turn][0])
+
+
+def retrieve(queries: Mapping[str, Sequence[str]], catalog: ItemCatalog, top_k: int) -> dict[str, list[str]]:
+    """Return the item ids that a catalog retrieves for each turn, best first."""
+    if not queries:
+        return {}
+    vectors = embed_texts(list(queries.values()), catalog.embed_model)
+    found = catalog.retrieve_batch([vector.tolist() for vector in vectors], top_k)
+    return {turn: [item for item, _ in hits] for turn, hits in zip(queries, found, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -149,66 +263,50 @@ def _names_nothing(answer: str | None, matcher: TitleMatcher) -> bool:
 
 
 @dataclass(frozen=True)
-class ChainOfThought:
-    """The item expert that writes the seeker's preferences first, then one name (section 3.7.2).
+class FreeReasoning:
+    """Chain of thought in the paper's own decoding: preferences and one name, written freely (section 3.7.2).
+
+    The product's ``mode="reason"`` scores the candidates behind the reasoning instead.
 
     Attributes
     ----------
     rerank
-        Holds prompt budgets and template; build it with ``select_prompt=COT_SELECT_TMPL``.
-    adapter
-        Trained for it, or None for the bare model.
+        Makes the prompt; build it with ``mode="reason"``, so that its template, adapter and budgets are used.
     max_new_tokens
         For reasoning and name.
     """
 
     name: str
     rerank: ReGeSRerank
-    lm: LocalLM
-    adapter: str | None
     candidates: Mapping[str, Sequence[str]]
     items: Mapping[str, Item]
     matcher: TitleMatcher
-    max_new_tokens: int = 160
-
-    template = COT_SELECT_TMPL
+    max_new_tokens: int = 200
 
     def predict(self, turns: Sequence[Turn]) -> Iterator[Prediction]:
-        """Yield the pick first, then the retriever's order."""
-        prompts = [
-            self.rerank.build_prompt(
-                [self.items[i] for i in self.candidates[turn.id]], DialogueQueryBundle.from_dialogue(turn)
-            )
-            for turn in turns
-        ]
-        start = time.perf_counter()
-        answers = self.lm.generate(
-            [prompt.messages for prompt in prompts],
-            adapter=self.adapter,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=max(1, len(prompts)),
-        )
-        seconds = (time.perf_counter() - start) / max(1, len(turns))
-        for turn, prompt, (answer, *_) in zip(turns, prompts, answers, strict=True):
-            written = [line for line in answer.text.splitlines() if line.strip()]
-            named = written[-1] if written else ""
-            pick = match_answer(named, prompt.labels)
+        """Yield the pick first, then the retriever's order; an answer that names no candidate picks none."""
+        for turn in turns:
             listed = list(self.candidates[turn.id])
-            values: dict[str, Any] = {
-                "id": turn.id,
-                "ranking": tuple(listed),
-                "candidates": len(listed),
-                "answer": answer.text,
-                "hallucinated": pick is None and _names_nothing(named, self.matcher),
-                "recommendation": None,
-                "timings": {"rerank": seconds},
-                "tokens": {"prompt": answer.prompt_tokens, "answer": answer.new_tokens},
-            }
-            if pick is not None:
-                chosen = listed[pick]
-                values["ranking"] = (chosen, *(item for item in listed if item != chosen))
-                values["recommendation"] = chosen
-            yield Prediction(**values)
+            prompt = self.rerank.build_prompt(
+                [self.items[item] for item in listed], DialogueQueryBundle.from_dialogue(turn)
+            )
+            start = time.perf_counter()
+            ((answer, *_),) = self.rerank.backend.generate(
+                [prompt.messages], max_new_tokens=self.max_new_tokens
+            )
+            seconds = time.perf_counter() - start
+            named = ([line for line in answer.splitlines() if line.strip()] or [""])[-1]
+            pick = match_answer(named, prompt.labels)
+            chosen = None if pick is None else listed[pick]
+            yield Prediction(
+                id=turn.id,
+                ranking=(*((chosen,) if chosen else ()), *(item for item in listed if item != chosen)),
+                candidates=len(listed),
+                answer=answer,
+                hallucinated=pick is None and _names_nothing(named, self.matcher),
+                recommendation=chosen,
+                timings={"rerank": seconds},
+            )
 
 
 # The wording is ours; the form follows He et al. 2023 (arXiv 2308.10053), whom the paper takes this from.
@@ -231,15 +329,20 @@ class FreeLLM:
     """
 
     name: str
-    lm: LocalLM
+    backend: Backend
     matcher: TitleMatcher
     domain: Domain = MOVIES
     count: int = 10
     max_history_tokens: int = 1024
 
+    def settings(self) -> dict[str, Any]:
+        """Return what a run depends on beside data and model."""
+        prompt = hashlib.sha256(FREE_PROMPT.encode()).hexdigest()[:16]
+        return {"titles": self.count, "history": self.max_history_tokens, "prompt": prompt}
+
     def predict(self, turns: Sequence[Turn]) -> Iterator[Prediction]:
         """Yield titles as they were written; which of them are catalog items is the evaluation's business."""
-        measure = HFMeasure(self.lm.tokenizer)
+        measure = self.backend.measure
         prompts = [
             [
                 ChatMessage(
@@ -257,24 +360,18 @@ class FreeLLM:
             for turn in turns
         ]
         start = time.perf_counter()
-        answers = self.lm.generate(
-            prompts, max_new_tokens=12 * self.count, no_repeat_ngram_size=6, batch_size=max(1, len(prompts))
-        )
+        answers = self.backend.generate(prompts, max_new_tokens=12 * self.count, no_repeat_ngram_size=6)
         seconds = (time.perf_counter() - start) / max(1, len(turns))
         for turn, (answer, *_) in zip(turns, answers, strict=True):
-            titles = [title for line in answer.text.splitlines() if (title := clean_title(line))]
-            # A title that the token limit cut off in the middle is not counted against the model.
-            if answer.finish_reason == "length" and len(titles) > 1:
-                titles.pop()
-            values: dict[str, Any] = {
-                "id": turn.id,
-                "ranking": tuple(titles),
-                "answer": titles[0] if titles else "",
-                "hallucinated": not titles or self.matcher.match(titles[0]).item is None,
-                "timings": {"generate": seconds},
-                "tokens": {"prompt": answer.prompt_tokens, "answer": answer.new_tokens},
-            }
-            yield Prediction(**values)
+            titles = [title for line in answer.splitlines() if (title := clean_title(line))][: self.count]
+            yield Prediction(
+                id=turn.id,
+                ranking=tuple(titles),
+                answer=titles[0] if titles else "",
+                hallucinated=not titles or self.matcher.match(titles[0]).item is None,
+                timings={"generate": seconds},
+                tokens={"answer": measure.count(answer)},
+            )
 
 
 def clean_title(line: str) -> str:
