@@ -50,7 +50,41 @@ def import_data(
     write_text(out, "".join(turn.model_dump_json() + "\n" for turn in turns))
     if write_catalog is not None:
         write_text(write_catalog, "".join(item.model_dump_json() + "\n" for item in items))
-    found = report.as_dict()
+    _say(out, report.as_dict(), as_json=as_json)
+
+
+@data_app.command("rankings")
+def rankings(
+    source: Annotated[Path, typer.Argument(help="JSONL: a list of item numbers a line, best first.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL of predictions to write.")],
+    conversations: Annotated[Path, typer.Option("--conversations", help="JSONL of the turns.")],
+    catalog: Annotated[Path, typer.Option("--catalog", help="Items: JSONL, CSV or TSV.")],
+    entities: Annotated[Path, typer.Option("--entities", help="entity2id.json of CRSLab or UniCRS.")],
+    item_numbers: Annotated[
+        Path | None,
+        typer.Option("--item-numbers", help="movie_ids.json, where numbers are places in it (CRSLab)."),
+    ] = None,
+    id_prefix: Annotated[
+        str, typer.Option("--id-prefix", help="What stands before the entity's number in catalog ids.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make predictions of rankings by CRSLab's or UniCRS's item numbers, for reges evaluate --predictions."""
+    from reges_index.catalog.readers import read_items
+    from reges_index.dialogue import read_turns
+    from reges_index.evaluation.files import write_text
+    from reges_index.evaluation.importers import convert_rankings
+    from reges_index.evaluation.predictions import dump
+
+    made, report = convert_rankings(
+        source, read_turns(conversations), read_items(catalog), entities=entities, item_numbers=item_numbers,
+        id_prefix=id_prefix,
+    )  # fmt: skip
+    write_text(out, "".join(dump(prediction) + "\n" for prediction in made))
+    _say(out, report.as_dict(), as_json=as_json)
+
+
+def _say(out: Path, found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json({"out": str(out), **found})
         return

@@ -1,11 +1,13 @@
 """Public data sets and own data to turns: INSPIRED's TSV, ReDial's JSONL, UniCRS's JSONL, the neutral form.
 
 Each original becomes dialogues of utterances that name items; one function makes turns of them. Every
-entry that maps to no catalog item is counted, with examples.
+entry that maps to no catalog item is counted, with examples. Rankings by CRSLab's and UniCRS's item numbers
+become predictions in the same way.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,14 +15,16 @@ from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import Message, Turn, read_turns
 from reges_index.errors import ConfigError, InputError
-from reges_index.evaluation.files import json_lines
+from reges_index.evaluation.files import json_lines, read_json
+from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.titles import MATCH_KINDS, TitleMatcher
 
-__all__ = ["FORMATS", "ImportReport", "Utterance", "import_turns", "named_titles"]
+__all__ = ["FORMATS", "ImportReport", "Utterance", "convert_rankings", "import_turns", "named_titles"]
 
 Role: TypeAlias = Literal["user", "assistant"]
 _EXAMPLES = 10
@@ -322,3 +326,108 @@ def _turns_of(
         for item in items:
             mentioned.pop(item, None)
             mentioned[item] = None
+
+
+# -- rankings by number -----------------------------------------------------------------------------------
+
+_FILM = re.compile(r"^(?P<title>.+?) \((?:(?P<year>\d{4}) )?[^()]*\)$")
+
+
+def convert_rankings(
+    path: str | Path,
+    turns: Sequence[Turn],
+    items: Sequence[Item],
+    *,
+    entities: str | Path,
+    item_numbers: str | Path | None = None,
+    id_prefix: str = "",
+) -> tuple[list[Prediction], ImportReport]:
+    """Make predictions of rankings that CRSLab (arXiv 2101.00939) or UniCRS gives as numbers.
+
+    Parameters
+    ----------
+    path
+        JSON Lines: the ranking of one turn a line, ``[NUMBER, ...]`` or ``{"id": TURN, "ranking": [...]}``,
+        best first. Without ids the lines are taken to be in the order of ``turns``.
+    entities
+        ``entity2id.json`` of either: DBpedia's names to numbers.
+    item_numbers
+        ``movie_ids.json`` or ``item_ids.json``, where the ranking holds places in that list, as CRSLab's do;
+        None where it holds the entities' own numbers, as UniCRS's do.
+    id_prefix
+        What the catalog puts before an entity's number; where no item has that id, DBpedia's name is looked
+        up as a title with its year.
+
+    Returns
+    -------
+    The predictions, and how many entries were matched in which way. One that is no catalog item keeps its
+    place as ``entity:NUMBER``.
+
+    Raises
+    ------
+    InputError
+        Naming file and line: no list of numbers, a number that is not in the lists, or as many lines without
+        ids as there are turns not.
+    """
+    path = Path(path)
+    names = {number: name for name, number in read_json(entities).items()}
+    listed = (
+        _numbers(json.loads(Path(item_numbers).read_text("utf-8")), item_numbers) if item_numbers else None
+    )
+    matcher, report = TitleMatcher(items), ImportReport()
+    known: dict[int, str] = {}
+
+    def entry(number: int, where: str) -> str:
+        if listed is not None:
+            if not 0 <= number < len(listed):
+                raise InputError(
+                    f"{where}: {number} is no place in {item_numbers}", hint="is it of this data?"
+                )
+            number = listed[number]
+        if number not in known:
+            title = _title_of(str(names[number])) if number in names else ""
+            by_id = matcher.match(f"{id_prefix}{number}")
+            match = by_id if by_id.kind == "id" else matcher.match(title)
+            if match.item is None:
+                report.missing[title or f"entity:{number}"] += 1
+            report.matching[match.kind] += 1
+            known[number] = match.item or f"entity:{number}"
+        return known[number]
+
+    rows: list[tuple[str | None, tuple[str, ...]]] = []
+    for line_number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{line_number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not valid JSON ({error.msg})") from error
+        turn = row.get("id") if isinstance(row, dict) else None
+        numbers = _numbers(row.get("ranking") if isinstance(row, dict) else row, where)
+        rows.append((turn, tuple(entry(number, where) for number in numbers)))
+    if any(turn is None for turn, _ in rows) and len(rows) != len(turns):
+        raise InputError(
+            f"{path}: {len(rows)} rankings without ids for {len(turns)} turns",
+            hint="give the turns that they were made from, in the same order, or an id in each line",
+        )
+    report.counts.update(rankings=len(rows), entries=sum(len(ranking) for _, ranking in rows))
+    found = [
+        Prediction(id=turn or turns[place].id, ranking=ranking) for place, (turn, ranking) in enumerate(rows)
+    ]
+    return found, report
+
+
+def _numbers(value: Any, where: object) -> list[int]:
+    if not isinstance(value, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        raise InputError(f"{where}: expected a list of item numbers", hint="[12, 7, ...], best first")
+    return value
+
+
+def _title_of(name: str) -> str:
+    """Return the title and year in DBpedia's name of a film, such as ``.../resource/Heat_(1995_film)``."""
+    text = unquote(name.strip("<>").rpartition("/resource/")[2] or name).replace("_", " ")
+    film = _FILM.match(text)
+    if film is None:
+        return text
+    return f"{film['title']} ({film['year']})" if film["year"] else film["title"]

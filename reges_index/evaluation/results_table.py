@@ -1,4 +1,4 @@
-"""The results in README: written from finished reports and experiments, never by hand."""
+"""Tables of results in a Markdown file: written from finished reports and experiments, never by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from reges_index.errors import InputError
-from reges_index.evaluation.experiments.paper import TABLE1
 from reges_index.evaluation.files import read_json, write_text
 from reges_index.evaluation.markdown import interval, p_value, table
 
@@ -15,12 +14,11 @@ __all__ = ["BEGIN", "END", "experiment_markdown", "results_markdown", "write_res
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
-_GAINS = ["first", "second", "setting", "metric", "gain", "paper's gain", "p (Holm)"]
 _METRICS = {"rec_success_rate": "Rec Success Rate", "recall@10": "Recall@10", "recall@50": "Recall@50"}
 
 
 def results_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write a table for each data set and protocol, and the paper's Table 1 beside them.
+    """Write a table for each data set and protocol.
 
     Parameters
     ----------
@@ -47,16 +45,9 @@ def results_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{level} intervals over dialogues)",
                 table(["system", *_METRICS.values()], rows),
             ]
-    parts += [
-        "For comparison the paper's Table 1 (Rec Success Rate): **another split** (test) and **other "
-        "models** (Gemma-2B to 27B, Llama-3.1-8B; DPR, BGE, OpenAI's encoder), all targets.",
-        table(
-            ["system", "ReDial", "INSPIRED"],
-            [[system, f"{v['redial']:.3f}", f"{v['inspired']:.3f}"] for system, v in TABLE1.items()],
-        ),
-    ]
     made = [
-        f"{name}: `{report['provenance']['command']}` (data `{report['data']['hash'][:12]}`)"
+        f"{name}:{_on(report['provenance'])} `{report['provenance']['command']}` "
+        f"(data `{report['data']['hash'][:12]}`)"
         for name, report in reports.items()
     ]
     return "\n\n".join([*parts, "Made by " + "; ".join(made) + "."])
@@ -65,7 +56,7 @@ def results_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
 def experiment_markdown(name: str, result: Mapping[str, Any]) -> str:
     """Write an experiment as one table: a line for each system, a column for each metric and protocol.
 
-    Below it are the gains that the paper has figures for.
+    Above it stands how to read it, below it the paired tests with Holm's adjustment.
 
     Parameters
     ----------
@@ -90,29 +81,38 @@ def experiment_markdown(name: str, result: Mapping[str, Any]) -> str:
         [*([setting] if settings else []), system, *(cells.get(column, "") for column in columns)]
         for (setting, system), cells in lines.items()
     ]
-    gains = [
+    told = result.get("comparisons", ())
+    claimed = {(c["protocol"], c["metric"]) for c in told if c["paper_gain"] is not None}
+    # Where the paper has gains, what it measures them in; all tests are in the experiment's own files.
+    tests = [
         [
-            *(c["first"], c["second"], c["setting"], f"{c['protocol']} {c['metric']}".strip()),
-            *(
-                "" if c["gain"] is None else f"{c['gain']:+.0%}",
-                f"{c['paper_gain']:+.0%}",
-                p_value(c["p_holm"]),
-            ),
+            *(c["first"], c["second"], *([c["setting"]] if settings else [])),
+            *(f"{c['protocol']} {c['metric']}".strip(), "" if c["gain"] is None else f"{c['gain']:+.0%}"),
+            *(["" if c["paper_gain"] is None else f"{c['paper_gain']:+.0%}"] if claimed else []),
+            p_value(c["p_holm"]),
         ]
-        for c in result.get("comparisons", ())
-        if c["paper_gain"] is not None  # what the paper claims; all pairs are in the experiment's own files
+        for c in told
+        if not claimed or (c["protocol"], c["metric"]) in claimed
     ]
+    heading = ["first", "second", *(["setting"] if settings else []), "metric", "gain"]
+    heading += [*(["paper's gain"] if claimed else []), "p (Holm)"]
     of = ", ".join(f"{count} {protocol}".strip() for protocol, count in counts.items())
     about = result["about"]
     level = about["settings"]["level"]
     return "\n\n".join(
         [
             f"**{name}, {result['title']}** (n: {of}; {level:.0%} intervals over dialogues)",
+            *([result["reading"]] if result.get("reading") else []),
             table(header, body),
-            *([table(_GAINS, gains)] if gains else []),
-            f"Made by `{about['provenance']['command']}` (data `{about['data']['hash'][:12]}`).",
+            *([table(heading, tests)] if tests else []),
+            f"Made{_on(about['provenance'])} by `{about['provenance']['command']}` "
+            f"(data `{about['data']['hash'][:12]}`).",
         ]
     )
+
+
+def _on(made: Mapping[str, Any]) -> str:
+    return f" on {made['time'][:10]}" if made.get("time") else ""
 
 
 def write_results(

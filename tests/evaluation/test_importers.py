@@ -7,8 +7,9 @@ import json
 import pytest
 
 from reges_index.catalog.item import Item
+from reges_index.dialogue import Turn
 from reges_index.errors import ConfigError, InputError
-from reges_index.evaluation.importers import import_turns, named_titles
+from reges_index.evaluation.importers import convert_rankings, import_turns, named_titles
 
 CATALOG = (
     Item(id="film-7", title="Heat", year=1995),
@@ -158,3 +159,49 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path):
         with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)") as raised:
             import_turns(tmp_path, kind, CATALOG)
         assert str(tmp_path) in str(raised.value)
+
+
+ENTITIES = {
+    "<http://dbpedia.org/resource/Heat_(1995_film)>": 5,
+    "<http://dbpedia.org/resource/Am%C3%A9lie>": 9,
+    "<http://dbpedia.org/resource/Al_Pacino>": 2,
+}
+FILMS = [Item(id="f-heat", title="Heat", year=1995), Item(id="f-amelie", title="Amélie", year=2001)]
+
+
+def _numbered(tmp_path, lines):
+    (tmp_path / "entity2id.json").write_text(json.dumps(ENTITIES))
+    (tmp_path / "movie_ids.json").write_text("[9, 5]")
+    (tmp_path / "ranks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    turns = [Turn(id=f"t{n}", messages=({"role": "user", "content": "hi"},)) for n in range(2)]
+    return tmp_path / "ranks.jsonl", turns, tmp_path / "entity2id.json"
+
+
+def test_unicrs_rankings_hold_the_entities_numbers(tmp_path):
+    ranks, turns, entities = _numbered(tmp_path, [[5, 9], [2, 5]])
+    made, report = convert_rankings(ranks, turns, FILMS, entities=entities)
+    assert [(p.id, p.ranking) for p in made] == [
+        ("t0", ("f-heat", "f-amelie")),
+        ("t1", ("entity:2", "f-heat")),
+    ]
+    assert report.missing == {"Al Pacino": 1}
+    numbered = [Item(id="inspired-5", title="Another spelling")]
+    made, _ = convert_rankings(ranks, turns, numbered, entities=entities, id_prefix="inspired-")
+    assert made[0].ranking == ("inspired-5", "entity:9")
+
+
+def test_crslab_rankings_hold_places_in_its_list_of_films(tmp_path):
+    ranks, turns, entities = _numbered(tmp_path, [{"id": "t1", "ranking": [1, 0]}])
+    listed = tmp_path / "movie_ids.json"
+    made, _ = convert_rankings(ranks, turns, FILMS, entities=entities, item_numbers=listed)
+    assert [(p.id, p.ranking) for p in made] == [("t1", ("f-heat", "f-amelie"))]
+    ranks.write_text("[7]\n[0]\n")
+    with pytest.raises(InputError, match=r"ranks\.jsonl:1: 7 is no place"):
+        convert_rankings(ranks, turns, FILMS, entities=entities, item_numbers=listed)
+
+
+@pytest.mark.parametrize("lines", [[[5]], [["Heat"], [5]], [{"id": "t0"}, [5]]])
+def test_rankings_of_another_shape_are_refused(tmp_path, lines):
+    ranks, turns, entities = _numbered(tmp_path, lines)
+    with pytest.raises(InputError):
+        convert_rankings(ranks, turns, FILMS, entities=entities)

@@ -273,6 +273,9 @@ def domains_table(
             name="domains",
             title="Domains: catalogs of other kinds",
             source="not in the paper",
+            reading="The share of turns at which the item an expert chose is first (Recall@1), any suitable "
+            "item is first, or the chosen one is among five or ten. The stock retriever is what an "
+            "app has without this package; the pseudo-query is what a perfect query would reach.",
             rows=rows,
             comparisons=_comparisons(lab, table, settings[MEAN]),
             notes=[
@@ -317,6 +320,9 @@ def topic_change(
         name="topic_change",
         title="A change of topic: does the first item fit the new wish",
         source="not in the paper",
+        reading="How often the first item fits what was asked for last, and how often what was asked for "
+        "before; the rest fits neither. A system that listens has much of the first and little of "
+        "the second.",
         rows=rows,
         notes=[
             f"{len(turns)} dialogues ({counts}), written for this; the last message asks for something else.",

@@ -99,6 +99,8 @@ def ablation(lab: Lab) -> ExperimentResult:
         name="ablation",
         title="Ablation: one source of the fusion off",
         source="not in the paper",
+        reading="The embedded engine's ranking, and what it loses without each of its sources, nothing "
+        "fitted again. A source that costs nothing when it is off has earned nothing.",
         rows=rows,
         comparisons=compared(
             evaluation, [(FUSION, other) for other in predictions if other != FUSION], _METRICS, ""

@@ -62,6 +62,8 @@ def figure8(lab: Lab) -> ExperimentResult:
         name="figure8",
         title="Figure 8: training inputs and inference inputs",
         source="Section 3.6.2",
+        reading="How far the item expert's training inputs lie from what it meets at inference; smaller "
+        "is better, and an AUC of 0.5 would be no difference at all.",
         rows=rows,
         notes=[
             "An input's vector is the mean of the dialogue's vector and the mean of its items' vectors: "

@@ -97,6 +97,9 @@ def table1(lab: Lab) -> ExperimentResult:
         name="table1",
         title="Table 1: recommendation success",
         source="Table 1, section 3.4",
+        reading="The share of turns at which the recommended item is a true one: all targets, or only "
+        "those that the dialogue has not named. Systems of the same LLM compare; the paper's "
+        "values are of other models and the test split.",
         rows=rows,
         comparisons=compared(evaluation, [(ours, other) for other in others], SUCCESS, ""),
         notes=[

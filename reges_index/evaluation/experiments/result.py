@@ -100,6 +100,8 @@ class ExperimentResult:
         The numbers.
     notes
         How it was done and what to keep in mind.
+    reading
+        Two sentences on how to read the table.
     left_out
         Systems that did not run, with the reason.
     extra
@@ -114,6 +116,7 @@ class ExperimentResult:
     rows: list[Row]
     comparisons: list[ComparisonRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    reading: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     draw: Callable[[], Figure] | None = None
@@ -140,6 +143,7 @@ def result_markdown(result: ExperimentResult, about: dict[str, Any], picture: st
     header = ["system", "setting", "protocol", "metric", "ours", "n"]
     header += ["paper", "paper's setting"] if of_paper else []
     parts = [f"# {result.title}", f"{result.source}." + (f" {SPLIT_NOTE}" if of_paper else "")]
+    parts += [result.reading] if result.reading else []
     parts.append(table(header, rows))
     if result.comparisons:
         compared = [
@@ -206,6 +210,7 @@ def write_result(result: ExperimentResult, folder: Path, about: dict[str, Any]) 
             *([SPLIT_NOTE] if any(row.paper is not None for row in result.rows) else []),
             *result.notes,
         ],
+        "reading": result.reading,
         "left_out": result.left_out,
         **result.extra,
         "about": about,

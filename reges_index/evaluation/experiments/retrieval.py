@@ -157,6 +157,9 @@ def figure5(lab: Lab) -> ExperimentResult:
         name="figure5",
         title="Figure 5: retrieval by kind of query",
         source="Section 3.5, Generation-Augmented Retrieval",
+        reading="The share of true items among the first k that each kind of query finds; compare arms of "
+        "the same context only. What LLM_QR adds is its gain over the last messages without any "
+        "model.",
         rows=rows,
         comparisons=comparisons,
         notes=[
@@ -230,6 +233,9 @@ def figure7(lab: Lab) -> ExperimentResult:
         name="figure7",
         title="Figure 7: cosine of query and true item",
         source="Section 3.6.1, Latent Space Alignment",
+        reading="How near a query's vector lies to that of the true item; nearer is better, for one "
+        "encoder only. A vector mixed with the last messages is compared with others that are "
+        "mixed in the same way.",
         rows=rows,
         comparisons=comparisons,
         notes=[_FAIR, "The paper prints the distributions only, no numbers."],
@@ -297,6 +303,8 @@ def table2(lab: Lab) -> ExperimentResult:
         name="table2",
         title="Table 2: BLEU and ROUGE against references that an LLM wrote as the training's pseudo-queries",
         source="Section 3.6.1, there against queries of a linguist",
+        reading="How many words and word pairs a query shares with one that an LLM wrote in sight of the "
+        "target. It measures style; whether a query finds more is Figure 5's matter.",
         rows=rows,
         notes=[
             "The references were written by an LLM in the same way as the pseudo-queries that LLM_QR is "

@@ -113,6 +113,8 @@ def table4(lab: Lab) -> ExperimentResult:
         name="table4",
         title="Table 4: number of candidates",
         source="Table 4, section 3.7.1",
+        reading="End to end is what a user gets; forced in, the true item is always among the candidates, "
+        "and one in k is chance. The first is bounded by what the retriever finds.",
         rows=rows,
         notes=[_FORCED_NOTE, f"{outside} targets are not in the catalog and cannot be forced.", TABLE4_NOTE],
         left_out=missing,
@@ -183,6 +185,9 @@ def figure6(lab: Lab) -> ExperimentResult:
         name="figure6",
         title="Figure 6: hard against random negatives",
         source="Section 3.5, Retrieval-Augmented Generation",
+        reading="The same model trained with near misses or with random items beside the true one, and "
+        "untrained. Item Generation Success has the true item forced in, Rec Success Rate is end "
+        "to end.",
         rows=rows,
         comparisons=comparisons,
         notes=[_FORCED_NOTE, "The paper's gain is the average over its models and retrievers, end to end."],
@@ -241,6 +246,9 @@ def figure9(lab: Lab) -> ExperimentResult:
         name="figure9",
         title="Figure 9: chain of thought",
         source="Section 3.7.2",
+        reading="Each arm with a chain of thought has its own arm without it beside it, decoded in the "
+        "same way. Compare within a pair; the two pairs differ in whether an answer can be no "
+        "candidate at all.",
         rows=rows,
         comparisons=compared(evaluation, pairs, SUCCESS, setting),
         notes=[
@@ -292,6 +300,9 @@ def table3(lab: Lab) -> ExperimentResult:
         name="table3",
         title="Table 3: hallucination ratio, and success of the same answers",
         source="Table 3, section 3.6.2",
+        reading="A hallucination names no item of the catalog at all; scored candidates cannot. The "
+        "success rates are of the same answers, so that a system which never hallucinates and "
+        "never hits is seen for what it is.",
         rows=rows,
         notes=[
             "An answer counts as a hallucination if it names no item of the catalog (its first line, "
