@@ -186,7 +186,7 @@ class EntityLinker:
 
 @lru_cache(maxsize=1)
 def _everyday_words() -> frozenset[str]:
-    listed = (resources.files("reges_index.fusion") / "shipped" / "everyday.txt").read_text("utf-8")
+    listed = (resources.files("reges_index.dialogue") / "everyday.txt").read_text("utf-8")
     return frozenset(listed.split()) | _ARTICLES
 
 
