@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from reges_index.dialogue.titles import parse_title
 from reges_index.errors import InputError
 
 __all__ = [
@@ -100,14 +101,6 @@ _DECIMAL_COMMA = re.compile(r"[+-]?(0|[1-9]\d*),\d+")
 _NO_COMMAS = re.compile(r"['\"]\s+['\"]")
 _QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"")
 _YEAR_IN_TEXT = re.compile(r"(?<!\d)(\d{4})(?!\d)")
-_YEAR_AT_END = re.compile(r"\s*[(\[](\d{4})(?:\s*[-–]\s*(?:\d{4})?)?[)\]]\s*$")
-_ENGLISH = ("The", "A", "An")
-_ARTICLES = (
-    *_ENGLISH,
-    *("Le", "La", "Les", "L'", "Un", "Une", "Der", "Die", "Das", "Ein", "Eine"),
-    *("El", "Los", "Las", "Il", "Lo", "Gli", "I"),
-)
-_ARTICLE_AT_END = re.compile(rf"(?P<rest>.+?), (?P<article>{'|'.join(_ARTICLES)})(?P<alias>\s*\(.*\))?")
 
 
 def is_reserved_key(key: str) -> bool:
@@ -297,24 +290,6 @@ def as_year(value: Any) -> int | None:
     if isinstance(value, str) and text in _MISSING_NUMBERS:
         return None
     raise ValueError(f"{text!r} holds no year")
-
-
-def parse_title(title: str, year: int | None = None) -> tuple[str, int | None]:
-    """Take a title apart that holds its year and has its article at the end.
-
-    "Matrix, The (1999)" gives "The Matrix" and 1999. A year that differs from the one that is known belongs
-    to the title and stays.
-    """
-    told = _YEAR_AT_END.search(title)
-    has_year = told is not None and bool(title[: told.start()].strip()) and year in (None, int(told[1]))
-    if told and has_year:
-        title, year = title[: told.start()].strip(), int(told[1])
-    # Other languages' only where the year shows what kind of title it is: "Live and Let, Die".
-    moved = _ARTICLE_AT_END.fullmatch(title)
-    if moved and (has_year or moved["article"] in _ENGLISH):
-        blank = "" if moved["article"].endswith("'") else " "
-        title = f"{moved['article']}{blank}{moved['rest']}{moved['alias'] or ''}"
-    return title, year
 
 
 def plain_value(value: Any) -> Plain | None:

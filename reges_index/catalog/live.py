@@ -22,6 +22,7 @@ from reges_index.catalog.stores import Table, table_at, table_of
 from reges_index.catalog.sync import SyncReport, unique_items
 from reges_index.catalog.versions import PINNED, CatalogVersion, OpenVersion
 from reges_index.catalog.wholeness import check_whole
+from reges_index.dialogue import TitleIndex
 from reges_index.errors import InputError
 
 __all__ = ["LiveCatalog"]
@@ -195,6 +196,10 @@ class LiveCatalog(CatalogReader):
         """Lend the table of `current` for one call."""
         with self._versions.held(self._pin) as version:
             yield version.catalog.table
+
+    def titles(self) -> TitleIndex:
+        """Return the index of the titles of `current`."""
+        return self.current.titles()
 
     def derived(self, owner: object, build: Callable[[ItemCatalog], T]) -> T:
         """Return what `build` makes of `current`; made once for each owner and version, and kept with it."""

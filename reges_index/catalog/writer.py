@@ -10,6 +10,7 @@ from reges_index.catalog.item import Item
 from reges_index.catalog.reader import CatalogReader, where_of
 from reges_index.catalog.stores.base import Writer
 from reges_index.catalog.sync import SyncReport, sync_table, unique_items
+from reges_index.dialogue import TitleIndex
 from reges_index.errors import CatalogError, InputError
 
 __all__ = ["CatalogWriter"]
@@ -30,6 +31,17 @@ class CatalogWriter(CatalogReader):
     """
 
     changes: int = 0
+    _titles: tuple[tuple[int, int], TitleIndex] | None = None
+
+    def titles(self) -> TitleIndex:
+        """Return the index of the items' titles, made once for each state of the catalog.
+
+        Items that another process has put in the place of as many others are known after the next opening.
+        """
+        state = self.changes, len(self)
+        if self._titles is None or self._titles[0] != state:
+            self._titles = state, TitleIndex.of(self.items())
+        return self._titles[1]
 
     def sync(
         self,

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from reges_index.dialogue.measure import HFMeasure as HFMeasure
     from reges_index.dialogue.measure import TextMeasure as TextMeasure
     from reges_index.dialogue.measure import default_measure as default_measure
-    from reges_index.dialogue.mentions import find_mentions as find_mentions
     from reges_index.dialogue.messages import Dialogue as Dialogue
     from reges_index.dialogue.messages import Message as Message
     from reges_index.dialogue.messages import Turn as Turn
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from reges_index.dialogue.render import render_history as render_history
     from reges_index.dialogue.text import normalise as normalise
     from reges_index.dialogue.text import one_line as one_line
+    from reges_index.dialogue.titles import Mention as Mention
+    from reges_index.dialogue.titles import TitleIndex as TitleIndex
 else:
     from reges_index._lazy import lazy_names
 
@@ -31,13 +32,14 @@ else:
             "Dialogue": "messages",
             "DialogueQueryBundle": "bundle",
             "HFMeasure": "measure",
+            "Mention": "titles",
             "Message": "messages",
             "RenderedHistory": "render",
             "TextMeasure": "measure",
+            "TitleIndex": "titles",
             "Turn": "messages",
             "default_measure": "measure",
             "dialogue_of": "bundle",
-            "find_mentions": "mentions",
             "newest_text": "render",
             "normalise": "text",
             "one_line": "text",

@@ -18,18 +18,41 @@ from reges_index.dialogue.text import Hit, Text, is_unspaced, phrase_key, phrase
 if TYPE_CHECKING:
     from reges_index.catalog.item import Item
 
-__all__ = ["Mention", "MentionKind", "TitleIndex", "split_year"]
+__all__ = ["Mention", "MentionKind", "TitleIndex", "parse_title"]
 
 MentionKind: TypeAlias = Literal["title", "dated", "part", "typo"]
 
 # How titles are written.
 _YEAR = r"(?:1[89]|20)\d\d"
-_YEAR_AT_END = re.compile(rf"^(?P<title>.*\S)\s*[(\[]\s*(?P<year>{_YEAR})\s*[)\]]\s*$", re.DOTALL)
-_MOVED_ARTICLE = re.compile(r"^(?P<rest>.+),\s*(?P<article>the|a|an|le|la|les|l'|il|el|der|die|das)$", re.I)
+_YEAR_AT_END = re.compile(r"\s*[(\[](\d{4})(?:\s*[-–]\s*(?:\d{4})?)?[)\]]\s*$")
+_ENGLISH = ("the", "a", "an")
+_OTHERS = (
+    "le",
+    "la",
+    "les",
+    "l'",
+    "un",
+    "une",
+    "der",
+    "die",
+    "das",
+    "ein",
+    "eine",
+    "el",
+    "los",
+    "las",
+    "il",
+    "lo",
+    "gli",
+    "i",
+)
+_ARTICLE_AT_END = re.compile(
+    rf"(?P<rest>.+?), (?P<article>{'|'.join((*_ENGLISH, *_OTHERS))})(?P<alias>\s*\(.*\))?", re.I
+)
 _SEPARATOR = re.compile(
     r"(?:\s+or)?[:：]\s*|\s+or\s+(?=[(\"])|\s[-–—/|]+\s|,\s|\s*[(\[（]|[)\]）]\s*|\s*[\"“”«»]\s*"
 )
-_ARTICLES = frozenset({"the", "a", "an"})
+_ARTICLES = frozenset(_ENGLISH)
 _SMALL = _ARTICLES | {"of", "in", "to", "and", "for", "at", "on", "with", "from", "by", "or", "v", "vs"}
 _CHAPTERS = frozenset({"part", "chapter", "volume", "vol", "episode"})
 _SAME_WORDS = (
@@ -46,7 +69,7 @@ _BRACKETS = frozenset("《〈「『【«")
 _YEAR_BEHIND = re.compile(rf"\W{{0,3}}({_YEAR})(?!\d)(?!\s*'?s\b)")
 _YEAR_BEFORE = re.compile(rf"\b({_YEAR})\b(?!\s*'?s\b)\W*(?:\w+\W+){{0,3}}$")
 _CUE = re.compile(
-    r"\b(?:seen|saw|(?:re-?)?watch(?:ed|ing)|called|named|titled|finished|"
+    r"\b(?:seen|saw|(?:re-?)?watch(?:ed|ing)|called|named|titled|finished|(?:how|what) about|"
     r"(?:the|a|new|old|original|first) (?:movie|film|show|series|book|novel|comic|game|album|song|podcast))"
     r"\W+(?:the\s+|an?\s+)?$",
     re.IGNORECASE,
@@ -54,10 +77,10 @@ _CUE = re.compile(
 _LIKED = re.compile(
     r"\b(?:lov|lik|enjoy|recommend|suggest|tr(?:y|ied)|hat)(?:e|ed|ing)?\W+(?:the\s+|an?\s+)?$", re.I
 )
-_STOPS = re.compile(r"\s*(?:$|[^\w\s'’&/-]|(?:and|but|or|with|last|yesterday|again|too)\b)")
+_STOPS = re.compile(r"\s*(?:$|[^\w\s'’&/-]|(?:and|but|or|with|last|yesterday|again|too|recently|already)\b)")
 _ENDS_HERE = re.compile(
     r"\s*(?:$|[^\w\s'’&/-]|[-–—]\s|(?:and|but|or|with|last|yesterday|today|tonight|again|when|which|because|"
-    r"yet|too|though|already|recently|is|was|were|in theaters?|the other|a few|it was|i)\b)",
+    r"yet|too|though|already|recently|by|is|was|were|in theaters?|the other|a few|it was|i)\b)",
     re.IGNORECASE,
 )
 _OPENS = re.compile(r"[,.:]\s|\s+was\b")
@@ -108,20 +131,22 @@ class Mention:
     kind: MentionKind
 
 
-def split_year(title: str) -> tuple[str, int | None]:
-    """Return a title without the year in brackets at its end, its article in front, and that year.
+def parse_title(title: str, year: int | None = None) -> tuple[str, int | None]:
+    """Take a title apart that holds its year and has its article at the end.
 
-    Examples
-    --------
-    >>> split_year("Matrix, The (1999)")
-    ('The Matrix', 1999)
+    "Matrix, The (1999)" gives "The Matrix" and 1999. A year that differs from the one that is known belongs
+    to the title and stays.
     """
-    found = _YEAR_AT_END.match(title)
-    name, year = (found["title"], int(found["year"])) if found else (title.strip(), None)
-    moved = _MOVED_ARTICLE.match(name)
-    if moved:
-        name = f"{moved['article']}{'' if moved['article'].endswith(chr(39)) else ' '}{moved['rest']}"
-    return name, year
+    told = _YEAR_AT_END.search(title)
+    has_year = told is not None and bool(title[: told.start()].strip()) and year in (None, int(told[1]))
+    if told and has_year:
+        title, year = title[: told.start()].strip(), int(told[1])
+    # Other languages' only where the year shows what kind of title it is: "Live and Let, Die".
+    moved = _ARTICLE_AT_END.fullmatch(title)
+    if moved and (has_year or moved["article"].lower() in _ENGLISH):
+        blank = "" if moved["article"].endswith("'") else " "
+        title = f"{moved['article']}{blank}{moved['rest']}{moved['alias'] or ''}"
+    return title, year
 
 
 class TitleIndex:
@@ -150,6 +175,11 @@ class TitleIndex:
         Names of genres, which name a title ("Western") only where it is clearly written as one.
     makers
         Creators of each item: what is left of a title that begins with one is a name, too.
+
+    Attributes
+    ----------
+    ids
+        Of the items, where the index was made by `of`.
     """
 
     def __init__(
@@ -162,10 +192,10 @@ class TitleIndex:
         genres: Iterable[str] = (),
         makers: Sequence[Sequence[str]] | None = None,
     ) -> None:
-        split = [split_year(title) for title in titles]
         given = years if years is not None else [None] * len(titles)
-        self._years = [year if year is not None else own for year, (_, own) in zip(given, split, strict=True)]
-        self._titles = [name for name, _ in split]
+        split = [parse_title(title, year) for title, year in zip(titles, given, strict=True)]
+        self._titles, self._years = [title for title, _ in split], [year for _, year in split]
+        self.ids: tuple[str, ...] = ()
         self._function, common, ordinary = _everyday_words()
         lower, self._frequent, size = _count_words(texts)
         # The first need evidence as a title; the others do not tell a part of a title from plain language.
@@ -187,17 +217,10 @@ class TitleIndex:
         self._known = {*self._titled, *self._parts, *self._people}
         self._longest = min(_LONGEST, max([12, *self._sizes.values()]))
 
-    @classmethod
-    def of(cls, items: Sequence[Item]) -> TitleIndex:
-        """Make the index of a catalog."""
-        return cls(
-            [item.title for item in items],
-            [item.year for item in items],
-            texts=(item.abstract for item in items),
-            names=(name for item in items for name in (*item.creators, *item.cast)),
-            genres=(genre for item in items for genre in item.genres),
-            makers=[item.creators for item in items],
-        )
+    @staticmethod
+    def of(items: Iterable[Item]) -> TitleIndex:
+        """Return the index of a catalog's items; made once for those that ask for the same items in a row."""
+        return _index_of(tuple(items))
 
     # -- use ---------------------------------------------------------------------------------------
 
@@ -242,13 +265,17 @@ class TitleIndex:
         """Return the positions of all items that a dialogue names or may mean."""
         return {item for mention in self.link(messages) for item in mention.items}
 
+    def named_ids(self, messages: Sequence[ChatMessage]) -> set[str]:
+        """Do `named`, giving ids; of an index that was made by `of`."""
+        return {self.ids[item] for item in self.named(messages)}
+
     def match(self, entry: str) -> tuple[int, ...]:
         """Return the positions of the items whose title the whole of ``entry`` is, with or without a year.
 
         A year in the entry has to be the item's own or one off, as between festival and cinema; of several
         items, those of that very year are returned, and those without a year where there are none.
         """
-        name, year = split_year(entry)
+        name, year = parse_title(entry)
         key = phrase_key(name)
         found = self._whole.get(key) or self._short.get(key) or []
         if not key:  # a title of signs only
@@ -390,19 +417,25 @@ class TitleIndex:
         unspaced = sum(map(is_unspaced, words))
         if unspaced:
             return unspaced > 2 or not (before[-1:].isalnum() or after[:1].isalnum())
-        content = [w for w in words if w not in self._function and w not in _SMALL and not w.isdigit()]
+        content = [
+            word
+            for word in words
+            if word not in self._function and word not in _SMALL and not (word.isdigit() and len(words) == 1)
+        ]
         if len(words) == len(text.words):
             return bool(content) or len(words) > 2 or words[0].isdigit() or words[0] in _ANSWERS
         if len(words) == 1:
             return self._is_one_word_meant(text, hit, short=short, content=bool(content))
-        if any(word not in self._everyday and word not in self._genres for word in content):
+        rare = [word for word in content if word not in self._everyday and word not in self._genres]
+        if rare and (len(content) > 1 or rare[0] not in self._ordinary):
             return True
+        written = text.written(hit)
         if content and (
             len(words) >= _ENOUGH_WORDS
             or (words[0] not in self._function and _ENDS_HERE.match(after) and _CUE.search(before))
+            or (rare and hit.first == 0 and written[0].isupper() and _ENDS_HERE.match(after))
         ):
             return True
-        written = text.written(hit)
         if hit.key in self._genres or not _is_capitalised(written):
             return False
         return len([w for w in words if w not in _SMALL]) > 1 or bool(_MID_SENTENCE.search(before))
@@ -413,8 +446,8 @@ class TitleIndex:
         rare = content and word not in self._everyday and word not in self._genres
         if len(written) < 2 or self._is_inside_a_name(text, hit, weak=not rare):
             return False
-        if rare and word not in self._ordinary:
-            return len(word) >= _RARE_LETTERS + short
+        if rare and word not in self._ordinary and len(word) >= _RARE_LETTERS + short:
+            return True
         inside = written[0].isupper() and bool(_MID_SENTENCE.search(before))
         if not content and not word.isdigit():
             # "It", "Her", "Here": written as a name, and the sentence does not go on with it.
@@ -506,6 +539,21 @@ class TitleIndex:
             return None
         mention = self._mention(text, hit, strict=False)
         return replace(mention, kind="typo") if mention is not None else None
+
+
+@lru_cache(maxsize=2)
+def _index_of(items: tuple[Item, ...]) -> TitleIndex:
+    makers = [item.creators for item in items]
+    index = TitleIndex(
+        [item.title for item in items],
+        [item.year for item in items],
+        texts=(item.abstract for item in items),
+        names=(name for item, its in zip(items, makers, strict=True) for name in (*its, *item.cast)),
+        genres=(genre for item in items for genre in item.genres),
+        makers=makers,
+    )
+    index.ids = tuple(item.id for item in items)
+    return index
 
 
 def _count_words(texts: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:

@@ -51,7 +51,7 @@ class ReGeSQueryEngine(Recommender, BaseQueryEngine):
     rerank_top_k
         How many of them the item expert sees; None shows it all.
     exclude_mentioned
-        Never recommend what the dialogue names (`find_mentions`).
+        Never recommend what the dialogue names.
     choice
         Ranks the item expert's ranking again, such as `FusionModel.choose`; None leaves it as it is, which is
         the paper.

@@ -16,7 +16,7 @@ from llama_index.core.vector_stores import MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 
 from reges_index.catalog import CatalogRetriever, ItemCatalog, LiveCatalog
-from reges_index.dialogue import DialogueQueryBundle, dialogue_of
+from reges_index.dialogue import DialogueQueryBundle, TitleIndex, dialogue_of
 from reges_index.errors import ConfigError
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.retriever import FusionRetriever
@@ -192,11 +192,17 @@ def retrieve(
     top_k
         How many to show. A source that is a retriever shows its own number.
     exclude_ids, exclude_mentioned
-        What to take out: these items, and what the dialogue names (`find_mentions`).
+        What to take out: these items, and what the dialogue names.
     """
     retriever, shown = _retriever(source, top_k, exclude_ids, exclude_mentioned)
     nodes = retriever.retrieve(bundle)
-    allowed = without_excluded(nodes, dialogue_of(bundle), ids=exclude_ids, mentioned=exclude_mentioned)
+    allowed = without_excluded(
+        nodes,
+        dialogue_of(bundle),
+        ids=exclude_ids,
+        mentioned=exclude_mentioned,
+        titles=_titles_of(retriever) if exclude_mentioned else None,
+    )
     return Found(allowed[:shown], len(nodes), len(nodes) - len(allowed))
 
 
@@ -211,10 +217,22 @@ async def aretrieve(
     """Do `retrieve` without blocking the event loop."""
     retriever, shown = _retriever(source, top_k, exclude_ids, exclude_mentioned)
     nodes = await retrieve_off_loop(retriever, bundle)
+    titles = await asyncio.to_thread(_titles_of, retriever) if exclude_mentioned else None
     allowed = await asyncio.to_thread(
-        without_excluded, nodes, dialogue_of(bundle), ids=exclude_ids, mentioned=exclude_mentioned
+        without_excluded,
+        nodes,
+        dialogue_of(bundle),
+        ids=exclude_ids,
+        mentioned=exclude_mentioned,
+        titles=titles,
     )
     return Found(allowed[:shown], len(nodes), len(nodes) - len(allowed))
+
+
+def _titles_of(retriever: BaseRetriever) -> TitleIndex | None:
+    """Return the titles of the catalog that a retriever reads; None for stock retrievers."""
+    catalog = getattr(retriever, "catalog", None)
+    return catalog.titles() if isinstance(catalog, ItemCatalog | LiveCatalog) else None
 
 
 def _retriever(

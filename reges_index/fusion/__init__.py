@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from reges_index.fusion.adapter import QueryAdapter as QueryAdapter
     from reges_index.fusion.choice import ChoiceWeights as ChoiceWeights
-    from reges_index.fusion.linker import EntityLinker as EntityLinker
-    from reges_index.fusion.linker import Mention as Mention
     from reges_index.fusion.model import FusionModel as FusionModel
     from reges_index.fusion.retriever import FusionRetriever as FusionRetriever
     from reges_index.fusion.scoring import SOURCES as SOURCES
@@ -27,11 +25,9 @@ else:
         {
             "ChoiceWeights": "choice",
             "DialogueState": "state",
-            "EntityLinker": "linker",
             "FusionModel": "model",
             "FusionRetriever": "retriever",
             "ItemStatistics": "statistics",
-            "Mention": "linker",
             "NamedItem": "state",
             "QueryAdapter": "adapter",
             "SOURCES": "scoring",

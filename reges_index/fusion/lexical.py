@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reges_index.catalog.item import Item
-from reges_index.fusion.phrases import phrase_key, phrase_words
+from reges_index.dialogue.text import phrase_key, phrase_words
 from reges_index.fusion.state import genre_stem
 
 __all__ = ["BM25", "Attributes", "item_attributes"]

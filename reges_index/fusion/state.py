@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.catalog.item import Item
-from reges_index.fusion.linker import EntityLinker, Mention
-from reges_index.fusion.phrases import Text, phrase_key, phrase_words
+from reges_index.dialogue.text import Text, phrase_key, phrase_words
+from reges_index.dialogue.titles import Mention, TitleIndex
 
 __all__ = ["DialogueState", "NamedItem", "StateReader"]
 
@@ -137,11 +137,11 @@ class StateReader:
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
-        self.linker = EntityLinker(items)
+        self.titles = TitleIndex.of(items)
         self._items = items
         # One word is no full name; stage names of one word are too often everyday words.
         names = {phrase_key(n) for item in items for n in (*item.creators, *item.cast) if " " in n.strip()}
-        self._people: dict[str, object] = dict.fromkeys(names)
+        self._people = frozenset(names)
         stems = {genre_stem(word) for item in items for genre in item.genres for word in phrase_words(genre)}
         self._stems = frozenset(stem for stem in stems if len(stem) >= _SHORTEST)
 
@@ -157,7 +157,7 @@ class StateReader:
             people |= {hit.key: number for hit in text.runs(self._people)}
             if user:
                 self._wishes(text, number, genres, ruled_out, years)
-        named = self._named(self.linker.link(messages), texts, users)
+        named = self._named(self.titles.link(messages), texts, users)
         return DialogueState(len(messages), named, people, genres, ruled_out, tuple(years))
 
     def _wishes(

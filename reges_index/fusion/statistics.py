@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reges_index.catalog.item import Item
-from reges_index.fusion.phrases import phrase_key
+from reges_index.dialogue.text import phrase_key
 
 __all__ = ["BoundStatistics", "ItemStatistics", "Observation", "id_hash", "title_hash"]
 

@@ -9,7 +9,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import Field
 
-from reges_index.dialogue import dialogue_of, find_mentions
+from reges_index.dialogue import TitleIndex, dialogue_of
 from reges_index.item_expert.ranking import item_of
 
 __all__ = ["ExcludeItems", "without_excluded"]
@@ -21,6 +21,7 @@ def without_excluded(
     *,
     ids: Iterable[str] = (),
     mentioned: bool = False,
+    titles: TitleIndex | None = None,
 ) -> list[NodeWithScore]:
     """Return the nodes that may be recommended, in their order.
 
@@ -29,15 +30,18 @@ def without_excluded(
     ids
         Items that must not be recommended.
     mentioned
-        Leave out items that anyone in the dialogue has named (`find_mentions`): the seeker knows them, or
-        has turned them down. Only the titles of the nodes are known here: where "Toy Story 2" is named and
-        not among them, "Toy Story" is left out.
+        Leave out items that anyone in the dialogue has named: the seeker knows them, or has turned them down.
+    titles
+        Of the catalog behind the nodes (`ItemCatalog.titles`), so that an item which is named and was not
+        retrieved is not taken for one that was. Without it, only the titles of the nodes are known.
     """
     barred = set(ids)
     items = [item_of(node.node) for node in nodes]
     if mentioned:
-        found = find_mentions(dialogue, [item.title for item in items], [item.year for item in items])
-        barred |= {items[index].id for index in found}
+        known = set(titles.ids) if titles is not None else set()
+        strangers = [item for item in items if item.id not in known]
+        for index in (titles, TitleIndex.of(strangers) if strangers else None):
+            barred |= index.named_ids(dialogue) if index is not None else set()
     return [
         node for node, item in zip(nodes, items, strict=True) if not {item.id, node.node.node_id} & barred
     ]
