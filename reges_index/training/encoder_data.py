@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reges_index.catalog import Item, read_items
 from reges_index.dialogue import Turn, one_line, read_turns
-from reges_index.dialogue.mentions import find_mentions
+from reges_index.dialogue.titles import TitleIndex
 from reges_index.errors import ConfigError, InputError, TrainingError
 
 __all__ = [
@@ -318,11 +318,9 @@ class TurnSet:
 
 
 def _named(turns: Sequence[Turn], items: Sequence[Item], place: dict[str, int]) -> list[set[int]]:
-    titles, years = [item.title for item in items], [item.year for item in items]
+    index = TitleIndex.of(items)
     return [
-        find_mentions(turn.chat, titles, years)
-        if turn.mentioned is None
-        else {place[i] for i in turn.mentioned if i in place}
+        index.named(turn.chat) if turn.mentioned is None else {place[i] for i in turn.mentioned if i in place}
         for turn in turns
     ]
 
