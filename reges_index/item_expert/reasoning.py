@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ChatResponseGen
+from llama_index.core.llms.llm import LLM
 
 from reges_index.dialogue.text import normalise, one_line
+from reges_index.driver import Do, off_loop, run
 from reges_index.errors import ConfigError, ReGeSError
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
 from reges_index.models.llm import chat_response
+from reges_index.models.text import SpokenStream, read_text
 from reges_index.models.tracing import chat_ended, chat_started
 
 __all__ = ["Listener", "Reasoner", "Reasoning", "ReasoningDecoding", "ReasoningStopped", "hear_reasoning"]
@@ -106,17 +109,21 @@ class Reasoner:
         """
         listener = _listener.get()
 
+        said = SpokenStream()
+
         def hear(piece: str) -> None:
             if stop is not None and stop.is_set():
                 raise ReasoningStopped("the turn was cancelled while the item expert reasoned")
-            if listener is not None:
-                listener(piece)
+            if listener is not None and (shown := said.feed(piece)):
+                listener(shown)
 
         if isinstance(self._backend, LocalBackend):
             text, tokens, cut = self._local(self._backend, prompt.messages, hear)
         else:
             assert isinstance(self._backend, ApiBackend)
             text, tokens, cut = self._api(self._backend, prompt.messages, hear if listener else None)
+        if listener is not None and (shown := said.end()):
+            listener(shown)
         return Reasoning(tidy(text, prompt.labels), tokens, cut)
 
     async def awrite(self, prompt: SelectionPrompt) -> Reasoning:
@@ -176,11 +183,14 @@ class Reasoner:
 def _streamed(backend: ApiBackend, messages: Sequence[ChatMessage]) -> Generator[str, None, None]:
     """Yield an answer as it comes; where it fails before its first piece, it is asked for again."""
 
-    def begin() -> tuple[ChatResponseGen, ChatResponse | None]:
-        stream = backend.sender.stream_chat(list(messages))
-        return stream, next(stream, None)
+    def begin(llm: LLM) -> Do:
+        def first() -> tuple[ChatResponseGen, ChatResponse | None]:
+            stream = llm.stream_chat(list(messages))
+            return stream, next(stream, None)
 
-    stream, reply = backend.requests.send(begin)
+        return off_loop(first)
+
+    stream, reply = run(backend.in_some_form(begin))
     with closing(stream):
         while reply is not None:
             yield reply.delta or ""
@@ -202,8 +212,10 @@ def tidy(text: str, labels: Sequence[str]) -> str:
     all behind it, is therefore no reasoning.
     """
     names = {name for label in labels if (name := normalise(label))}
+    read = read_text(text)
     kept: list[str] = []
-    for line in text.splitlines():
+    # Of a model that has only thought, the thoughts are the reasoning.
+    for line in (read.text or read.thought).splitlines():
         if normalise(line) in names:
             break
         kept.append(line)

@@ -284,15 +284,10 @@ def _structured(backend: ApiBackend, schema: type[BaseModel], text: str) -> Work
     # A template of one slot: braces in titles and messages must not be read as slots.
     template = PromptTemplate("{selection_request}").partial_format(selection_request=text)
     llm = backend.sender
-    return (
-        yield from backend.requests.plan(
-            Do(
-                lambda: llm.structured_predict(schema, template),
-                lambda: llm.astructured_predict(schema, template),
-            ),
-            parses=True,
-        )
+    ask = Do(
+        lambda: llm.structured_predict(schema, template), lambda: llm.astructured_predict(schema, template)
     )
+    return (yield from backend.requests.plan(ask, parses=True))
 
 
 def _numbers(size: int) -> list[str]:

@@ -24,6 +24,8 @@ __all__ = ["Arrival", "UnfitAnswer", "UnreadableAnswer", "arrivals", "checked"]
 _NO_JSON = (json.JSONDecodeError, UnicodeDecodeError)
 # Characters shown of a text that came in place of an answer.
 _SHOWN = 60
+# The same of an error's.
+_LONGEST = 300
 _END = object()
 
 
@@ -193,7 +195,8 @@ def _pieces(stream: Any, kind: type[_Read]) -> Iterator[Any]:
                 piece = next(pieces, _END)
             if piece is _END:
                 return
-            yield _readable(piece, kind)
+            if not _is_empty(piece):
+                yield _readable(piece, kind)
 
 
 async def _async_pieces(stream: Any, kind: type[_Read]) -> AsyncIterator[Any]:
@@ -204,7 +207,14 @@ async def _async_pieces(stream: Any, kind: type[_Read]) -> AsyncIterator[Any]:
                 piece = await anext(pieces, _END)
             if piece is _END:
                 return
-            yield _readable(piece, kind)
+            if not _is_empty(piece):
+                yield _readable(piece, kind)
+
+
+def _is_empty(piece: Any) -> bool:
+    """Say whether a piece of a stream holds nothing to read, as the last one of some servers."""
+    told = getattr(piece, "choices", _END) is None and "choices" in getattr(piece, "model_fields_set", ())
+    return told and not getattr(piece, "error", None)
 
 
 @contextmanager
@@ -222,6 +232,9 @@ def _readable(reply: Any, kind: type[_Read]) -> Any:
     try:
         kind.model_validate(reply)
     except ValidationError as error:
+        if told := getattr(reply, "error", None):  # some servers say so with HTTP 200
+            said = told.get("message", told) if isinstance(told, dict) else told
+            raise UnreadableAnswer(f"the answer is an error: {str(said)[:_LONGEST]}") from None
         if isinstance(reply, str):
             raise UnreadableAnswer(f"the answer is a text: {reply[:_SHOWN]!r}") from None
         first = error.errors(include_input=False, include_url=False)[0]

@@ -15,6 +15,7 @@ from reges_index.remote.faults import (
     server_address,
     without_secrets,
 )
+from reges_index.remote.retries import RetryPolicy
 
 __all__ = ["explained", "is_mistake", "is_refused", "is_unreadable"]
 
@@ -52,7 +53,9 @@ def is_mistake(error: BaseException) -> bool:
     return isinstance(error, _MISTAKES)
 
 
-def explained(error: Exception, llm: LLM, attempts: int) -> LLMServerError:
+def explained(
+    error: Exception, llm: LLM, attempts: int, longest_wait_s: float = RetryPolicy.longest_wait_s
+) -> LLMServerError:
     """Return the error that a user sees: what was asked, what came, and what to do.
 
     Parameters
@@ -63,6 +66,8 @@ def explained(error: Exception, llm: LLM, attempts: int) -> LLMServerError:
         The LLM that was asked.
     attempts
         How often.
+    longest_wait_s
+        How long a wait that the server asks for is obeyed.
     """
     status, where = http_status(error), server_address(llm)
     name = str(getattr(llm, "model", "") or type(llm).__name__)
@@ -71,22 +76,26 @@ def explained(error: Exception, llm: LLM, attempts: int) -> LLMServerError:
     message = f"{name} at {where} gave no answer{times}: {fault_kind(error)}: {said}"
     return LLMServerError(
         message,
-        hint=_hint(error, status, name, where),
+        hint=_hint(error, status, name, where, longest_wait_s),
         kind=fault_kind(error),
         status=status,
         attempts=attempts,
     )
 
 
-def _hint(error: Exception, status: int | None, name: str, where: str) -> str:
+def _hint(error: Exception, status: int | None, name: str, where: str, longest_wait_s: float) -> str:
     if status in (401, 403):
         return "check the key: api_key= of the LLM, or OPENAI_API_KEY in the environment"
     if status == 404:
         return f"does the server know a model {name!r}? its address usually ends in /v1: {where}"
     if status == 429:
         asked = retry_after_s(error)
-        wait = f"; the server asks to wait {asked:.0f} s" if asked else ""
-        return f"send less at once, or raise max_retries= of the LLM{wait}"
+        if asked is not None and asked > longest_wait_s:
+            return (
+                f"the server asks to wait {asked:.0f} s, and {longest_wait_s:.0f} s is the longest wait: "
+                "ask again then, or send less at once"
+            )
+        return "send less at once, or raise max_retries= of the LLM"
     if status is not None and status >= 500:
         return f"look into the server's log; {_TEMPLATE_HINT}"
     if is_refused(error):

@@ -171,7 +171,7 @@ class Requests:
             return error
         if not (self._may_pass(error, parses) or http_status(error) is not None):
             return None
-        told = explained(error, self._llm, attempts)
+        told = explained(error, self._llm, attempts, self._policy.longest_wait_s)
         told.__cause__ = safe_cause(error, self._llm)
         return told
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import getattr_static
 from typing import Any
 
@@ -14,18 +14,24 @@ from llama_index.core.llms.llm import LLM
 
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
 from reges_index.driver import Do, Work, arun, off_loop, run
-from reges_index.errors import AdapterError, ConfigError
-from reges_index.models.api_clients import single_attempt
+from reges_index.errors import AdapterError, ConfigError, LLMServerError
+from reges_index.models.api_clients import is_openai_kind, single_attempt
+from reges_index.models.api_faults import is_refused
 from reges_index.models.api_requests import Requests
 from reges_index.models.chat_frame import ChatFrame
+from reges_index.models.generation import Generation
 from reges_index.models.llm import ReGeSLLM, chat_response, wrap_llm
 from reges_index.models.local_lm import LocalLM
+from reges_index.models.offers import offers_of
+from reges_index.models.text import spoken
 from reges_index.models.tracing import chat_ended, chat_started
 
 __all__ = ["AUTO", "ApiBackend", "Backend", "LocalBackend", "chat_in_loop", "resolve_backend", "text_of"]
 
 # The default of every ``adapter`` argument: the adapter of the component's role, where it is loaded.
 AUTO = "auto"
+# The form of a request that has all of the LLM's settings in it, see `ApiBackend.in_some_form`.
+_AS_SET = "as set"
 
 
 class Backend(ABC):
@@ -61,7 +67,10 @@ class Backend(ABC):
 
     @abstractmethod
     def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
-        """Return the answers to each prompt; options as in `LocalLM.generate`."""
+        """Return what the model says to each prompt; options as in `LocalLM.generate`.
+
+        Its thoughts, and what it puts around its answer, are left out (`reges_index.models.text`).
+        """
 
     @abstractmethod
     async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
@@ -69,7 +78,7 @@ class Backend(ABC):
 
     @abstractmethod
     def write(self, prompt: Sequence[ChatMessage], **options: Any) -> Work[str]:
-        """Return the answer to one prompt, as a plan; options as in `LocalLM.generate`, of local models."""
+        """Return the answer to one prompt as it was written; options as in `generate`."""
 
 
 class LocalBackend(Backend):
@@ -112,22 +121,28 @@ class LocalBackend(Backend):
 
     def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
         """Return the answers to each prompt, decoded in batches."""
+        results = self._generations(prompts, **options)
+        return [[spoken(generation.text) for generation in own] for own in results]
+
+    def _generations(
+        self, prompts: Sequence[Sequence[ChatMessage]], **options: Any
+    ) -> list[list[Generation]]:
         for prompt in prompts:
             chat_started(prompt, model=self.name, adapter=self.adapter, options=options)
         results = self.lm.generate(prompts, adapter=self.adapter, **options)
         for prompt, own in zip(prompts, results, strict=True):
             for generation in own:
                 chat_ended(prompt, chat_response(generation))
-        return [[generation.text for generation in own] for own in results]
+        return results
 
     async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
         """Return the answers to each prompt; the model runs in a thread."""
         return await asyncio.to_thread(self.generate, prompts, **options)
 
     def write(self, prompt: Sequence[ChatMessage], **options: Any) -> Work[str]:
-        """Return the answer to one prompt, as a plan."""
-        texts: list[list[str]] = yield off_loop(self.generate, [prompt], **options)
-        return texts[0][0]
+        """Return the answer to one prompt as it was written."""
+        found: list[list[Generation]] = yield off_loop(self._generations, [prompt], **options)
+        return found[0][0].text
 
 
 class ApiBackend(Backend):
@@ -145,8 +160,6 @@ class ApiBackend(Backend):
     ----------
     llm
         The same object.
-    sender
-        What is asked in its place: LLMs of OpenAI's kind are copied, since they would retry by themselves.
     requests
         Sends, retries and counts.
 
@@ -160,7 +173,10 @@ class ApiBackend(Backend):
 
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
-        self.sender: LLM = single_attempt(llm)
+        # LLMs of OpenAI's kind are copied, since they would retry by themselves.
+        self._as_set = single_attempt(llm)
+        self._plain = single_attempt(llm, plain=True) if is_openai_kind(llm) else self._as_set
+        self._offers = offers_of(llm)
         self.requests = Requests(llm)
         self.measure = default_measure()
         try:
@@ -193,22 +209,27 @@ class ApiBackend(Backend):
             If a request gets no usable answer.
         """
         times = int(options.get("num_return_sequences", 1))
-        return [[text_of(self.chat(prompt)) for _ in range(times)] for prompt in prompts]
+        return [[spoken(text_of(self.chat(prompt))) for _ in range(times)] for prompt in prompts]
 
     async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
         """Return the answers to each prompt; all requests are under way at once. See `generate`."""
         times = int(options.get("num_return_sequences", 1))
         tasks = [asyncio.ensure_future(self.achat(prompt)) for prompt in prompts for _ in range(times)]
         try:
-            texts = [text_of(reply) for reply in await asyncio.gather(*tasks)]
+            texts = [spoken(text_of(reply)) for reply in await asyncio.gather(*tasks)]
         finally:
             for task in tasks:  # gather leaves them, with their retries, when one of them fails
                 task.cancel()
         return [texts[start : start + times] for start in range(0, len(texts), times)]
 
     def write(self, prompt: Sequence[ChatMessage], **options: Any) -> Work[str]:  # noqa: ARG002
-        """Return the answer to one prompt, as a plan; the LLM's own settings hold."""
+        """Return the answer to one prompt as it was written; the LLM's own settings hold."""
         return text_of((yield from self.chat_plan(prompt)))
+
+    @property
+    def sender(self) -> LLM:
+        """What is asked in the LLM's place, in the form that its server is known to take."""
+        return self._as_set if self._offers.has(_AS_SET) else self._plain
 
     def chat_plan(self, prompt: Sequence[ChatMessage]) -> Work[ChatResponse]:
         """Send one chat, with retries.
@@ -218,8 +239,39 @@ class ApiBackend(Backend):
         LLMServerError
             If it gets no usable answer.
         """
-        step = Do(lambda: self.sender.chat(list(prompt)), lambda: chat_in_loop(self.sender, prompt))
-        reply: ChatResponse = yield from self.requests.plan(step)
+        reply: ChatResponse = yield from self.in_some_form(
+            lambda llm: Do(lambda: llm.chat(list(prompt)), lambda: chat_in_loop(llm, prompt))
+        )
+        return reply
+
+    def in_some_form(self, ask: Callable[[LLM], Do]) -> Work[Any]:
+        """Send a request as the LLM is set, and where the server refuses that, in its plainest form.
+
+        Some models refuse a temperature, and want ``max_completion_tokens`` in place of ``max_tokens``. What
+        is refused twice while the plain form is taken is not sent any more.
+
+        Parameters
+        ----------
+        ask
+            Makes the request to the LLM that it is given.
+
+        Raises
+        ------
+        LLMServerError
+            If no usable answer comes.
+        """
+        refused: LLMServerError
+        try:
+            return (yield from self.requests.plan(ask(self.sender)))
+        except LLMServerError as error:
+            if not is_refused(error) or self.sender is self._plain:
+                raise
+            refused = error
+        try:
+            reply = yield from self.requests.plan(ask(self._plain))
+        except LLMServerError as error:
+            raise (refused if is_refused(error) else error) from None
+        self._offers.failed(_AS_SET)
         return reply
 
     def chat(self, prompt: Sequence[ChatMessage]) -> ChatResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from reges_index.dialogue import one_line
+from reges_index.models.text import spoken
 
 __all__ = ["clean_query"]
 
@@ -26,12 +27,19 @@ _WRAPPERS = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"),
 def clean_query(text: str) -> str:
     r"""Return the query in a model's answer: its first line, without label or quotation marks around it.
 
+    What the model thought, and what it has put around its answer, is dropped first (`models.text`). A line
+    that is labelled as the query goes before other lines.
+
     Examples
     --------
     >>> clean_query('Here is a query:\n\nSearch query: "slow thrillers like \'Heat\'"')
     "slow thrillers like 'Heat'"
     """
-    lines = [_unwrapped(_unlabelled(_unwrapped(one_line(line)))) for line in text.splitlines()]
+    spoken_lines = [_unwrapped(one_line(line)) for line in spoken(text).splitlines()]
+    labelled = [
+        line for line in spoken_lines if _LABEL.match(line) and re.search(r"\w", _LABEL.sub("", line))
+    ]
+    lines = [_unwrapped(_unlabelled(line)) for line in labelled[:1] or spoken_lines]
     written = [line for line in lines if re.search(r"\w", line)]
     # A line that ends in a colon announces the query, unless nothing follows.
     return next((line for line in written if not line.endswith(":")), written[0] if written else "")

@@ -27,6 +27,8 @@ TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 """HTTP statuses below 500 with which a server asks for the same request again."""
 
 _KEY = re.compile(r"\b(?:sk|pk|rk|key|hf)[-_][\w*.-]{4,}|\b(?:Bearer|Basic)\s+[\w*.=+/~-]{4,}", re.IGNORECASE)
+# What clients raise without a status: a broken connection, whatever broke it, and an error event in a stream.
+_CLIENT_ERRORS = {"APIConnectionError", "APITimeoutError", "APIError"}
 _KEY_VARIABLES = ("OPENAI_API_KEY", "OPENAI_LIKE_API_KEY")
 _SECRET_FIELD = re.compile(r"key|secret|password|token$")
 # What is shorter is no secret, and taking it out would only garble the text.
@@ -42,8 +44,9 @@ def http_status(error: BaseException) -> int | None:
 def is_transient(error: BaseException) -> bool:
     """Say whether the same request may be answered a moment later.
 
-    Time-outs, broken connections, half an answer, and the HTTP statuses 408, 409, 425, 429 and 5xx. API
-    clients wrap what happened in classes of their own, so causes are looked at too.
+    Time-outs, broken connections, half an answer, errors in the middle of a stream, and the HTTP statuses
+    408, 409, 425, 429 and 5xx. API clients wrap what happened in classes of their own, so causes are looked
+    at too.
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -51,6 +54,8 @@ def is_transient(error: BaseException) -> bool:
         if status is not None:
             return status in TRANSIENT_STATUS or status >= 500
         if isinstance(seen, (TimeoutError, asyncio.TimeoutError, ConnectionError, httpx.TransportError)):
+            return True
+        if _CLIENT_ERRORS & {kind.__name__ for kind in type(seen).__mro__}:
             return True
         seen = seen.__cause__
     return False

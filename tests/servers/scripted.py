@@ -32,11 +32,12 @@ def refusal(message: str, status: int = 400) -> dict[str, Any]:
 class ScriptedServer:
     """``script`` holds the replies to come, ``requests`` what came.
 
-    A reply is a text, `call`, `letters`, a status or a `refusal`.
+    A reply is a text, `call`, `letters`, a status or a `refusal`, or ``{"body": ...}`` as it is. Streams are
+    sent in the words of a text, or in the pieces of a list.
     """
 
     def __init__(self) -> None:
-        self.script: list[str | int | dict[str, Any]] = []
+        self.script: list[str | int | list[Any] | dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
         owner = self
 
@@ -51,10 +52,17 @@ class ScriptedServer:
                 complete = _completion if self.path.endswith("/chat/completions") else _text_completion
                 if isinstance(reply, dict) and "tool" in reply:
                     reply = {**reply, "name": _tool_name(body)}
+                if body.get("stream"):
+                    self._send(status, "text/event-stream", _events(reply))
+                    return
                 answer = complete(reply) if status == 200 else {"error": {"message": reply["message"]}}
-                data = json.dumps(answer).encode()
+                if isinstance(reply, dict) and "body" in reply:
+                    answer = reply["body"]
+                self._send(status, "application/json", json.dumps(answer).encode())
+
+            def _send(self, status: int, kind: str, data: bytes) -> None:
                 self.send_response(status)
-                self.send_header("content-type", "application/json")
+                self.send_header("content-type", kind)
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -70,6 +78,17 @@ class ScriptedServer:
     def close(self) -> None:
         self._http.shutdown()
         self._http.server_close()
+
+
+def _events(reply: Any) -> bytes:
+    """A reply as a stream: a list is its pieces as they are, a text comes word by word."""
+    pieces = reply
+    if isinstance(reply, str):
+        deltas = [{"role": "assistant", "content": f"{word} "} for word in reply.split(" ")]
+        pieces = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    frame = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+    lines = [f"data: {json.dumps({**frame, **piece})}\n\n" for piece in pieces]
+    return "".join([*lines, "data: [DONE]\n\n"]).encode()
 
 
 def _tool_name(body: dict[str, Any]) -> str:

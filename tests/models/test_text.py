@@ -1,0 +1,90 @@
+"""What a model says, without what it thought and put around it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reges_index.models.text import SpokenStream, read_text, spoken
+from reges_index.query_expert.cleaning import clean_query
+
+HARMONY = (
+    "<|channel|>analysis<|message|>They want space.<|end|><|start|>assistant"
+    "<|channel|>final<|message|>slow films<|return|>"
+)
+SAYS_SLOW_FILMS = [
+    "slow films",
+    "<think>\nThey want space.\n</think>\n\nslow films",
+    "<THINK>a</THINK>slow films",
+    "<thinking>a</thinking>\nslow films",
+    "<reasoning>a\nb</reasoning>slow films",
+    "<think>one</think><think>two</think>slow films",
+    "<think>they say <think> twice</think>slow films",
+    "They want space.\n</think>\n\nslow films",
+    "[THINK]a[/THINK]slow films",
+    "◁think▷a◁/think▷slow films",
+    HARMONY,
+    "analysisThey want space.assistantfinalslow films",
+    "```\nslow films\n```",
+    "```text\nslow films\n```",
+    "# Query\nslow films",
+    "## Search query:\n\nslow films",
+    "**Query:**\nslow films",
+    "assistant\nslow films",
+    "Assistant: slow films",
+    "<|im_start|>assistant\nslow films<|im_end|>",
+    "Let me think step by step. slow films",
+    "Let me think step by step.\n\nslow films",
+    "Okay, let's think this through: slow films",
+    "<answer>slow films</answer>",
+    "slow films</s>",
+]
+
+
+@pytest.mark.parametrize("raw", SAYS_SLOW_FILMS)
+def test_what_is_said(raw):
+    assert spoken(raw) == "slow films"
+    assert clean_query(raw) == "slow films"
+    assert not read_text(raw).unclosed
+
+
+@pytest.mark.parametrize(
+    "raw", ["<think>\nThey want", "<|channel|>analysis<|message|>They want", "[THINK]They"]
+)
+def test_thoughts_that_never_end_are_no_answer(raw):
+    read = read_text(raw)
+    assert (read.text, read.unclosed) == ("", True)
+    assert "They" in read.thought
+    assert clean_query(raw) == ""
+
+
+ORDINARY = [
+    *("Alien", "# Alien", "**Alien**\nbecause", "Thinking, Fast and Slow", "analysis of love", "A.I."),
+    *("a < b > c", "I think that Heat fits.", "Let's go!", "#Alive", "Se7en", "[REC]", "<3"),
+]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_text_stays(text):
+    assert spoken(text) == text.removeprefix("# ")
+
+
+def test_a_labelled_query_goes_before_other_lines():
+    assert clean_query("The user wants space films.\nQuery: slow space films") == "slow space films"
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read(text):
+    read = read_text(text)
+    assert read.text == read.text.strip()
+    assert read_text(read.text).unclosed in (False, True)
+
+
+@pytest.mark.parametrize("raw", SAYS_SLOW_FILMS[:12])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_streams_hold_thoughts_back(raw, size):
+    stream = SpokenStream()
+    shown = [stream.feed(raw[start : start + size]) for start in range(0, len(raw), size)]
+    text = "".join([*shown, stream.end()])
+    if not raw.startswith(("They want", "analysis")):  # whose thoughts begin without a mark
+        assert "They" not in text
+    assert spoken(text).endswith("slow films")
