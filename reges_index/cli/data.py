@@ -37,8 +37,8 @@ def import_data(
 ) -> None:
     """Make turns of INSPIRED's TSV, ReDial's or UniCRS's JSONL, or own turns; says what was mapped."""
     from reges_index.catalog.readers import read_items
-    from reges_index.evaluation.files import write_text
     from reges_index.evaluation.importers import import_turns, named_titles
+    from reges_index.files import write_text
 
     if (catalog is None) == (write_catalog is None):
         raise ConfigError("items come from --catalog or go to --write-catalog", hint="give one of the two")
@@ -72,9 +72,9 @@ def rankings(
     """Make predictions of rankings by CRSLab's or UniCRS's item numbers, for reges evaluate --predictions."""
     from reges_index.catalog.readers import read_items
     from reges_index.dialogue import read_turns
-    from reges_index.evaluation.files import write_text
     from reges_index.evaluation.importers import convert_rankings
     from reges_index.evaluation.predictions import dump
+    from reges_index.files import write_text
 
     made, report = convert_rankings(
         source, read_turns(conversations), read_items(catalog), entities=entities, item_numbers=item_numbers,

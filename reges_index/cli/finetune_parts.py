@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from reges_index.cli.output import console, errors, print_json
 from reges_index.errors import ConfigError
+from reges_index.files import checked
 
 if TYPE_CHECKING:
     from reges_index.catalog import Item
@@ -98,7 +99,7 @@ def training_settings(path: Path | None, **flags: Any) -> ExpertTraining:
 
     base = load_expert_training(path) if path is not None else ExpertTraining()
     given = {key: value for key, value in flags.items() if value is not None}
-    return ExpertTraining.parse({**base.model_dump(exclude_unset=True), **given}, where="flags")
+    return checked(ExpertTraining, {**base.model_dump(exclude_unset=True), **given}, where="flags")
 
 
 def load_model(model: str | None, **options: Any) -> LocalLM:

@@ -32,13 +32,14 @@ def predict(
     time writes to a file.
     """
     from reges_index.dialogue import read_turns
-    from reges_index.engines.batch import PredictionLog, predict_turns
-    from reges_index.pipeline.settings import FORMERLY
+    from reges_index.engines.batch import predict_turns, require_turns
+    from reges_index.files import RunLog
 
     turns = read_turns(conversations)[:limit]
-    with PredictionLog(out, options.record(), formerly=FORMERLY) as log:
-        log.require_turns(turns)
+    with RunLog(out, options.record()) as log:
+        require_turns(log, turns)
         todo = [turn for turn in turns if turn.id not in log.finished]
+        counts: dict[str, int] = {}
         if todo:
             engine, _ = build_engine(options)
 
@@ -46,12 +47,12 @@ def predict(
 
             with engine.turn():  # the rows of one run come from one version of a live catalog
                 log.require_inputs(engine_inputs(engine))
-                predict_turns(engine, todo, log, batch_size=batch_size, show_progress=not quiet)
+                counts = predict_turns(engine, todo, log, batch_size=batch_size, show_progress=not quiet)
     report = {
         "turns": len(turns),
         "done_before": len(turns) - len(todo),
         "predicted": len(todo),
-        **log.counts,
+        **counts,
     }
     if as_json:
         print_json({"out": str(out), **report})

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from reges_index.errors import InputError
 from reges_index.evaluation.baselines import BASELINES
-from reges_index.evaluation.files import read_json
 from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.stats import ClusterBootstrap, holm
+from reges_index.files import read_json
 
 __all__ = ["compare_reports"]
 

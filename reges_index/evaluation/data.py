@@ -14,7 +14,7 @@ from reges_index.catalog.item import Item
 from reges_index.catalog.readers import read_items
 from reges_index.dialogue import Turn, read_turns
 from reges_index.errors import InputError
-from reges_index.evaluation.files import sha256_of
+from reges_index.files import sha256_of
 
 __all__ = ["EvaluationData", "target_counts"]
 

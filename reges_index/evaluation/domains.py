@@ -28,9 +28,9 @@ from reges_index.dialogue import Turn, newest_text, render_history
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.files import json_lines, read_json
 from reges_index.evaluation.protocol import Pairs, make_pairs, visible
 from reges_index.evaluation.stats import ClusterBootstrap, Difference, Estimate, holm
+from reges_index.files import json_lines, read_json
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding

@@ -20,9 +20,9 @@ from urllib.parse import unquote
 from reges_index.catalog.item import Item
 from reges_index.dialogue import Message, Turn, read_turns
 from reges_index.errors import ConfigError, InputError
-from reges_index.evaluation.files import json_lines, read_json
 from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.titles import MATCH_KINDS, TitleMatcher
+from reges_index.files import json_lines, read_json
 
 __all__ = ["FORMATS", "ImportReport", "Utterance", "convert_rankings", "import_turns", "named_titles"]
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.files import json_lines, read_json, sha256_of
 from reges_index.evaluation.titles import MATCH_KINDS, TitleMatcher
+from reges_index.files import json_lines, read_json, sha256_of
 
 __all__ = ["NOTHING", "AlignedPredictions", "Prediction", "align", "dump", "load", "read_predictions"]
 

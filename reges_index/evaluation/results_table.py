@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reges_index.errors import InputError
-from reges_index.evaluation.files import read_json, write_text
 from reges_index.evaluation.markdown import interval, p_value, table
+from reges_index.files import read_json, write_text
 
 __all__ = ["BEGIN", "END", "experiment_markdown", "results_markdown", "write_results"]
 

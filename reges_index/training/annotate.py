@@ -21,8 +21,8 @@ from reges_index.catalog import Item
 from reges_index.dialogue import TextMeasure, Turn
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import InputError, ModelError
+from reges_index.files import RunLog, json_lines
 from reges_index.query_expert.prompt import QueryPrompt
-from reges_index.training.jsonl_log import JsonlLog, claim_output, left_out_beside, read_rows
 from reges_index.training.leaks import TitleLeaks
 from reges_index.training.teacher import Teacher, TeacherAnswer, TeacherRefused
 
@@ -148,8 +148,7 @@ class _Run:
     items: Mapping[str, Item]
     domain: Domain
     leaks: TitleLeaks | None
-    notes: JsonlLog
-    left_out: JsonlLog
+    log: RunLog
     report: TeacherReport
     failed_in_a_row: int = 0
 
@@ -182,12 +181,12 @@ class _Run:
             return
         self.failed_in_a_row = 0
         if note and not leaked:
-            self.notes.append({"id": turn.id, self.task.field: note})
+            self.log.write([{"id": turn.id, self.task.field: note}])
             report.written += 1
             return
         (report.leaked if leaked else report.empty).append(turn.id)
         why = {"reason": "leak", "titles": list(leaked)} if leaked else {"reason": "empty"}
-        self.left_out.append({"id": turn.id, **why, self.task.field: note})
+        self.log.leave_out({"id": turn.id, **why, self.task.field: note})
 
     def _prompt(self, turn: Turn, truth: list[str]) -> QueryPrompt:
         measure = self.teacher.measure
@@ -247,20 +246,15 @@ def annotate(
     catalog = by_id(items)
     report = TeacherReport(str(out), teacher.name, turns=len(turns))
     started, retries = time.monotonic(), teacher.retries
-    claim_output(
-        out,
-        {
-            "task": task.field, "teacher": teacher.name, "prompt": task.prompt_hash, "item": domain.noun,
-            "filter_leaks": filter_leaks,
-        },
-    )  # fmt: skip
-    left_out_path = left_out_beside(out)
-    with JsonlLog(out) as notes, JsonlLog(left_out_path) as left_out:
-        report.repaired_bytes = notes.repaired + left_out.repaired
-        done = {str(row.get("id")) for path in (out, left_out_path) for _, row in read_rows(path)}
+    made_by = {
+        "task": task.field, "teacher": teacher.name, "prompt": task.prompt_hash, "item": domain.noun,
+        "filter_leaks": filter_leaks,
+    }  # fmt: skip
+    with RunLog(out, made_by) as log:
+        report.repaired_bytes = log.repaired
         waiting: list[Turn] = []
         for turn in turns:
-            if turn.id in done:
+            if turn.id in log.finished:
                 report.already += 1
             elif not turn.targets:
                 report.without_target.append(turn.id)
@@ -269,7 +263,7 @@ def annotate(
             else:
                 waiting.append(turn)
         leaks = TitleLeaks(catalog) if filter_leaks else None
-        run = _Run(task, teacher, catalog, domain, leaks, notes, left_out, report)
+        run = _Run(task, teacher, catalog, domain, leaks, log, report)
         _wait_for(_all(run, waiting, progress))
     report.retries = teacher.retries - retries
     report.cost = teacher.settings.cost(report.prompt_tokens, report.new_tokens)
@@ -334,7 +328,7 @@ def read_notes(path: str | Path, field: str, *, turns: Sequence[Turn] | None = N
     known = {turn.id for turn in turns} if turns is not None else None
     notes: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for number, row in read_rows(path):
+    for number, row in json_lines(path):
         where, key, note = f"{path}:{number}", row.get("id"), row.get(field)
         if not isinstance(key, str) or not key:
             raise InputError(f"{where}: the row has no 'id'")

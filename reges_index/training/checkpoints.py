@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from reges_index.errors import StorageError, TrainingError
+from reges_index.errors import TrainingError
+from reges_index.files import unwritable, whole_folder
 
 __all__ = [
     "Checkpoint",
     "latest_checkpoint",
     "read_checkpoint",
     "set_checkpoints_aside",
-    "whole_folder",
     "write_checkpoint",
 ]
 
@@ -54,70 +51,6 @@ class Checkpoint:
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
-@contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes ``target`` when the block ends well, and vanishes otherwise.
-
-    An older ``target`` is replaced. Files are flushed to the disk first, so a power cut leaves the old
-    folder or the new one; one that a killed run had moved out of the way, and nothing put in its place, is
-    moved back.
-
-    Raises
-    ------
-    StorageError
-        If the disk is full or cannot be written; ``target`` is then as it was.
-    """
-    old = _moved(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if old.exists() and not target.exists():
-            old.replace(target)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    try:
-        yield work
-        for file in work.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        work.chmod(target.parent.stat().st_mode & 0o777)
-        _put_in_place(work, target, old)
-    except (OSError, SafetensorError) as error:
-        raise _unwritable(target, error) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _moved(target: Path) -> Path:
-    """Return where an older folder is for the moment in which the new one takes its place."""
-    return target.with_name(f".{target.name}-old")
-
-
-def _put_in_place(work: Path, target: Path, old: Path) -> None:
-    shutil.rmtree(old, ignore_errors=True)
-    try:
-        if target.exists():
-            target.replace(old)
-        work.replace(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            with contextlib.suppress(OSError):  # the first error is the one to tell of
-                old.replace(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _unwritable(target: Path, error: Exception) -> StorageError:
-    reason = getattr(error, "strerror", None) or str(error)
-    old = _moved(target)
-    before = f"is in {old}" if old.exists() and not target.exists() else "is untouched"
-    return StorageError(
-        f"{target} cannot be written: {reason}",
-        hint=f"free space or name another folder; what was there before {before}: resume the run",
-    )
-
-
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
     """Write a checkpoint into a run's folder and delete all but it and the newest others, ``keep`` in all.
 
@@ -129,7 +62,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> 
     target = folder / f"{_PREFIX}{checkpoint.step}"
     with whole_folder(target) as work:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-        save_file(tensors, work / _TENSORS)
+        try:
+            save_file(tensors, work / _TENSORS)
+        except SafetensorError as error:  # what it says of a full disk
+            raise OSError(str(error)) from error
         text = json.dumps({"step": checkpoint.step, **checkpoint.state})
         (work / _STATE).write_text(text, encoding="utf-8")
     # Not by number alone: the one just written may be lower than what another run has left here.
@@ -165,10 +101,8 @@ def set_checkpoints_aside(folder: Path) -> Path | None:
         for path in found:
             path.replace(place / path.name)
     except OSError as error:
-        raise StorageError(
-            f"{place}: cannot be written ({error.strerror})",
-            hint=f"delete the checkpoints in {folder}, or name another folder",
-        ) from error
+        hint = f"delete the checkpoints in {folder}, or name another folder"
+        raise unwritable(place, error, hint) from error
     logger.warning("begun anew: the checkpoints of the run before are in %s", place)
     return place
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from reges_index.errors import ConfigError
+from reges_index.files import load_yaml
 
 __all__ = ["ExpertTraining", "load_expert_training"]
 
@@ -165,24 +164,6 @@ class ExpertTraining(BaseModel):
         """Whether hard negatives have to name the rank of the targets too: see `read_retrieved`."""
         return self.missed_share < 1 or self.candidate_order == "retrieved"
 
-    @classmethod
-    def parse(cls, values: dict[str, Any], *, where: str = "training settings") -> ExpertTraining:
-        """Check a mapping, such as a section of a recipe.
-
-        Raises
-        ------
-        ConfigError
-            Naming the key that is unknown or the value that cannot be.
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "settings"
-            known = ", ".join(sorted(cls.model_fields))
-            hint = f"known keys: {known}" if first["type"] == "extra_forbidden" else ""
-            raise ConfigError(f"{where}: {key}: {first['msg']}", hint=hint) from error
-
 
 def load_expert_training(path: str | Path) -> ExpertTraining:
     """Read settings from a YAML file of one mapping.
@@ -190,15 +171,8 @@ def load_expert_training(path: str | Path) -> ExpertTraining:
     Raises
     ------
     ConfigError
-        If the file cannot be read, is no YAML mapping, or holds an unknown key or impossible value.
+        If the file is no YAML mapping, or holds an unknown key or an impossible value.
+    InputError
+        If it cannot be read.
     """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings", hint="for example: learning_rate: 1e-4")
-    return ExpertTraining.parse(values, where=str(path))
+    return load_yaml(path, ExpertTraining)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reges_index.errors import InputError
+from reges_index.files import write_text
 from reges_index.fusion.fitting import TrainSet
 from reges_index.fusion.recipe import FusionRecipe
 from reges_index.fusion.training import out_of_fold, ranked_out_of_fold
-from reges_index.training.jsonl_log import write_whole
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -77,7 +77,7 @@ def mine_fusion_negatives(
     for its, lists in zip(sets, ranked, strict=True):
         rows = _rows(its, lists, top_k)
         file = out / f"{its.name}.jsonl"
-        write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
         written.append(FusionNegatives(its.name, str(file), len(its.turns), len(rows)))
     return written
 

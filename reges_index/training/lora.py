@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from reges_index.errors import ConfigError
@@ -117,6 +118,9 @@ def save_adapter(model: Any, base_name: str, folder: Path) -> None:
     """Write PEFT's files, which name ``base_name`` as the base, into a folder."""
     model.peft_config["default"].base_model_name_or_path = base_name
     # Left at "auto", PEFT asks the hub whether the vocabulary of the base has changed.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    try:
+        model.save_pretrained(folder, save_embedding_layers=False)
+    except SafetensorError as error:  # what it says of a full disk
+        raise OSError(str(error)) from error
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes for the owner only

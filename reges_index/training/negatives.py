@@ -16,20 +16,17 @@ from llama_index.core.schema import QueryBundle
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.catalog.encoder import embed_queries
 from reges_index.dialogue import DialogueQueryBundle, Turn, newest_text, one_line
-from reges_index.dialogue.unchanged import check_unchanged, turn_hash
+from reges_index.dialogue.unchanged import turn_hash
 from reges_index.errors import ConfigError, InputError
+from reges_index.files import RunLog
 from reges_index.models.backend import LocalBackend
 from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.annotate import Progress
-from reges_index.training.jsonl_log import JsonlLog, claim_output, read_rows
 
 __all__ = ["NegativesReport", "mine_negatives"]
 
 logger = logging.getLogger(__name__)
-
-# What notes of versions before these keys do not say.
-_NEWER = ("catalog", "model", "base", "prompt", "item", "query_decoding", "max_history_tokens")
 
 
 @dataclass
@@ -127,8 +124,8 @@ def mine_negatives(
     out
         JSONL, ``{"id", "query", "negatives": [{"id", "rank", "score"}], "targets": [...]}`` a line: ranks
         from 1, the removed items counted; scores are cosines. ``targets`` are those of the turn that were
-        retrieved before the last negative. ``turn`` is a hash of what the row was made from. A file that an
-        earlier run began is continued, also with turns that are new.
+        retrieved before the last negative. ``made_from`` is a hash of the turn. A file that an earlier run
+        began is continued, also with turns that are new.
     top_k
         Negatives a turn, 50 in the paper; fewer when the catalog holds no more.
     context_messages
@@ -163,27 +160,15 @@ def mine_negatives(
     report = NegativesReport(str(out), turns=len(turns))
     lookalikes = _Lookalikes(catalog.items())
     source = "file" if isinstance(queries, Mapping) else "query-expert"
-    claim_output(
-        out,
-        {
-            "task": "negatives", "queries": source, "top_k": top_k, "items": len(catalog),
-            "catalog": catalog.fingerprint(), "context_messages": context_messages,
-            "encoder": asdict(catalog.encoder), **_writer_of(queries), **(made_by or {}),
-        },
-        newer=_NEWER,
-    )  # fmt: skip
-    with JsonlLog(out) as log:
+    settings = {
+        "task": "negatives", "queries": source, "top_k": top_k, "items": len(catalog),
+        "catalog": catalog.fingerprint(), "context_messages": context_messages,
+        "encoder": asdict(catalog.encoder), **_writer_of(queries), **(made_by or {}),
+    }  # fmt: skip
+    with RunLog(out, settings) as log:
         report.repaired_bytes = log.repaired
-        done = {str(row.get("id")): row.get("turn") for _, row in read_rows(out)}
-        check_unchanged(
-            out,
-            done,
-            turns,
-            _turn_hash,
-            labels="targets",
-            hint="name another output file, or put back the conversations that it was begun with",
-        )
-        waiting = _waiting(turns, queries, lookalikes, done, report)
+        log.require_unchanged({turn.id: _turn_hash(turn) for turn in turns}, what="messages or targets")
+        waiting = _waiting(turns, queries, lookalikes, log.finished, report)
         if not waiting and not report.already:
             raise InputError(
                 f"none of {len(turns)} turns can be mined: {len(report.without_target)} without target, "
@@ -193,9 +178,9 @@ def mine_negatives(
             )
         for start in range(0, len(waiting), batch_size):
             batch = waiting[start : start + batch_size]
-            for row in _mine(batch, queries, catalog, lookalikes, top_k, context_messages, report):
-                log.append(row)
-                report.written += 1
+            rows = list(_mine(batch, queries, catalog, lookalikes, top_k, context_messages, report))
+            log.write(rows)
+            report.written += len(rows)
             if progress is not None:
                 progress(start + len(batch), len(waiting))
     report.seconds = time.monotonic() - started
@@ -278,7 +263,7 @@ def _mine(
             "query": bundle.query_str,
             "negatives": _entries(others),
             "targets": _entries(targets),
-            "turn": _turn_hash(turn),
+            RunLog.MADE_FROM: _turn_hash(turn),
         }
 
 

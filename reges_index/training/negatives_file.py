@@ -8,7 +8,7 @@ from typing import Any
 
 from reges_index.dialogue import Turn
 from reges_index.errors import InputError
-from reges_index.training.jsonl_log import read_rows
+from reges_index.files import json_lines
 
 __all__ = ["read_negatives", "read_retrieved"]
 
@@ -44,7 +44,7 @@ def _checked(
     by_id = {turn.id: turn for turn in turns} if turns is not None else None
     known = frozenset(item_ids) if item_ids is not None else None
     seen: set[str] = set()
-    for number, row in read_rows(path):
+    for number, row in json_lines(path):
         where, key = f"{path}:{number}", row.get("id")
         if not isinstance(key, str) or not key:
             raise InputError(f"{where}: the row has no 'id'")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reges_index.files import sha256_of
 from reges_index.models.adapter_card import model_card
 from reges_index.models.adapters import AdapterManifest, DataFile, load_manifest, save_manifest
-from reges_index.training.steps import content_hash
 
 __all__ = ["data_file", "recommend"]
 
@@ -23,7 +23,7 @@ def data_file(path: str | Path, rows: int) -> DataFile:
         If it cannot be read.
     """
     path = Path(path).resolve()
-    return DataFile(path=f"{path.parent.name}/{path.name}", sha256=content_hash(path), rows=rows)
+    return DataFile(path=f"{path.parent.name}/{path.name}", sha256=sha256_of(path), rows=rows)
 
 
 def recommend(adapter: Path, **inference: object) -> None:

@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     TypeAdapter,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -20,6 +18,7 @@ from pydantic import (
 from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError
+from reges_index.files import load_yaml
 from reges_index.query_expert.transform import QueryDecoding
 from reges_index.training.config import ExpertTraining
 from reges_index.training.teacher import TeacherSettings
@@ -270,25 +269,12 @@ def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
     Raises
     ------
     ConfigError
-        If the file cannot be read, is no YAML mapping, or holds an unknown key or an impossible value.
+        If the file is no YAML mapping, or holds an unknown key or an impossible value.
+    InputError
+        If it cannot be read.
     """
     path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping", hint="see finetune/recipes for examples")
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the recipe"
-        known = ", ".join(Recipe.model_fields)
-        hint = f"keys of a recipe: {known}" if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"{path}: {key}: {first['msg']}", hint=hint) from error
+    recipe = load_yaml(path, Recipe, hint="see finetune/recipes for examples")
     folder = path.resolve().parent
     data = [
         part.model_copy(

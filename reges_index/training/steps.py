@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -13,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from reges_index.errors import InputError, StorageError
-from reges_index.training.jsonl_log import write_whole
+from reges_index.errors import InputError
+from reges_index.files import hash_of, sha256_of, unwritable, write_json
 
 __all__ = ["Step", "StepLog", "StepResult", "content_hash"]
 
@@ -61,7 +60,7 @@ class Step:
     def key(self) -> str:
         """Return the hash of all that the outputs depend on."""
         parts = {"settings": self.settings, "inputs": [content_hash(path) for path in self.inputs]}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return hash_of(parts)
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class StepLog:
         return found if isinstance(found, dict) else {}
 
     def _write(self, step: Step, state: Mapping[str, Any]) -> None:
-        write_whole(self._marker(step), json.dumps(state, indent=2, ensure_ascii=False) + "\n")
+        write_json(self._marker(step), state)
 
     def _done(self, step: Step, key: str) -> Mapping[str, Any] | None:
         marker = self._read(step)
@@ -175,7 +174,7 @@ class StepLog:
                 (place / path.parent.name).mkdir(parents=True, exist_ok=True)
                 path.replace(place / path.parent.name / path.name)
         except OSError as error:
-            raise StorageError(f"{place}: cannot be written ({error.strerror})") from error
+            raise unwritable(place, error) from error
 
     def _wait(self, step: Step, key: str) -> Mapping[str, Any]:
         """Wait for the first process; a collective would time out while a teacher writes for hours."""
@@ -199,16 +198,7 @@ def content_hash(path: Path) -> str:
     InputError
         If it is not there or cannot be read.
     """
-    digest = hashlib.sha256()
-    files = _whole(path) if path.is_dir() else [path]
-    try:
-        for file in files:
-            with file.open("rb") as handle:
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-    except OSError as error:
-        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
+    return sha256_of(*(_whole(path) if path.is_dir() else [path]))
 
 
 def _whole(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ ITEMS = {f"i{n}": Item(id=f"i{n}", title=f"Film {n}", year=2000) for n in range(
 
 
 def settings(**values):
-    return ExpertTraining.parse({"num_candidates": 4, **values})
+    return ExpertTraining.model_validate({"num_candidates": 4, **values})
 
 
 def ids(candidates):

@@ -192,20 +192,6 @@ def test_new_turns_go_on_and_changed_ones_are_named(tmp_path, catalog):
             )
 
 
-def test_a_file_of_an_earlier_version_goes_on(tmp_path, catalog):
-    expert = ReGeSQueryTransform(tiny_lm(), decoding=QueryDecoding(max_new_tokens=6))
-    out, note = tmp_path / "n", tmp_path / "n.run.json"
-    mine_negatives(turns(2), expert, catalog, out, top_k=3)
-    known = ("task", "queries", "top_k", "items", "context_messages", "encoder")
-    said = json.loads(note.read_text())
-    note.write_text(json.dumps({key: said[key] for key in known}))
-    old = [{key: value for key, value in row.items() if key != "turn"} for row in rows(out).values()]
-    out.write_text("".join(json.dumps(row) + "\n" for row in old))
-    report = mine_negatives(turns(3), expert, catalog, out, top_k=3)
-    assert (report.already, report.written) == (2, 1)
-    assert json.loads(note.read_text()) == said
-
-
 def test_a_file_without_targets_is_refused_where_they_are_needed(tmp_path):
     file = tmp_path / "n.jsonl"
     file.write_text('{"id": "t0", "negatives": [{"id": "f2", "rank": 1}]}\n')

@@ -13,6 +13,7 @@ from reges_index.dialogue import DialogueQueryBundle
 from reges_index.dialogue.measure import HFMeasure
 from reges_index.dialogue.messages import Message, Turn
 from reges_index.errors import AdapterError, ConfigError, InputError, StorageError, TrainingError
+from reges_index.files import checked, whole_folder
 from reges_index.item_expert import ReGeSRerank
 from reges_index.item_expert.prompt import PromptBudget, build_selection_prompt
 from reges_index.models.adapters import load_manifest
@@ -23,7 +24,6 @@ from reges_index.training.checkpoints import (
     Checkpoint,
     latest_checkpoint,
     read_checkpoint,
-    whole_folder,
     write_checkpoint,
 )
 from reges_index.training.config import ExpertTraining
@@ -105,7 +105,7 @@ def test_defaults_are_the_papers():
 )
 def test_impossible_settings_are_refused(values):
     with pytest.raises(ConfigError):
-        ExpertTraining.parse(values)
+        checked(ExpertTraining, values, where="x")
 
 
 # -- the data ------------------------------------------------------------------------------------------
@@ -632,7 +632,7 @@ def test_lists_vary_between_the_bounds_and_are_the_same_for_a_seed(tmp_path):
     assert lengths() == lengths()
     assert lengths(seed=1) != lengths()
     with pytest.raises(ConfigError, match="num_candidates_from=7 is more than num_candidates=6"):
-        ExpertTraining.parse({"num_candidates": 6, "num_candidates_from": 7})
+        checked(ExpertTraining, {"num_candidates": 6, "num_candidates_from": 7}, where="x")
     options = settings(num_candidates=6, num_candidates_from=2, negatives="random", max_steps=1)
     manifest = load_manifest(train_item_expert(TURNS, ITEMS, {}, lm, options, tmp_path / "g").adapter_dir)
     assert manifest.negatives == {"kind": "random", "k": 6, "k_from": 2, "candidates_of": "turn"}

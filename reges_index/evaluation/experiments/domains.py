@@ -17,7 +17,7 @@ from reges_index.catalog import ItemCatalog
 from reges_index.catalog.encoder import resolve_encoder
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.engines import ReGeSQueryEngine
-from reges_index.engines.batch import PredictionLog, predict_turns
+from reges_index.engines.batch import predict_turns
 from reges_index.errors import ConfigError
 from reges_index.evaluation.domains import (
     DOMAIN_METRICS,
@@ -37,6 +37,7 @@ from reges_index.evaluation.experiments.systems import embed_texts, run_system, 
 from reges_index.evaluation.predictions import Prediction, read_predictions
 from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.stats import ClusterBootstrap
+from reges_index.files import RunLog
 from reges_index.item_expert import ReGeSRerank, ReGeSSynthesizer
 from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.pipeline import engine_inputs
@@ -204,7 +205,7 @@ def _engine(lab: DomainLab, name: str, run: str, **options: Any) -> dict[str, By
         catalog = ItemCatalog.from_items(own.data.items, name=f"{lab.prefix}-{own.name}".replace("_", "-"))
         engine = ReGeSQueryEngine.from_defaults(catalog, domain=own.domain, exclude_mentioned=True, **options)
         path = lab.run_file(run, own)
-        with PredictionLog(path, {"data": own.data.hash, "engine": name}) as log:
+        with RunLog(path, {"data": own.data.hash, "engine": name}) as log:
             log.require_inputs(engine_inputs(engine))
             predict_turns(engine, own.data.turns, log, batch_size=lab.batch_size)
         wanted = {turn.id for turn in own.data.turns}

@@ -17,8 +17,8 @@ from reges_index.evaluation.experiments.overall import table1
 from reges_index.evaluation.experiments.result import ExperimentResult, write_result
 from reges_index.evaluation.experiments.retrieval import figure5, figure7, table2
 from reges_index.evaluation.experiments.selection import figure6, figure9, table3, table4
-from reges_index.evaluation.files import read_json, write_json, write_text
 from reges_index.evaluation.markdown import plain
+from reges_index.files import read_json, write_json, write_text
 
 __all__ = ["EXPERIMENTS", "choose", "run_experiments"]
 

@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 from matplotlib.figure import Figure
 
 from reges_index.errors import StorageError
-from reges_index.evaluation.files import json_text, write_text
 from reges_index.evaluation.markdown import interval, made_with, p_value, plain, table
 from reges_index.evaluation.plots import COLOURS, bar_chart, legend_below, new_figure, save
 from reges_index.evaluation.protocol import ProtocolName
 from reges_index.evaluation.scoring import Evaluation
 from reges_index.evaluation.stats import holm
 from reges_index.evaluation.summary import provenance
+from reges_index.files import json_text, write_text
 
 __all__ = [
     "ComparisonRow",

@@ -20,10 +20,9 @@ from reges_index.catalog.encoder import embed_queries
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle, Turn, render_history
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.engines.batch import PredictionLog
-from reges_index.evaluation.files import json_lines
 from reges_index.evaluation.predictions import Prediction, read_predictions
 from reges_index.evaluation.titles import TitleMatcher
+from reges_index.files import RunLog, json_lines
 from reges_index.item_expert.answers import match_answer
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.backend import Backend
@@ -86,7 +85,7 @@ def run_system(
     -------
     The predictions of ``turns``.
     """
-    with PredictionLog(path, settings) as log:
+    with RunLog(path, settings) as log:
         todo = [turn for turn in turns if turn.id not in log.finished]
         todo.sort(key=lambda turn: sum(len(message.content) for message in turn.messages))
         for start in range(0, len(todo), batch_size):
@@ -117,7 +116,7 @@ def written_queries(
     -------
     By turn id the texts whose mean vector is searched with; the first one is the query.
     """
-    with PredictionLog(path, settings) as log:
+    with RunLog(path, settings) as log:
         todo = [turn for turn in turns if turn.id not in log.finished]
         todo.sort(key=lambda turn: sum(len(message.content) for message in turn.messages))
         for start in range(0, len(todo), batch_size):

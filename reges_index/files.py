@@ -1,0 +1,686 @@
+"""The ground floor of everything that is read from and written to files.
+
+Files are written whole or not at all, JSON Lines are read with their line numbers, a run that takes hours
+writes into a `RunLog` that a killed run goes on with, settings are read from YAML into pydantic models, and
+content is told apart by its SHA-256.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from reges_index.errors import ConfigError, InputError, StorageError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pydantic import BaseModel
+
+    ModelT = TypeVar("ModelT", bound=BaseModel)
+
+__all__ = [
+    "RunLog",
+    "checked",
+    "hash_of",
+    "json_lines",
+    "json_text",
+    "load_yaml",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "sha256_of",
+    "unwritable",
+    "whole_folder",
+    "write_files",
+    "write_json",
+    "write_text",
+]
+
+logger = logging.getLogger(__name__)
+
+_FREE_SPACE = "free some space or name another place; what was there before is as it was"
+
+
+# -- whole writes --------------------------------------------------------------------------------------------
+
+
+def unwritable(path: Path, error: OSError, hint: str = _FREE_SPACE) -> StorageError:
+    """Return the error for a place that cannot be written."""
+    return StorageError(f"{path} cannot be written ({error.strerror or error})", hint=hint)
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files beside their places, all of them, and then put them there in the order that is given.
+
+    A full disk or a kill while they are written leaves the older ones as they were. Folders are made.
+
+    Raises
+    ------
+    StorageError
+        If one cannot be written.
+    """
+    waiting = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in files}
+    path = Path()
+    try:
+        for path, beside in waiting.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as stream:
+                stream.write(files[path])
+                stream.flush()
+                os.fsync(stream.fileno())
+        for path, beside in waiting.items():
+            beside.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        for beside in waiting.values():
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file whole or not at all; its folder is made.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; an older version stays.
+    """
+    write_files({Path(path): text.encode("utf-8")})
+    return Path(path)
+
+
+def json_text(value: Any) -> str:
+    """Return JSON with every digit of its numbers; NaN is refused (ValueError), as it is no JSON."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `json_text` whole or not at all."""
+    return write_text(path, json_text(value))
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``target`` when the block ends well, and vanishes otherwise.
+
+    An older ``target`` is replaced. Files are flushed to the disk first, so a power cut leaves the old
+    folder or the new one; one that a killed run had moved out of the way, and nothing put in its place, is
+    moved back.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or cannot be written; ``target`` is then as it was.
+    """
+    old = target.with_name(f".{target.name}-old")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists() and not target.exists():
+            old.replace(target)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise _unwritable_folder(target, old, error) from error
+    try:
+        yield work
+        for file in work.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        work.chmod(target.parent.stat().st_mode & 0o777)
+        _put_in_place(work, target, old)
+    except OSError as error:
+        raise _unwritable_folder(target, old, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(work: Path, target: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        if target.exists():
+            target.replace(old)
+        work.replace(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            with contextlib.suppress(OSError):  # the first error is the one to tell of
+                old.replace(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _unwritable_folder(target: Path, old: Path, error: OSError) -> StorageError:
+    before = f"is in {old}" if old.exists() and not target.exists() else "is untouched"
+    return unwritable(target, error, f"free space or name another folder; what was there before {before}")
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+class _NotFinite(Exception):
+    """A number that Python reads and JSON does not have."""
+
+
+def _refused(text: str) -> float:
+    raise _NotFinite(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # such as 1e999
+        raise _NotFinite(text)
+    return value
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file into errors that name it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file", hint="check the path") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})", hint="check the path") from error
+
+
+def read_text(path: str | Path) -> str:
+    """Read a UTF-8 text file; a byte order mark, as Windows' editors write it, is dropped.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, cannot be read or is not UTF-8.
+    """
+    path = Path(path)
+    try:
+        with _readable(path):
+            return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
+
+
+def json_lines(path: str | Path, *, finite: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and object for each line that is not blank.
+
+    Parameters
+    ----------
+    finite
+        Refuse NaN and infinite numbers wherever they stand in a line; Python writes and reads them, though
+        JSON has none.
+
+    Raises
+    ------
+    InputError
+        Naming file and line: no such file, not UTF-8, malformed JSON or nested too deeply, a line that is
+        no object, or a number that is not finite.
+    """
+    numbers: dict[str, Any] = {"parse_constant": _refused, "parse_float": _finite} if finite else {}
+    path = Path(path)
+    number = 0
+    try:
+        with _readable(path), path.open("rb") as stream:
+            for number, raw in enumerate(stream, 1):
+                line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
+                if not line.strip():
+                    continue
+                row = json.loads(line, **numbers)
+                if not isinstance(row, dict):
+                    raise InputError(
+                        f"{path}:{number}: expected a JSON object, got {type(row).__name__}",
+                        hint="the format is JSON Lines: one object on each line",
+                    )
+                yield number, row
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}:{number}: not UTF-8 (byte {error.start} of the line)", hint="convert the file to UTF-8"
+        ) from error
+    except _NotFinite as error:
+        raise InputError(
+            f"{path}:{number}: {error} is no number in JSON",
+            hint="find out why it is none; where a value is unknown, leave its key out or give null",
+        ) from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})",
+            hint="the last line of a run that was killed may be cut off; remove it or resume the run",
+        ) from error
+    except RecursionError as error:
+        raise InputError(
+            f"{path}:{number}: nested too deeply to be read",
+            hint="no format here nests more than a few levels",
+        ) from error
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read one JSON object from a file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not JSON (NaN is none), nested too deeply, or no object.
+    """
+    text = read_text(path)
+    try:
+        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
+    except _NotFinite as error:
+        raise InputError(f"{path}: not valid JSON ({error} is no number in it)") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise InputError(
+            f"{path}: nested too deeply to be read", hint="no format here nests more than a few levels"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_yaml(path: str | Path, *, hint: str = "") -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Parameters
+    ----------
+    hint
+        Where to see what such a file looks like.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, cannot be read or is not UTF-8.
+    ConfigError
+        If it is not YAML, nested too deeply, or no mapping.
+    """
+    import yaml
+
+    text = read_text(path)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}", hint=hint) from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply to be read", hint=hint) from error
+    if not isinstance(values, dict):
+        what = "nothing" if values is None else type(values).__name__
+        raise ConfigError(f"{path}: expected keys and values, got {what}", hint=hint)
+    return values
+
+
+def load_yaml(path: str | Path, model: type[ModelT], *, hint: str = "") -> ModelT:
+    """Read a YAML file into a pydantic model.
+
+    Raises
+    ------
+    InputError
+        As `read_yaml`.
+    ConfigError
+        Naming file and key: an unknown key, a missing one, or a value that cannot be; else as `read_yaml`.
+    """
+    return checked(model, read_yaml(path, hint=hint), where=str(path), hint=hint)
+
+
+def checked(model: type[ModelT], values: Mapping[str, Any], *, where: str, hint: str = "") -> ModelT:
+    """Make a pydantic model of plain values.
+
+    Raises
+    ------
+    ConfigError
+        Naming where the values are from and the first key that is wrong.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(sorted(model.model_fields))
+            hint = hint or f"known keys: {known}"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}", hint=hint) from error
+
+
+# -- hashes --------------------------------------------------------------------------------------------------
+
+
+def sha256_of(*paths: str | Path) -> str:
+    """Return the SHA-256 (hex) of a file's bytes, as ``sha256sum`` does, or of several files' in their order.
+
+    Raises
+    ------
+    InputError
+        If one of them is not there or cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        with _readable(path), path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_of(value: Any, *, digits: int = 64) -> str:
+    """Return the SHA-256 (hex) of plain data, whatever the order of its keys.
+
+    Parameters
+    ----------
+    digits
+        How many of the 64 to give.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
+
+
+# -- runs that may be killed ---------------------------------------------------------------------------------
+
+
+class _Lines:
+    """An append-only JSONL file in which every line is whole.
+
+    Opening it repairs what a killed run may have left: a last line without line break is dropped when it is
+    no JSON object, and completed when it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.repaired = 0
+        self._file = path.open("a+b", buffering=0)
+        try:
+            self._repair()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _repair(self) -> None:
+        self._file.seek(0)
+        data = self._file.read()
+        if not data or data.endswith(b"\n"):
+            return
+        start = data.rfind(b"\n") + 1
+        try:
+            whole = isinstance(json.loads(data[start:]), dict)
+        except ValueError:  # also a character cut in two
+            whole = False
+        if whole:
+            self._write(b"\n")
+        else:
+            self.repaired = len(data) - start
+            self._file.truncate(start)
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._write(text.encode("utf-8", errors="backslashreplace"))
+
+    def _write(self, data: bytes) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(28, "No space left on device")
+            os.fsync(self._file.fileno())
+        except OSError:
+            os.ftruncate(self._file.fileno(), size)
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RunLog:
+    """A JSONL file that a long run appends to row by row, and that a killed run goes on with.
+
+    Each row has an ``id``; what is in the file is not done again. What made the rows is noted beside it
+    (``<path>.run.json``), because rows of two models or two prompts in one file could not be told apart
+    later. Rows that did not become part of the result, and why, may be listed in ``<path>.left-out.jsonl``
+    (`leave_out`); they count as done too. One run at a time has the file: it is locked until `close`, the
+    end of a ``with`` block, or the end of the process, however that comes. ``<path>.lock`` is left behind,
+    empty.
+
+    Parameters
+    ----------
+    path
+        The file; made, with its folder, when missing. A half-written last line is dropped.
+    made_by
+        Everything that shapes a row, as plain values.
+
+    Attributes
+    ----------
+    finished
+        Ids of the rows in the file and of those left out.
+    repaired
+        Bytes of a half-written line that were dropped.
+
+    Raises
+    ------
+    InputError
+        If the file holds something else, was begun with other settings, or another process writes to it. It
+        is left as it was.
+    StorageError
+        If it cannot be written.
+    """
+
+    MADE_FROM = "made_from"
+    """Key of a row that holds a hash of what the row was made from; see `require_unchanged`."""
+
+    _INPUTS = "inputs"
+
+    def __init__(self, path: str | Path, made_by: Mapping[str, Any]) -> None:
+        from filelock import FileLock, Timeout
+
+        self.path = path = Path(path)
+        self.left_out_path = path.with_name(path.name + ".left-out.jsonl")
+        self._note = path.with_name(path.name + ".run.json")
+        self._made_by: dict[str, Any] = json.loads(json.dumps(dict(made_by), default=str))
+        self._left_out: _Lines | None = None
+        try:
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path} is no regular file", hint="name a file")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._require_settings()  # before the lock's file is made: nothing is left beside others' files
+            self._lock = FileLock(path.with_name(path.name + ".lock"), thread_local=False)
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout:
+                raise InputError(
+                    f"another process writes to {path}",
+                    hint="wait until it has ended, or name another output file",
+                ) from None
+            try:
+                self._require_settings()
+                self._begin()
+            except BaseException:
+                self._lock.release()
+                raise
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def _begin(self) -> None:
+        if not self._holds_rows():
+            if self._noted() != self._made_by:
+                self._set_aside(self.left_out_path)  # it says nothing about this run
+            self._write_note(self._made_by)
+        self._made_from = dict(self._ids_of(self.path))
+        self._rows = _Lines(self.path)
+        self.repaired = self._rows.repaired
+        self.finished = set(self._made_from)
+        if self.left_out_path.exists():
+            self._open_left_out()
+            self.finished.update(key for key, _ in self._ids_of(self.left_out_path))
+
+    def _open_left_out(self) -> _Lines:
+        if self._left_out is None:
+            self._left_out = _Lines(self.left_out_path)
+            self.repaired += self._left_out.repaired
+        return self._left_out
+
+    def _ids_of(self, path: Path) -> Iterator[tuple[str, str | None]]:
+        """Yield the id of each whole row, with the hash of what it was made from where it says so."""
+        if not path.exists():
+            return
+        *lines, last = path.read_bytes().split(b"\n")
+        for number, line in enumerate([*lines, last], 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                yield str(row["id"]), row.get(self.MADE_FROM)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                if number > len(lines):
+                    return  # half written, and dropped when the file is opened for writing
+                raise InputError(
+                    f"{path}:{number}: not a row of this file",
+                    hint="repair the line, or name another output file",
+                ) from error
+
+    def _holds_rows(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    def _noted(self) -> dict[str, Any] | None:
+        """Return what the note says, the inputs apart; None where there is none that can be read."""
+        try:
+            found = json.loads(self._note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return {k: v for k, v in found.items() if k != self._INPUTS} if isinstance(found, dict) else None
+
+    def _require_settings(self) -> None:
+        if not self._holds_rows():
+            return
+        found, wanted = self._noted(), self._made_by
+        if found is None:
+            raise InputError(
+                f"{self.path} is there already and {self._note.name} beside it does not say how it was made",
+                hint="use it as it is in the next step, or name another output file",
+            )
+        differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
+        if differing:
+            aside = f"; {self.left_out_path} is then set aside" if self.left_out_path.exists() else ""
+            first = differing[0]
+            raise InputError(
+                f"{self.path} was begun with other settings: {', '.join(differing)} "
+                f"({first} was {found.get(first)!r}, now {wanted.get(first)!r})",
+                hint=f"name another output file, or delete this one and its .run.json{aside}",
+            )
+
+    def _write_note(self, values: Mapping[str, Any]) -> None:
+        write_text(self._note, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    def _set_aside(self, path: Path) -> None:
+        if not path.exists():
+            return
+        number = 1
+        while (place := path.with_name(f"{path.name}.{number}")).exists():
+            number += 1
+        path.replace(place)
+        logger.warning("%s is of a run with other settings; it is %s now", path, place.name)
+
+    def require_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse to go on where a run began with other data: a catalog, adapters, ... of other content.
+
+        Parameters
+        ----------
+        inputs
+            What the rows depend on beside the settings, as plain values such as hashes, where that is known
+            only after the file was opened. Kept with the settings when the first run says them.
+
+        Raises
+        ------
+        InputError
+            Naming what has changed.
+        """
+        given = json.loads(json.dumps(dict(inputs)))
+        if not self._holds_rows():
+            self._write_note({**self._made_by, self._INPUTS: given})
+            return
+        before = read_json(self._note).get(self._INPUTS)
+        if not isinstance(before, dict):
+            raise InputError(
+                f"{self.path} does not say from which catalog and adapters it was made",
+                hint="name another output file, or remove this one and its .run.json",
+            )
+        changed = sorted(key for key in {*before, *given} if before.get(key) != given.get(key))
+        if changed:
+            said = ", ".join(f"{key} (then {before.get(key)}, now {given.get(key)})" for key in changed)
+            raise InputError(
+                f"{self.path} was begun with what has changed since: {said}",
+                hint="name another output file, or put back what it was begun with",
+            )
+
+    def require_unchanged(self, now: Mapping[str, str], *, what: str) -> None:
+        """Refuse to go on where a row in the file would be made from something else now.
+
+        Parameters
+        ----------
+        now
+            Id -> hash of what the row would be made from; ids that are not in the file may be any.
+        what
+            What the hash covers, in words.
+
+        Raises
+        ------
+        InputError
+            Naming the rows.
+        """
+        before = self._made_from
+        changed = [key for key, made_from in now.items() if before.get(key) not in (None, made_from)]
+        if changed:
+            raise InputError(
+                f"{self.path}: {len(changed)} of its turns have other {what} now: "
+                f"{', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}",
+                hint="name another output file, or put back the conversations that it was begun with",
+            )
+
+    def write(self, rows: Collection[Mapping[str, Any]]) -> None:
+        """Append rows and return once they are on the disk.
+
+        Raises
+        ------
+        StorageError
+            If they do not fit; nothing of them is left behind.
+        """
+        try:
+            self._rows.append(rows)
+        except OSError as error:
+            raise unwritable(self.path, error, "free some space and run again: it goes on") from error
+        self.finished.update(str(row["id"]) for row in rows)
+
+    def leave_out(self, row: Mapping[str, Any]) -> None:
+        """List a row that is not to be part of the file, with the reason; it is not asked for again.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        try:
+            self._open_left_out().append([row])
+        except OSError as error:
+            raise unwritable(
+                self.left_out_path, error, "free some space and run again: it goes on"
+            ) from error
+        self.finished.add(str(row["id"]))
+
+    def close(self) -> None:
+        """Close the file and let others have it."""
+        self._rows.close()
+        if self._left_out is not None:
+            self._left_out.close()
+        self._lock.release()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
