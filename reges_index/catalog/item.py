@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from reges_index.catalog.fields import ROLES, FieldNames, is_reserved_key, plural_of, role_of
 from reges_index.catalog.nodes import MARKER, cleaned, foreign_fields
+from reges_index.dialogue.messages import as_id
 from reges_index.errors import CatalogError
 
 if TYPE_CHECKING:
@@ -126,11 +127,7 @@ class Item(BaseModel):
     @field_validator("id", mode="before")
     @classmethod
     def _id_as_text(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-            return str(int(value))
-        return value.strip() if isinstance(value, str) else value
+        return as_id(value)
 
     @field_validator("id", "title")
     @classmethod

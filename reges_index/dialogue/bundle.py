@@ -8,7 +8,7 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.schema import QueryBundle
 
-from reges_index.dialogue.messages import SPEAKERS, Dialogue, to_messages
+from reges_index.dialogue.messages import Dialogue, count_asides, said_in, to_messages
 from reges_index.dialogue.render import render_history
 
 __all__ = ["DialogueQueryBundle", "dialogue_of"]
@@ -40,10 +40,12 @@ class DialogueQueryBundle(QueryBundle):
         Raises
         ------
         InputError
-            If the dialogue is empty.
+            If the dialogue is empty or a message cannot be read.
         """
         messages = to_messages(dialogue)
-        return cls(query_str=render_history(messages).text, messages=messages)
+        asides = count_asides(dialogue)
+        report = {"messages_of_others": asides} if asides else {}
+        return cls(query_str=render_history(messages).text, messages=messages, report=report)
 
     def refined(self, queries: list[str], report: dict[str, Any]) -> DialogueQueryBundle:
         """Return a copy that searches with ``queries`` (their mean vector) instead of the dialogue."""
@@ -61,8 +63,6 @@ def dialogue_of(bundle: QueryBundle) -> tuple[ChatMessage, ...]:
 
     Messages that neither seeker nor recommender said are left out, whoever has put them into the bundle.
     """
-    if isinstance(bundle, DialogueQueryBundle):
-        said = tuple(message for message in bundle.messages if message.role in SPEAKERS)
-        if said:
-            return said
+    if isinstance(bundle, DialogueQueryBundle) and (said := said_in(bundle.messages)):
+        return said
     return (ChatMessage(role=MessageRole.USER, content=bundle.query_str),)

@@ -6,30 +6,142 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
 from reges_index.errors import InputError
 
-__all__ = ["SPEAKERS", "Dialogue", "Message", "Turn", "read_conversation", "read_turns", "to_messages"]
+__all__ = [
+    "SPEAKERS",
+    "Dialogue",
+    "Id",
+    "Message",
+    "Turn",
+    "as_id",
+    "count_asides",
+    "read_conversation",
+    "read_turns",
+    "said_in",
+    "to_messages",
+]
 
 
 SPEAKERS = (MessageRole.USER, MessageRole.ASSISTANT)
 """Roles of seeker and recommender."""
 
-# Roles of LlamaIndex and chat APIs that are no part of a dialogue between the two.
-_ASIDES = frozenset(role.value for role in MessageRole if role not in SPEAKERS)
+# What chat logs, APIs and corpora call the two sides.
+_SIDES: dict[str, Literal["user", "assistant"]] = {
+    **dict.fromkeys(
+        (
+            *("user", "human", "seeker", "customer", "client", "shopper", "buyer", "visitor", "guest"),
+            *("initiator", "usr", "prompter", "caller", "member", "enduser"),
+        ),
+        "user",
+    ),
+    **dict.fromkeys(
+        (
+            *("assistant", "model", "chatbot", "ai", "bot", "recommender", "agent", "gpt", "llm", "wizard"),
+            *("respondent", "advisor", "expert", "seller", "salesperson", "operator", "support", "chatgpt"),
+        ),
+        "assistant",
+    ),
+}
+# What else chat APIs put between the two: no part of the dialogue, left out and counted.
+_ASIDES = frozenset({"system", "developer", "tool", "function", "ipython", "context", "observation"})
+# Keys under which messages hold their speaker and their text, the usual ones first.
+_ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
+_TEXT_PARTS = ("text", "input_text", "output_text", "multimodal_text", "markdown")
+_TEXT_KEYS = ("content", "blocks", "parts", "value", "text", "message")
+
+
+def as_id(value: Any) -> Any:
+    """Return an id as text: integers as their digits, without blanks around it; other kinds stay.
+
+    The one rule for ids in catalogs, turns and predictions. Booleans and fractions are no ids, so that a
+    validator behind this refuses them.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    return value.strip() if isinstance(value, str) else value
+
+
+Id: TypeAlias = Annotated[str, BeforeValidator(as_id)]
 
 
 class Message(BaseModel):
-    """One message: the seeker is ``user``, the recommender ``assistant``."""
+    """One message: the seeker is ``user``, the recommender ``assistant``.
+
+    Read from what chat APIs, logs and corpora write: other names of the two roles ("human", "model", "bot",
+    "seeker", ...), ``from`` and ``value``, content that is null or a list of parts, LlamaIndex's ``blocks``.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     role: Literal["user", "assistant"]
     content: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_any_log(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping):
+            return raw
+        role, text = _first_of(raw, _ROLE_KEYS), _first_of(raw, _TEXT_KEYS)
+        found: dict[str, Any] = {}
+        if role is not None:
+            side = _SIDES.get(_folded_role(raw[role]))
+            if side is None:
+                raise ValueError(
+                    f"{role} {str(raw[role])!r} is neither side of the dialogue: the seeker is 'user', the "
+                    f"recommender 'assistant' (also read: {', '.join(sorted(_SIDES))})"
+                )
+            found["role"] = side
+        if text is not None:
+            found["content"] = _text_of(raw[text])
+        return found
+
+
+def _first_of(raw: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """Return the first of the keys that holds something, or else the first that is there."""
+    there = [key for key in keys if key in raw]
+    return next((key for key in there if raw[key]), there[0] if there else None)
+
+
+def _folded_role(role: Any) -> str:
+    role = getattr(role, "value", role)
+    if isinstance(role, Mapping):  # ChatGPT's exports: {"author": {"role": "user"}}
+        role = role.get("role") or role.get("name")
+    return role.strip().casefold().replace("-", "").replace("_", "") if isinstance(role, str) else ""
+
+
+def _text_of(content: Any) -> Any:
+    """Return the text of a message's content: of a list the parts that are text; null says nothing."""
+    if content is None:
+        return ""
+    if isinstance(content, Mapping):
+        if content.get("block_type", content.get("type", "text")) not in _TEXT_PARTS:
+            return ""
+        return _text_of(content[key]) if (key := _first_of(content, ("text", "content", "parts"))) else ""
+    if isinstance(content, list | tuple):
+        texts = [part if isinstance(part, str) else _text_of(part) for part in content]
+        if all(isinstance(text, str) for text in texts):
+            return "\n".join(text for text in texts if text.strip())
+    return content
+
+
+def _is_aside(message: Any) -> bool:
+    """Return whether a message is no part of the dialogue: another role's, or a call of a tool."""
+    if isinstance(message, ChatMessage):
+        return _folded_role(message.role) in _ASIDES
+    if not isinstance(message, Mapping):
+        return False
+    role, text = _first_of(message, _ROLE_KEYS), _first_of(message, _TEXT_KEYS)
+    if role is not None and _folded_role(message[role]) in _ASIDES:
+        return True
+    return text is not None and role is not None and _text_of(message[text]) == "" and message[text] != ""
 
 
 class Turn(BaseModel):
@@ -42,8 +154,8 @@ class Turn(BaseModel):
     dialog_id
         The dialogue that the turn is from; intervals are computed over dialogues.
     messages
-        Everything said before the recommendation, oldest first. Messages of the roles of chat APIs that are
-        neither seeker nor recommender (``system``, ``tool``, ...) are left out, as by `to_messages`.
+        Everything said before the recommendation, oldest first. Messages of roles that are neither seeker nor
+        recommender (``system``, ``tool``, ...) and calls of tools are left out, as by `to_messages`.
     targets
         Ids of the items that were recommended. Empty when unknown.
     mentioned
@@ -52,11 +164,11 @@ class Turn(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str = ""
-    dialog_id: str = ""
+    id: Id = ""
+    dialog_id: Id = ""
     messages: tuple[Message, ...]
-    targets: tuple[str, ...] = ()
-    mentioned: tuple[str, ...] | None = None
+    targets: tuple[Id, ...] = ()
+    mentioned: tuple[Id, ...] | None = None
 
     @field_validator("messages", mode="before")
     @classmethod
@@ -80,22 +192,16 @@ def to_messages(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
     Parameters
     ----------
     dialogue
-        A string (one message of the user), a `Turn`, or a sequence of chat messages or of mappings with
-        ``role`` and ``content``. System and tool messages are no part of a dialogue between seeker and
-        recommender and are left out.
+        A string (one message of the user), a `Turn`, or a sequence of chat messages or of mappings as chat
+        APIs and logs write them (`Message`). Messages of systems and tools are no part of a dialogue between
+        seeker and recommender and are left out (`count_asides` says how many).
 
     Raises
     ------
     InputError
-        If nothing was said: no messages, or only blank ones.
+        If a role is unknown, a message cannot be read, or nothing was said: no messages, or only blank ones.
     """
-    if isinstance(dialogue, str):
-        found: tuple[ChatMessage, ...] = (ChatMessage(role=MessageRole.USER, content=dialogue),)
-    elif isinstance(dialogue, Turn):
-        found = dialogue.chat
-    else:
-        found = tuple(_to_message(m, number) for number, m in enumerate(dialogue, 1))
-    found = tuple(m for m in found if m.role in SPEAKERS)
+    found = said_in(dialogue)
     if not any((m.content or "").strip() for m in found):
         raise InputError(
             "the dialogue is empty: it has no message with text from the user or the assistant",
@@ -104,39 +210,54 @@ def to_messages(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
     return found
 
 
-def _is_aside(message: Any) -> bool:
-    role = message.get("role") if isinstance(message, Mapping) else None
-    return isinstance(role, str) and role in _ASIDES
+def said_in(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
+    """Do `to_messages`, also where nothing was said."""
+    if isinstance(dialogue, str):
+        return (ChatMessage(role=MessageRole.USER, content=dialogue),)
+    if isinstance(dialogue, Turn):
+        return dialogue.chat
+    return tuple(_to_message(m, number) for number, m in enumerate(dialogue, 1) if not _is_aside(m))
+
+
+def count_asides(dialogue: Dialogue) -> int:
+    """Return how many messages of a dialogue `to_messages` leaves out: of systems and tools."""
+    return 0 if isinstance(dialogue, str | Turn) else sum(map(_is_aside, dialogue))
 
 
 def _to_message(message: Any, number: int) -> ChatMessage:
-    if isinstance(message, ChatMessage):
+    if isinstance(message, ChatMessage) and message.role in SPEAKERS:
         return message
-    if isinstance(message, Message):
-        return ChatMessage(role=message.role, content=message.content)
-    if isinstance(message, Mapping) and _is_aside(message):
-        return ChatMessage(role=message["role"], content=None)  # left out by the caller
     try:
-        checked = Message.model_validate(message)
+        if isinstance(message, ChatMessage):
+            read = Message(role=message.role, content=message.content)  # type: ignore[arg-type]
+        else:
+            read = message if isinstance(message, Message) else Message.model_validate(message)
     except ValidationError as error:
         raise InputError(f"message {number} of the dialogue: {_first_problem(error)}") from error
-    return ChatMessage(role=checked.role, content=checked.content)
+    return ChatMessage(role=read.role, content=read.content)
 
 
 def _first_problem(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said
 
 
-def _parse_turn(text: str, where: str) -> Turn:
+def _json(text: str, where: str) -> Any:
     try:
-        raw = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
     except RecursionError as error:
         raise InputError(f"{where}: JSON nested too deeply") from error
-    if not isinstance(raw, dict) or "messages" not in raw:
+
+
+def _parse_turn(raw: Any, where: str) -> Turn:
+    if isinstance(raw, Mapping) and "messages" not in raw:
+        # ShareGPT's and Gemini's names of the same.
+        raw = {"messages" if key in ("conversations", "contents") else key: raw[key] for key in raw}
+    if not isinstance(raw, Mapping) or "messages" not in raw:
         raise InputError(
             f"{where}: expected a JSON object with 'messages'",
             hint='for example {"messages": [{"role": "user", "content": "..."}]}',
@@ -167,16 +288,32 @@ def _decode(data: bytes, where: str) -> str:
 
 
 def read_conversation(path: str | Path) -> Turn:
-    """Read one dialogue: a JSON object with ``messages``; ``-`` reads standard input.
+    """Read one dialogue; ``-`` reads standard input.
+
+    It may be a JSON object with ``messages``, a bare JSON list of messages, JSON Lines with a message a line,
+    or plain text: what the user says.
 
     Raises
     ------
     InputError
-        If the file is missing, no JSON, or holds no message with text.
+        If the file is missing, a message cannot be read, or there is none with text.
     """
-    if str(path) == "-":
-        return _parse_turn(_decode(sys.stdin.buffer.read(), "standard input"), "standard input")
-    return _parse_turn(_read_text(Path(path)), str(path))
+    where = "standard input" if str(path) == "-" else str(path)
+    text = _decode(sys.stdin.buffer.read(), where) if str(path) == "-" else _read_text(Path(path))
+    if not text.lstrip().startswith(("{", "[")):
+        return _parse_turn({"messages": [{"role": "user", "content": text.strip()}]}, where)
+    lines = [line for _, line in _numbered_lines(text)]
+    try:
+        raw = _json(text, where)
+    except InputError:
+        if len(lines) < 2 or not lines[0].rstrip().endswith("}"):
+            raise
+        raw = [_json(line, f"{where}:{number}") for number, line in enumerate(lines, 1)]
+    if isinstance(raw, list):
+        raw = {"messages": raw}
+    elif isinstance(raw, Mapping) and "messages" not in raw and _first_of(raw, _ROLE_KEYS):
+        raw = {"messages": [raw]}
+    return _parse_turn(raw, where)
 
 
 def read_turns(path: str | Path) -> list[Turn]:
@@ -192,7 +329,7 @@ def read_turns(path: str | Path) -> list[Turn]:
     turns: list[Turn] = []
     lines: dict[str, int] = {}
     for number, line in _numbered_lines(_read_text(path)):
-        turn = _parse_turn(line, f"{path}:{number}")
+        turn = _parse_turn(_json(line, f"{path}:{number}"), f"{path}:{number}")
         if not turn.id:
             raise InputError(f"{path}:{number}: the turn has no 'id'")
         if turn.id in lines:

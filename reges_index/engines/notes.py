@@ -12,6 +12,7 @@ def notes(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say in words what a recommendation's report says was cut or went otherwise than asked."""
     query, rerank, answer = (report.get(part, {}) for part in ("query", "rerank", "answer"))
     found = [
+        ("messages of systems and tools left out", query.get("messages_of_others")),
         ("oldest messages cut for the query expert", query.get("messages_dropped")),
         ("oldest messages cut for the item expert", rerank.get("messages_dropped")),
         ("abstracts shortened to fit into the prompt", rerank.get("candidates_shortened")),

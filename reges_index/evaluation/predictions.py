@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
+from reges_index.dialogue.messages import Id, as_id
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.titles import MATCH_KINDS, TitleMatcher
@@ -54,7 +55,7 @@ class Prediction(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    id: str = Field(min_length=1)
+    id: Id = Field(min_length=1)
     ranking: tuple[str, ...]
     query: str | None = None
     probabilities: tuple[float | None, ...] | None = None
@@ -70,13 +71,12 @@ class Prediction(BaseModel):
     def _ids_as_text(cls, value: Any) -> Any:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ValueError("expected a list of item ids or titles, best first")
-        # CRSLab and UniCRS number their entities.
-        return [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in value]
+        return [as_id(entry) for entry in value]  # CRSLab and UniCRS number their entities
 
     @field_validator("recommendation", mode="before")
     @classmethod
     def _recommended_id(cls, value: Any) -> Any:
-        return value.get("id") if isinstance(value, Mapping) else value
+        return as_id(value.get("id") if isinstance(value, Mapping) else value)
 
     @field_validator("probabilities")
     @classmethod

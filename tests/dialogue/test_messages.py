@@ -1,12 +1,15 @@
 import io
 import json
+from pathlib import Path
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock, ThinkingBlock
 
-from reges_index import Turn, read_turns
+from reges_index import DialogueQueryBundle, Turn, read_turns
 from reges_index.dialogue import Message, read_conversation, to_messages
+from reges_index.engines.notes import notes
 from reges_index.errors import InputError
+from reges_index.evaluation.predictions import read_predictions
 
 GOOD = {"id": "a", "messages": [{"role": "user", "content": "a thriller\u2028please"}], "targets": ["7"]}
 
@@ -39,7 +42,7 @@ def test_an_empty_dialogue_is_an_error(nothing):
 
 
 @pytest.mark.parametrize(
-    "wrong", [[{"role": "seeker", "content": "x"}], [{"role": "user"}], ["text"], {"a": 1}]
+    "wrong", [[{"role": "narrator", "content": "x"}], [{"role": "user"}], ["text"], {"a": 1}]
 )
 def test_a_wrong_message_is_named(wrong):
     with pytest.raises(InputError, match="message 1 of the dialogue"):
@@ -63,9 +66,9 @@ def test_turns_are_read_with_line_separators_inside_strings(tmp_path):
         ('{"id": "b"}', "object with 'messages'"),
         ('{"id": "b", "messages": []}', "dialogue is empty"),
         ('{"id": "b", "messages": [{"role": "user", "content": " "}]}', "dialogue is empty"),
-        ('{"id": "b", "messages": [{"role": "bot", "content": "x"}]}', "messages.0.role"),
+        ('{"id": "b", "messages": [{"role": "narrator", "content": "x"}]}', "narrator"),
         ('{"id": "b", "messages": [{"role": "user", "content": 3}]}', "messages.0.content"),
-        ('{"id": 3, "messages": [{"role": "user", "content": "x"}]}', "id"),
+        ('{"id": true, "messages": [{"role": "user", "content": "x"}]}', "id"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "no 'id'"),
         (json.dumps(GOOD), "was used on line 1"),
     ],
@@ -104,7 +107,7 @@ def test_a_conversation_is_read_from_a_file_or_standard_input(tmp_path, monkeypa
     with pytest.raises(InputError, match="standard input"):
         read_conversation("-")
     path.write_text("[]", encoding="utf-8")
-    with pytest.raises(InputError, match=r"dialogue\.json: expected"):
+    with pytest.raises(InputError, match=r"dialogue\.json: the dialogue is empty"):
         read_conversation(path)
 
 
@@ -118,3 +121,81 @@ def test_files_may_hold_what_neither_side_has_said(tmp_path):
     path.write_text(json.dumps({"messages": [system]}), encoding="utf-8")
     with pytest.raises(InputError, match="dialogue is empty"):
         read_conversation(path)
+
+
+INPUTS = Path(__file__).parents[1] / "inputs" / "dialogues"
+SAID = [("user", "A tense film, please"), ("assistant", "Alien?"), ("user", "Seen it.\nSomething else?")]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in INPUTS.iterdir()))
+def test_logs_of_every_kind_are_read_alike(name):
+    """OpenAI with tools and parts, Gemini, Cohere, ShareGPT, ChatGPT, LlamaIndex's dump, JSON Lines."""
+    turn = read_conversation(INPUTS / name)
+    assert [(message.role, message.content) for message in turn.messages] == SAID
+
+
+def test_the_dump_of_a_chat_message_is_read():
+    messages = [
+        ChatMessage(role="user", content="a thriller"),
+        ChatMessage(role="model", blocks=[ThinkingBlock(content="Hm"), TextBlock(text="Heat?")]),
+    ]
+    dumped = [message.model_dump() for message in messages]
+    for form in (messages, dumped, json.loads(json.dumps(dumped))):
+        assert [(m.role.value, m.content) for m in to_messages(form)] == [
+            ("user", "a thriller"),
+            ("assistant", "Heat?"),
+        ]
+
+
+@pytest.mark.parametrize("role", ["human", "Customer", "SEEKER", " user "])
+def test_names_of_the_seeker(role):
+    assert to_messages([{"role": role, "content": "x"}])[0].role == "user"
+
+
+@pytest.mark.parametrize("role", ["model", "chatbot", "AI", "bot", "recommender", MessageRole.CHATBOT])
+def test_names_of_the_recommender(role):
+    assert to_messages([{"role": role, "content": "x"}])[0].role == "assistant"
+
+
+@pytest.mark.parametrize("role", ["narrator", "", None, 3, "moderator"])
+def test_an_unknown_role_is_an_error_that_names_it_and_the_two_sides(role):
+    with pytest.raises(InputError) as error:
+        to_messages([{"role": "user", "content": "a"}, {"role": role, "content": "not this one"}])
+    assert "message 2" in str(error.value)
+    assert repr(str(role)) in str(error.value)
+    assert "'assistant'" in str(error.value)
+
+
+def test_what_is_left_out_is_counted():
+    messages = [
+        {"role": "system", "content": "be nice"},
+        {"role": "user", "content": "a thriller"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "tool", "content": "[1, 2]"},
+    ]
+    bundle = DialogueQueryBundle.from_dialogue(messages)
+    assert bundle.report == {"messages_of_others": 3}
+    assert len(bundle.messages) == 1
+    assert notes({"query": bundle.report}) == ["messages of systems and tools left out: 3"]
+
+
+def test_ids_are_one_text_however_they_are_written(tmp_path):
+    raw = {**GOOD, "id": 12, "dialog_id": 3.0, "targets": [7, " 8 "], "mentioned": ["9 "]}
+    (turn,) = read_turns(write(tmp_path, json.dumps(raw)))
+    assert (turn.id, turn.dialog_id, turn.targets, turn.mentioned) == ("12", "3", ("7", "8"), ("9",))
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(
+        json.dumps({"id": 12, "ranking": [7, "8 "], "recommendation": 7}) + "\n", encoding="utf-8"
+    )
+    (prediction,) = read_predictions(path)
+    assert (prediction.id, prediction.ranking, prediction.recommendation) == ("12", ("7", "8"), "7")
+    for wrong in (True, 1.5, [1]):
+        with pytest.raises(InputError, match="targets"):
+            read_turns(write(tmp_path, json.dumps({**GOOD, "targets": [wrong]})))
+
+
+def test_plain_text_is_what_the_user_says(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a quiet film\nabout the sea\n")))
+    assert read_conversation("-").messages == (Message(role="user", content="a quiet film\nabout the sea"),)
+    (tmp_path / "wish.txt").write_text("something funny", encoding="utf-8")
+    assert read_conversation(tmp_path / "wish.txt").messages[0].content == "something funny"
