@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from reges_index.fusion.model import FusionModel as FusionModel
     from reges_index.item_expert.events import ItemSelectedEvent as ItemSelectedEvent
     from reges_index.item_expert.exclusion import ExcludeItems as ExcludeItems
-    from reges_index.item_expert.reasoning import ReasoningDecoding as ReasoningDecoding
     from reges_index.item_expert.rerank import ReGeSRerank as ReGeSRerank
     from reges_index.item_expert.synthesizer import ReGeSSynthesizer as ReGeSSynthesizer
     from reges_index.models.llm import ReGeSLLM as ReGeSLLM
     from reges_index.models.local_lm import LocalLM as LocalLM
-    from reges_index.pipeline.build import build_engine as build_engine
-    from reges_index.pipeline.saving import load_pipeline as load_pipeline
-    from reges_index.pipeline.saving import save_pipeline as save_pipeline
-    from reges_index.pipeline.settings import PipelineSettings as PipelineSettings
-    from reges_index.query_expert.decoding import QueryDecoding as QueryDecoding
+    from reges_index.pipeline.building import build_engine as build_engine
+    from reges_index.pipeline.building import load_pipeline as load_pipeline
+    from reges_index.pipeline.building import save_pipeline as save_pipeline
     from reges_index.query_expert.events import QueryWrittenEvent as QueryWrittenEvent
     from reges_index.query_expert.retriever import ReGeSRetriever as ReGeSRetriever
     from reges_index.query_expert.transform import ReGeSQueryTransform as ReGeSQueryTransform
+    from reges_index.settings import PipelineSettings as PipelineSettings
+    from reges_index.settings import QueryDecoding as QueryDecoding
+    from reges_index.settings import ReasoningDecoding as ReasoningDecoding
     from reges_index.ui.page import build_ui as build_ui
 else:
     from reges_index._lazy import lazy_names
@@ -62,8 +62,8 @@ else:
             "LLMServerError": "errors",
             "LiveCatalog": "catalog.live",
             "LocalLM": "models.local_lm",
-            "PipelineSettings": "pipeline.settings",
-            "QueryDecoding": "query_expert.decoding",
+            "PipelineSettings": "settings",
+            "QueryDecoding": "settings",
             "QueryWrittenEvent": "query_expert.events",
             "ReGeSChatEngine": "engines.chat_engine",
             "ReGeSError": "errors",
@@ -74,18 +74,18 @@ else:
             "ReGeSRetriever": "query_expert.retriever",
             "ReGeSSynthesizer": "item_expert.synthesizer",
             "ReGeSWorkflow": "engines.workflow",
-            "ReasoningDecoding": "item_expert.reasoning",
+            "ReasoningDecoding": "settings",
             "Recommendation": "engines.recommendation",
             "Turn": "dialogue.messages",
             "as_query_engine_tool": "engines.tool",
-            "build_engine": "pipeline.build",
+            "build_engine": "pipeline.building",
             "build_ui": "ui",
             "demo_catalog": "catalog.demo",
             "demo_dialogue": "catalog.demo",
-            "load_pipeline": "pipeline.saving",
+            "load_pipeline": "pipeline.building",
             "read_items": "catalog.readers",
             "read_turns": "dialogue.messages",
-            "save_pipeline": "pipeline.saving",
+            "save_pipeline": "pipeline.building",
         },
     )
     # A star import loads all that it names, and must not ask for the extra `ui`.

@@ -39,7 +39,7 @@ class Preset:
 # Section 3.3, "Technical Specifications" and "Models and Retrievers": k = 50, at most 4,096 input tokens, and
 # "during inference for item generation, we set the decoding temperature to 0.1" (mode "generate"). The paper
 # says Gemma-2B, LLaMA3.1-8B and Gemma-27B; the checkpoints are those of finetune/recipes, instruction-tuned.
-# Gemma comes in 27B from its second version on only. Nothing of the paper's is excluded from its rankings.
+# Gemma comes in 27B from its second version on only.
 _PAPER: dict[str, Any] = {
     "query_adapter": "none",
     "item_adapter": "none",

@@ -56,9 +56,18 @@ ModelOptions = Mapping[str, bool | int | float | str]
 
 
 class Section(BaseModel):
-    """Values that are checked and then never change."""
+    """Values that are checked and then never change; a wrong one is a `ConfigError` that names it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if not TYPE_CHECKING:  # type checkers and editors take the signature from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                # Not "from error": its text holds the input.
+                raise _worded(type(self), error) from None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "settings") -> Self:
@@ -70,16 +79,9 @@ class Section(BaseModel):
             Naming the key that is unknown or the value that cannot be.
         """
         try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            key = ".".join(map(str, first["loc"])) or "settings"
-            known = f"known keys: {', '.join(cls.model_fields)}"
-            # Not "from error": its text holds the input.
-            raise ConfigError(
-                f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}",
-                hint=known if first["type"] == "extra_forbidden" else "",
-            ) from None
+            return cls(**{str(key): value for key, value in values.items()})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
 
     def override(self, **changes: Any) -> Self:
         """Return a copy with other values.
@@ -92,11 +94,37 @@ class Section(BaseModel):
         own = {name: getattr(self, name) for name in type(self).model_fields}
         return self.parse({**own, **changes}, where="override") if changes else self
 
+    @classmethod
+    def of(cls, settings: Self | None, options: Mapping[str, Any], *, where: str) -> Self:
+        """Return a component's settings with the keywords that it was given beside them.
+
+        Prompts may be templates, of which the text is kept here.
+
+        Raises
+        ------
+        ConfigError
+            As `parse`.
+        """
+        plain = {name: getattr(value, "template", value) for name, value in options.items()}
+        base = settings if settings is not None else cls()
+        own = {name: getattr(base, name) for name in cls.model_fields}
+        return cls.parse({**own, **plain}, where=where)
+
     @property
     def changed(self) -> list[str]:
         """Names of the values that are not the default."""
         usual = type(self)()
         return [name for name in type(self).model_fields if getattr(self, name) != getattr(usual, name)]
+
+
+def _worded(kind: type[Section], error: ValidationError) -> ConfigError:
+    first = error.errors(include_input=False, include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    said = first["msg"].removeprefix("Value error, ")
+    known = f"known keys: {', '.join(kind.model_fields)}" if first["type"] == "extra_forbidden" else ""
+    part = "decoding" if kind is QueryDecoding else kind.__name__.lower().removesuffix("settings")
+    part = "" if kind is PipelineSettings else f"{part.removesuffix('decoding') or part}."
+    return ConfigError(f"{part}{key}: {said}" if key else said, hint=known)
 
 
 class QueryDecoding(Section):

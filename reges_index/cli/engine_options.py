@@ -1,33 +1,48 @@
-"""The options that decide how recommendations are made, once for all commands that make them."""
+"""The options that decide how recommendations are made: those of `PipelineSettings`, made from its fields."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from reges_index.cli.parts import (
-    Encoder,
-    Fusion,
-    ItemAdapter,
-    Mode,
-    QueryAdapter,
-    RerankTopK,
-    is_url,
-    parse_domain,
-    store_place,
-)
+from reges_index.cli.parts import is_url, open_catalog, store_place
 from reges_index.cli.shared_options import with_options
 from reges_index.errors import ConfigError
+from reges_index.settings import GIVEN, PipelineSettings
 
 if TYPE_CHECKING:
-    from reges_index.pipeline import PipelineSettings, SavedPipeline
+    from reges_index.catalog import ItemCatalog, LiveCatalog
+    from reges_index.engines import ReGeSQueryEngine
+    from reges_index.pipeline import SavedPipeline
 
-__all__ = ["EngineOptions", "PipelineFile", "PresetName", "Settings", "with_engine_options"]
+__all__ = [
+    "EngineOptions",
+    "ExcludeIds",
+    "MaybeName",
+    "MaybeStore",
+    "PipelineFile",
+    "PresetName",
+    "settings_option",
+    "with_engine_options",
+]
 
 _STORE_KINDS = ("chroma", "qdrant", "lancedb")
+# Options that are typed often; all others are said with --set.
+_OFTEN = (
+    *("encoder", "retriever", "similarity_top_k", "exclude_mentioned"),
+    *("write_query", "query_llm", "query_adapter"),
+    *("llm", "item_adapter", "mode", "prior_weight", "rerank_top_k", "on_error"),
+    *("style", "domain"),
+)
+_FLAGS: dict[str, tuple[str, ...]] = {
+    "llm": ("--model", "--llm"),
+    "query_llm": ("--query-model", "--query-llm"),
+    "exclude_mentioned": ("--exclude-mentioned/--allow-mentioned",),
+}
+_PANELS = {"query": "The query expert", "rerank": "The item expert", "answer": "The answer"}
 
 MaybeStore = Annotated[
     str | None,
@@ -53,70 +68,57 @@ Settings = Annotated[
         "--set", help="KEY=VALUE of any setting, such as decoding.max_new_tokens=32; again for more."
     ),
 ]
-TopK = Annotated[
-    int | None, typer.Option("--similarity-top-k", min=1, help="How many items to retrieve; 50 by default.")
-]
-ExcludeMentioned = Annotated[
-    bool | None,
-    typer.Option(
-        "--exclude-mentioned/--allow-mentioned",
-        help="Never recommend what the dialogue has named; allowed by default, except in chats.",
-        show_default=False,
-    ),
-]
-HideRuledOut = Annotated[
-    bool | None,
-    typer.Option(
-        "--hide-ruled-out/--show-ruled-out",
-        help="Take what the user turned down, and genres ruled out, off the ranking; with the fusion only. "
-        "Shown by default, further down.",
-        show_default=False,
-    ),
-]
-ModeChoice = Annotated[
-    Mode | None,
-    typer.Option(
-        "--mode",
-        help="Score all candidates (the default), write a title limited to them, write freely and match, or "
-        "reason first and then score.",
-    ),
-]
-Domain = Annotated[
-    str | None,
-    typer.Option("--domain", help="What an item is called: NOUN or NOUN,PLURAL, such as book,books."),
+ExcludeIds = Annotated[
+    list[str] | None,
+    typer.Option("--exclude-id", help="An item that must not be recommended; give it again for more."),
 ]
 
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="The LLM: embedded (SmolLM2, the default), a folder, a hub name, openai:MODEL or "
-        "openai-like:MODEL@URL.",
-    ),
-]
+def settings_option(name: str) -> Any:
+    """Return the command-line option of a setting: its flag, its values and its description."""
+    kind: Any = PipelineSettings
+    *section, leaf = PipelineSettings.options()[name]
+    for step in section:
+        kind = kind.model_fields[step].annotation
+    declared = kind.model_fields[leaf]
+    members = _members(declared.annotation)
+    typed = next((a for a in members if get_origin(a) is Literal or a in (bool, int, float)), str)
+    flags = _FLAGS.get(name, (f"--{name.replace('_', '-')}",))
+    option = typer.Option(
+        *flags,
+        help=declared.description,
+        show_default=False,
+        rich_help_panel=_PANELS.get(section[0]) if section else None,
+    )
+    return Annotated[typed | None, option]
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return (annotation,) if get_origin(annotation) is Literal else (get_args(annotation) or (annotation,))
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """What recommendations depend on. None leaves it to the preset or pipeline, or else to the default."""
+class _Begin:
+    """Where the settings begin, and which catalog is meant."""
 
     store: MaybeStore = None
     name: MaybeName = None
     preset: PresetName = None
     pipeline: PipelineFile = None
     set: Settings = None
-    similarity_top_k: TopK = None
-    rerank_top_k: RerankTopK = None
-    exclude_mentioned: ExcludeMentioned = None
-    hide_ruled_out: HideRuledOut = None
-    mode: ModeChoice = None
-    domain: Domain = None
-    fusion: Fusion = None
-    encoder: Encoder = None
-    model: Model = None
-    query_adapter: QueryAdapter = None
-    item_adapter: ItemAdapter = None
+
+
+_Options: Any = make_dataclass(
+    "_Options",
+    [(name, settings_option(name), field(default=None)) for name in _OFTEN],
+    bases=(_Begin,),
+    frozen=True,
+    kw_only=True,
+)
+
+
+class EngineOptions(_Options):
+    """What recommendations depend on. None leaves it to the preset or pipeline, or else to the default."""
 
     def settings(self) -> PipelineSettings:
         """Return the settings in force: the preset's or pipeline's, then the options', then ``--set``.
@@ -126,13 +128,15 @@ class EngineOptions:
         ConfigError
             If there is no such preset, or a value cannot be.
         """
-        from reges_index.pipeline import PipelineSettings
-
         saved = self._saved()
         base = PipelineSettings.preset(self.preset or "embedded") if saved is None else saved.settings
-        if self.domain is not None:  # for both experts
-            base = base.override(query_item_noun=None, query_item_plural=None)
-        return base.override(**self._changes()).override_texts(self.set or ())
+        changes = {name: _one_name(getattr(self, name)) for name in _OFTEN}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if "llm" in changes:
+            changes["llm_options"] = {}  # they were another model's
+        if "domain" in changes:  # for both experts
+            changes["query_domain"] = None
+        return base.with_options(**changes).override_texts(self.set or ())
 
     def place(self) -> tuple[str, str]:
         """Return store and name of the catalog.
@@ -151,10 +155,24 @@ class EngineOptions:
         store_place(store)  # refuses what cannot be one, before anything is written
         return store, self.name or (saved.catalog if saved is not None and self.store is None else "items")
 
-    def is_live(self) -> bool:
-        """Whether the catalog is one of a pipeline's file that says it is live."""
-        saved = self._saved()
-        return saved is not None and saved.live and self.store is None and self.name is None
+    def catalog(self) -> ItemCatalog | LiveCatalog:
+        """Open the catalog; one of a pipeline's file that says so, at its live version."""
+        settings, (store, name), saved = self.settings(), self.place(), self._saved()
+        if settings.encoder == GIVEN:
+            raise ConfigError(
+                f"{self.pipeline}: the pipeline's encoder is an object that has no name",
+                hint="give --encoder, or load the pipeline from Python: load_pipeline(path, embed_model=...)",
+            )
+        live = saved is not None and saved.live and self.store is None and self.name is None
+        return open_catalog(store, name, settings.encoder, live=live)
+
+    def engine(self) -> tuple[ReGeSQueryEngine, ItemCatalog | LiveCatalog]:
+        """Open catalog and models, and put the engine together."""
+        catalog = self.catalog()  # first, since it fails fast; models take seconds
+
+        from reges_index import pipeline
+
+        return pipeline.build_engine(self.settings(), catalog), catalog
 
     def record(self) -> dict[str, Any]:
         """Return all of it as plain values, the store as one name whichever folder `reges` was called in."""
@@ -163,11 +181,8 @@ class EngineOptions:
             kind, colon, folder = store.partition(":")
             kind, folder = (f"{kind}:", folder) if colon and kind in _STORE_KINDS else ("", store)
             store = kind + str(Path(folder).expanduser().resolve())
-        return {
-            "store": store,
-            "catalog_name": name,
-            **self.settings().model_dump(mode="json", exclude={"name"}),
-        }
+        settings = self.settings().model_dump(mode="json", exclude={"name"})
+        return {"store": store, "catalog_name": name, **settings}
 
     def _saved(self) -> SavedPipeline | None:
         if self.pipeline is None:
@@ -178,33 +193,15 @@ class EngineOptions:
 
         return read_pipeline(self.pipeline)
 
-    def _changes(self) -> dict[str, Any]:
-        changes: dict[str, Any] = {
-            "llm": _one_name(self.model),
-            "encoder": _one_name(self.encoder),
-            "query_adapter": _one_name(self.query_adapter),
-            "item_adapter": _one_name(self.item_adapter),
-            "similarity_top_k": self.similarity_top_k,
-            "rerank_top_k": self.rerank_top_k,
-            "exclude_mentioned": self.exclude_mentioned,
-            "hide_ruled_out": self.hide_ruled_out,
-            "mode": None if self.mode is None else self.mode.value,
-            "fusion": None if self.fusion is None else ("shipped" if self.fusion else "none"),
-        }
-        if self.model is not None:
-            changes["llm_options"] = {}  # they were another model's
-        if self.domain is not None:
-            domain = parse_domain(self.domain)
-            changes |= {"item_noun": domain.noun, "item_plural": domain.plural}
-        return {key: value for key, value in changes.items() if value is not None}
 
-
-def _one_name(place: str | None) -> str | None:
+def _one_name(place: Any) -> Any:
     """Return a folder by its absolute path, so that it is the same one wherever `reges` is called."""
-    if place is None or not Path(place).expanduser().is_dir():
+    if not isinstance(place, str) or not Path(place).expanduser().is_dir():
         return place
     return str(Path(place).expanduser().resolve())
 
 
 with_engine_options = with_options(EngineOptions)
 """Gives a command one option for each field of `EngineOptions`, and the object as ``options``."""
+
+assert {option.name for option in fields(EngineOptions)} >= set(_OFTEN)

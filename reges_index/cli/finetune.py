@@ -22,7 +22,8 @@ from reges_index.cli.finetune_parts import (
     training_settings,
 )
 from reges_index.cli.output import console, print_json
-from reges_index.cli.parts import AsJson, DomainNoun, Encoder, Model, parse_domain
+from reges_index.cli.parts import AsJson, DomainNoun, Encoder, Model
+from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError, ModelError
 
 __all__ = ["finetune_app"]
@@ -78,7 +79,7 @@ def pseudo_queries(
     with progress_bars(quiet) as bar:
         report = write(
             turns, items, open_teacher(teacher, settings), out,
-            settings=settings, domain=parse_domain(domain), filter_leaks=not keep_leaks,
+            settings=settings, domain=Domain.parse(domain), filter_leaks=not keep_leaks,
             progress=bar and bar("turns"),
         )  # fmt: skip
     if as_json:
@@ -143,7 +144,7 @@ def query_expert(
         data.append(data_file(path, len(own)))
     result = train_query_expert(
         turns, queries, load_base(model, chosen), chosen, out,
-        domain=parse_domain(domain), manifest_fields={"data": data}, resume=not no_resume,
+        domain=Domain.parse(domain), manifest_fields={"data": data}, resume=not no_resume,
     )  # fmt: skip
     print_training(result, as_json)
 
@@ -195,7 +196,7 @@ def negatives(
     else:
         lm = load_model(model)
         lm.load_adapter("query-expert", str(query_expert), role="query-expert")
-        source = ReGeSQueryTransform(lm, domain=parse_domain(domain))
+        source = ReGeSQueryTransform(lm, domain=Domain.parse(domain))
     items = ItemCatalog.from_items(
         read_all_items(catalog).values(), persist_dir=store, embed_model=encoder, show_progress=not quiet
     )
@@ -280,7 +281,7 @@ def item_expert(
         data.append(data_file(path, len(text)))
     result = train_item_expert(
         turns, items, hard, load_base(model, chosen), chosen, out, reasoning=notes or None,
-        domain=parse_domain(domain), manifest_fields={"data": data}, resume=not no_resume,
+        domain=Domain.parse(domain), manifest_fields={"data": data}, resume=not no_resume,
     )  # fmt: skip
     print_training(result, as_json)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
@@ -13,18 +12,8 @@ from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog, LiveCatalog
-    from reges_index.dialogue.wording import Domain
 
-__all__ = ["Mode", "is_url", "open_catalog", "parse_domain", "store_place"]
-
-
-class Mode(StrEnum):
-    """How the item expert chooses; see `reges_index.item_expert.ReGeSRerank`."""
-
-    score = "score"
-    constrained = "constrained"
-    generate = "generate"
-    reason = "reason"
+__all__ = ["is_url", "open_catalog", "store_place"]
 
 
 Encoder = Annotated[
@@ -47,20 +36,7 @@ ItemAdapter = Annotated[
 DomainNoun = Annotated[
     str, typer.Option("--domain", help="What an item is called: NOUN or NOUN,PLURAL, such as book,books.")
 ]
-RerankTopK = Annotated[
-    int | None,
-    typer.Option("--rerank-top-k", min=1, help="How many of them the item expert sees; all by default."),
-]
 ShownTopK = Annotated[int, typer.Option("--top-k", "--top-n", min=1, help="How many candidates to show.")]
-Fusion = Annotated[
-    bool | None,
-    typer.Option(
-        "--fusion/--no-fusion",
-        help="Beyond the paper: more candidate sources and a calibrated choice. On by default with the "
-        "embedded models; --no-fusion is the paper's pipeline.",
-        show_default=False,
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
@@ -85,10 +61,3 @@ def open_catalog(
     """Open an existing catalog; one that its folder says is live, or with `live`, at its live version."""
     store_place(store)  # refuses what cannot be one, in the command line's words
     return open_catalog_at(store, name, encoder, live=live)
-
-
-def parse_domain(text: str) -> Domain:
-    """Read ``NOUN`` or ``NOUN,PLURAL``."""
-    from reges_index.dialogue.wording import Domain
-
-    return Domain.parse(text)

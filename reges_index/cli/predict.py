@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reges_index.cli.engine import EngineOptions, build_engine
-from reges_index.cli.engine_options import with_engine_options
+from reges_index.cli.engine_options import EngineOptions, ExcludeIds, with_engine_options
 from reges_index.cli.output import print_json, say
 from reges_index.cli.parts import AsJson, Quiet
 
@@ -22,6 +21,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", help="JSONL of predictions; finished ids are skipped.")],
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N turns.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Queries written at once.")] = 8,
+    exclude_id: ExcludeIds = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -35,19 +35,22 @@ def predict(
     from reges_index.engines.batch import predict_turns, require_turns
     from reges_index.files import RunLog
 
-    turns = read_turns(conversations)[:limit]
-    with RunLog(out, options.record()) as log:
+    turns, barred = read_turns(conversations)[:limit], exclude_id or []
+    record = {**options.record(), "exclude_ids": sorted(barred)}
+    with RunLog(out, record) as log:
         require_turns(log, turns)
         todo = [turn for turn in turns if turn.id not in log.finished]
         counts: dict[str, int] = {}
         if todo:
-            engine, _ = build_engine(options)
+            engine, _ = options.engine()
 
             from reges_index.pipeline import engine_inputs
 
             with engine.turn():  # the rows of one run come from one version of a live catalog
                 log.require_inputs(engine_inputs(engine))
-                counts = predict_turns(engine, todo, log, batch_size=batch_size, show_progress=not quiet)
+                counts = predict_turns(
+                    engine, todo, log, batch_size=batch_size, exclude_ids=barred, show_progress=not quiet
+                )
     report = {
         "turns": len(turns),
         "done_before": len(turns) - len(todo),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reges_index.cli.output import console, print_json, say
 from reges_index.cli.parts import AsJson
+
+if TYPE_CHECKING:
+    from reges_index.presets import Preset
 
 __all__ = ["presets"]
 
@@ -20,17 +23,19 @@ def presets(
 
     What is shown of one can be redirected into a file, changed, and used with --pipeline.
     """
-    from reges_index.pipeline import PRESETS, SavedPipeline, get_preset
+    from reges_index.presets import PRESETS, get_preset
+    from reges_index.settings import PipelineSettings
 
     if name is not None:
         preset = get_preset(name)
         if as_json:
-            print_json({**_row(preset), "settings": preset.settings.model_dump(mode="json")})
+            settings = PipelineSettings.preset(name)
+            print_json({**_row(preset), "settings": settings.model_dump(mode="json")})
             return
-        from reges_index.pipeline.file import pipeline_text
+        from reges_index.pipeline.file import SavedPipeline, pipeline_text
 
         print(f"# {preset.summary}\n# {preset.source}\n# adapters are trained by {preset.recipe}")
-        print(pipeline_text(SavedPipeline(preset.settings)), end="")
+        print(pipeline_text(SavedPipeline(PipelineSettings.preset(name))), end="")
         return
     if as_json:
         print_json([_row(preset) for preset in PRESETS.values()])
@@ -38,24 +43,27 @@ def presets(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("preset", "LLM", "encoder", "k", "mode"):
+    for heading in ("preset", "LLM", "encoder", "retriever", "k", "mode"):
         table.add_column(heading, justify="right" if heading == "k" else "left", overflow="fold")
     for preset in PRESETS.values():
-        settings = preset.settings
+        row = _row(preset)
         table.add_row(
             preset.name,
-            settings.llm,
-            settings.encoder,
-            str(settings.similarity_top_k),
-            settings.mode,
+            row["llm"] or "none",
+            row["encoder"],
+            row["retriever"],
+            str(row["similarity_top_k"]),
+            row["mode"] or "",
         )
     console.print(table)
     console.print()
     say("reges presets NAME shows one whole; --preset NAME uses it, --set KEY=VALUE changes it", "dim")
 
 
-def _row(preset: Any) -> dict[str, Any]:
-    settings = preset.settings
+def _row(preset: Preset) -> dict[str, Any]:
+    from reges_index.settings import PipelineSettings
+
+    settings = PipelineSettings.preset(preset.name)
     return {
         "name": preset.name,
         "summary": preset.summary,
@@ -63,6 +71,7 @@ def _row(preset: Any) -> dict[str, Any]:
         "recipe": preset.recipe,
         "llm": settings.llm,
         "encoder": settings.encoder,
-        "similarity_top_k": settings.similarity_top_k,
-        "mode": settings.mode,
+        "retriever": settings.retrieval.retriever,
+        "similarity_top_k": settings.retrieval.similarity_top_k,
+        "mode": settings.rerank.mode if settings.llm is not None else None,
     }

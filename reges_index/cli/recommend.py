@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from reges_index.cli.engine import EngineOptions, build_engine
-from reges_index.cli.engine_options import with_engine_options
+from reges_index.cli.engine_options import EngineOptions, ExcludeIds, with_engine_options
 from reges_index.cli.output import candidate_table, console, errors, notes, print_json, say
 from reges_index.cli.parts import AsJson, ShownTopK
 
@@ -22,6 +21,7 @@ def recommend(
         typer.Option("--conversation", help="JSON file with 'messages', - for standard input, or demo:NAME."),
     ],
     top_k: ShownTopK = 10,
+    exclude_id: ExcludeIds = None,
     as_json: AsJson = False,
 ) -> None:
     """Recommend one item of the catalog for a dialogue."""
@@ -33,14 +33,15 @@ def recommend(
         from reges_index.dialogue import read_conversation
 
         turn = read_conversation(conversation)
-    engine, _ = build_engine(options)
-    result = engine.recommend(turn).to_dict(top_k)
+    engine, _ = options.engine()
+    result = engine.recommend(turn, exclude_ids=exclude_id or ()).to_dict(top_k)
     if as_json:
         print_json(result)
         return
     for note in notes(result["report"]):
         say(f"note: {note}", "yellow", to=errors)
-    say(f"query  {result['query']}", "dim")
+    if result["query"] is not None:
+        say(f"query  {result['query']}", "dim")
     console.print(candidate_table(result["candidates"]))
     best = result["recommendation"]
     console.print()

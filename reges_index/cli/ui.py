@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reges_index.cli.engine import EngineOptions, build_engine
-from reges_index.cli.engine_options import with_engine_options
+from reges_index.cli.engine_options import EngineOptions, with_engine_options
 from reges_index.cli.output import errors, say
 from reges_index.cli.parts import ShownTopK, open_catalog, store_place
 from reges_index.errors import ReGeSError
@@ -39,8 +38,7 @@ def ui(options: EngineOptions, host: Host = "127.0.0.1", port: Port = 7860, top_
         say(f"note: whoever can reach {host} can use this; there is no password", "yellow", to=errors)
     with errors.status("loading models"):
         engines = _Engines(options)
-        unsaid = options.exclude_mentioned is None and options.pipeline is None
-        exclude = unsaid or engines.engine.exclude_mentioned
+        exclude = engines.engine.exclude_mentioned
         page = build_ui(engines, engines.catalogs(), exclude_mentioned=exclude, top_k=top_k)
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
@@ -52,15 +50,17 @@ class _Engines:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        self.engine, self._catalog = build_engine(options)
+        self.engine, self._catalog = options.engine()
 
     def __call__(self, catalog: ItemCatalog | LiveCatalog) -> ReGeSQueryEngine:
         if catalog is self._catalog:
             return self.engine
         from reges_index import pipeline
+        from reges_index.models.named import model_of
 
-        lm = self.engine.rerank.local_model
-        return pipeline.build_engine(self._options.settings(), catalog, llm=lm)
+        expert = self.engine.rerank
+        llm = model_of(expert.backend) if expert is not None else None
+        return pipeline.build_engine(self._options.settings(), catalog, llm=llm)
 
     def catalogs(self) -> list[ItemCatalog | LiveCatalog]:
         """Return the catalog asked for, then the store's others; those that cannot be used are named."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,13 +29,16 @@ class DialogueQueryBundle(QueryBundle):
         The dialogue, oldest first.
     report
         What the components so far have to say about this query (messages cut, fall-backs, tokens).
+    exclude_ids
+        Items that must not be recommended, for engines and `ExcludeItems`.
     """
 
     messages: tuple[ChatMessage, ...] = ()
     report: dict[str, Any] = field(default_factory=dict)
+    exclude_ids: tuple[str, ...] = ()
 
     @classmethod
-    def from_dialogue(cls, dialogue: Dialogue) -> DialogueQueryBundle:
+    def from_dialogue(cls, dialogue: Dialogue, *, exclude_ids: Iterable[str] = ()) -> DialogueQueryBundle:
         """Make a bundle from a string, a `Turn` or a sequence of messages.
 
         Raises
@@ -45,7 +49,8 @@ class DialogueQueryBundle(QueryBundle):
         messages = to_messages(dialogue)
         asides = count_asides(dialogue)
         report = {"messages_of_others": asides} if asides else {}
-        return cls(query_str=render_history(messages).text, messages=messages, report=report)
+        text = render_history(messages).text
+        return cls(query_str=text, messages=messages, report=report, exclude_ids=tuple(exclude_ids))
 
     def refined(self, queries: list[str], report: dict[str, Any]) -> DialogueQueryBundle:
         """Return a copy that searches with ``queries`` (their mean vector) instead of the dialogue."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reges_index.dialogue.unchanged import turn_hash
@@ -64,12 +64,13 @@ def predict_turns(
     log: RunLog,
     *,
     batch_size: int = 8,
+    exclude_ids: Iterable[str] = (),
     show_progress: bool = False,
 ) -> Counter[str]:
     """Predict for every turn that the log has not yet, and write the rows, batches sorted by length.
 
     With the engine's ``exclude_mentioned`` the items labelled as ``mentioned`` in a turn are excluded
-    beside those that are found by title. The progress bar goes to standard error.
+    beside those that are found by title, and ``exclude_ids`` in any case. The progress bar goes to standard error.
 
     Returns
     -------
@@ -79,6 +80,7 @@ def predict_turns(
         raise ConfigError(f"batch_size={batch_size} cannot be used", hint="give at least 1")
     counts: Counter[str] = Counter()
     todo = [turn for turn in turns if turn.id not in log.finished]
+    unwanted = list(exclude_ids)
     order = sorted(todo, key=lambda turn: sum(len(message.content) for message in turn.messages))
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -93,7 +95,8 @@ def predict_turns(
         bar = progress.add_task("predicting", total=len(order))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            barred = [turn.mentioned or () if engine.exclude_mentioned else () for turn in batch]
+            named = [turn.mentioned or () if engine.exclude_mentioned else () for turn in batch]
+            barred = [[*unwanted, *its] for its in named]
             results = engine.recommend_batch(batch, exclude_ids=barred)
             log.write([prediction_row(t, found) for t, found in zip(batch, results, strict=True)])
             for found in results:

@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse
 from llama_index.core.callbacks import trace_method
 from llama_index.core.chat_engine.types import AgentChatResponse, BaseChatEngine
 from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
-from llama_index.core.llms.llm import LLM
 from llama_index.core.memory import BaseMemory
 from llama_index.core.prompts import PromptTemplate
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.dialogue import one_line, to_messages
-from reges_index.engines.arguments import told_apart
-from reges_index.engines.chat_reply import Reply, as_response, text_of, whole_sentences
-from reges_index.engines.chat_stream import ReGeSChatStream, alive_stream, finished_stream, live_stream
-from reges_index.engines.live_turn import AsyncLiveTurn, LiveTurn
-from reges_index.engines.query_engine import ReGeSQueryEngine
-from reges_index.engines.session import Session, endless_memory
+from reges_index.driver import Do, Work, arun, off_loop, run
+from reges_index.engines.chat_stream import (
+    AsyncLiveTurn,
+    LiveTurn,
+    ReGeSChatStream,
+    async_stream,
+    stream,
+)
+from reges_index.engines.query_engine import ReGeSQueryEngine, unique_ids
+from reges_index.engines.session import Reply, Session, as_response, endless_memory, whole_sentences
 from reges_index.engines.small_talk import SmallTalkDetector
 from reges_index.errors import ConfigError
 from reges_index.models.backend import Backend, resolve_backend
-from reges_index.models.local_lm import LocalLM
+from reges_index.models.named import model_of, open_llm
+
+if TYPE_CHECKING:
+    from llama_index.core.llms.llm import LLM
+
+    from reges_index.models.local_lm import LocalLM
 
 __all__ = ["DEFAULT_SMALL_TALK_TMPL", "ReGeSChatEngine"]
 
@@ -57,7 +67,8 @@ class ReGeSChatEngine(BaseChatEngine):
     memory
         Any LlamaIndex memory; by default one that keeps every message.
     llm
-        Answers small talk; None takes the embedded default. Never decides on an item.
+        Answers small talk; by default the item expert's, or else the embedded model, which is loaded when
+        there is some. Never decides on an item.
     is_small_talk
         Says of a dialogue whether its newest message is small talk; None recommends at every turn.
     exclude_recommended
@@ -82,9 +93,8 @@ class ReGeSChatEngine(BaseChatEngine):
             memory if memory is not None else endless_memory(), exclude_recommended=exclude_recommended
         )
         self._is_small_talk = is_small_talk
-        self._talk: Backend | None = (
-            resolve_backend(llm, role="small-talk") if is_small_talk is not None else None
-        )
+        self._talk_llm = llm
+        self._talk: Backend | None = None
         self._talk_prompt = small_talk_prompt
         self._turn = threading.Lock()
 
@@ -94,14 +104,12 @@ class ReGeSChatEngine(BaseChatEngine):
         catalog: ItemCatalog | LiveCatalog | BaseRetriever | None = None,
         *,
         query_engine: ReGeSQueryEngine | None = None,
-        retriever: BaseRetriever | None = None,
-        llm: LLM | LocalLM | None = None,
+        llm: LLM | LocalLM | str | None = None,
         memory: BaseMemory | None = None,
         chat_history: list[ChatMessage] | None = None,
         small_talk: bool = True,
-        exclude_mentioned: bool = True,
         exclude_recommended: bool = True,
-        **engine_kwargs: Any,
+        **engine_options: Any,
     ) -> ReGeSChatEngine:
         """Build a chat over a catalog, over a retriever, or over a query engine that you have.
 
@@ -111,50 +119,50 @@ class ReGeSChatEngine(BaseChatEngine):
 
         Parameters
         ----------
-        catalog, query_engine, retriever
-            Exactly one of them; a retriever may also come first. A query engine keeps its own
-            ``exclude_mentioned``, and small talk is not told apart unless you pass ``is_small_talk`` to the
-            class yourself; nor is it over a retriever that is not a vector index's, for want of an encoder.
+        catalog, query_engine
+            One of them; in place of the catalog a retriever may come first, or as ``retriever=``.
+        llm
+            As of `ReGeSQueryEngine.from_defaults`; beside a query engine it answers small talk only.
         chat_history
             Messages to start from.
         small_talk
-            Answer greetings and thanks without a recommendation.
-        exclude_mentioned
-            Never recommend what anyone has named in the chat.
-        engine_kwargs
-            Passed to `ReGeSQueryEngine.from_defaults`; not with a query engine.
+            Answer greetings and thanks without a recommendation. They are told by the catalog's encoder, or
+            that of a vector index's retriever; over other retrievers every message is a wish.
+        engine_options
+            Of `ReGeSQueryEngine.from_defaults`; not with a query engine.
 
         Raises
         ------
         ConfigError
-            If none or several of the three are given, or options of an engine that is given, or options
+            If none or several of the sources are given, or options of an engine that is given, or options
             that there are not.
         """
-        catalog, retriever = told_apart(catalog, retriever)
-        if sum(source is not None for source in (catalog, query_engine, retriever)) != 1:
+        retriever = engine_options.get("retriever")
+        if query_engine is not None and (catalog is not None or isinstance(retriever, BaseRetriever)):
             raise ConfigError(
                 "a chat engine needs a catalog, a retriever or a query engine, one of the three"
             )
-        if query_engine is not None and engine_kwargs:
+        if query_engine is not None and engine_options:
             raise ConfigError(
-                f"{', '.join(engine_kwargs)} cannot be set on the query engine that was given",
+                f"{', '.join(engine_options)} cannot be set on the query engine that was given",
                 hint="give them to ReGeSQueryEngine.from_defaults",
             )
         memory = memory if memory is not None else endless_memory()
         if chat_history:
             memory.set(chat_history)
-        detector = None
         if query_engine is None:
-            encoder = catalog.embed_model if catalog is not None else _encoder_of(retriever)
-            detector = SmallTalkDetector(encoder) if small_talk and encoder is not None else None
-            query_engine = ReGeSQueryEngine.from_defaults(
-                catalog, retriever=retriever, llm=llm, exclude_mentioned=exclude_mentioned, **engine_kwargs
-            )
+            query_engine = ReGeSQueryEngine.from_defaults(catalog, llm=llm, **engine_options)
+            llm = None  # the item expert's, which small talk takes by itself
+        if isinstance(llm, str):
+            llm = open_llm(llm)
+        # Not query_engine.catalog, which of a live catalog is one version of it.
+        encoder = catalog.embed_model if isinstance(catalog, ItemCatalog | LiveCatalog) else None
+        encoder = encoder or _encoder_of(query_engine)
         return cls(
             query_engine,
             memory=memory,
             llm=llm,
-            is_small_talk=detector,
+            is_small_talk=SmallTalkDetector(encoder) if small_talk and encoder is not None else None,
             exclude_recommended=exclude_recommended,
         )
 
@@ -174,91 +182,117 @@ class ReGeSChatEngine(BaseChatEngine):
 
     # -- one turn --------------------------------------------------------------------------------------
 
-    def _talk_messages(self, dialogue: Sequence[ChatMessage]) -> list[ChatMessage]:
+    def _talker(self) -> Backend:
+        """Return the model that answers small talk, looked for when there is some."""
+        if self._talk is None:
+            llm, expert = self._talk_llm, self.query_engine.rerank
+            if llm is None and expert is not None:
+                llm = model_of(expert.backend)
+            self._talk = resolve_backend(llm, role="small-talk")
+        return self._talk
+
+    def _talk_messages(self, talk: Backend, dialogue: Sequence[ChatMessage]) -> list[ChatMessage]:
         domain = self.query_engine.domain
         system = self._talk_prompt.format(item_noun=domain.noun, item_plural=domain.plural)
-        assert self._talk is not None
-        cut = self._talk.measure.tail
         newest = [
-            ChatMessage(role=m.role, content=cut(one_line(m.content or ""), _TALK_TOKENS).strip())
+            ChatMessage(
+                role=m.role, content=talk.measure.tail(one_line(m.content or ""), _TALK_TOKENS).strip()
+            )
             for m in to_messages(dialogue)[-_TALK_MESSAGES:]
         ]
         return [ChatMessage(role=MessageRole.SYSTEM, content=system), *newest]
 
-    def _reply(self, dialogue: Sequence[ChatMessage], barred: Sequence[str]) -> Reply:
-        if self._talk is not None and self._is_small_talk is not None and self._is_small_talk(dialogue):
-            text = self._talk.generate([self._talk_messages(dialogue)], max_new_tokens=48)[0][0]
-            return Reply(whole_sentences(text), None, None)
-        found = self.query_engine.recommend(dialogue, exclude_ids=barred)
-        response = self.query_engine.answer(found)
-        return Reply(str(response), found, response)
+    def _replying(self, dialogue: Sequence[ChatMessage], barred: Sequence[str]) -> Work[Reply]:
+        if self._is_small_talk is not None and (yield off_loop(self._is_small_talk, dialogue)):
+            talk = yield off_loop(self._talker)
+            messages = yield off_loop(self._talk_messages, talk, dialogue)
+            made = yield Do(
+                partial(talk.generate, [messages], max_new_tokens=48),
+                partial(talk.agenerate, [messages], max_new_tokens=48),
+            )
+            return Reply(whole_sentences(made[0][0]), None, None)
+        found = yield from self.query_engine.recommending(dialogue, barred)
+        response = yield from self.query_engine.answering(found)
+        text = yield Do(lambda: str(response), partial(_text_of, response))
+        return Reply(text, found, response)
 
-    async def _areply(self, dialogue: Sequence[ChatMessage], barred: Sequence[str]) -> Reply:
-        if self._talk is not None and self._is_small_talk is not None:
-            small = await asyncio.to_thread(self._is_small_talk, dialogue)
-            if small:
-                messages = await asyncio.to_thread(self._talk_messages, dialogue)
-                text = (await self._talk.agenerate([messages], max_new_tokens=48))[0][0]
-                return Reply(whole_sentences(text), None, None)
-        found = await self.query_engine.arecommend(dialogue, exclude_ids=barred)
-        response = await self.query_engine.aanswer(found)
-        return Reply(await text_of(response), found, response)
-
-    def _turn_reply(
+    def _turning(
         self,
         message: str,
         chat_history: list[ChatMessage] | None,
+        exclude_ids: Iterable[str],
         check: Callable[[], None] | None = None,
-    ) -> Reply:
+    ) -> Work[Reply]:
+        """Answer a message and remember the turn; ``check`` may end it before the memory changes."""
         user = to_messages(message)[0]  # refuses an empty message before the memory changes
-        with self._turn, self.query_engine.turn():
-            turn = self._session.begin(user, chat_history)
-            reply = self._reply(self._session.dialogue(turn), turn.barred)
-            if check is not None:
-                check()
-            # Only now: a turn that failed leaves the memory as it was.
-            self._session.remember(turn, reply)
-        return reply
-
-    async def _aturn_reply(self, message: str, chat_history: list[ChatMessage] | None) -> Reply:
-        user = to_messages(message)[0]
-        # Waiting in threads would use up the very threads that the turn under way needs.
-        while not self._turn.acquire(blocking=False):
-            await asyncio.sleep(_POLL)
+        barred = unique_ids(exclude_ids)
+        yield Do(self._turn.acquire, self._acquired)
         try:
             with self.query_engine.turn():
-                turn = self._session.begin(user, chat_history)
-                reply = await self._areply(await self._session.adialogue(turn), turn.barred)
-                await self._session.aremember(turn, reply)
+                turn = self._session.begin(user, chat_history, barred)
+                dialogue = yield from self._session.dialogue(turn)
+                reply = yield from self._replying(dialogue, turn.barred)
+                if check is not None:
+                    check()
+                # Only now: a turn that failed leaves the memory as it was.
+                yield Do(
+                    lambda: run(self._session.remember(turn, reply)),
+                    lambda: _whole(arun(self._session.remember(turn, reply))),
+                )
         finally:
             self._turn.release()
         return reply
 
+    async def _acquired(self) -> None:
+        # Waiting in threads would use up the very threads that the turn under way needs.
+        while not self._turn.acquire(blocking=False):
+            await asyncio.sleep(_POLL)
+
     # -- LlamaIndex ------------------------------------------------------------------------------------
 
     @trace_method("chat")
-    def chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+    def chat(
+        self,
+        message: str,
+        chat_history: list[ChatMessage] | None = None,
+        *,
+        exclude_ids: Iterable[str] = (),
+    ) -> AgentChatResponse:
         """Answer a message.
 
         Parameters
         ----------
         chat_history
             Replaces the memory where given, as in LlamaIndex's own engines.
+        exclude_ids
+            Items that must not be recommended in this turn.
 
         Raises
         ------
         InputError
             If the message is empty; the memory is then as it was.
         """
-        return as_response(self._turn_reply(message, chat_history))
+        return as_response(run(self._turning(message, chat_history, exclude_ids)))
 
     @trace_method("chat")
-    async def achat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+    async def achat(
+        self,
+        message: str,
+        chat_history: list[ChatMessage] | None = None,
+        *,
+        exclude_ids: Iterable[str] = (),
+    ) -> AgentChatResponse:
         """Answer a message without blocking the event loop."""
-        return as_response(await self._aturn_reply(message, chat_history))
+        return as_response(await arun(self._turning(message, chat_history, exclude_ids)))
 
     @trace_method("chat")
-    def stream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> ReGeSChatStream:
+    def stream_chat(
+        self,
+        message: str,
+        chat_history: list[ChatMessage] | None = None,
+        *,
+        exclude_ids: Iterable[str] = (),
+    ) -> ReGeSChatStream:
         """Answer a message piece by piece.
 
         Where the item expert reasons (``mode="reason"``), its reasoning comes as it is written, and then the
@@ -266,36 +300,57 @@ class ReGeSChatEngine(BaseChatEngine):
         reading while the reasoning comes ends the turn, of which nothing is remembered; behind it, all is.
         """
         if not self._reasons:
-            return finished_stream(self._turn_reply(message, chat_history))
-        turn = LiveTurn(lambda check: self._turn_reply(message, chat_history, check))
+            return stream(run(self._turning(message, chat_history, exclude_ids)))
+        turn = LiveTurn(lambda check: run(self._turning(message, chat_history, exclude_ids, check)))
         try:
             first = turn.next()
         except BaseException:
             turn.leave()
             raise
-        return live_stream(turn, first) if isinstance(first, str) else finished_stream(first)
+        return stream(first, turn)
 
     @trace_method("chat")
     async def astream_chat(
-        self, message: str, chat_history: list[ChatMessage] | None = None
+        self,
+        message: str,
+        chat_history: list[ChatMessage] | None = None,
+        *,
+        exclude_ids: Iterable[str] = (),
     ) -> ReGeSChatStream:
         """Answer a message piece by piece without blocking the event loop; see `stream_chat`."""
         if not self._reasons:
-            return finished_stream(await self._aturn_reply(message, chat_history), asynchronous=True)
-        turn = AsyncLiveTurn(lambda: self._aturn_reply(message, chat_history))
+            return async_stream(await arun(self._turning(message, chat_history, exclude_ids)))
+        turn = AsyncLiveTurn(lambda: arun(self._turning(message, chat_history, exclude_ids)))
         try:
             first = await turn.next()
         except BaseException:
             await turn.leave()
             raise
-        if isinstance(first, str):
-            return alive_stream(turn, first)
-        return finished_stream(first, asynchronous=True)
+        return async_stream(first, turn)
 
     @property
     def _reasons(self) -> bool:
-        return self.query_engine.rerank.reasoning is not None
+        expert = self.query_engine.rerank
+        return expert is not None and expert.reasoning is not None
 
 
-def _encoder_of(retriever: BaseRetriever | None) -> BaseEmbedding | None:
-    return retriever._embed_model if isinstance(retriever, VectorIndexRetriever) else None
+def _encoder_of(engine: ReGeSQueryEngine) -> BaseEmbedding | None:
+    if engine.catalog is not None:
+        return engine.catalog.embed_model
+    source = engine.retrieve_with
+    return source._embed_model if isinstance(source, VectorIndexRetriever) else None
+
+
+async def _text_of(response: RESPONSE_TYPE) -> str:
+    """Return the whole text of a response, reading its stream where it is one."""
+    return str(await response.get_response() if isinstance(response, AsyncStreamingResponse) else response)
+
+
+async def _whole(work: Coroutine[Any, Any, None]) -> None:
+    """Do all of it even if the caller is cancelled: half a turn in the memory is no use."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock, ThinkingBlock
 from llama_index.core.chat_engine.types import StreamingAgentChatResponse
@@ -18,11 +23,12 @@ from llama_index.core.instrumentation.events.chat_engine import (
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.span import active_span_id
 
-from reges_index.engines.chat_reply import Reply
-from reges_index.engines.closing import AClosing, Closing
-from reges_index.engines.live_turn import AsyncLiveTurn, LiveTurn
+from reges_index.engines.session import Reply
+from reges_index.item_expert.reasoning import ReasoningStopped, hear_reasoning
 
-__all__ = ["ReGeSChatStream", "alive_stream", "finished_stream", "live_stream"]
+__all__ = ["AsyncLiveTurn", "LiveTurn", "ReGeSChatStream", "async_stream", "stream"]
+
+T = TypeVar("T")
 
 dispatcher = get_dispatcher(__name__)
 
@@ -67,7 +73,7 @@ class ReGeSChatStream(StreamingAgentChatResponse):
             finally:
                 stream.close()  # this object holds it too, so it would not end by itself
 
-        return Closing(texts(), stream.close)
+        return _Closing(texts(), stream.close)
 
     def async_response_gen(self) -> AsyncGenerator[str, None]:
         """Return the pieces of text; leaving early ends the turn, see `ReGeSChatEngine.astream_chat`."""
@@ -83,100 +89,187 @@ class ReGeSChatStream(StreamingAgentChatResponse):
             finally:
                 await stream.aclose()
 
-        return AClosing(texts(), stream.aclose)
+        return _AClosing(texts(), stream.aclose)
 
 
-def finished_stream(reply: Reply, *, asynchronous: bool = False) -> ReGeSChatStream:
-    """Return a reply that is complete as a stream of its words."""
-    # The memory has the answer already, so LlamaIndex's history-writing thread is not needed.
-    stream = ReGeSChatStream(is_writing_to_memory=False)
-    stream.fill(reply)
-    announce = _Announcer()
-    if asynchronous:
-        stream.achat_stream = _aannounced(_awords(reply), announce)
-    else:
-        stream.chat_stream = _announced(_words(reply), announce)
-    return stream
+# -- a turn that runs while its reasoning is read -----------------------------------------------------------
 
 
-def live_stream(turn: LiveTurn, first: str) -> ReGeSChatStream:
-    """Return a turn under way as a stream, from the first piece of its reasoning on."""
-    stream = ReGeSChatStream(is_writing_to_memory=False)
+class LiveTurn:
+    """A turn in a thread of its own, which goes on while its reasoning is read.
+
+    A reader who leaves before the item is chosen ends the turn at the next token; nothing of it is
+    remembered. The queue between has no bound: a slow reader, or one who never begins, holds up no other
+    turn.
+
+    Parameters
+    ----------
+    turn
+        Runs the turn. It is given a function to call before the memory changes, which raises
+        `ReasoningStopped` if the reader has left.
+    """
+
+    def __init__(self, turn: Callable[[Callable[[], None]], Reply]) -> None:
+        self._items: queue.SimpleQueue[str | Reply | BaseException] = queue.SimpleQueue()
+        self._left = threading.Event()
+        thread = threading.Thread(
+            target=copy_context().run, args=(self._run, turn), name="reges-turn", daemon=True
+        )
+        thread.start()
+
+    def _run(self, turn: Callable[[Callable[[], None]], Reply]) -> None:
+        try:
+            with hear_reasoning(self._hear):
+                self._items.put(turn(self._check))
+        except BaseException as problem:  # raised to the reader by next()
+            self._items.put(problem)
+
+    def _check(self) -> None:
+        if self._left.is_set():
+            raise ReasoningStopped("the reader left before the item was chosen")
+
+    def _hear(self, piece: str) -> None:
+        self._check()
+        self._items.put(piece)
+
+    def next(self) -> str | Reply:
+        """Wait for the next piece of reasoning or, at the end, the reply; raise what went wrong."""
+        item = self._items.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def leave(self) -> None:
+        """End the turn if it still reasons; does nothing to one that has ended. Does not wait for it."""
+        self._left.set()
+
+
+class AsyncLiveTurn:
+    """A turn in a task of its own; see `LiveTurn`."""
+
+    def __init__(self, turn: Callable[[], Awaitable[Reply]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[str | None] = asyncio.Queue()
+
+        async def run() -> Reply:
+            return await turn()
+
+        with hear_reasoning(self._hear):
+            self._task = asyncio.create_task(run())  # which copies the context, and the listener with it
+        self._task.add_done_callback(lambda _: self._items.put_nowait(None))
+
+    def _hear(self, piece: str) -> None:
+        # In the thread that writes. What is put here comes before the end, which goes the same way.
+        self._loop.call_soon_threadsafe(self._items.put_nowait, piece)
+
+    async def next(self) -> str | Reply:
+        """Wait for the next piece of reasoning or, at the end, the reply; raise what went wrong."""
+        item = await self._items.get()
+        return await self._task if item is None else item
+
+    async def leave(self) -> None:
+        """End the turn if it still runs, and wait until it has ended."""
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()  # has been raised to the reader, or is of no interest to one who left
+
+
+# -- streams ------------------------------------------------------------------------------------------------
+
+
+def stream(first: str | Reply, turn: LiveTurn | None = None) -> ReGeSChatStream:
+    """Return a reply word by word, or a turn under way from the first piece of its reasoning on."""
+    made, story = _told(first)
 
     def pieces() -> Generator[ChatResponse, None, None]:
-        item: str | Reply = first
-        thought = ""
+        came: Reply | str | None = None
         try:
-            while isinstance(item, str):
-                thought += item
-                yield _thinking(thought, item)
-                item = turn.next()
+            while True:
+                piece = story.send(came)
+                came = None
+                if piece is not None:
+                    yield piece
+                    continue
+                assert turn is not None  # only reasoning asks for more, and that comes from a turn
+                try:
+                    came = turn.next()
+                except BaseException as error:
+                    story.throw(error)
+        except StopIteration:
+            return
         finally:
-            turn.leave()
-        stream.fill(item)
-        yield _line_break(thought)
-        yield from _words(item, thought)
+            story.close()
+            if turn is not None:
+                turn.leave()
 
-    stream.chat_stream = Closing(_announced(pieces(), _Announcer()), turn.leave)
-    return stream
+    made.chat_stream = _Closing(pieces(), turn.leave) if turn is not None else pieces()
+    return made
 
 
-def alive_stream(turn: AsyncLiveTurn, first: str) -> ReGeSChatStream:
-    """Do `live_stream` for an asynchronous turn."""
-    stream = ReGeSChatStream(is_writing_to_memory=False)
+def async_stream(first: str | Reply, turn: AsyncLiveTurn | None = None) -> ReGeSChatStream:
+    """Do `stream` for an event loop."""
+    made, story = _told(first)
 
     async def pieces() -> AsyncGenerator[ChatResponse, None]:
-        item: str | Reply = first
-        thought = ""
+        came: Reply | str | None = None
         try:
-            while isinstance(item, str):
-                thought += item
-                yield _thinking(thought, item)
-                item = await turn.next()
+            while True:
+                piece = story.send(came)
+                came = None
+                if piece is not None:
+                    yield piece
+                    continue
+                assert turn is not None
+                try:
+                    came = await turn.next()
+                except BaseException as error:
+                    story.throw(error)
+        except StopIteration:
+            return
         finally:
-            await turn.leave()
-        stream.fill(item)
-        yield _line_break(thought)
-        for word in _words(item, thought):
-            yield word
+            story.close()
+            if turn is not None:
+                await turn.leave()
 
-    stream.achat_stream = AClosing(_aannounced(pieces(), _Announcer()), turn.leave)
-    return stream
+    made.achat_stream = _AClosing(pieces(), turn.leave) if turn is not None else pieces()
+    return made
 
 
-# -- pieces ------------------------------------------------------------------------------------------------
+Story = Generator[ChatResponse | None, Any, None]
+"""Pieces of an answer; None asks for what comes next of the turn, and is sent it."""
 
 
-def _thinking(thought: str, piece: str) -> ChatResponse:
-    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[ThinkingBlock(content=thought)])
-    return ChatResponse(message=message, delta=piece, additional_kwargs={"thinking_delta": piece})
+def _told(first: str | Reply) -> tuple[ReGeSChatStream, Story]:
+    # The memory has the answer already, so LlamaIndex's history-writing thread is not needed.
+    made = ReGeSChatStream(is_writing_to_memory=False)
+    if isinstance(first, Reply):
+        made.fill(first)
+    return made, _announced(_pieces(made, first), _Announcer())
 
 
-def _line_break(thought: str) -> ChatResponse:
-    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[ThinkingBlock(content=thought)])
-    return ChatResponse(message=message, delta="\n")
-
-
-def _words(reply: Reply, thought: str = "") -> Generator[ChatResponse, None, None]:
+def _pieces(made: ReGeSChatStream, first: str | Reply) -> Story:
+    item, thought = first, ""
+    while isinstance(item, str):
+        thought += item
+        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[ThinkingBlock(content=thought)])
+        yield ChatResponse(message=message, delta=item, additional_kwargs={"thinking_delta": item})
+        item = yield None
+    made.fill(item)
     before = [ThinkingBlock(content=thought)] if thought else []
+    if before:
+        yield ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, blocks=before), delta="\n")
     written = ""
-    for number, word in enumerate(reply.text.split(" ")):
+    for number, word in enumerate(item.text.split(" ")):
         delta = word if number == 0 else f" {word}"
         written += delta
         message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[*before, TextBlock(text=written)])
         yield ChatResponse(message=message, delta=delta)
 
 
-async def _awords(reply: Reply) -> AsyncGenerator[ChatResponse, None]:
-    for word in _words(reply):
-        yield word
-
-
-# -- LlamaIndex's events of a stream -----------------------------------------------------------------------
-
-
 class _Announcer:
-    """Sends events under the span of the call that made the stream, wherever the stream is read."""
+    """Sends LlamaIndex's events under the span of the call that made the stream, wherever it is read."""
 
     def __init__(self) -> None:
         self._span = active_span_id.get()
@@ -185,33 +278,75 @@ class _Announcer:
         dispatcher.event(make(span_id=self._span, **fields))
 
 
-def _announced(
-    pieces: Generator[ChatResponse, None, None], announce: _Announcer
-) -> Generator[ChatResponse, None, None]:
+def _announced(pieces: Story, announce: _Announcer) -> Story:
     announce(StreamChatStartEvent)
+    came = None
     try:
-        for piece in pieces:
-            announce(StreamChatDeltaReceivedEvent, delta=piece.delta or "")
-            yield piece
+        while True:
+            piece = pieces.send(came)
+            if piece is not None:
+                announce(StreamChatDeltaReceivedEvent, delta=piece.delta or "")
+            came = yield piece
+    except StopIteration:
+        announce(StreamChatEndEvent)
     except Exception as error:
         announce(StreamChatErrorEvent, exception=error)
         raise
     finally:
         pieces.close()
-    announce(StreamChatEndEvent)
 
 
-async def _aannounced(
-    pieces: AsyncGenerator[ChatResponse, None], announce: _Announcer
-) -> AsyncGenerator[ChatResponse, None]:
-    announce(StreamChatStartEvent)
-    try:
-        async for piece in pieces:
-            announce(StreamChatDeltaReceivedEvent, delta=piece.delta or "")
-            yield piece
-    except Exception as error:
-        announce(StreamChatErrorEvent, exception=error)
-        raise
-    finally:
-        await pieces.aclose()
-    announce(StreamChatEndEvent)
+# The ``finally`` of a generator that was never begun does not run: a reader who leaves at once would leave
+# behind what the generator was to end.
+
+
+class _Closing(Generator[T, None, None]):
+    """A generator's pieces; ``end`` is called when this is closed, even before the first piece."""
+
+    def __init__(self, pieces: Generator[T, None, None], end: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._end = end
+
+    def send(self, value: None) -> T:
+        return self._pieces.send(value)
+
+    def throw(
+        self,
+        typ: type[BaseException] | BaseException,
+        _val: BaseException | object = None,
+        _tb: TracebackType | None = None,
+        /,
+    ) -> T:
+        return self._pieces.throw(typ if isinstance(typ, BaseException) else typ())
+
+    def close(self) -> None:
+        try:
+            self._pieces.close()
+        finally:
+            self._end()
+
+
+class _AClosing(AsyncGenerator[T, None]):
+    """`_Closing` for an asynchronous generator."""
+
+    def __init__(self, pieces: AsyncGenerator[T, None], end: Callable[[], Awaitable[None]]) -> None:
+        self._pieces = pieces
+        self._end = end
+
+    async def asend(self, value: None) -> T:
+        return await self._pieces.asend(value)
+
+    async def athrow(
+        self,
+        typ: type[BaseException] | BaseException,
+        _val: BaseException | object = None,
+        _tb: TracebackType | None = None,
+        /,
+    ) -> T:
+        return await self._pieces.athrow(typ if isinstance(typ, BaseException) else typ())
+
+    async def aclose(self) -> None:
+        try:
+            await self._pieces.aclose()
+        finally:
+            await self._end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,10 @@ from llama_index.core.schema import NodeWithScore
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle
-from reges_index.item_expert.rerank import RankedCandidate
+from reges_index.item_expert.prior import PROBABILITY, SCORE_KIND
+from reges_index.item_expert.ranking import RankedCandidate, Ranking, candidates_of, item_of, marked_node
 
-__all__ = ["Recommendation"]
+__all__ = ["Recommendation", "ranking_of_retriever"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,10 @@ class Recommendation:
     Attributes
     ----------
     bundle
-        The dialogue with the refined query.
+        The dialogue, with the refined query where one was written.
     candidates
-        What the item expert ranked, best first; the first one is the recommendation.
+        What the item expert ranked, best first, or without one what was retrieved; the first one is the
+        recommendation.
     rest
         What was retrieved but not shown to the item expert, in the retriever's order.
     excluded
@@ -33,7 +36,7 @@ class Recommendation:
     report
         What was cut, what failed over, by stage.
     top_n
-        How many candidates `nodes` holds, from the item expert's option of this name; None is all.
+        How many candidates `nodes` holds; None is all.
     """
 
     bundle: DialogueQueryBundle
@@ -45,9 +48,10 @@ class Recommendation:
     top_n: int | None = None
 
     @property
-    def query(self) -> str:
-        """The refined query."""
-        return self.bundle.query_str
+    def query(self) -> str | None:
+        """The refined query; None where none was written, and the dialogue was searched with."""
+        written = self.bundle.custom_embedding_strs
+        return written[0] if written else None
 
     @property
     def item(self) -> Item | None:
@@ -56,8 +60,8 @@ class Recommendation:
 
     @property
     def ranking(self) -> list[str]:
-        """Ids of everything retrieved: the reranked candidates, then the rest."""
-        return [c.item.id for c in self.candidates] + [Item.from_node(n.node).id for n in self.rest]
+        """Ids of everything retrieved: the ranked candidates, then the rest."""
+        return [c.item.id for c in self.candidates] + [item_of(n.node).id for n in self.rest]
 
     @property
     def nodes(self) -> list[NodeWithScore]:
@@ -91,3 +95,24 @@ class Recommendation:
             "timings": self.timings,
             "report": self.report,
         }
+
+
+def ranking_of_retriever(nodes: Sequence[NodeWithScore]) -> Ranking:
+    """Return the retriever's own order as a ranking, with its scores where these are probabilities."""
+    ranked = []
+    for found in candidates_of(nodes):
+        node, place = found.node, found.retrieval_rank
+        chance = node.score if node.node.metadata.get(SCORE_KIND) == PROBABILITY else None
+        ranked.append(
+            RankedCandidate(
+                item=found.item,
+                rank=len(ranked) + 1,
+                probability=chance,
+                logprob=None,
+                retrieval_score=node.score,
+                retrieval_rank=place,
+                node=marked_node(node, chance, place, keep_retrieval_score=True),
+            )
+        )
+    report = {"outcome": "retrieval", "score_source": "retrieval", "candidates": len(ranked), "fallbacks": 0}
+    return Ranking(tuple(ranked), {"rerank": report})

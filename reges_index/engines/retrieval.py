@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
@@ -17,19 +16,23 @@ from llama_index.core.vector_stores.types import VectorStoreQueryMode
 
 from reges_index.catalog import CatalogRetriever, ItemCatalog, LiveCatalog
 from reges_index.dialogue import DialogueQueryBundle, TitleIndex, dialogue_of
+from reges_index.driver import Work, off_loop
 from reges_index.errors import ConfigError
-from reges_index.fusion.model import FusionModel
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.exclusion import without_excluded
-from reges_index.query_expert.off_loop import retrieve_off_loop
+from reges_index.item_expert.prior import PROBABILITY, SCORE_KIND
+from reges_index.query_expert.retriever import off_loop_retrieval, with_metadata
+from reges_index.settings import GIVEN
+
+if TYPE_CHECKING:
+    from reges_index.fusion.model import FusionModel
 
 __all__ = [
     "CatalogSource",
     "Found",
     "RetrieverSource",
-    "aretrieve",
-    "filters_of",
-    "retrieve",
+    "reads_query",
+    "retrieving",
     "turn_of",
     "with_filters",
 ]
@@ -37,7 +40,7 @@ __all__ = [
 RetrieverSource: TypeAlias = Callable[[int], BaseRetriever] | BaseRetriever
 """Makes a retriever for a number of items, or is one, whose own number then stays."""
 
-# Retrieved on top of the number asked for when named items are left out, so that k candidates remain.
+# Retrieved on top of the number asked for when named items are left out; more is asked for where it must be.
 _SPARE_FOR_MENTIONS = 20
 
 
@@ -50,13 +53,8 @@ class CatalogSource:
         What every item retrieved obeys.
     fusion
         Retrieve with `FusionRetriever`; None is the paper's dense retrieval.
-    hide_ruled_out
-        As of `FusionRetriever`.
-
-    Raises
-    ------
-    ConfigError
-        If something shall be hidden and there is no fusion, which alone knows what was ruled out.
+    name
+        What settings call it: "vectors", "fusion" (the shipped one), a fusion's folder, or "given".
     """
 
     def __init__(
@@ -65,58 +63,38 @@ class CatalogSource:
         filters: MetadataFilters | None = None,
         fusion: FusionModel | None = None,
         *,
-        hide_ruled_out: bool = False,
+        name: str = GIVEN,
     ) -> None:
-        if hide_ruled_out and fusion is None:
-            raise ConfigError(
-                "hide_ruled_out=True needs a fusion, and there is none",
-                hint="pass fusion=FusionModel.default(), or leave hide_ruled_out out",
-            )
+        self.name = "vectors" if fusion is None else name
         self.catalog = catalog
         self.filters = filters
         self.fusion = fusion
-        self.hide_ruled_out = hide_ruled_out
         # One for all numbers of items and all filters: it prepares the catalog once, and they share that.
-        self._fused = None if fusion is None else _Fused(catalog, fusion, hide_ruled_out)
+        self._fused: FusionRetriever | None = None
+        self._owner = object()  # by which a live catalog keeps its versions' retrievers; copies share it
+        if fusion is not None:
+            if not isinstance(catalog, LiveCatalog):
+                self._fused = FusionRetriever(catalog, fusion)
+            self._fusion_retriever()  # refuses a catalog of another encoder now, not in the first turn
 
     @property
     def current(self) -> ItemCatalog:
         """The catalog itself; of a live one the version that the turn reads."""
         return self.catalog.current if isinstance(self.catalog, LiveCatalog) else self.catalog
 
+    def _fusion_retriever(self) -> FusionRetriever:
+        if self._fused is not None:
+            return self._fused
+        assert isinstance(self.catalog, LiveCatalog)  # of all others it was made above
+        return self.catalog.derived(self._owner, lambda version: FusionRetriever(version, self.fusion))
+
     def __call__(self, similarity_top_k: int) -> BaseRetriever:
         """Return a retriever of so many items; over the version of a live catalog that the turn reads."""
-        if self._fused is None:
+        if self.fusion is None:
             return self.catalog.as_retriever(similarity_top_k=similarity_top_k, filters=self.filters)
-        retriever = self._fused.retriever().for_top_k(similarity_top_k)
+        retriever = self._fusion_retriever().for_top_k(similarity_top_k)
         retriever.filters = self.filters
         return retriever
-
-    def with_filters(self, filters: MetadataFilters | None) -> CatalogSource:
-        """Return a source like this one with other filters; what the fusion has prepared is shared."""
-        other = copy.copy(self)
-        other.filters = filters
-        return other
-
-
-class _Fused:
-    """The fusion's retriever of a catalog; of a live one, a retriever for each version."""
-
-    def __init__(self, catalog: ItemCatalog | LiveCatalog, fusion: FusionModel, hide_ruled_out: bool) -> None:
-        self._catalog = catalog
-        self._fusion = fusion
-        self._hide_ruled_out = hide_ruled_out
-        self._only = None if isinstance(catalog, LiveCatalog) else self._over(catalog)
-        self.retriever()  # refuses a catalog of another encoder now, not in the first turn
-
-    def retriever(self) -> FusionRetriever:
-        if isinstance(self._catalog, LiveCatalog):
-            return self._catalog.derived(self, self._over)
-        assert self._only is not None  # made above for every catalog that is not live
-        return self._only
-
-    def _over(self, catalog: ItemCatalog) -> FusionRetriever:
-        return FusionRetriever(catalog, self._fusion, hide_ruled_out=self._hide_ruled_out)
 
 
 def turn_of(source: RetrieverSource) -> AbstractContextManager[object]:
@@ -124,6 +102,14 @@ def turn_of(source: RetrieverSource) -> AbstractContextManager[object]:
     if isinstance(source, CatalogSource) and isinstance(source.catalog, LiveCatalog):
         return source.catalog.pinned()
     return nullcontext()
+
+
+def reads_query(source: RetrieverSource) -> bool:
+    """Whether a written query decides on what a source gives; retrievers say otherwise by ``reads_query``."""
+    if isinstance(source, CatalogSource):
+        return source.fusion is None
+    retriever = source if isinstance(source, BaseRetriever) else source(1)
+    return bool(getattr(retriever, "reads_query", True))
 
 
 def filters_of(source: RetrieverSource) -> MetadataFilters | None:
@@ -143,7 +129,9 @@ def with_filters(source: RetrieverSource, filters: MetadataFilters | None) -> Re
         If it does not retrieve from a catalog: the filters are then its retriever's.
     """
     if isinstance(source, CatalogSource):
-        return source.with_filters(filters)
+        other = copy.copy(source)
+        other.filters = filters
+        return other
     if isinstance(source, BaseRetriever) or not isinstance(source(1), CatalogRetriever | FusionRetriever):
         raise ConfigError(
             "this engine was built from a retriever, whose filters are its own",
@@ -167,7 +155,8 @@ class Found:
     Attributes
     ----------
     nodes
-        Those that may be shown, best first.
+        Those that may be shown, best first. Where their scores are the retriever's probabilities, their
+        metadata says so (``score_kind``).
     retrieved, excluded
         How many were retrieved, and how many of these were taken out.
     """
@@ -177,56 +166,58 @@ class Found:
     excluded: int
 
 
-def retrieve(
+def retrieving(
     source: RetrieverSource,
     bundle: DialogueQueryBundle,
     *,
     top_k: int,
     exclude_ids: Sequence[str],
     exclude_mentioned: bool,
-) -> Found:
-    """Retrieve candidates, with as many to spare as may be taken out.
+) -> Work[Found]:
+    """Retrieve until as many candidates as asked for may be shown, or the catalog ends.
 
     Parameters
     ----------
     top_k
-        How many to show. A source that is a retriever shows its own number.
+        How many to show. A source that is a retriever shows its own number; where nothing is known of how to
+        ask it for more, fewer may remain.
     exclude_ids, exclude_mentioned
         What to take out: these items, and what the dialogue names.
     """
-    retriever, shown = _retriever(source, top_k, exclude_ids, exclude_mentioned)
-    nodes = retriever.retrieve(bundle)
-    allowed = without_excluded(
+    shown: int | None = top_k
+    if isinstance(source, BaseRetriever):
+        shown = source.similarity_top_k if _may_widen(source) else None
+    spare = len(exclude_ids) + (_SPARE_FOR_MENTIONS if exclude_mentioned else 0)
+    asked = (shown or 0) + spare
+    while True:
+        retriever = _of_size(source, asked if shown is not None and spare else shown)
+        nodes: list[NodeWithScore] = yield off_loop_retrieval(retriever, bundle)
+        allowed: list[NodeWithScore] = nodes
+        if spare:
+            allowed = yield off_loop(_allowed, retriever, nodes, bundle, exclude_ids, exclude_mentioned)
+        if shown is None or len(allowed) >= shown or len(nodes) < asked:
+            break
+        asked *= 2
+    left = allowed[:shown]
+    if getattr(retriever, "scores_are_probabilities", False):
+        left = [with_metadata(node, {SCORE_KIND: PROBABILITY}) for node in left]
+    return Found(left, len(nodes), len(nodes) - len(allowed))
+
+
+def _allowed(
+    retriever: BaseRetriever,
+    nodes: list[NodeWithScore],
+    bundle: DialogueQueryBundle,
+    exclude_ids: Sequence[str],
+    exclude_mentioned: bool,
+) -> list[NodeWithScore]:
+    return without_excluded(
         nodes,
         dialogue_of(bundle),
         ids=exclude_ids,
         mentioned=exclude_mentioned,
         titles=_titles_of(retriever) if exclude_mentioned else None,
     )
-    return Found(allowed[:shown], len(nodes), len(nodes) - len(allowed))
-
-
-async def aretrieve(
-    source: RetrieverSource,
-    bundle: DialogueQueryBundle,
-    *,
-    top_k: int,
-    exclude_ids: Sequence[str],
-    exclude_mentioned: bool,
-) -> Found:
-    """Do `retrieve` without blocking the event loop."""
-    retriever, shown = _retriever(source, top_k, exclude_ids, exclude_mentioned)
-    nodes = await retrieve_off_loop(retriever, bundle)
-    titles = await asyncio.to_thread(_titles_of, retriever) if exclude_mentioned else None
-    allowed = await asyncio.to_thread(
-        without_excluded,
-        nodes,
-        dialogue_of(bundle),
-        ids=exclude_ids,
-        mentioned=exclude_mentioned,
-        titles=titles,
-    )
-    return Found(allowed[:shown], len(nodes), len(nodes) - len(allowed))
 
 
 def _titles_of(retriever: BaseRetriever) -> TitleIndex | None:
@@ -235,19 +226,15 @@ def _titles_of(retriever: BaseRetriever) -> TitleIndex | None:
     return catalog.titles() if isinstance(catalog, ItemCatalog | LiveCatalog) else None
 
 
-def _retriever(
-    source: RetrieverSource, top_k: int, exclude_ids: Sequence[str], exclude_mentioned: bool
-) -> tuple[BaseRetriever, int | None]:
-    """Return a retriever with items to spare, and how many of the allowed ones to show; None is all."""
-    spare = len(exclude_ids) + (_SPARE_FOR_MENTIONS if exclude_mentioned else 0)
+def _of_size(source: RetrieverSource, size: int | None) -> BaseRetriever:
     if not isinstance(source, BaseRetriever):
-        return source(top_k + spare), top_k
-    if not spare or not _may_widen(source):
-        return source, None
+        assert size is not None
+        return source(size)
+    if size is None or not _may_widen(source) or size == source.similarity_top_k:
+        return source
     wider = copy.copy(source)  # the retriever is the user's own, and other turns may be using it
-    shown: int = wider.similarity_top_k
-    wider.similarity_top_k = shown + spare
-    return wider, shown
+    wider.similarity_top_k = size
+    return wider
 
 
 def _may_widen(

@@ -1,22 +1,80 @@
-"""The memory of one conversation, and what was recommended in it."""
+"""One conversation: its memory, what was recommended in it, and the answers that go into it."""
 
 from __future__ import annotations
 
-import asyncio
+import re
 import threading
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.chat_engine.types import AgentChatResponse
 from llama_index.core.memory import BaseMemory, Memory
+from llama_index.core.tools import ToolOutput
 
-from reges_index.engines.chat_reply import Reply
+from reges_index.dialogue import one_line
+from reges_index.driver import Do, Work
+from reges_index.engines.recommendation import Recommendation
 
-__all__ = ["OpenTurn", "Session", "endless_memory"]
+__all__ = ["OpenTurn", "Reply", "Session", "as_response", "endless_memory", "whole_sentences"]
 
 # Long enough that the memory never drops a message: the experts cut the dialogue themselves, and say so.
 _MEMORY_TOKENS = 10**9
+_SENTENCE_END = re.compile(r"[.!?…]+[\"”’)]*(?=\s|$)")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer before it is put into a LlamaIndex response object."""
+
+    text: str
+    found: Recommendation | None
+    response: RESPONSE_TYPE | None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What LlamaIndex's response says beside the text."""
+        if self.response is None:
+            return {"small_talk": True, "item_id": None}
+        return {"small_talk": False, **(self.response.metadata or {})}
+
+    @property
+    def sources(self) -> list[ToolOutput]:
+        """The recommendation, as the output of a tool; empty for small talk.
+
+        Its report says what became of the answer, too.
+        """
+        if self.found is None:
+            return []
+        report = self.metadata.get("report", self.found.report)
+        return [
+            ToolOutput(
+                tool_name="reges",
+                content=self.text,
+                raw_input={"query": self.found.query},
+                raw_output=replace(self.found, report=report),
+            )
+        ]
+
+
+def whole_sentences(text: str) -> str:
+    """Return the first line of what the model wrote, without a sentence that the token limit cut off."""
+    line = next((one_line(line) for line in text.splitlines() if line.strip()), "Hello! What do you like?")
+    ends = [match.end() for match in _SENTENCE_END.finditer(line)]
+    return line[: ends[-1]] if ends else line
+
+
+def as_response(reply: Reply) -> AgentChatResponse:
+    """Return a reply as LlamaIndex's chat response."""
+    return AgentChatResponse(
+        response=reply.text,
+        sources=reply.sources,
+        source_nodes=reply.found.nodes if reply.found else [],
+        metadata=reply.metadata,
+    )
 
 
 @dataclass(frozen=True)
@@ -28,7 +86,9 @@ class OpenTurn:
     history
         What the caller gave in the memory's place; None is the memory.
     barred
-        Items that were recommended before and must not be again.
+        Items that must not be recommended: those of earlier turns, and those of the caller's.
+    recommended
+        Of these, what was recommended before.
     resets
         How often the session had been reset.
     """
@@ -36,6 +96,7 @@ class OpenTurn:
     user: ChatMessage
     history: list[ChatMessage] | None
     barred: list[str]
+    recommended: list[str]
     resets: int
 
 
@@ -67,69 +128,47 @@ class Session:
             self.memory.reset()
             self._recommended = []
 
-    def begin(self, user: ChatMessage, history: list[ChatMessage] | None) -> OpenTurn:
+    def begin(
+        self, user: ChatMessage, history: list[ChatMessage] | None, exclude_ids: Iterable[str] = ()
+    ) -> OpenTurn:
         """Open a turn."""
         # With a history of the caller's this is another conversation, of which we have recommended nothing.
         ours = self._exclude_recommended and history is None
-        return OpenTurn(user, history, list(self._recommended) if ours else [], self._resets)
+        before = list(self._recommended) if ours else []
+        return OpenTurn(user, history, [*before, *exclude_ids], before, self._resets)
 
-    def dialogue(self, turn: OpenTurn) -> Sequence[ChatMessage]:
-        """Return all that was said, the turn's message last."""
-        before = self.memory.get_all() if turn.history is None else turn.history
+    def dialogue(self, turn: OpenTurn) -> Work[Sequence[ChatMessage]]:
+        """Get all that was said, the turn's message last."""
+        before = turn.history
+        if before is None:
+            before = yield Do(self.memory.get_all, self.memory.aget_all)
         return [*before, turn.user]
 
-    async def adialogue(self, turn: OpenTurn) -> Sequence[ChatMessage]:
-        """Return all that was said, the turn's message last."""
-        before = await self.memory.aget_all() if turn.history is None else turn.history
-        return [*before, turn.user]
-
-    def remember(self, turn: OpenTurn, reply: Reply) -> None:
+    def remember(self, turn: OpenTurn, reply: Reply) -> Work[None]:
         """Write a turn that has ended, unless there was a reset meanwhile."""
-        with self._writing:
-            if turn.resets != self._resets:
-                return
-            if turn.history is not None:
-                self.memory.set(turn.history)
-            self.memory.put(turn.user)
-            self.memory.put(_spoken(reply))
-            self._note(turn, reply)
-
-    async def aremember(self, turn: OpenTurn, reply: Reply) -> None:
-        """Do `remember`, the whole of it even if the caller is cancelled: half a turn is no use."""
-        await _whole(self._awrite(turn, reply))
-
-    async def _awrite(self, turn: OpenTurn, reply: Reply) -> None:
-        # No lock, which would be held while other tasks run. What a reset in between has missed goes after.
+        # One lock for all of it would be held while other tasks run. What a reset has missed goes after.
         if turn.resets != self._resets:
             return
-        if turn.history is not None:
-            await self.memory.aset(turn.history)
-        await self.memory.aput(turn.user)
-        await self.memory.aput(_spoken(reply))
-        self._note(turn, reply)
-        if turn.resets != self._resets:
-            await self.memory.areset()
-            self._recommended = []
-
-    def _note(self, turn: OpenTurn, reply: Reply) -> None:
+        memory, history = self.memory, turn.history
+        if history is not None:
+            yield Do(partial(self._locked, memory.set, history), partial(memory.aset, history))
+        for message in (turn.user, ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)):
+            yield Do(partial(self._locked, memory.put, message), partial(memory.aput, message))
         picked = [reply.found.item.id] if reply.found and reply.found.item else []
-        self._recommended = [*turn.barred, *picked]
+        with self._writing:
+            self._recommended = [*turn.recommended, *picked]
+            missed = turn.resets != self._resets
+            if missed:
+                self._recommended = []
+        if missed:
+            yield Do(memory.reset, memory.areset)
+
+    def _locked(self, change: Callable[..., None], *args: Any) -> None:
+        with self._writing:
+            change(*args)
 
 
 def endless_memory() -> Memory:
     """Return a memory that keeps every message."""
     # Nothing is ever dropped, so nothing need be counted; a message of a megabyte takes seconds to tokenize.
     return Memory.from_defaults(token_limit=_MEMORY_TOKENS, tokenizer_fn=lambda _: [])
-
-
-def _spoken(reply: Reply) -> ChatMessage:
-    return ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)
-
-
-async def _whole(work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools import QueryEngineTool, ToolMetadata, ToolOutput
 
-from reges_index.engines.arguments import as_bundle
-from reges_index.engines.query_engine import ReGeSQueryEngine
+from reges_index.engines.query_engine import ReGeSQueryEngine, barring
 
 __all__ = ["RecommendTool", "as_query_engine_tool"]
 
@@ -24,7 +24,8 @@ class RecommendTool(QueryEngineTool):
 
     An agent's LLM calls it with ``input``, a string. Code may give a dialogue in its place, in any form that
     `ReGeSQueryEngine.recommend` takes: ``tool.call(messages)`` or ``tool.call(input=messages)``. The output's
-    ``content`` is the engine's answer as text, ``raw_output`` its response with the metadata.
+    ``content`` is the engine's answer as text, ``raw_output`` its response with the metadata. Items that must
+    not be recommended are named by ``exclude_ids=[...]``.
     """
 
     def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
@@ -37,11 +38,11 @@ class RecommendTool(QueryEngineTool):
         bundle = self._bundle(*args, **kwargs)
         return self._output(bundle, await self.query_engine.aquery(bundle))
 
-    def _bundle(self, *args: Any, **kwargs: Any) -> QueryBundle:
+    def _bundle(self, *args: Any, exclude_ids: Iterable[str] = (), **kwargs: Any) -> QueryBundle:
         given = args[0] if args else kwargs.get("input")
         if given is None or isinstance(given, str):
             given = self._get_query_str(*args, **kwargs)  # as LlamaIndex reads what a model calls it with
-        return as_bundle(given)
+        return barring(given, exclude_ids)
 
     def _output(self, bundle: QueryBundle, response: Any) -> ToolOutput:
         return ToolOutput(

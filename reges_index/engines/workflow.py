@@ -1,27 +1,126 @@
-"""`ReGeSWorkflow`: the query engine as a LlamaIndex workflow, one step for each stage of figure 2."""
+"""`ReGeSWorkflow`: the query engine as a LlamaIndex workflow, one step for each stage of figure 2.
+
+Its events are not to be confused with those of LlamaIndex's instrumentation, which every engine sends whoever
+listens: LlamaIndex's own, and `QueryWrittenEvent` and `ItemSelectedEvent` where it has none.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from llama_index.core.workflow import Context, Workflow, step
+from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
+from pydantic import Field, SkipValidation
 
-from reges_index.engines.arguments import as_bundle, unique_ids
-from reges_index.engines.events import (
-    CandidatesRanked,
-    CandidatesRetrieved,
-    DialogueReceived,
-    QueryWritten,
-    ReasoningPiece,
-    Recommended,
-)
-from reges_index.engines.query_engine import ReGeSQueryEngine
-from reges_index.engines.retrieval import aretrieve
+from reges_index.dialogue import DialogueQueryBundle
+from reges_index.driver import arun
+from reges_index.engines.query_engine import ReGeSQueryEngine, as_bundle, unique_ids
+from reges_index.engines.recommendation import Recommendation
+from reges_index.engines.retrieval import Found
+from reges_index.item_expert.ranking import Ranking
 from reges_index.item_expert.reasoning import hear_reasoning
 
-__all__ = ["ReGeSWorkflow"]
+__all__ = [
+    "CandidatesRanked",
+    "CandidatesRetrieved",
+    "DialogueReceived",
+    "QueryWritten",
+    "ReGeSWorkflow",
+    "ReasoningPiece",
+    "Recommended",
+]
+
+# Passed on as they are: pydantic would take dataclasses apart and build them again.
+_Bundle = Annotated[DialogueQueryBundle, SkipValidation]
+
+
+class DialogueReceived(StartEvent):
+    """Begins a run: ``workflow.run(dialogue=..., exclude_ids=[...])``.
+
+    Attributes
+    ----------
+    dialogue
+        A string, a `Turn`, messages, or a query bundle.
+    exclude_ids
+        Items that must not be recommended.
+    """
+
+    dialogue: Any
+    exclude_ids: list[str] = Field(default_factory=list)
+
+
+class QueryWritten(Event):
+    """The query expert has written the query, where there is one.
+
+    Attributes
+    ----------
+    bundle
+        The dialogue, with the refined query where one was written.
+    exclude_ids
+        As given.
+    seconds
+        What writing took.
+    """
+
+    bundle: _Bundle
+    exclude_ids: list[str]
+    seconds: float
+
+
+class CandidatesRetrieved(Event):
+    """The catalog has been searched.
+
+    Attributes
+    ----------
+    bundle
+        As in `QueryWritten`.
+    found
+        The candidates, and how many were taken out.
+    seconds
+        What writing and searching took, each.
+    """
+
+    bundle: _Bundle
+    found: Annotated[Found, SkipValidation]
+    seconds: tuple[float, float]
+
+
+class ReasoningPiece(Event):
+    """A piece of the item expert's reasoning (section 3.7.2), as it is written; in the stream only."""
+
+    delta: str
+
+
+class CandidatesRanked(Event):
+    """The item expert, or without one the retriever, has ranked the candidates.
+
+    Attributes
+    ----------
+    ranking
+        Candidates with probabilities, best first, and the report.
+    recommendation
+        What `ReGeSQueryEngine.recommend` returns.
+    """
+
+    ranking: Annotated[Ranking, SkipValidation]
+    recommendation: Annotated[Recommendation, SkipValidation]
+
+
+class Recommended(StopEvent):
+    """Ends a run, and is what awaiting it gives.
+
+    Attributes
+    ----------
+    response
+        What `ReGeSQueryEngine.query` returns.
+    recommendation
+        What `ReGeSQueryEngine.recommend` returns.
+    """
+
+    response: Annotated[RESPONSE_TYPE, SkipValidation]
+    recommendation: Annotated[Recommendation, SkipValidation]
 
 
 class ReGeSWorkflow(Workflow):
@@ -57,7 +156,7 @@ class ReGeSWorkflow(Workflow):
         """Let the query expert write the query (section 2.3)."""
         bundle, exclude = as_bundle(event.dialogue), unique_ids(event.exclude_ids)
         start = time.perf_counter()
-        refined = await self.engine.query_transform.arun(bundle)
+        refined = await arun(self.engine.writing(bundle))
         written = QueryWritten(bundle=refined, exclude_ids=exclude, seconds=time.perf_counter() - start)
         ctx.write_event_to_stream(written)
         return written
@@ -66,14 +165,7 @@ class ReGeSWorkflow(Workflow):
     async def retrieve(self, ctx: Context, event: QueryWritten) -> CandidatesRetrieved:
         """Search the catalog, and take out what must not be recommended."""
         start = time.perf_counter()
-        with self.engine.turn():  # one version of a live catalog, whatever is swapped meanwhile
-            found = await aretrieve(
-                self.engine.retrieve_with,
-                event.bundle,
-                top_k=self.engine.similarity_top_k,
-                exclude_ids=event.exclude_ids,
-                exclude_mentioned=self.engine.exclude_mentioned,
-            )
+        found = await arun(self.engine.retrieving(event.bundle, event.exclude_ids))
         seconds = (event.seconds, time.perf_counter() - start)
         retrieved = CandidatesRetrieved(bundle=event.bundle, found=found, seconds=seconds)
         ctx.write_event_to_stream(retrieved)
@@ -90,7 +182,7 @@ class ReGeSWorkflow(Workflow):
 
         start = time.perf_counter()
         with hear_reasoning(show):
-            ranking = await self.engine.arank_candidates(event.found, event.bundle)
+            ranking = await arun(self.engine.ranking(event.found, event.bundle))
         seconds = (*event.seconds, time.perf_counter() - start)
         recommendation = self.engine.recommendation(event.bundle, ranking, event.found, seconds)
         ranked = CandidatesRanked(ranking=ranking, recommendation=recommendation)

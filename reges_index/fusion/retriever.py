@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,8 @@ class FusionRetriever(BaseRetriever):
 
     scores_are_probabilities = True
     """What the item expert's word is combined with; see `reges_index.item_expert.prior`."""
+    reads_query: ClassVar[bool] = False
+    """It searches with the dialogue: a written query would change nothing."""
 
     def __init__(
         self,

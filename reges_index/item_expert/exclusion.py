@@ -9,7 +9,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import Field
 
-from reges_index.dialogue import TitleIndex, dialogue_of
+from reges_index.dialogue import DialogueQueryBundle, TitleIndex, dialogue_of
 from reges_index.item_expert.ranking import item_of
 
 __all__ = ["ExcludeItems", "without_excluded"]
@@ -70,4 +70,5 @@ class ExcludeItems(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         dialogue = dialogue_of(query_bundle) if query_bundle is not None else ()
-        return without_excluded(nodes, dialogue, ids=self.item_ids, mentioned=self.mentioned)
+        barred = query_bundle.exclude_ids if isinstance(query_bundle, DialogueQueryBundle) else ()
+        return without_excluded(nodes, dialogue, ids=(*self.item_ids, *barred), mentioned=self.mentioned)

@@ -13,6 +13,7 @@ from reges_index.catalog.nodes import MARKER
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.item_expert.selection import Selection
+from reges_index.query_expert.retriever import QUERY_KEY, REPORT_KEY, with_metadata
 
 __all__ = [
     "REASONING_KEY",
@@ -30,8 +31,6 @@ __all__ = [
 
 # Of the chosen node: what the model wrote before it chose. The underscore keeps it out of `Item.metadata`.
 REASONING_KEY = "_reasoning"
-
-_ADDED_KEYS = ("probability", "retrieval_score", "retrieval_rank", REASONING_KEY)
 
 
 @dataclass(frozen=True)
@@ -170,34 +169,35 @@ def marked_node(
     A copy, because other components may hold the retriever's node. The added keys are neither embedded nor
     shown to an LLM.
     """
-    inner = node.node.model_copy()
-    inner.metadata = {**inner.metadata, "retrieval_rank": retrieval_rank}
+    more: dict[str, Any] = {"retrieval_rank": retrieval_rank}
     if probability is not None:
-        inner.metadata["probability"] = probability
+        more["probability"] = probability
     if keep_retrieval_score and node.score is not None:
-        inner.metadata["retrieval_score"] = node.score
+        more["retrieval_score"] = node.score
     if reasoning is not None:
-        inner.metadata[REASONING_KEY] = reasoning
-    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
-        setattr(inner, name, [*dict.fromkeys([*getattr(inner, name), *_ADDED_KEYS])])
-    return NodeWithScore(node=inner, score=node.score if probability is None else probability)
+        more[REASONING_KEY] = reasoning
+    marked = with_metadata(node, more)
+    return marked if probability is None else NodeWithScore(node=marked.node, score=probability)
 
 
 def response_metadata(bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> dict[str, Any]:
     """Return what a response says about the choice, from the ranked nodes and their bundle."""
     candidates = [candidate_row(node, rank) for rank, node in enumerate(nodes, 1)]
     best = candidates[0] if candidates else None
-    report = bundle.report if isinstance(bundle, DialogueQueryBundle) else {}
     refined = bundle.custom_embedding_strs
-    marked = (node.node.metadata for node in nodes)  # not the first one's only: a choice may rank again
+    # In LlamaIndex's own engines the nodes carry what a `ReGeSRetriever` and a `ReGeSRerank` have to say.
+    marks: dict[str, Any] = {}
+    for node in reversed(nodes):
+        marks |= node.node.metadata
+    report = bundle.report if isinstance(bundle, DialogueQueryBundle) else {}
     return {
         "item_id": best["id"] if best else None,
         "title": best["title"] if best else None,
         "probability": best["probability"] if best else None,
-        "query": refined[0] if refined else None,
+        "query": refined[0] if refined else marks.get(QUERY_KEY),
         "candidates": candidates,
-        "reasoning": next((marks[REASONING_KEY] for marks in marked if REASONING_KEY in marks), None),
-        "report": report,
+        "reasoning": marks.get(REASONING_KEY),
+        "report": {**marks.get(REPORT_KEY, {}), **report},
     }
 
 

@@ -20,12 +20,13 @@ from llama_index.core.llms.llm import LLM
 
 from reges_index.dialogue.text import normalise, one_line
 from reges_index.driver import Do, off_loop, run
-from reges_index.errors import ConfigError, ReGeSError
+from reges_index.errors import ReGeSError
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
 from reges_index.models.llm import chat_response
 from reges_index.models.text import SpokenStream, read_text
 from reges_index.models.tracing import chat_ended, chat_started
+from reges_index.settings import ReasoningDecoding
 
 __all__ = ["Listener", "Reasoner", "Reasoning", "ReasoningDecoding", "ReasoningStopped", "hear_reasoning"]
 
@@ -47,32 +48,6 @@ def hear_reasoning(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
-
-
-@dataclass(frozen=True)
-class ReasoningDecoding:
-    """How the reasoning is written.
-
-    Attributes
-    ----------
-    max_new_tokens
-        Most tokens of it, 160 by default: two or three sentences. An API model's are approximately counted.
-    temperature
-        0 is greedy. Local models only.
-    no_repeat_ngram_size
-        Against loops, which small models fall into. Local models only.
-    one_line
-        End at the first line break. None does so where an adapter writes, which was trained on one line.
-    """
-
-    max_new_tokens: int = 160
-    temperature: float = 0.0
-    no_repeat_ngram_size: int = 6
-    one_line: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={self.max_new_tokens} leaves no room to reason")
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Unpack
 
 from llama_index.core.llms.llm import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixin, PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
@@ -42,7 +42,7 @@ from reges_index.item_expert.ranking import (
     choice_report,
     ranked_candidates,
 )
-from reges_index.item_expert.reasoning import Reasoner, ReasoningDecoding
+from reges_index.item_expert.reasoning import Reasoner
 from reges_index.item_expert.selection import Selection
 from reges_index.item_expert.ways import listed_tokens, ranking_tokens
 from reges_index.models.api_requests import Tally, tallied
@@ -50,6 +50,8 @@ from reges_index.models.backend import AUTO, ApiBackend, Backend, LocalBackend, 
 from reges_index.models.local_lm import LocalLM
 from reges_index.models.offers import offers_of
 from reges_index.models.tracing import span
+from reges_index.query_expert.retriever import REPORT_KEY, with_metadata
+from reges_index.settings import ReasoningDecoding, RerankOptions, RerankSettings
 
 __all__ = ["RankedCandidate", "Ranking", "ReGeSRerank", "RerankMode"]
 
@@ -65,6 +67,11 @@ _FRAME_TOKENS = 96
 _LEAST_RANKED = 10
 
 
+def role_of(mode: str) -> str:
+    """Return the role of the adapter that a mode asks."""
+    return {"reason": REASONING_ROLE, "rank": RANKING_ROLE}.get(mode, ROLE)
+
+
 class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     """Let LLM_G rank the retrieved candidates for the dialogue in the query bundle.
 
@@ -75,69 +82,21 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         default. ``Settings.llm`` is never asked.
     top_n
         How many nodes to return, 1 or more; all are ranked in any case.
-    mode
-        How the model is asked.
-
-        - "auto": "score" with a model in this process; behind an API letters by logprobs where the server
-        gives
-          them (``min_mass``), else "rank".
-        - "rank": one request for the numbers of the best candidates, best first, in structured output where
-        the
-          LLM has it, else as text that is read.
-        - "score": every candidate's probability; behind an API by letters, else one pick.
-        - "constrained": one pick, limited to the candidates; behind an API by structured output.
-        - "generate": one pick, the paper's decoding (text at temperature 0.1, matched to the candidates).
-        - "reason": chain of thought (section 3.7.2): the model writes down the seeker's preferences, and
-        then is
-          asked as with "auto" with these in sight.
-
-        Behind an API a way that gives no choice is followed by the next one, counted in the report.
     adapter
         By default ``item-expert`` (with "reason" ``item-expert-cot``) where it is loaded; None runs the bare
         model.
-    select_prompt
-        Template with the slots ``{candidates}`` and ``{conversation_history}``; also by
-        ``update_prompts({"select_prompt": ...})``. By default the paper's, with "reason" `COT_SELECT_TMPL`.
-    rank_prompt
-        The same for rankings, with the slot ``{count}``; also by ``update_prompts({"rank_prompt": ...})``. By
-        default the paper's with one sentence changed, or a ``select_prompt`` of yours with one sentence
-        added.
     domain
         What an item is called in the prompt.
-    max_input_tokens, max_history_tokens, max_candidate_tokens
-        Budgets of the prompt: all of it (4,096 in the paper), the dialogue, one candidate's details. By
-        default what the adapter recommends. The context window of the model is never exceeded.
-    prior
-        Whether the model's word is combined with the retriever's probabilities: "auto" where its scores are
-        probabilities (nodes with ``metadata["score_kind"] == "probability"``), True in any case, False never.
-        See `reges_index.item_expert.prior`.
-    prior_weight
-        How far the model's word is trusted against the prior. By default what the adapter recommends, else by
-        the kind of evidence: 2.5 for a ranking, 1 for the others. ``reges finetune calibrate`` fits it.
-    pick_probability
-        The probability that one pick is right, given that the right item is among the candidates.
-    window
-        Longer lists are ranked in sliding windows of this size (RankGPT), "rank" only.
-    passes
-        How often the list is ranked, each time but the first in another random order; the rankings are merged
-        (permutation self-consistency), "rank" only.
-    min_mass
-        The least probability of all letters together at which logprobs are a choice.
-    length_penalty
-        Of "score" with a model in this process: log-probabilities are divided by (tokens of the title) **
-        length_penalty before they are compared.
-    reasoning
-        How the reasoning is written, with "reason" only; see `ReasoningDecoding`.
-    keep_retrieval_score
-        Put the retriever's score into each node's metadata as ``retrieval_score``.
-    on_error
-        What to do when the server behind the model gives no answer, after all retries (down, too slow, wrong
-        key, nonsense): "raise" an `LLMServerError`, or "retrieval_order" to keep the retriever's order and
-        say so in the report and the log.
-    seed
-        Of sampling, and of the random orders of ``passes``.
-    verbose
-        Log the ranking at INFO.
+    settings, options
+        `RerankSettings`, and its fields as keywords, which go before it: ``mode``, ``prior``, ``window``, ...
+        Prompts may be templates; they can also be changed by ``update_prompts({"select_prompt": ...})``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such option, or its value cannot be.
+    AdapterError
+        If the adapter is not loaded, or was trained for another role or prompt.
 
     Notes
     -----
@@ -161,6 +120,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     _rank_template: PromptTemplate | None = PrivateAttr(default=None)
     _domain: Domain = PrivateAttr()
     _budget: PromptBudget = PrivateAttr()
+    _settings: RerankSettings = PrivateAttr()
     _asking: dict[str, Any] = PrivateAttr()
 
     def __init__(
@@ -168,88 +128,52 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         llm: LLM | LocalLM | None = None,
         *,
         top_n: int = 10,
-        mode: RerankMode = "auto",
         adapter: str | None = AUTO,
-        select_prompt: BasePromptTemplate | str | None = None,
-        rank_prompt: BasePromptTemplate | str | None = None,
         domain: Domain = MOVIES,
-        max_input_tokens: int | None = None,
-        max_history_tokens: int | None = None,
-        max_candidate_tokens: int | None = None,
-        prior: bool | Literal["auto"] = "auto",
-        prior_weight: float | None = None,
-        pick_probability: float = 0.3,
-        window: int = 100,
-        passes: int = 1,
-        min_mass: float = 0.1,
-        length_penalty: float | None = None,
-        reasoning: ReasoningDecoding | None = None,
-        keep_retrieval_score: bool = False,
-        on_error: Literal["raise", "retrieval_order"] = "raise",
-        seed: int = 0,
-        verbose: bool = False,
+        settings: RerankSettings | None = None,
+        **options: Unpack[RerankOptions],
     ) -> None:
-        for name, value, known in (
-            ("mode", mode, get_args(RerankMode)),
-            ("on_error", on_error, ("raise", "retrieval_order")),
-            ("prior", prior, ("auto", True, False)),
-        ):
-            if value not in known:
-                raise ConfigError(f"{name}={value!r} is unknown", hint=f"use {' or '.join(map(str, known))}")
-        for name, number, least in (
-            ("top_n", top_n, 1),
-            ("max_input_tokens", max_input_tokens, 1),
-            ("max_history_tokens", max_history_tokens, 1),
-            ("max_candidate_tokens", max_candidate_tokens, 1),
-            ("window", window, 2),
-            ("passes", passes, 1),
-        ):
-            if number is not None and number < least:
-                raise ConfigError(f"{name}={number} is too small", hint=f"use {least} or more")
-        if not 0 < pick_probability < 1 or not 0 <= min_mass <= 1:
-            raise ConfigError(
-                f"pick_probability={pick_probability}, min_mass={min_mass}: one is no probability",
-                hint="use numbers between 0 and 1",
-            )
-        if prior_weight is not None and not 0 <= prior_weight < float("inf"):
-            raise ConfigError(f"prior_weight={prior_weight} cannot be used", hint="use 0 or more, or None")
-        if reasoning is not None and mode != "reason":
-            raise ConfigError(f"reasoning has no effect with mode={mode!r}", hint='give mode="reason"')
+        if top_n < 1:
+            raise ConfigError(f"top_n={top_n} would return nothing", hint="use 1 or more")
+        chosen = RerankSettings.of(settings, options, where="ReGeSRerank")
+        mode, advised = chosen.mode, {"max_input_tokens": 4096, "max_history_tokens": 1024}
         fields: dict[str, Any] = {
             "top_n": top_n,
             "mode": mode,
-            "prior": prior,
-            "prior_weight": prior_weight,
-            "pick_probability": pick_probability,
-            "keep_retrieval_score": keep_retrieval_score,
-            "on_error": on_error,
-            "verbose": verbose,
+            "prior": chosen.prior,
+            "prior_weight": chosen.prior_weight,
+            "pick_probability": chosen.pick_probability,
+            "keep_retrieval_score": chosen.keep_retrieval_score,
+            "on_error": chosen.on_error,
+            "verbose": chosen.verbose,
         }
         super().__init__(**fields)
+        self._settings = chosen
         self._backend = resolve_backend(llm, role=self._role, adapter=adapter)
-        advice = self._backend.inference_settings
+        advice = {**advised, **self._backend.inference_settings}
         default = COT_SELECT_TMPL if mode == "reason" else DEFAULT_SELECT_TMPL
-        self._select_template = as_select_template(select_prompt or default)
-        if rank_prompt is not None:
+        self._select_template = as_select_template(
+            options.get("select_prompt") or chosen.select_prompt or default
+        )
+        if rank_prompt := options.get("rank_prompt") or chosen.rank_prompt:
             self._rank_template = as_select_template(rank_prompt, "rank_prompt")
         self._check_prompts()
         self._domain = domain
         self._budget = PromptBudget(
-            total=max_input_tokens or advice.get("max_input_tokens", 4096),
-            history=max_history_tokens or advice.get("max_history_tokens", 1024),
-            details=max_candidate_tokens or advice.get("max_candidate_tokens"),
+            total=chosen.max_input_tokens or advice["max_input_tokens"],
+            history=chosen.max_history_tokens or advice["max_history_tokens"],
+            details=chosen.max_candidate_tokens or advice.get("max_candidate_tokens"),
         )
-        penalty = advice.get("length_penalty", 0.0) if length_penalty is None else length_penalty
+        penalty = chosen.length_penalty
         self._asking = {
-            "length_penalty": penalty,
-            "seed": seed,
-            "window": window,
-            "passes": passes,
-            "min_mass": min_mass,
+            "length_penalty": advice.get("length_penalty", 0.0) if penalty is None else penalty,
+            **chosen.model_dump(include={"seed", "window", "passes", "min_mass"}),
         }
         self._ways = ways_of(mode, self._backend, **self._asking)
         if mode == "reason":
-            self._reasoner = Reasoner(self._backend, reasoning or ReasoningDecoding(), seed=seed)
+            self._reasoner = Reasoner(
+                self._backend, chosen.reasoning or ReasoningDecoding(), seed=chosen.seed
+            )
 
     @classmethod
     def class_name(cls) -> str:
@@ -263,7 +187,22 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
 
     @property
     def _role(self) -> str:
-        return {"reason": REASONING_ROLE, "rank": RANKING_ROLE}.get(self.mode, ROLE)
+        return role_of(self.mode)
+
+    @property
+    def settings(self) -> RerankSettings:
+        """The options in force as plain values, with the prompts as they are now."""
+        usual = COT_SELECT_TMPL if self.mode == "reason" else DEFAULT_SELECT_TMPL
+        select, ranking = self._select_template.template, self._rank_template
+        return self._settings.override(
+            select_prompt=None if select == usual.template else select,
+            rank_prompt=None if ranking is None else ranking.template,
+            **{
+                name: getattr(self, name)
+                for name in type(self).model_fields
+                if name in RerankSettings.model_fields
+            },
+        )
 
     @property
     def backend(self) -> Backend:
@@ -510,13 +449,19 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        return [c.node for c in self.rank(nodes, _needed(query_bundle)).candidates[: self.top_n]]
+        return self._returned(self.rank(nodes, _needed(query_bundle)))
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        ranking = await self.arank(nodes, _needed(query_bundle))
-        return [c.node for c in ranking.candidates[: self.top_n]]
+        return self._returned(await self.arank(nodes, _needed(query_bundle)))
+
+    def _returned(self, ranking: Ranking) -> list[NodeWithScore]:
+        nodes = [candidate.node for candidate in ranking.candidates[: self.top_n]]
+        if nodes:  # an engine of LlamaIndex passes on nothing else
+            before = nodes[0].node.metadata.get(REPORT_KEY, {})
+            nodes[0] = with_metadata(nodes[0], {REPORT_KEY: {**before, **ranking.report}})
+        return nodes
 
 
 def _needed(query_bundle: QueryBundle | None) -> QueryBundle:

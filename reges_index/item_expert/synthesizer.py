@@ -31,6 +31,7 @@ from reges_index.item_expert.ranking import item_of, response_metadata
 from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import Backend, resolve_backend
 from reges_index.models.local_lm import LocalLM
+from reges_index.settings import AnswerSettings
 
 __all__ = ["DEFAULT_SENTENCE_TMPL", "ReGeSSynthesizer", "answer_title"]
 
@@ -102,7 +103,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
         style: Literal["title", "sentence"] = "title",
         streaming: bool = False,
         on_error: Literal["raise", "title"] = "raise",
-        sentence_prompt: PromptTemplate | None = None,
+        sentence_prompt: PromptTemplate | str | None = None,
         callback_manager: CallbackManager | None = None,
         empty_response: str = NOTHING_TO_RECOMMEND,
     ) -> None:
@@ -119,12 +120,25 @@ class ReGeSSynthesizer(BaseSynthesizer):
         self._callback_manager = callback_manager or CallbackManager([])
         self._streaming = streaming
         self._empty_response = empty_response
-        self._sentence_prompt = sentence_prompt or DEFAULT_SENTENCE_TMPL
+        prompt = PromptTemplate(sentence_prompt) if isinstance(sentence_prompt, str) else sentence_prompt
+        self._sentence_prompt = prompt or DEFAULT_SENTENCE_TMPL
 
     @property
     def backend(self) -> Backend | None:
         """The model that writes the sentence; None where the title is all."""
         return self._backend
+
+    @property
+    def settings(self) -> AnswerSettings:
+        """The options in force as plain values, with the prompt as it is now."""
+        text, empty = self._sentence_prompt.template, self._empty_response
+        return AnswerSettings(
+            style=self.style,
+            streaming=self._streaming,
+            sentence_prompt=None if text == DEFAULT_SENTENCE_TMPL.template else text,
+            empty_response=None if empty == NOTHING_TO_RECOMMEND else empty,
+            on_error=self.on_error,
+        )
 
     @property
     def streaming(self) -> bool:

@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 import yaml
 
 from reges_index.errors import ConfigError, InputError, StorageError
-from reges_index.pipeline.settings import PipelineSettings
+from reges_index.settings import PipelineSettings
 
 __all__ = ["FORMAT", "VERSION", "SavedPipeline", "pipeline_text", "read_pipeline", "write_pipeline"]
 
 FORMAT, VERSION = "reges-pipeline", 1
 _KEYS = {"format", "version", "made_with", "catalog", "settings"}
 _CATALOG_KEYS = {"store", "name", "live"}
-_PLACES = ("llm", "query_llm", "query_adapter", "item_adapter", "fusion")
+_PLACES = ("llm", "query_llm", "query_adapter", "item_adapter", "retriever")
 _STORES = ("chroma:", "qdrant:", "lancedb:")
 
 
@@ -177,7 +177,8 @@ def _check_version(path: Path, found: Any) -> None:
 def _with_places(saved: SavedPipeline, change: Callable[[str], str]) -> SavedPipeline:
     """Return it with everything changed that may name a folder."""
     settings = saved.settings
-    changed = {field: change(place) for field in _PLACES if (place := getattr(settings, field)) is not None}
+    places = {field: getattr(settings, field, settings.retrieval.retriever) for field in _PLACES}
+    changed = {field: change(place) for field, place in places.items() if place is not None}
     kind, colon, rest = settings.encoder.partition(":")
     if kind == "dpr" and colon:
         changed["encoder"] = "dpr:" + ",".join(change(side.strip()) for side in rest.split(","))
@@ -187,7 +188,7 @@ def _with_places(saved: SavedPipeline, change: Callable[[str], str]) -> SavedPip
     if store is not None and "://" not in store:
         prefix = next((kind for kind in _STORES if store.startswith(kind)), "")
         store = prefix + change(store.removeprefix(prefix))
-    return replace(saved, settings=settings.override(**changed), store=store)
+    return replace(saved, settings=settings.with_options(**changed), store=store)
 
 
 def _portable(place: str, base: Path | None) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.engines.retrieval import CatalogSource
-from reges_index.models.backend import Backend, LocalBackend
+from reges_index.item_expert.rerank import ReGeSRerank
+from reges_index.models.backend import LocalBackend
+from reges_index.query_expert.transform import ReGeSQueryTransform
 
 __all__ = ["adapter_hash", "engine_inputs"]
 
@@ -27,8 +29,8 @@ def engine_inputs(engine: ReGeSQueryEngine) -> dict[str, str | None]:
     return {
         "catalog": catalog.fingerprint()[:16] if catalog is not None else None,
         "encoder": _of(json.dumps(asdict(catalog.encoder), sort_keys=True)) if catalog is not None else None,
-        "query_adapter": _of_adapter(engine.query_transform.backend),
-        "item_adapter": _of_adapter(engine.rerank.backend),
+        "query_adapter": _of_adapter(engine.query_transform),
+        "item_adapter": _of_adapter(engine.rerank),
         # Not its manifest: a fusion fitted again with the same settings ranks otherwise.
         "fusion": fusion.fingerprint if fusion is not None else None,
     }
@@ -45,7 +47,8 @@ def adapter_hash(folder: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _of_adapter(backend: Backend) -> str | None:
+def _of_adapter(expert: ReGeSQueryTransform | ReGeSRerank | None) -> str | None:
+    backend = expert.backend if expert is not None else None
     if not isinstance(backend, LocalBackend) or backend.adapter is None:
         return None
     return adapter_hash(backend.lm.adapter_paths[backend.adapter])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reges_index.query_expert.decoding import QueryDecoding as QueryDecoding
     from reges_index.query_expert.events import QueryWrittenEvent as QueryWrittenEvent
     from reges_index.query_expert.prompt import DEFAULT_PSEUDO_QUERY_TMPL as DEFAULT_PSEUDO_QUERY_TMPL
     from reges_index.query_expert.prompt import DEFAULT_QUERY_TMPL as DEFAULT_QUERY_TMPL
@@ -20,7 +19,6 @@ else:
         {
             "DEFAULT_PSEUDO_QUERY_TMPL": "prompt",
             "DEFAULT_QUERY_TMPL": "prompt",
-            "QueryDecoding": "decoding",
             "QueryWrittenEvent": "events",
             "ReGeSQueryTransform": "transform",
             "ReGeSRetriever": "retriever",

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from inspect import getattr_static
+from typing import Any, ClassVar
 
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStore
 
-from reges_index.query_expert.off_loop import retrieve_off_loop
+from reges_index.driver import Do, Work, arun, run
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["ReGeSRetriever"]
+__all__ = [
+    "QUERY_KEY",
+    "REPORT_KEY",
+    "ReGeSRetriever",
+    "off_loop_retrieval",
+    "retrieve_off_loop",
+    "with_metadata",
+]
+
+# LlamaIndex's engines hand a postprocessor and a synthesizer the bundle as it was asked, and the nodes. So it
+# is the nodes that carry what was searched with. The underscore keeps these keys out of `Item.metadata`.
+QUERY_KEY, REPORT_KEY = "_query", "_report"
 
 
 class ReGeSRetriever(BaseRetriever):
     """Refine the query, then retrieve: R(LLM_QR(H), I) of section 2.3.
 
     LlamaIndex's ``TransformRetriever`` does the same for plain queries; it has no asynchronous path.
-    Use this one in a stock ``RetrieverQueryEngine`` or ``CondensePlusContextChatEngine``.
+    Use this one in a stock ``RetrieverQueryEngine`` or ``CondensePlusContextChatEngine``. With a
+    `ReGeSSynthesizer` the response's metadata then has the ``query`` and the ``report``.
 
     Parameters
     ----------
@@ -27,6 +45,9 @@ class ReGeSRetriever(BaseRetriever):
     query_transform
         The query expert; None builds one over the embedded default model.
     """
+
+    reads_query: ClassVar[bool] = False
+    """It writes its own: an engine around it need not."""
 
     def __init__(
         self,
@@ -38,11 +59,63 @@ class ReGeSRetriever(BaseRetriever):
         self.retriever = retriever
         self.query_transform = query_transform or ReGeSQueryTransform.from_defaults()
 
+    @property
+    def scores_are_probabilities(self) -> bool:
+        """Whether the retriever behind says so of its scores."""
+        return bool(getattr(self.retriever, "scores_are_probabilities", False))
+
     def _get_prompt_modules(self) -> PromptMixinType:
         return {"query_transform": self.query_transform}
 
+    def _retrieving(self, bundle: QueryBundle) -> Work[list[NodeWithScore]]:
+        refined = yield Do(
+            partial(self.query_transform.run, bundle), partial(self.query_transform.arun, bundle)
+        )
+        nodes = yield off_loop_retrieval(self.retriever, refined)
+        more = {QUERY_KEY: refined.query_str, REPORT_KEY: refined.report}
+        return [with_metadata(node, more) for node in nodes]
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self.retriever.retrieve(self.query_transform.run(query_bundle))
+        return run(self._retrieving(query_bundle))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await retrieve_off_loop(self.retriever, await self.query_transform.arun(query_bundle))
+        return await arun(self._retrieving(query_bundle))
+
+
+def with_metadata(node: NodeWithScore, more: Mapping[str, Any]) -> NodeWithScore:
+    """Return a copy of a node with more metadata, which is neither embedded nor shown to an LLM.
+
+    A copy, because other components may hold the retriever's node.
+    """
+    inner = node.node.model_copy()
+    inner.metadata = {**inner.metadata, **more}
+    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
+        setattr(inner, name, [*dict.fromkeys([*getattr(inner, name), *more])])
+    return NodeWithScore(node=inner, score=node.score)
+
+
+def off_loop_retrieval(retriever: BaseRetriever, bundle: QueryBundle) -> Do:
+    """Return the step that retrieves; see `retrieve_off_loop`."""
+    return Do(partial(retriever.retrieve, bundle), partial(retrieve_off_loop, retriever, bundle))
+
+
+async def retrieve_off_loop(retriever: BaseRetriever, bundle: QueryBundle) -> list[NodeWithScore]:
+    """Retrieve; in a thread where the retriever's own asynchronous path would do the work on the loop.
+
+    It would where LlamaIndex's default stands in for a path of its own: in a retriever without
+    ``_aretrieve``, and in a vector store without ``aquery``, such as Chroma's.
+    """
+    if _works_on_the_loop(retriever):
+        return await asyncio.to_thread(retriever.retrieve, bundle)
+    return await retriever.aretrieve(bundle)
+
+
+def _works_on_the_loop(retriever: BaseRetriever) -> bool:
+    # Compared statically: LlamaIndex's span decorator makes a new object of a method at each access.
+    if getattr_static(type(retriever), "_aretrieve") is getattr_static(BaseRetriever, "_aretrieve"):
+        return True
+    if not isinstance(retriever, VectorIndexRetriever):
+        return False
+    aquery = getattr_static(type(retriever._vector_store), "aquery", None)
+    defaults = [getattr_static(kind, "aquery") for kind in (BasePydanticVectorStore, VectorStore)]
+    return any(aquery is default for default in defaults)

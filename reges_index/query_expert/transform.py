@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.indices.query.query_transform.base import BaseQueryTransform
-from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import QueryBundle
@@ -17,13 +17,12 @@ from llama_index_instrumentation import get_dispatcher
 
 from reges_index.dialogue import DialogueQueryBundle, dialogue_of, newest_text, one_line, to_messages
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.errors import ConfigError, LLMServerError
+from reges_index.driver import Do, Work, arun, off_loop, run
+from reges_index.errors import AdapterError, ConfigError, LLMServerError
 from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import AUTO, ApiBackend, Backend, resolve_backend
-from reges_index.models.local_lm import LocalLM
 from reges_index.models.tracing import span
 from reges_index.query_expert.cleaning import clean_query
-from reges_index.query_expert.decoding import QueryDecoding, advised_decoding
 from reges_index.query_expert.events import QueryWrittenEvent
 from reges_index.query_expert.prompt import (
     DEFAULT_QUERY_TMPL,
@@ -31,8 +30,14 @@ from reges_index.query_expert.prompt import (
     build_query_prompt,
     query_prompt_hash,
 )
+from reges_index.settings import QueryDecoding, QueryOptions, QuerySettings
 
-__all__ = ["QueryDecoding", "ReGeSQueryTransform", "clean_query"]
+if TYPE_CHECKING:
+    from llama_index.core.llms.llm import LLM
+
+    from reges_index.models.local_lm import LocalLM
+
+__all__ = ["ReGeSQueryTransform"]
 
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
@@ -66,21 +71,16 @@ class ReGeSQueryTransform(BaseQueryTransform):
     adapter
         Name of the adapter in a `LocalLM`. The default takes ``query-expert`` where it is loaded; None
         runs the bare model.
-    query_prompt
-        Template with the slot ``{conversation_history}``; also by ``update_prompts({"query_prompt": ...})``.
-    domain
-        What an item is called in the prompt, movies by default.
-    max_history_tokens
-        Budget of the dialogue's text; older messages are cut and counted. By default what the adapter was
-        trained with, else 1,024, and never more than the model's context leaves.
-    decoding
-        See `QueryDecoding`. By default what the adapter recommends.
-    on_error
-        What to do when the server behind the model gives no answer, after all retries (down, too slow, wrong
-        key, nonsense): "raise" an `LLMServerError`, or "last_message" to search with the seeker's last
-        message and say so in the report and the log.
-    verbose
-        Log the query at INFO.
+    settings, options
+        `QuerySettings`, and its fields as keywords, which go before it. The prompt may be a template; it can
+        also be changed by ``update_prompts({"query_prompt": ...})``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such option, or its value cannot be.
+    AdapterError
+        If the adapter is not loaded, or was trained for another role or prompt.
     """
 
     def __init__(
@@ -88,33 +88,41 @@ class ReGeSQueryTransform(BaseQueryTransform):
         llm: LLM | LocalLM | None = None,
         *,
         adapter: str | None = AUTO,
-        query_prompt: BasePromptTemplate | str | None = None,
-        domain: Domain = MOVIES,
-        max_history_tokens: int | None = None,
-        decoding: QueryDecoding | None = None,
-        on_error: Literal["raise", "last_message"] = "raise",
-        verbose: bool = False,
+        settings: QuerySettings | None = None,
+        **options: Unpack[QueryOptions],
     ) -> None:
         super().__init__()
-        if on_error not in ("raise", "last_message"):
-            raise ConfigError(f"on_error={on_error!r} is unknown", hint="use raise or last_message")
-        if max_history_tokens is not None and max_history_tokens < 1:
-            raise ConfigError(f"max_history_tokens={max_history_tokens} leaves nothing of a dialogue")
+        self._settings = QuerySettings.of(settings, options, where="ReGeSQueryTransform")
         self._backend: Backend = resolve_backend(llm, role=ROLE, adapter=adapter)
-        self._prompt = _as_template(query_prompt or DEFAULT_QUERY_TMPL)
+        self._prompt = _as_template(
+            options.get("query_prompt") or self._settings.query_prompt or DEFAULT_QUERY_TMPL
+        )
         self._backend.check_prompt(query_prompt_hash(self._prompt), role=ROLE)
-        self.domain = domain
-        self._max_history_tokens = max_history_tokens
+        self.domain: Domain = self._settings.domain or MOVIES
         advice = self._backend.inference_settings
-        self.decoding = decoding or advised_decoding(advice.get("decoding", {}), self._backend.adapter)
+        self.decoding = self._settings.decoding or self._advised(advice.get("decoding", {}))
         self._trained_history: int | None = advice.get("max_history_tokens")
-        self.on_error = on_error
-        self.verbose = verbose
+
+    def _advised(self, options: Any) -> QueryDecoding:
+        try:
+            return QueryDecoding.parse(options)
+        except ConfigError as error:
+            raise AdapterError(
+                f"adapter {self._backend.adapter!r} recommends decoding that this version does not know: "
+                f"{error.message}",
+                hint="pass decoding=QueryDecoding(...), or update reges-index",
+            ) from error
 
     @classmethod
     def from_defaults(cls, llm: LLM | LocalLM | None = None, **kwargs: Any) -> ReGeSQueryTransform:
         """Build with the embedded model when ``llm`` is None; see the class for the arguments."""
         return cls(llm, **kwargs)
+
+    @property
+    def settings(self) -> QuerySettings:
+        """The settings in force, with the prompt as it is now."""
+        text = None if self._prompt.template == DEFAULT_QUERY_TMPL.template else self._prompt.template
+        return self._settings.override(query_prompt=text, domain=self.domain)
 
     # -- prompts -----------------------------------------------------------------------------------
 
@@ -133,14 +141,9 @@ class ReGeSQueryTransform(BaseQueryTransform):
         return self._backend
 
     @property
-    def history_limit(self) -> int | None:
-        """The budget of the dialogue's text that was asked for; None where nothing was."""
-        return self._max_history_tokens
-
-    @property
     def max_history_tokens(self) -> int:
         """The dialogue's token budget that is in force."""
-        wanted = self._max_history_tokens or self._trained_history or 1024
+        wanted = self._settings.max_history_tokens or self._trained_history or 1024
         frame = self._backend.measure.count(self._prompt.template) + 64
         return max(16, min(wanted, self._backend.context_window - frame - self.decoding.max_new_tokens))
 
@@ -163,54 +166,48 @@ class ReGeSQueryTransform(BaseQueryTransform):
     # -- running -----------------------------------------------------------------------------------
 
     def _run(self, query_bundle: QueryBundle, metadata: dict[str, Any]) -> DialogueQueryBundle:  # noqa: ARG002
-        return self.run_batch([query_bundle])[0]
+        return run(self.writing(query_bundle))
 
     @span
     async def arun(self, query_bundle_or_str: QueryBundle | str) -> DialogueQueryBundle:
         """Transform without blocking the event loop."""
-        bundle = _as_bundle(query_bundle_or_str)
-        prompt = await asyncio.to_thread(self.build_prompt, bundle)  # long dialogues take a while to tokenize
-        with tallied() as sent:
-            try:
-                texts: list[str] = []
-                for kwargs in self.decoding.passes():
-                    texts += (await self._backend.agenerate([prompt.messages], **kwargs))[0]
-                written = _Written(texts, sent)
-            except LLMServerError as error:
-                written = self._unwritten(error, sent)
-        return await asyncio.to_thread(self._finish, bundle, prompt, written)
+        return await arun(self.writing(_as_bundle(query_bundle_or_str)))
 
     @span
-    def run_batch(self, bundles: list[QueryBundle]) -> list[DialogueQueryBundle]:
+    def run_batch(self, bundles: Sequence[QueryBundle]) -> list[DialogueQueryBundle]:
         """Transform many bundles at once; local models decode them in batches."""
-        prompts = [self.build_prompt(bundle) for bundle in bundles]
         if isinstance(self._backend, ApiBackend):  # one request after the other anyway, and each may fail
-            written = [self._asked(prompt) for prompt in prompts]
-        else:
-            written = [_Written(texts) for texts in self._decoded(prompts)]
+            return [run(self.writing(bundle)) for bundle in bundles]
+        prompts = [self.build_prompt(bundle) for bundle in bundles]
+        written = run(self._asking(prompts))
         return [self._finish(b, p, w) for b, p, w in zip(bundles, prompts, written, strict=True)]
 
-    def _decoded(self, prompts: list[QueryPrompt]) -> list[list[str]]:
-        texts: list[list[str]] = [[] for _ in prompts]
-        for kwargs in self.decoding.passes():
-            for own, new in zip(
-                texts, self._backend.generate([p.messages for p in prompts], **kwargs), strict=True
-            ):
-                own += new
-        return texts
+    def writing(self, bundle: QueryBundle) -> Work[DialogueQueryBundle]:
+        """Do the work of one bundle, for `reges_index.driver`."""
+        # Off the loop: long dialogues take a while to tokenize.
+        prompt = yield off_loop(self.build_prompt, bundle)
+        (written,) = yield from self._asking([prompt])
+        refined: DialogueQueryBundle = yield off_loop(self._finish, bundle, prompt, written)
+        return refined
 
-    def _asked(self, prompt: QueryPrompt) -> _Written:
+    def _asking(self, prompts: Sequence[QueryPrompt]) -> Work[list[_Written]]:
+        messages = [prompt.messages for prompt in prompts]
+        texts: list[list[str]] = [[] for _ in prompts]
         with tallied() as sent:
             try:
-                return _Written(self._decoded([prompt])[0], sent)
+                for options in self.decoding.passes():
+                    made = yield Do(
+                        partial(self._backend.generate, messages, **options),
+                        partial(self._backend.agenerate, messages, **options),
+                    )
+                    for own, new in zip(texts, made, strict=True):
+                        own += new
             except LLMServerError as error:
-                return self._unwritten(error, sent)
-
-    def _unwritten(self, error: LLMServerError, sent: Tally) -> _Written:
-        if self.on_error == "raise":
-            raise error
-        logger.warning("no query was written: %s", error.message)
-        return _Written([], sent, error)
+                if self._settings.on_error == "raise":
+                    raise
+                logger.warning("no query was written: %s", error.message)
+                return [_Written([], sent, error) for _ in prompts]
+        return [_Written(own, sent) for own in texts]
 
     def _finish(self, bundle: QueryBundle, prompt: QueryPrompt, written: _Written) -> DialogueQueryBundle:
         dialogue, texts = dialogue_of(bundle), written.texts
@@ -221,7 +218,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
             logger.warning("there is no query; searching with the seeker's last message instead")
         if self.decoding.context_messages:
             queries.append(self._spoken(newest_text(dialogue, self.decoding.context_messages)))
-        if self.verbose:
+        if self._settings.verbose:
             logger.info("query: %s", queries[0])
         report = {
             "query": {

@@ -19,7 +19,7 @@ from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError
 from reges_index.files import load_yaml
-from reges_index.query_expert.transform import QueryDecoding
+from reges_index.settings import QueryDecoding
 from reges_index.training.config import ExpertTraining
 from reges_index.training.teacher import TeacherSettings
 
@@ -250,7 +250,7 @@ class Recipe(_Section):
     @property
     def query_decoding(self) -> QueryDecoding:
         """How the query expert writes when negatives are mined."""
-        return _checked(QueryDecoding, self.decoding)
+        return QueryDecoding.parse(self.decoding, where="recipe")
 
 
 def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:

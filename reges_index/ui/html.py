@@ -52,7 +52,8 @@ def query_html(found: Recommendation | None) -> str:
         return _panel("Refined query", '<p class="reges-empty">What the query expert searches with.</p>')
     seconds = " · ".join(f"{stage} {value:.2f} s" for stage, value in found.timings.items())
     said = "".join(f"<li>{_text(note)}</li>" for note in notes(found.report))
-    body = f'<p class="reges-query">{_text(found.query)}</p><p class="reges-dim">{seconds}</p>'
+    query = found.query if found.query is not None else "none was written; the dialogue was searched with"
+    body = f'<p class="reges-query">{_text(query)}</p><p class="reges-dim">{seconds}</p>'
     return _panel("Refined query", body + (f'<ul class="reges-notes">{said}</ul>' if said else ""))
 
 

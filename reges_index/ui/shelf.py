@@ -16,7 +16,6 @@ from reges_index.engines import ReGeSChatEngine, ReGeSQueryEngine, SmallTalkDete
 from reges_index.engines.retrieval import CatalogSource
 from reges_index.errors import ConfigError, InputError
 from reges_index.models.local_lm import LocalLM
-from reges_index.pipeline.llm import model_of
 from reges_index.ui.choices import Choices, Facets
 
 __all__ = ["Catalog", "EngineFactory", "Shelf"]
@@ -38,7 +37,7 @@ class Shelf:
     catalogs
         At least one; the first is what a page starts with. None is the engine's own.
     llm
-        Answers small talk; None takes the model of the engine's item expert.
+        Answers small talk; as of `ReGeSChatEngine`.
     small_talk
         Answer greetings and thanks without a recommendation.
 
@@ -134,8 +133,7 @@ class Shelf:
         engine = self.engine(choices)
         if not self._small_talk:
             return ReGeSChatEngine(engine)
-        llm = self._llm if self._llm is not None else model_of(engine.rerank.backend)
-        return ReGeSChatEngine(engine, llm=llm, is_small_talk=self._detector(choices.catalog))
+        return ReGeSChatEngine(engine, llm=self._llm, is_small_talk=self._detector(choices.catalog))
 
     def _detector(self, name: str) -> SmallTalkDetector:
         with self._lock:

@@ -107,7 +107,11 @@ def test_no_item_twice_until_there_is_none(query_engine, few_films):
 
 def test_items_may_repeat_if_wanted(few_films, tiny, query_engine):
     engine = ReGeSQueryEngine.from_defaults(
-        few_films, llm=tiny, query_transform=query_engine.query_transform, similarity_top_k=12
+        few_films,
+        llm=tiny,
+        query_transform=query_engine.query_transform,
+        similarity_top_k=12,
+        exclude_mentioned=False,
     )
     session = ReGeSChatEngine(engine, exclude_recommended=False)
     session.chat("a space film")

@@ -16,7 +16,7 @@ from tests.builders import ticks_during
 
 def chat_engine(few_films, tiny, max_new_tokens, **options):
     transform = ReGeSQueryTransform(tiny, decoding=QueryDecoding(max_new_tokens=4))
-    rerank = ReGeSRerank(tiny, mode="reason", reasoning=ReasoningDecoding(max_new_tokens))
+    rerank = ReGeSRerank(tiny, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=max_new_tokens))
     engine = ReGeSQueryEngine.from_defaults(
         few_films, query_transform=transform, rerank=rerank, similarity_top_k=4
     )
@@ -163,7 +163,9 @@ async def test_an_asynchronous_reader_who_leaves_ends_the_turn(talkative, how):
 def chat_engine_of(session):
     """The same engine with a short reasoning."""
     engine = session.query_engine
-    rerank = ReGeSRerank(engine.rerank.local_model, mode="reason", reasoning=ReasoningDecoding(4))
+    rerank = ReGeSRerank(
+        engine.rerank.local_model, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=4)
+    )
     return ReGeSQueryEngine(engine.retrieve_with, engine.query_transform, rerank, similarity_top_k=4)
 
 

@@ -11,6 +11,7 @@ from reges_index import (
     ReGeSQueryEngine,
     ReGeSQueryTransform,
     ReGeSRerank,
+    ReGeSRetriever,
     ReGeSSynthesizer,
 )
 from reges_index.errors import ConfigError, InputError
@@ -18,6 +19,8 @@ from tests.builders import bundle, chat, ticks_during
 
 
 def make(catalog, lm, **options):
+    """An engine of both experts, in which nothing is left out unless a test says so."""
+    options = {"exclude_mentioned": False, **options}
     transform = ReGeSQueryTransform(lm, decoding=QueryDecoding(max_new_tokens=8))
     return ReGeSQueryEngine.from_defaults(catalog, llm=lm, query_transform=transform, **options)
 
@@ -163,16 +166,24 @@ def test_callbacks_of_every_stage(few_films, tiny):
 
 
 def test_wrong_options(few_films, tiny):
-    rerank = ReGeSRerank(tiny)
+    rerank, transform = ReGeSRerank(tiny), ReGeSQueryTransform(tiny)
     for wrong in (
         {},
-        {"catalog": few_films, "retriever": few_films.as_retriever()},
+        {"retriever": "vectors"},
+        {"catalog": few_films, "retriever": "bm25"},
         {"catalog": few_films, "similarity_top_k": 0},
         {"catalog": few_films, "rerank_top_k": 0},
         {"catalog": few_films, "rerank": rerank, "mode": "generate"},
         {"catalog": few_films, "rerank": rerank, "on_error": "retrieval_order"},
         {"catalog": few_films, "on_error": "title"},
         {"retriever": few_films.as_retriever(), "filters": MetadataFilters(filters=[])},
+        # Settings of a part that is not there, and of two that contradict each other.
+        {"catalog": few_films, "llm": None, "mode": "generate"},
+        {"catalog": few_films, "llm": None, "rerank_top_k": 3},
+        {"catalog": few_films, "write_query": "never", "query_prompt": "{conversation_history}?"},
+        {"catalog": few_films, "write_query": "never", "query_llm": tiny},
+        {"catalog": few_films, "prior": True},
+        {"retriever": ReGeSRetriever(few_films.as_retriever(), transform), "write_query": "always"},
     ):
         with pytest.raises(ConfigError):
             ReGeSQueryEngine.from_defaults(**{"llm": tiny, **wrong})
@@ -225,7 +236,7 @@ def test_on_error_goes_to_every_part_that_is_not_given(few_films, tiny):
     def told(**options):
         engine = ReGeSQueryEngine.from_defaults(few_films, llm=tiny, **options)
         parts = (engine.query_transform, engine.rerank, engine.response_synthesizer)
-        return [part.on_error for part in parts]
+        return [part.settings.on_error for part in parts]
 
     assert told() == ["raise"] * 3
     assert told(on_error="retrieval_order") == ["last_message", "retrieval_order", "title"]
@@ -253,7 +264,9 @@ def test_the_global_llm_is_never_asked(few_films, tiny, monkeypatch):
 
 
 async def test_real_models_recommend_and_leave_the_loop_free(films, lm):
-    engine = ReGeSQueryEngine.from_defaults(films, llm=lm, similarity_top_k=20, max_input_tokens=900)
+    engine = ReGeSQueryEngine.from_defaults(
+        films, llm=lm, retriever="vectors", similarity_top_k=20, max_input_tokens=900
+    )
     dialogue = chat("hello", "hi, what do you like?", "tense heist films, not too old")
     found, ticks, longest = await ticks_during(engine.arecommend(dialogue))
     assert found.item.id in {item.id for item in films.items()}

@@ -55,8 +55,7 @@ def test_what_the_llm_reads_of_it(tool, few_films, tiny):
     assert isinstance(tool, QueryEngineTool)
     assert "one movie" in tool.metadata.description
     assert tool.metadata.get_parameters_dict()["required"] == ["input"]
-    games = make(few_films, tiny, rerank=None)
-    games.query_transform.domain = Domain("video game", "video games")
+    games = make(few_films, tiny, domain=Domain("video game", "video games"))
     assert as_query_engine_tool(games).metadata.name == "recommend_video_game"
     mine = as_query_engine_tool(games, name="pick", description="Picks.", return_direct=True).metadata
     assert (mine.name, mine.description, mine.return_direct) == ("pick", "Picks.", True)

@@ -5,7 +5,7 @@ from llama_index.core.workflow import Context, step
 
 from reges_index import DialogueQueryBundle, QueryDecoding, ReGeSQueryEngine, ReGeSQueryTransform
 from reges_index.engines import ReGeSWorkflow
-from reges_index.engines.events import (
+from reges_index.engines.workflow import (
     CandidatesRanked,
     CandidatesRetrieved,
     DialogueReceived,

@@ -120,7 +120,9 @@ def wait_until_quiet():
 
 
 def test_a_listener_can_stop_it(tiny):
-    rerank = ReGeSRerank(tiny, mode="reason", reasoning=ReasoningDecoding(2000), on_error="retrieval_order")
+    rerank = ReGeSRerank(
+        tiny, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=2000), on_error="retrieval_order"
+    )
     heard = []
 
     def listen(piece):
@@ -135,7 +137,7 @@ def test_a_listener_can_stop_it(tiny):
 
 
 async def test_a_cancelled_turn_stops_it(tiny):
-    rerank = ReGeSRerank(tiny, mode="reason", reasoning=ReasoningDecoding(3000))
+    rerank = ReGeSRerank(tiny, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=3000))
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
     with hear_reasoning(lambda _: loop.call_soon_threadsafe(begun.set)):
@@ -174,7 +176,9 @@ async def test_a_cancelled_turn_ends_the_request_of_an_api():
 
 def test_it_leaves_room_for_itself(tiny):
     long = [item(str(n), f"Film {n}", 2000, "A very long story. " * 600) for n in range(8)]
-    rerank = ReGeSRerank(tiny, mode="reason", reasoning=ReasoningDecoding(3000), max_input_tokens=10**6)
+    rerank = ReGeSRerank(
+        tiny, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=3000), max_input_tokens=10**6
+    )
     with hear_reasoning(_stop_at_once), pytest.raises(ReasoningStopped):
         rerank.rank(nodes_of(long), WISH)  # no InputError: prompt and 3,000 tokens fit into 4,096
 

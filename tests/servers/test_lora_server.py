@@ -13,7 +13,7 @@ from llama_index.llms.openai_like import OpenAILike
 from reges_index import ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import LLMServerError
 from reges_index.item_expert.ways import LETTERS, lettered
-from reges_index.query_expert.transform import QueryDecoding
+from reges_index.settings import QueryDecoding
 from tests.builders import bundle, item, nodes_of
 from tests.servers.conftest import KEY
 from tests.servers.lora_server import next_tokens

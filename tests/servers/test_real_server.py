@@ -14,7 +14,7 @@ from llama_index.llms.openai_like import OpenAILike
 from reges_index import LocalLM, ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import LLMServerError
 from reges_index.models.llm import wrap_llm
-from reges_index.query_expert.transform import QueryDecoding
+from reges_index.settings import QueryDecoding
 from tests.builders import bundle, item, nodes_of
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -40,8 +40,8 @@ from reges_index.evaluation.stats import ClusterBootstrap
 from reges_index.files import RunLog
 from reges_index.item_expert import ReGeSRerank, ReGeSSynthesizer
 from reges_index.item_expert.prompt import selection_prompt_hash
+from reges_index.models.named import open_llm
 from reges_index.pipeline import engine_inputs
-from reges_index.pipeline.llm import open_llm
 from reges_index.query_expert import ReGeSQueryTransform, ReGeSRetriever
 from reges_index.query_expert.prompt import query_prompt_hash
 

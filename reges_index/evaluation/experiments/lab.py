@@ -40,7 +40,7 @@ from reges_index.models.adapter_switch import WEIGHTS_FILE
 from reges_index.models.api_names import api_kind
 from reges_index.models.backend import LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
-from reges_index.pipeline.llm import open_llm
+from reges_index.models.named import open_llm
 from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from reges_index.errors import ConfigError
 from reges_index.models.api_names import api_kind, open_api_llm
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
-from reges_index.models.device import pick_dtype
 from reges_index.models.embedded import EMBEDDED_BASE
-from reges_index.models.local_lm import LocalLM
+from reges_index.settings import NONE, SHIPPED
 
 if TYPE_CHECKING:
     from llama_index.core.llms.llm import LLM
 
-__all__ = ["model_of", "open_llm", "spec_of"]
+    from reges_index.models.local_lm import LocalLM
+
+__all__ = ["adapter_place", "model_of", "open_llm", "spec_of"]
 
 _FORMS = "use embedded, a model's folder or hub name, openai:MODEL, or openai-like:MODEL@URL"
 _OPENAI_URL = "https://api.openai.com/v1"
@@ -50,7 +51,8 @@ def open_llm(name: str, options: Options | None = None) -> LLM | LocalLM:
     Returns
     -------
     LLM or LocalLM
-        A local model without any adapter.
+        "embedded" without options is the one that all components share, with its shipped adapters; any other
+        local model has none.
 
     Raises
     ------
@@ -64,6 +66,10 @@ def open_llm(name: str, options: Options | None = None) -> LLM | LocalLM:
     kind = api_kind(name)
     if kind is None:
         _check_options(name, options, _LOCAL_OPTIONS)
+        from reges_index.models.local_lm import LocalLM
+
+        if name == "embedded" and not options:
+            return LocalLM.default()
         chosen: dict[str, Any] = {key: str(value) for key, value in options.items()}
         return LocalLM.from_pretrained(name, **chosen)
     _check_options(kind, options, _API_OPTIONS if kind == "openai" else _LIKE_OPTIONS)
@@ -102,7 +108,18 @@ def spec_of(backend: Backend) -> tuple[str, dict[str, Any]] | None:
     return (name, said) if all(getattr(llm, field) == getattr(again, field) for field in others) else None
 
 
+def adapter_place(backend: Backend) -> str:
+    """Return the folder of the adapter that a model uses, "shipped" for one of this package's, or "none"."""
+    if not isinstance(backend, LocalBackend) or backend.adapter is None:
+        return NONE
+    folder = backend.lm.adapter_paths[backend.adapter].expanduser().resolve()
+    shipped = {place.resolve() for place in type(backend.lm).shipped_adapters().values()}
+    return SHIPPED if backend.lm.name == EMBEDDED_BASE and folder in shipped else str(folder)
+
+
 def _local_spec(lm: LocalLM) -> tuple[str, dict[str, Any]]:
+    from reges_index.models.device import pick_dtype
+
     name = lm.name
     if name == EMBEDDED_BASE:
         name = "embedded"
