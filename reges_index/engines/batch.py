@@ -70,7 +70,8 @@ def predict_turns(
     """Predict for every turn that the log has not yet, and write the rows, batches sorted by length.
 
     With the engine's ``exclude_mentioned`` the items labelled as ``mentioned`` in a turn are excluded
-    beside those that are found by title, and ``exclude_ids`` in any case. The progress bar goes to standard error.
+    beside those that are found by title, and ``exclude_ids`` in any case. The progress bar goes to standard
+    error.
 
     Returns
     -------
