@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from reges_index.catalog.item import Item as Item
     from reges_index.catalog.item import TextTemplate as TextTemplate
     from reges_index.catalog.live import LiveCatalog as LiveCatalog
+    from reges_index.catalog.live_versions import CatalogVersion as CatalogVersion
     from reges_index.catalog.reader import CatalogReader as CatalogReader
     from reges_index.catalog.reader import Contents as Contents
     from reges_index.catalog.readers import read_items as read_items
     from reges_index.catalog.retriever import CatalogRetriever as CatalogRetriever
     from reges_index.catalog.sync import SyncReport as SyncReport
     from reges_index.catalog.vector_store import CatalogVectorStore as CatalogVectorStore
-    from reges_index.catalog.versions import CatalogVersion as CatalogVersion
 else:
     from reges_index._lazy import lazy_names
 
@@ -35,7 +35,7 @@ else:
             "CatalogReader": "reader",
             "CatalogRetriever": "retriever",
             "CatalogVectorStore": "vector_store",
-            "CatalogVersion": "versions",
+            "CatalogVersion": "live_versions",
             "Contents": "reader",
             "DEFAULT_TEMPLATE": "item",
             "EncoderIdentity": "encoder",

@@ -1,7 +1,8 @@
 """LlamaIndex metadata filters, with one meaning for every store.
 
 The stock stores translate filters each in its own way: one knows no lists, another turns ``!=`` into a
-substring search. Here a filter is first brought into a small tree of tests, and each store translates that.
+substring search. Here a filter is first brought into a small tree of tests, its keys are checked against the
+fields that there are, and each store translates that.
 
 A value passes a test by these rules. ``==`` (also CONTAINS) holds if the item's value is equal or is a list
 that has it; numbers are equal whether written 5 or 5.0, and True is no number. ``!=`` is its opposite, so an
@@ -11,9 +12,10 @@ item without the key passes. IN and ANY need one of the values, ALL each of them
 
 from __future__ import annotations
 
+import difflib
 import operator
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from llama_index.core.vector_stores.types import (
     FilterCondition,
@@ -22,18 +24,36 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 
+from reges_index.catalog.fields import as_number
 from reges_index.errors import InputError
 
-__all__ = ["Check", "Filter", "Group", "Scalar", "all_of", "chroma_where", "parse_filters", "passes"]
+if TYPE_CHECKING:
+    from reges_index.catalog.item import Item
+
+__all__ = [
+    "Check",
+    "Filter",
+    "Group",
+    "Scalar",
+    "all_of",
+    "checked",
+    "item_values",
+    "parse_filters",
+    "passes",
+]
 
 Scalar: TypeAlias = str | bool | int | float
-Where = dict[str, Any]
 
 _ORDER = {
     FilterOperator.GT: ">",
     FilterOperator.LT: "<",
     FilterOperator.GTE: ">=",
     FilterOperator.LTE: "<=",
+}
+# Every catalog has these, whether or not an item has a value there.
+_KINDS: dict[str, type] = {
+    **{"id": str, "title": str, "year": int, "genres": list, "cast": list},
+    **{"creators": list, "creator_role": list},
 }
 _COMPARE = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
 # Operator, sign of its tests, and how the tests for several values are joined.
@@ -46,7 +66,6 @@ _MEMBERSHIP: dict[FilterOperator, tuple[str, Literal["and", "or"]]] = {
     FilterOperator.ALL: ("==", "and"),
     FilterOperator.NIN: ("!=", "and"),
 }
-_CHROMA = {"==": "$eq", "!=": "$ne", ">": "$gt", "<": "$lt", ">=": "$gte", "<=": "$lte"}
 
 
 class Check(NamedTuple):
@@ -137,6 +156,78 @@ def _join(joint: Literal["and", "or"], parts: list[Filter]) -> Filter | None:
     return Group(joint, tuple(parts))
 
 
+def item_values(item: Item) -> dict[str, Any]:
+    """Return all that an item can be filtered by; fields that it does not have are left out."""
+    lists = {"genres": item.genres, "cast": item.cast, "creators": item.creators}
+    lists |= {key: item.makers[role] for role, key in item.maker_keys().items()}
+    values: dict[str, Any] = {"id": item.id, "title": item.title, "year": item.year, **item.metadata}
+    values.update({key: list(names) for key, names in lists.items()}, creator_role=list(item.makers))
+    return {key: value for key, value in values.items() if value is not None and value != []}
+
+
+def checked(
+    where: Filter,
+    values: Iterable[Mapping[str, Any]],
+    place: str,
+    known: dict[str, type] | None = None,
+) -> Filter:
+    """Check the keys of a filter, and bring its values into the form that the items have.
+
+    Parameters
+    ----------
+    values
+        Of the items (`item_values`), looked through only as far as needed.
+    place
+        Of the items, as messages name it.
+    known
+        Fields that were found before, with the kinds of their values; what is found is added.
+
+    Raises
+    ------
+    InputError
+        If no item has a field of that name; the message says which there are.
+    """
+    kinds: dict[str, type] = {} if known is None else known
+    kinds.update(_KINDS)
+    wanted = _keys(where)
+    is_empty = True
+    if not wanted <= kinds.keys():
+        for one in values:
+            is_empty = False
+            kinds.update((key, type(value)) for key, value in one.items() if key not in kinds)
+            if wanted <= kinds.keys():
+                break
+        if not is_empty and (unknown := sorted(wanted - kinds.keys())):
+            near = difflib.get_close_matches(unknown[0].lower(), kinds, 1)
+            meant = f"; {near[0]!r} perhaps?" if near else ""
+            raise InputError(
+                f"filter on {unknown[0]!r}: no item of {place} has that{meant}",
+                hint=f"fields to filter on are {', '.join(sorted(kinds))}",
+            )
+    return _fitted(where, kinds)
+
+
+def _keys(where: Filter) -> set[str]:
+    if isinstance(where, Check):
+        return {where.key}
+    return set().union(*map(_keys, where.parts))
+
+
+def _fitted(where: Filter, kinds: Mapping[str, type]) -> Filter:
+    if isinstance(where, Group):
+        return Group(where.joint, tuple(_fitted(part, kinds) for part in where.parts))
+    kind, value = kinds.get(where.key, str), where.value
+    if where.key == "id" and isinstance(value, int) and not isinstance(value, bool):
+        return where._replace(value=str(value))
+    if kind in (int, float) and isinstance(value, str):
+        number = as_number(value)
+        if number is not None:
+            return where._replace(value=number)
+        if where.key in _KINDS:
+            raise InputError(f"filter on {where.key!r} has the value {value!r}", hint="it holds numbers")
+    return where
+
+
 def passes(where: Filter | None, metadata: Mapping[str, Any]) -> bool:
     """Whether an item's metadata passes a filter: what every store must agree with."""
     if where is None:
@@ -155,14 +246,3 @@ def passes(where: Filter | None, metadata: Mapping[str, Any]) -> bool:
 
 def _equal(one: Any, other: Scalar) -> bool:
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
-
-
-def chroma_where(where: Filter) -> Where:
-    """Translate a filter into a Chroma ``where`` clause."""
-    if isinstance(where, Group):
-        return {f"${where.joint}": [chroma_where(part) for part in where.parts]}
-    plain = {where.key: {_CHROMA[where.sign]: where.value}}
-    if where.sign in _COMPARE or not isinstance(where.value, str):  # lists hold texts only
-        return plain
-    in_list = {where.key: {"$contains" if where.sign == "==" else "$not_contains": where.value}}
-    return {"$or" if where.sign == "==" else "$and": [plain, in_list]}

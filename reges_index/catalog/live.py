@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
-from reges_index.catalog.catalog import ItemCatalog
+from reges_index.catalog.catalog import ItemCatalog, table_in
 from reges_index.catalog.encoder import EncoderIdentity
+from reges_index.catalog.fields import FieldNames
 from reges_index.catalog.item import Item, TextTemplate
-from reges_index.catalog.live_state import StateFile, first_state, usual_state_file
-from reges_index.catalog.live_versions import LiveVersions
+from reges_index.catalog.live_state import StateFile, first_state, live_in, usual_state_file
+from reges_index.catalog.live_versions import PINNED, CatalogVersion, LiveVersions, OpenVersion
+from reges_index.catalog.place import CatalogPlace, place_of
 from reges_index.catalog.reader import CatalogReader
-from reges_index.catalog.store import StoreLocation
-from reges_index.catalog.stores import Table, table_at, table_of
+from reges_index.catalog.stores.base import Table
 from reges_index.catalog.sync import SyncReport, unique_items
-from reges_index.catalog.versions import PINNED, CatalogVersion, OpenVersion
-from reges_index.catalog.wholeness import check_whole
 from reges_index.dialogue import TitleIndex
 from reges_index.errors import InputError
 
-__all__ = ["LiveCatalog"]
+if TYPE_CHECKING:
+    from typing import Unpack
+
+__all__ = ["LiveCatalog", "open_catalog_at"]
 
 T = TypeVar("T")
 
@@ -66,13 +68,9 @@ class LiveCatalog(CatalogReader):
         cls,
         persist_dir: str | Path | None = None,
         *,
-        url: str | None = None,
-        vector_store: BasePydanticVectorStore | None = None,
-        name: str = "items",
-        embed_model: BaseEmbedding | str | None = None,
-        template: TextTemplate | None = None,
         state_file: str | Path | None = None,
         create: bool = False,
+        **place: Unpack[CatalogPlace],
     ) -> LiveCatalog:
         """Open a catalog at the version that was live last; parameters and errors as for `ItemCatalog.open`.
 
@@ -82,14 +80,11 @@ class LiveCatalog(CatalogReader):
             None takes ``.reges-live-NAME.json`` in the folder of the store. Where `url` or `vector_store`
             names the store there is no such folder: name a file, or every start begins with version 1.
         """
-        location = StoreLocation.of(persist_dir, url)
-        if vector_store is None and persist_dir is None and url is None and not create:
-            raise InputError("no store is named", hint="pass persist_dir, url or vector_store")
-        table = table_at(location, name, create=create) if vector_store is None else table_of(vector_store)
-        if state_file is None and vector_store is None and location.persist_dir is not None:
+        table, location = table_in(persist_dir, place, create=create)
+        if state_file is None and place.get("vector_store") is None and location.persist_dir is not None:
             state_file = usual_state_file(location.persist_dir, table.name)
         file = None if state_file is None else StateFile(Path(state_file))
-        versions = LiveVersions.at(table, file, embed_model=embed_model, template=template, create=create)
+        versions = LiveVersions.at(table, file, create=create, **place)
         live = cls.__new__(cls)
         live._versions = versions
         return live
@@ -100,29 +95,16 @@ class LiveCatalog(CatalogReader):
         items: Iterable[Item],
         *,
         persist_dir: str | Path | None = None,
-        url: str | None = None,
-        vector_store: BasePydanticVectorStore | None = None,
-        name: str = "items",
-        embed_model: BaseEmbedding | str | None = None,
-        template: TextTemplate | None = None,
         state_file: str | Path | None = None,
         show_progress: bool = False,
+        **place: Unpack[CatalogPlace],
     ) -> LiveCatalog:
         """Return a live catalog of exactly these items; a store that has one gets a new version if need be.
 
         Parameters and errors are those of `open` and `swap`.
         """
         checked = unique_items(items)
-        live = cls.open(
-            persist_dir,
-            url=url,
-            vector_store=vector_store,
-            name=name,
-            embed_model=embed_model,
-            template=template,
-            state_file=state_file,
-            create=True,
-        )
+        live = cls.open(persist_dir, state_file=state_file, create=True, **place)
         with live.lent() as table:
             held = table.marks()
         if not held:
@@ -155,22 +137,32 @@ class LiveCatalog(CatalogReader):
     @property
     def encoder(self) -> EncoderIdentity:
         """What the vectors of every version are made with."""
-        return self._versions.pattern.encoder
+        return self._versions.first.encoder
 
     @property
     def embed_model(self) -> BaseEmbedding:
         """The encoder, loaded on first use."""
-        return self._versions.pattern.embed_model
+        return self._versions.first.embed_model
 
     @property
     def template(self) -> TextTemplate:
         """Template of the embedded text."""
-        return self._versions.pattern.template
+        return self._versions.first.template
 
     @property
     def is_read_only(self) -> bool:
         """Whether `current` was made elsewhere."""
         return self.current.is_read_only
+
+    @property
+    def field_names(self) -> FieldNames:
+        """Which metadata keys of a version made elsewhere hold which fields."""
+        return self._versions.first.field_names
+
+    @property
+    def notes(self) -> Counter[str]:
+        """What was left out or guessed in `current`, by what it was, with how often."""
+        return self.current.notes
 
     @contextmanager
     def pinned(self) -> Iterator[ItemCatalog]:
@@ -247,10 +239,10 @@ class LiveCatalog(CatalogReader):
         versions = self._versions
         with versions.change():
             if given is not None:
-                check_whole(given, self.encoder)
+                versions.check(given)
                 if (number := versions.number_of(given)) is not None:
                     return versions.return_to(number)
-                if versions.file is None or given.table.home == versions.pattern.table.home:
+                if versions.file is None or given.table.home == versions.first.table.home:
                     return versions.add(given, is_borrowed=True)
                 items = list(given.items())
             return versions.build(items, source=given, show_progress=show_progress)
@@ -360,3 +352,17 @@ class LiveCatalog(CatalogReader):
             if gone := self._versions.past(keep):
                 self._versions.forget(gone)
             return gone
+
+
+def open_catalog_at(
+    store: str, name: str, encoder: BaseEmbedding | str | None, *, live: bool = False
+) -> ItemCatalog | LiveCatalog:
+    """Open a catalog in a folder, ``qdrant:FOLDER``, ``lancedb:FOLDER`` or at ``http://host:port``.
+
+    One that its folder says is live, or with `live`, is open at its live version. Errors are those of
+    `ItemCatalog.open`.
+    """
+    kind: type[ItemCatalog] | type[LiveCatalog] = (
+        LiveCatalog if live or name in live_in(store) else ItemCatalog
+    )
+    return kind.open(**place_of(store), name=name, embed_model=encoder)

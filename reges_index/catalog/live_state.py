@@ -11,7 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from reges_index.catalog.store import store_errors
+from reges_index.catalog.place import StoreLocation, is_url
+from reges_index.catalog.stores.guards import store_errors
 from reges_index.errors import CatalogError
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "first_state",
     "listed_once",
     "live_catalogs",
+    "live_in",
     "usual_state_file",
     "version_name",
 ]
@@ -50,6 +52,12 @@ def live_catalogs(folder: Path) -> dict[str, LiveState]:
         if (state := StateFile(path).changed()) is not None:
             found[path.name.removeprefix(".reges-live-").removesuffix(".json")] = state
     return found
+
+
+def live_in(store: str) -> dict[str, LiveState]:
+    """Return the live catalogs that a folder says it has, by name; none for a server, which does not say."""
+    folder = None if is_url(store) else StoreLocation.of(store, None).persist_dir
+    return {} if folder is None else live_catalogs(folder)
 
 
 def listed_once(names: Iterable[str], live: Mapping[str, LiveState]) -> list[str]:

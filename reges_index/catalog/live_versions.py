@@ -4,23 +4,68 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator
+import weakref
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-
-from llama_index.core.base.embeddings.base import BaseEmbedding
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reges_index.catalog.catalog import ItemCatalog
-from reges_index.catalog.item import Item, TextTemplate
+from reges_index.catalog.item import Item
 from reges_index.catalog.live_state import LiveState, StateFile, first_state, version_name
+from reges_index.catalog.place import CatalogPlace
 from reges_index.catalog.stores.base import Table
-from reges_index.catalog.versions import CatalogVersion, OpenVersion
-from reges_index.catalog.wholeness import check_whole
+from reges_index.catalog.sync import check_whole
 from reges_index.errors import InputError, ReGeSError, StoreNotFoundError
 
-__all__ = ["LiveVersions"]
+__all__ = ["PINNED", "CatalogVersion", "LiveVersions", "OpenVersion"]
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 logger = logging.getLogger(__name__)
+
+
+class CatalogVersion(NamedTuple):
+    """One version of a live catalog.
+
+    Parameters
+    ----------
+    number
+        Counts up from 1 and is never used again.
+    name
+        Of the catalog that holds it, in its store.
+    items
+        How many it has.
+    is_live
+        Whether new turns see it.
+    """
+
+    number: int
+    name: str
+    items: int
+    is_live: bool
+
+
+@dataclass(eq=False)
+class OpenVersion:
+    """An open version: how many read it, whether it goes when they are done, and whether it is gone."""
+
+    number: int
+    catalog: ItemCatalog
+    readers: int = 0
+    is_retired: bool = False
+    is_gone: bool = False
+
+    def __post_init__(self) -> None:
+        self.derived: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
+        self.deriving = threading.RLock()
+
+
+PINNED: ContextVar[Mapping[object, OpenVersion]] = ContextVar("reges_pinned", default=MappingProxyType({}))
+"""What the running turn has pinned, by live catalog. Tasks and ``asyncio.to_thread`` inherit it."""
 
 
 class LiveVersions:
@@ -39,7 +84,7 @@ class LiveVersions:
     """
 
     def __init__(self, catalog: ItemCatalog, base: str, file: StateFile | None, state: LiveState) -> None:
-        self.pattern = catalog
+        self.first = catalog
         self.base = base
         self.file = file
         self.state = state
@@ -54,9 +99,8 @@ class LiveVersions:
         table: Table,
         file: StateFile | None,
         *,
-        embed_model: BaseEmbedding | str | None,
-        template: TextTemplate | None,
         create: bool,
+        **place: Unpack[CatalogPlace],
     ) -> LiveVersions:
         """Open the live catalog that is called after a table, at the version that was live last.
 
@@ -67,9 +111,7 @@ class LiveVersions:
         if state is not None:
             table = table.sibling(state.names[state.live])
         is_new = create and state is None and base not in table.names()
-        catalog = ItemCatalog.over(
-            table, embed_model=embed_model, template=template, create=create and state is None
-        )
+        catalog = ItemCatalog.over(table, create=create and state is None, **place)
         versions = cls(catalog, base, file, state or first_state(base, is_borrowed=not is_new))
         if is_new and file is not None:  # so that a restart knows whose the first version is
             with versions.change():
@@ -138,7 +180,7 @@ class LiveVersions:
         for number, name in self.state.names.items():
             # What is not open here is in the same store; a catalog of another one is always open.
             version = self._open.get(number)
-            if one == (name, (version.catalog if version else self.pattern).table.home):
+            if one == (name, (version.catalog if version else self.first).table.home):
                 return number
         return None
 
@@ -151,6 +193,10 @@ class LiveVersions:
             with self._looking:
                 self._refresh()
             yield
+
+    def check(self, catalog: ItemCatalog) -> None:
+        """Check that a catalog is fit to go live, so that a broken one never gets there."""
+        check_whole(catalog.table, catalog.encoder, self.first.encoder, catalog.item_of)
 
     def add(self, catalog: ItemCatalog, *, is_borrowed: bool) -> CatalogVersion:
         """Make a catalog the next version, and the live one."""
@@ -168,11 +214,11 @@ class LiveVersions:
         live, what was built goes.
         """
         self._pass_over_taken_names()
-        candidate = self.pattern.beside(version_name(self.base, self.state.following))
+        candidate = self.first.beside(version_name(self.base, self.state.following))
         try:
             known = self._live.catalog if source is None else source
             candidate.sync(items, show_progress=show_progress, source=known)
-            check_whole(candidate, self.pattern.encoder)
+            self.check(candidate)
             return self.add(candidate, is_borrowed=False)
         except BaseException:
             if candidate.name not in self.state.names.values():  # what is live already stays
@@ -184,10 +230,10 @@ class LiveVersions:
 
         An unfinished one is what a killed swap has left; it is gone on with.
         """
-        present = set(self.pattern.table.names())
+        present = set(self.first.table.names())
         following = self.state.following
         while (name := version_name(self.base, following)) in present:
-            table = self.pattern.table.sibling(name)
+            table = self.first.table.sibling(name)
             record = table.record()
             if record.broken or not record.complete or not table.ids():
                 break
@@ -207,7 +253,7 @@ class LiveVersions:
             history = (*(number for number in state.history if number != to), to)
         else:
             raise InputError(f"there is no version {to}", hint="versions() lists what is kept")
-        check_whole(self._opened(to, state).catalog, self.pattern.encoder)
+        self.check(self._opened(to, state).catalog)
         self._adopt(replace(state, history=history), write=True)
         return self.told(to)
 
@@ -254,7 +300,7 @@ class LiveVersions:
     def _opened(self, number: int, state: LiveState) -> OpenVersion:
         with self._looking:
             if number not in self._open:
-                catalog = self.pattern.beside(state.names[number], create=False)
+                catalog = self.first.beside(state.names[number], create=False)
                 self._open[number] = OpenVersion(number, catalog)
             return self._open[number]
 

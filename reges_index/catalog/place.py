@@ -1,17 +1,62 @@
-"""Catalogs by the text that names their store, as on the command line and in pipeline files."""
+"""Where catalogs are kept: folders, servers and memory, and the options that say which."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+from urllib.parse import urlsplit
+
+from reges_index.errors import InputError
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
-    from reges_index.catalog.catalog import ItemCatalog
-    from reges_index.catalog.live import LiveCatalog
-    from reges_index.catalog.live_state import LiveState
+    from reges_index.catalog.fields import FieldNames
+    from reges_index.catalog.item import TextTemplate
 
-__all__ = ["is_url", "live_in", "open_catalog_at", "place_of"]
+__all__ = ["KINDS", "CatalogPlace", "StoreLocation", "check_name", "host_and_port", "is_url", "place_of"]
+
+KINDS = ("chroma", "qdrant", "lancedb")
+"""Kinds of store that hold catalogs."""
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
+
+
+class CatalogPlace(TypedDict, total=False):
+    """Which catalog is meant and how it is read: what opening and making one have in common.
+
+    Parameters
+    ----------
+    url
+        Address of a Chroma server, ``http://host:port``, instead of a folder.
+    vector_store
+        A ``ChromaVectorStore``, ``QdrantVectorStore`` or ``LanceDBVectorStore`` instead of both; it says the
+        name too.
+    name
+        Of the catalog, "items" by default; a store may hold several.
+    embed_model
+        The encoder, as for `reges_index.catalog.encoder.resolve_encoder`; None is all-MiniLM-L6-v2. The
+        default is loaded when first needed.
+    template
+        Of the embedded text; None is `DEFAULT_TEMPLATE`.
+    title_key
+        Of a collection made elsewhere: the metadata key that holds an item's title, where it is not called
+        ``title``, ``name`` or ``product``.
+    field_names
+        The same for any field: ``{"title": "label", "year": "released"}``, or a `FieldNames`.
+    """
+
+    url: str | None
+    vector_store: BasePydanticVectorStore | None
+    name: str
+    embed_model: BaseEmbedding | str | None
+    template: TextTemplate | None
+    title_key: str | None
+    field_names: FieldNames | Mapping[str, str] | None
 
 
 def is_url(store: str) -> bool:
@@ -24,31 +69,70 @@ def place_of(store: str) -> dict[str, Any]:
     return {"url": store} if is_url(store) else {"persist_dir": store}
 
 
-def live_in(store: str) -> dict[str, LiveState]:
-    """Return the live catalogs that a folder says it has, by name; none for a server, which does not say."""
-    if is_url(store):
-        return {}
+@dataclass(frozen=True)
+class StoreLocation:
+    """Where a store is: a folder, a server, or (neither given) memory; `kind` is one of `KINDS`."""
 
-    from reges_index.catalog.live_state import live_catalogs
-    from reges_index.catalog.store import StoreLocation
+    persist_dir: Path | None = None
+    url: str | None = None
+    kind: str = "chroma"
 
-    folder = StoreLocation.of(place_of(store)["persist_dir"], None).persist_dir
-    return live_catalogs(folder) if folder is not None else {}
+    @classmethod
+    def of(cls, persist_dir: str | Path | None, url: str | None) -> StoreLocation:
+        """Check the two ways to name a store.
+
+        A folder is Chroma's unless ``qdrant:`` or ``lancedb:`` stands before it.
+
+        Raises
+        ------
+        InputError
+            If both are given or the URL is not ``http(s)://host[:port]``.
+        """
+        if persist_dir is not None and url is not None:
+            raise InputError(
+                "both persist_dir and url are given", hint="a store is a folder or a server, not both"
+            )
+        if url is not None:
+            host_and_port(url)
+        if persist_dir is None:
+            return cls(None, url)
+        kind, path = "chroma", str(persist_dir)
+        for known in KINDS:
+            if path.startswith(f"{known}:"):
+                kind, path = known, path[len(known) + 1 :]
+        if not path.strip():
+            raise InputError(f"{str(persist_dir)!r} names no folder", hint=f"write it as {kind}:FOLDER")
+        # Chroma keeps one system per path text, so equal folders must be equal text.
+        return cls(Path(path).expanduser().resolve(), None, kind)
+
+    def __str__(self) -> str:
+        prefix = "" if self.kind == "chroma" else f"{self.kind}:"
+        return f"{prefix}{self.persist_dir or self.url or 'memory'}"
 
 
-def open_catalog_at(
-    store: str, name: str, encoder: BaseEmbedding | str | None, *, live: bool = False
-) -> ItemCatalog | LiveCatalog:
-    """Open a catalog in a folder, ``qdrant:FOLDER``, ``lancedb:FOLDER`` or at ``http://host:port``.
+def check_name(name: str) -> str:
+    """Return a collection name that Chroma takes, or raise InputError."""
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"catalog name {name!r} is not possible",
+            hint="use 3 to 512 letters a-z, digits, '.', '_' and '-', with a letter or digit at both ends",
+        )
+    return name
 
-    One that its folder says is live, or with `live`, is open at its live version. Errors are those of
-    `ItemCatalog.open`.
-    """
-    # Imported here, so that an address can be looked at without LlamaIndex.
-    from reges_index.catalog.catalog import ItemCatalog
-    from reges_index.catalog.live import LiveCatalog
 
-    kind: type[ItemCatalog] | type[LiveCatalog] = (
-        LiveCatalog if live or name in live_in(store) else ItemCatalog
-    )
-    return kind.open(**place_of(store), name=name, embed_model=encoder)
+def host_and_port(url: str) -> tuple[str, int, bool]:
+    """Take the address of a Chroma server apart: host, port, and whether it is https."""
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        # Not repeated here; it would also be kept in saved pipelines and beside predictions.
+        raise InputError(
+            "the store's address holds a user name, a password or a query, which Chroma does not get",
+            hint="write it as http://host:port; put a server with a password behind a client of your own",
+        )
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.path.strip("/"):
+        raise InputError(f"{url!r} is no address of a Chroma server", hint="write it as http://host:port")
+    return parts.hostname, port or (443 if parts.scheme == "https" else 8000), parts.scheme == "https"

@@ -1,7 +1,8 @@
-"""Bringing a table to a given set of items, embedding only what changed.
+"""What happens to a catalog's table: opening, syncing to a set of items, checking before it goes live.
 
-Each batch is one atomic write of whole rows, keyed by item id, and removing comes last. So a sync that was
-killed leaves rows that are right in themselves, and the next one finds by their hashes what is missing.
+A sync embeds only what changed. Each batch is one atomic write of whole rows, keyed by item id, and removing
+comes last. So a sync that was killed leaves rows that are right in themselves, and the next one finds by
+their hashes what is missing.
 """
 
 from __future__ import annotations
@@ -13,20 +14,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from reges_index.catalog.item import Item, TextTemplate
-from reges_index.catalog.rows import HASH_KEY, Row, item_row
-from reges_index.errors import CatalogError, InputError
+from reges_index.catalog.stores.base import HASH_KEY, Row, item_row
+from reges_index.errors import CatalogError, EncoderMismatchError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
-    from reges_index.catalog.stores.base import Table, Writer
+    from reges_index.catalog.encoder import EncoderIdentity
+    from reges_index.catalog.stores.base import Record, Stored, Table, Writer
 
-__all__ = ["SyncReport", "sync_table", "unique_items"]
+__all__ = ["SyncReport", "check_whole", "open_table", "sync_table", "unique_items", "where_of"]
 
 logger = logging.getLogger(__name__)
+
+_HINT = "what was live stays live; index the items of the new catalog again"
+# A vector finds itself with cosine 1, up to the rounding of 32-bit floats and their order of addition.
+_SELF = 0.999
+
+_warned: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True)
@@ -168,3 +178,120 @@ def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("Embedding items", total=total)
         yield lambda done: progress.advance(task, done)
+
+
+def open_table(table: Table, identity: EncoderIdentity, *, create: bool) -> bool:
+    """Check a table, making it first where that is asked for.
+
+    Returns
+    -------
+    bool
+        Whether it was made elsewhere, so that it can only be read.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If it is not there and `create` is false.
+    EncoderMismatchError
+        If it was made with another encoder, dimension, template or space.
+    CatalogError
+        If its first sync was interrupted and `create` is false.
+    """
+    where = where_of(table)
+    if create:
+        table.create(identity)
+    record = table.record()
+    if record.identity is None:
+        _check_foreign(record, identity, where)
+        return True
+    record.identity.check(identity, where)
+    if not create and not record.complete:
+        raise CatalogError(
+            f"{where} is half-written: its first sync stopped after {table.count()} items",
+            hint="index the items again; what is there is kept and not embedded twice",
+        )
+    if not create and record.broken:
+        raise CatalogError(
+            f"{where} is half-written: a sync was killed while its vector index was saved",
+            hint="index the items again; the catalog is then made anew",
+        )
+    return False
+
+
+def _check_foreign(record: Record, identity: EncoderIdentity, where: str) -> None:
+    """Check what can be checked of a table that does not record its encoder; warn once."""
+    if record.dimension is not None and record.dimension != identity.dimension:
+        raise EncoderMismatchError(
+            f"{where} holds vectors of dimension {record.dimension}; "
+            f"{identity.name!r} makes {identity.dimension}",
+            hint="pass the embed_model that the collection was made with",
+        )
+    if (where, identity.name) not in _warned:
+        _warned.add((where, identity.name))
+        logger.warning(
+            "%s was made elsewhere and does not say with which encoder; %s is assumed", where, identity.name
+        )
+
+
+def check_whole(
+    table: Table,
+    made_with: EncoderIdentity,
+    encoder: EncoderIdentity,
+    read: Callable[[Stored], Item],
+) -> int:
+    """Read a whole table and check that it can serve.
+
+    Parameters
+    ----------
+    table, made_with
+        The one to check, and what its vectors were made with.
+    encoder
+        What they must have been made with.
+    read
+        Returns the item of a row.
+
+    Returns
+    -------
+    int
+        Number of its items.
+
+    Raises
+    ------
+    InputError
+        If it is empty.
+    EncoderMismatchError
+        If it was made with another encoder.
+    CatalogError
+        If it is half-written, an item cannot be read or has no vector, or the index does not find it.
+    """
+    where = where_of(table)
+    encoder.check(made_with, "the live catalog")
+    ids = table.ids()
+    if not ids:
+        raise InputError(f"{where} is empty", hint="a catalog needs at least one item; the old one stays")
+    record = table.record()
+    if record.broken or not record.complete:
+        raise CatalogError(f"{where} is half-written", hint=_HINT)
+    count = 0
+    probe = None
+    for start in range(0, len(ids), table.batch_size):
+        for row in table.rows(ids[start : start + table.batch_size], with_vectors=True):
+            count += 1
+            read(row)
+            vector = row.vector
+            if vector is None or vector.shape != (encoder.dimension,) or not np.isfinite(vector).all():
+                raise CatalogError(f"{where}: item {row.id!r} has no usable vector", hint=_HINT)
+            if not vector.any():
+                raise CatalogError(f"{where}: item {row.id!r} has a vector of zeros", hint=_HINT)
+            probe = vector
+    if probe is None or count != len(ids):
+        raise CatalogError(f"{where}: {len(ids)} items are listed and {count} can be read", hint=_HINT)
+    [hits] = table.search([probe.tolist()], 1, with_rows=False)
+    if not hits.scores or hits.scores[0] < _SELF:
+        raise CatalogError(f"{where}: its index does not find an item by the item's own vector", hint=_HINT)
+    return count
+
+
+def where_of(table: Table) -> str:
+    """Return how messages name a table."""
+    return f"catalog {table.name!r} in {table.place}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -13,22 +13,21 @@ from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddi
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
-    FilterOperator,
-    MetadataFilter,
     MetadataFilters,
     VectorStoreQuery,
     VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
 
-from reges_index.catalog.filters import Filter, parse_filters
-from reges_index.catalog.rows import node_row, row_node
-from reges_index.catalog.stores.base import Stored, Table, Writer, hybrid_search
+from reges_index.catalog.filters import Check, Filter
+from reges_index.catalog.stores.base import Hits, Stored, Table, Writer, hybrid_search, node_row, row_node
 from reges_index.errors import CatalogError, InputError
 
 __all__ = ["CatalogVectorStore"]
 
 _MMR_PREFETCH = 4.0
+
+_Limits: TypeAlias = Callable[[Table, MetadataFilters | None], tuple[Filter | None, list[str] | None]]
 
 
 class CatalogVectorStore(BasePydanticVectorStore):
@@ -44,6 +43,8 @@ class CatalogVectorStore(BasePydanticVectorStore):
         The catalog's table.
     read_only
         Refuse to write, for tables that were made elsewhere.
+    limits
+        Turns filters into what a search of the table's rows has to obey (`CatalogReader.row_limits`).
     """
 
     stores_text: bool = True
@@ -52,11 +53,13 @@ class CatalogVectorStore(BasePydanticVectorStore):
 
     _table: Table = PrivateAttr()
     _read_only: bool = PrivateAttr()
+    _limits: _Limits = PrivateAttr()
 
-    def __init__(self, table: Table, *, read_only: bool = False) -> None:
+    def __init__(self, table: Table, *, limits: _Limits, read_only: bool = False) -> None:
         super().__init__(stores_text=True)
         self._table = table
         self._read_only = read_only
+        self._limits = limits
 
     @classmethod
     def class_name(cls) -> str:
@@ -94,8 +97,7 @@ class CatalogVectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str, **_kwargs: Any) -> None:
         """Delete the nodes of a LlamaIndex document (items have none; see `delete_nodes`)."""
-        document = MetadataFilter(key="document_id", value=ref_doc_id, operator=FilterOperator.EQ)
-        self.delete_nodes(filters=MetadataFilters(filters=[document]))
+        self.delete_nodes(self._table.ids(Check("document_id", "==", ref_doc_id)))
 
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **_kwargs: Any
@@ -104,7 +106,7 @@ class CatalogVectorStore(BasePydanticVectorStore):
         if not node_ids and filters is None:
             return
         with self._writing() as writer:
-            found = self._ids(node_ids or None, parse_filters(filters))
+            found = self._ids(node_ids or None, filters)
             size = self._table.batch_size
             for start in range(0, len(found), size):
                 writer.delete(found[start : start + size])
@@ -119,7 +121,7 @@ class CatalogVectorStore(BasePydanticVectorStore):
         filters: MetadataFilters | None = None,
     ) -> list[BaseNode]:
         """Return nodes by id, by filter, or all of them, in the store's order."""
-        found = self._ids(node_ids or None, parse_filters(filters))
+        found = self._ids(node_ids or None, filters)
         return [_node(row) for row in self._table.rows(found)]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
@@ -132,21 +134,23 @@ class CatalogVectorStore(BasePydanticVectorStore):
         """
         if not query.query_embedding:
             raise InputError("the query is empty", hint="pass a query text or an embedding")
-        where = parse_filters(query.filters)
+        where, among = self._limits(self._table, query.filters)
         if query.mode is VectorStoreQueryMode.MMR:
-            return self._diverse(query, where, **kwargs)
+            return self._diverse(query, where, among, **kwargs)
         if query.mode is VectorStoreQueryMode.HYBRID:
             if not (query.query_str or "").strip():
                 raise InputError("a hybrid query has no text", hint="pass a query text with the embedding")
-            hits = hybrid_search(
-                self._table,
-                query.query_str or "",
-                query.query_embedding,
-                query.similarity_top_k,
-                where=where,
-            )
+            text = query.query_str or ""
+            wanted = query.similarity_top_k if among is None else max(1, self._table.count())
+            hits = hybrid_search(self._table, text, query.query_embedding, wanted, where=where)
+            if among is not None:
+                passing = [n for n, row_id in enumerate(hits.ids) if row_id in set(among)]
+                kept = passing[: query.similarity_top_k]
+                ids, scores, rows = hits
+                hits = Hits([ids[n] for n in kept], [scores[n] for n in kept], [rows[n] for n in kept])
         elif query.mode is VectorStoreQueryMode.DEFAULT:
-            [hits] = self._table.search([query.query_embedding], query.similarity_top_k, where=where)
+            wanted = query.similarity_top_k
+            [hits] = self._table.search([query.query_embedding], wanted, where=where, among=among)
         else:
             raise InputError(
                 f"query mode {query.mode.value!r} is not supported", hint="use 'default', 'mmr' or 'hybrid'"
@@ -162,6 +166,7 @@ class CatalogVectorStore(BasePydanticVectorStore):
         self,
         query: VectorStoreQuery,
         where: Filter | None,
+        among: list[str] | None,
         *,
         mmr_threshold: float | None = None,
         mmr_prefetch_factor: float = _MMR_PREFETCH,
@@ -169,7 +174,9 @@ class CatalogVectorStore(BasePydanticVectorStore):
     ) -> VectorStoreQueryResult:
         assert query.query_embedding is not None  # checked by `query`
         wanted = max(query.similarity_top_k, int(query.similarity_top_k * mmr_prefetch_factor))
-        [hits] = self._table.search([query.query_embedding], wanted, where=where, with_vectors=True)
+        [hits] = self._table.search(
+            [query.query_embedding], wanted, where=where, among=among, with_vectors=True
+        )
         if not hits.rows:
             return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
         _, chosen = get_top_k_mmr_embeddings(
@@ -185,9 +192,10 @@ class CatalogVectorStore(BasePydanticVectorStore):
             ids=[hits.ids[i] for i in chosen],
         )
 
-    def _ids(self, node_ids: list[str] | None, where: Filter | None) -> list[str]:
-        if node_ids is None or where is not None:
-            found = self._table.ids(where)
+    def _ids(self, node_ids: list[str] | None, filters: MetadataFilters | None) -> list[str]:
+        where, among = self._limits(self._table, filters)
+        if node_ids is None or where is not None or among is not None:
+            found = self._table.ids(where) if among is None else among
             return found if node_ids is None else sorted(set(found) & set(node_ids))
         return [row.id for row in self._table.rows(node_ids)]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from reges_index.catalog.place import live_in
+from reges_index.catalog.live_state import live_in
 from reges_index.cli.output import console, print_json, say
 from reges_index.cli.parts import AsJson, open_catalog, store_place
 from reges_index.errors import EncoderMismatchError, ReGeSError

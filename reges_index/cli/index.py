@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from reges_index.catalog.place import live_in
+from reges_index.catalog.live_state import live_in
 from reges_index.cli.catalog_file import (
     CatalogFile,
     Columns,

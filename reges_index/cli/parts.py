@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from reges_index.catalog.place import is_url, open_catalog_at, place_of
+from reges_index.catalog.place import is_url, place_of
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,5 +59,7 @@ def open_catalog(
     store: str, name: str, encoder: str | None, *, live: bool = False
 ) -> ItemCatalog | LiveCatalog:
     """Open an existing catalog; one that its folder says is live, or with `live`, at its live version."""
+    from reges_index.catalog.live import open_catalog_at
+
     store_place(store)  # refuses what cannot be one, in the command line's words
     return open_catalog_at(store, name, encoder, live=live)

@@ -129,7 +129,7 @@ def html_report(
 
 def catalog_retrieve(store: str, name: str, encoder: str | None) -> RetrieveBatch:
     """Open a catalog store and return its batch retrieval, for the baseline ``retriever``."""
-    from reges_index.catalog.place import open_catalog_at
+    from reges_index.catalog.live import open_catalog_at
 
     catalog = open_catalog_at(store, name, encoder)
 

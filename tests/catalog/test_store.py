@@ -217,6 +217,34 @@ def test_a_catalog_in_memory_beside_the_users_own_client(monkeypatch, first: str
         chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=telemetry, allow_reset=True))
 
 
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_a_catalog_in_a_folder_beside_the_users_own_client(tmp_path: Path, first: str):
+    """An app often has a client of the same folder, for another collection or to look into this one."""
+    folder = tmp_path / "store"
+
+    def theirs():
+        client = chromadb.PersistentClient(str(folder))
+        client.get_or_create_collection("notes", embedding_function=None)
+        return client
+
+    client = theirs() if first == "theirs" else None
+    catalog = ItemCatalog.from_items(FILMS[:5], persist_dir=folder, embed_model=HashingEmbedding())
+    client = client or theirs()
+    client.get_collection("notes").upsert(ids=["mine"], embeddings=[[1.0, 0.0]])
+    catalog.sync(FILMS)
+    seen = client.get_collection("items", embedding_function=None)
+    vector = HashingEmbedding().get_query_embedding("Film 17")
+    assert seen.count() == len(seen.query(query_embeddings=[vector], n_results=20)["ids"][0]) == 20
+    assert client.get_collection("notes").query(query_embeddings=[[1.0, 0.0]], n_results=1)["ids"] == [
+        ["mine"]
+    ]
+    again = ItemCatalog.open(folder, embed_model=HashingEmbedding())
+    assert len(again.query("Film 17", 50)) == len(catalog.query("Film 17", 50)) == 20
+    assert ItemCatalog.names(folder) == ["items", "notes"]
+    other = chromadb.PersistentClient(str(folder), settings=chromadb.Settings(anonymized_telemetry=False))
+    assert other.get_collection("items").count() == 20
+
+
 @pytest.mark.parametrize("persistent", [True, False])
 def test_a_dropped_catalog_leaves_nothing_for_filters_to_find(tmp_path: Path, persistent: bool):
     """Chroma gives the row numbers of a deleted collection to the next, and kept the old lists with them."""

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama_index.core import StorageContext, VectorStoreIndex
-from llama_index.core.schema import TextNode
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import Document, TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.core.vector_stores.types import (
     FilterCondition,
@@ -122,6 +123,58 @@ def test_every_operator(make_catalog: MakeCatalog):
         assert "".join(sorted(hit.node_id for hit in hits)) == expected, (key, operator)
         hits = index.as_retriever(similarity_top_k=9, filters=filters).retrieve("x")
         assert "".join(sorted(hit.node_id for hit in hits)) == expected, (key, operator)
+
+
+MAKERS = [
+    Item(id="1", title="Alpha", directors=["Ann Lee"], authors=["Bo Ek"], metadata={"price": 5, "code": "a"}),
+    Item(id="2", title="Beta", authors=["Ann Lee"], metadata={"price": 7.5}),
+    Item(id="3", title="Gamma", creators=["Cy Ono"], year=2001),
+]
+FIELDS = [
+    ("id", Op.NIN, ["1"], "23"),
+    ("id", Op.IN, ["1", "3", "9"], "13"),
+    ("id", Op.EQ, "2", "2"),
+    ("id", Op.NE, 2, "13"),
+    ("title", Op.EQ, "Beta", "2"),
+    ("directors", Op.EQ, "Ann Lee", "1"),
+    ("directors", Op.NIN, ["Ann Lee"], "23"),
+    ("authors", Op.IN, ["Ann Lee", "Bo Ek"], "12"),
+    ("creators", Op.CONTAINS, "Ann Lee", "12"),
+    ("creators", Op.EQ, "Cy Ono", "3"),
+    ("creator_role", Op.EQ, "author", "12"),
+    ("price", Op.LTE, 6, "1"),
+    ("price", Op.EQ, "7.5", "2"),
+    ("price", Op.NE, "5", "23"),
+    ("year", Op.NE, "2001", "12"),
+    ("genres", Op.NE, "Drama", "123"),
+]
+
+
+def test_every_field_can_be_filtered_by_or_is_refused(make_catalog: MakeCatalog):
+    catalog = make_catalog(MAKERS)
+    assert list(catalog.items()) == MAKERS
+    for key, operator, value, expected in FIELDS:
+        filters = one(key, operator, value)
+        assert "".join(catalog.ids(filters)) == expected, (key, operator)
+        assert "".join(sorted(h.node_id for h in catalog.query("x", filters=filters))) == expected, key
+    index = catalog.as_index()
+    for key, meant in [
+        ("Genres", "genres"),
+        ("abstract", "authors"),
+        ("directer", "directors"),
+        ("cde", "code"),
+    ]:
+        filters = one(key, Op.NIN, ["x"])
+        for ask in (
+            lambda filters=filters: catalog.query("x", filters=filters),
+            lambda filters=filters: catalog.ids(filters),
+            lambda filters=filters: index.as_retriever(filters=filters).retrieve("x"),
+        ):
+            with pytest.raises(InputError, match=repr(key)) as caught:
+                ask()
+            assert meant in caught.value.hint
+    with pytest.raises(InputError, match="'soon'"):
+        catalog.ids(one("year", Op.NE, "soon"))
 
 
 ODD_KEYS = ("k", "a.b", "a[0]", "it's", 'say "x"', "naïve key", "ключ", "k`")
@@ -426,8 +479,9 @@ def test_stores_that_llamaindex_has_filled(tmp_path: Path, name: str):
     assert best.score == pytest.approx(expected, abs=1e-4)
     assert catalog.ids(one("price", Op.GTE, 2)) == ids[2:]
     assert catalog.ids(one("kind", Op.NE, "film")) == ids[:1]
-    assert catalog.ids(one("nothing", Op.EQ, "x")) == []
-    assert catalog.ids(one("nothing", Op.NE, "x")) == ids
+    with pytest.raises(InputError, match="'nothing': no item") as caught:
+        catalog.ids(one("nothing", Op.NE, "x"))
+    assert "price" in caught.value.hint
     assert len(catalog.fingerprint()) == 64
     for write in (
         lambda: catalog.sync(FILMS),
@@ -440,6 +494,62 @@ def test_stores_that_llamaindex_has_filled(tmp_path: Path, name: str):
             write()
     with pytest.raises(EncoderMismatchError, match="vectors of dimension 64"):
         ItemCatalog.from_vector_store(store, embed_model=HashingEmbedding(dimension=32))
+
+
+@pytest.mark.parametrize("name", ["chroma", "qdrant", "lancedb"])
+def test_collections_of_ones_own_naming(tmp_path: Path, name: str):
+    """Filled by LlamaIndex from documents: chunks, texts that are numbers, titles under a name of their own."""
+    store = _stock_stores(tmp_path)[name]
+    rows = [
+        {
+            "label": "Orchard, The (1999)",
+            "rating": "8.5",
+            "Genres": "['Horror', 'Sci-Fi']",
+            "author": "Ann Lee",
+        },
+        {"label": "Lux 3", "rating": "6", "Genres": "Drama", "author": "Bo Ek"},
+    ]
+    documents = [
+        Document(id_=f"0000000{n}-0000-0000-0000-000000000000", text=f"Words {n}. " * 60, metadata=row,
+                 excluded_embed_metadata_keys=list(row))
+        for n, row in enumerate(rows)
+    ]  # fmt: skip
+    context = StorageContext.from_defaults(vector_store=store)
+    splitter = SentenceSplitter(chunk_size=120, chunk_overlap=0)
+    VectorStoreIndex.from_documents(
+        documents, storage_context=context, embed_model=HashingEmbedding(), transformations=[splitter]
+    )
+    catalog = ItemCatalog.from_vector_store(store, embed_model=HashingEmbedding(), title_key="label")
+    ids = [document.doc_id for document in documents]
+    assert (len(catalog), catalog.ids()) == (2, ids)
+    assert catalog.table.count() > 2
+    orchard, lux = catalog.get(ids)
+    assert (orchard.title, orchard.year, orchard.genres) == ("The Orchard", 1999, ("Horror", "Sci-Fi"))
+    assert lux.metadata == {"rating": 6}
+    hits = catalog.query("Words 1.", 2)
+    assert [Item.from_node(hit.node).id for hit in hits] == [ids[1], ids[0]]
+    assert [item_id for item_id, _ in catalog.retrieve_batch(["Words 1."], 5)[0]] == [ids[1], ids[0]]
+    assert len(catalog.contents().items) == 2
+    for key, operator, value, expected in [
+        ("rating", Op.GTE, 8, ids[:1]),
+        ("rating", Op.EQ, "6", ids[1:]),
+        ("genres", Op.EQ, "Sci-Fi", ids[:1]),
+        ("Genres", Op.NE, "Drama", ids[:1]),
+        ("label", Op.EQ, "Lux 3", ids[1:]),
+        ("authors", Op.NIN, ["Ann Lee"], ids[1:]),
+        ("id", Op.NIN, [ids[0]], ids[1:]),
+        ("year", Op.GT, 1990, ids[:1]),
+    ]:
+        filters = one(key, operator, value)
+        assert catalog.ids(filters) == expected, key
+        assert [hit.node_id for hit in catalog.query("x", filters=filters)] == expected, key
+    with pytest.raises(InputError, match="'Label'") as caught:
+        catalog.query("x", filters=one("Label", Op.NE, "x"))
+    assert "rating" in caught.value.hint
+    named = ItemCatalog.from_vector_store(
+        store, embed_model=HashingEmbedding(), field_names={"title": "label", "designers": "author"}
+    )
+    assert named.get(ids)[1].makers == {"designer": ("Bo Ek",)}
 
 
 def test_other_stores_are_refused():

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reges_index.catalog import Item, ItemCatalog, SyncReport
-from reges_index.catalog.journal import read_journal
+from reges_index.catalog.stores.chroma_store import read_journal
 from reges_index.errors import CatalogError, InputError
 from tests.catalog.hashing import HashingEmbedding
 

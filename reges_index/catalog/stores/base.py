@@ -1,34 +1,117 @@
 """What a store must do to hold a catalog: the one interface behind `ItemCatalog`.
 
-A `Table` is one catalog in one store (a Chroma or Qdrant collection, a LanceDB table). Errors of the store's
-library are translated inside it, so that what is above sees only those of this package.
+A `Table` is one catalog in one store (a Chroma or Qdrant collection, a LanceDB table). A row is a node as
+`ChromaVectorStore` writes it (so stock LlamaIndex reads it), with lists as real lists to filter on and a hash
+to tell whether the item has changed. Errors of the store's library are translated inside it, so that what is
+above sees only those of this package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from llama_index.core.schema import BaseNode, MetadataMode, TextNode
+from llama_index.core.vector_stores.utils import (
+    legacy_metadata_dict_to_node,
+    metadata_dict_to_node,
+    node_to_metadata_dict,
+)
 
 from reges_index.catalog.encoder import EncoderIdentity
 from reges_index.catalog.filters import Filter
-from reges_index.catalog.rows import Row
+from reges_index.catalog.item import Item, TextTemplate
+from reges_index.catalog.nodes import MARKER
 from reges_index.errors import InputError
 
 __all__ = [
+    "HASH_KEY",
     "Hits",
     "HybridTable",
     "Record",
+    "Row",
     "Stored",
     "Table",
     "Writer",
+    "content_mark",
     "cosines",
     "hybrid_search",
+    "item_row",
+    "node_row",
+    "row_node",
     "search_size",
+    "whole_node",
 ]
+
+
+HASH_KEY = "reges_hash"
+
+
+class Row(NamedTuple):
+    """What is written for one item; the vector goes beside it."""
+
+    id: str
+    document: str
+    metadata: dict[str, Any]
+
+
+def item_row(item: Item, template: TextTemplate) -> Row:
+    """Return the row of an item."""
+    row = node_row(item.to_node(template))
+    row.metadata[HASH_KEY] = item.content_hash
+    return row
+
+
+def content_mark(metadata: Mapping[str, Any] | None, document: str | None) -> str:
+    """Return the item's hash where the row has one, else a hash of its text, which equals no item's."""
+    if metadata and (known := metadata.get(HASH_KEY)):
+        return str(known)
+    text = document if document is not None else (metadata or {}).get("_node_content", "")
+    return f"text:{hashlib.sha256(str(text).encode(errors='surrogatepass')).hexdigest()}"
+
+
+def node_row(node: BaseNode) -> Row:
+    """Return the row of any node. Without an item's hash, so that the next sync writes it anew."""
+    metadata = node_to_metadata_dict(node, remove_text=True, flat_metadata=False)
+    if MARKER in node.metadata:
+        marker = json.loads(metadata.pop(MARKER))
+        metadata.pop("abstract", None)  # in the node's JSON and in the document already
+        makers = {role: json.loads(metadata[key]) for role, key in marker["makers"].items()}
+        lists = {key: json.loads(metadata[key]) for key in marker["lists"] if key in metadata}
+        lists |= {key: json.loads(metadata[key]) for key in ("genres", "cast") if key in metadata}
+        lists |= {marker["makers"][role]: names for role, names in makers.items()}
+        # Whoever made it, under one name too; and what they are.
+        lists["creators"] = list(dict.fromkeys(name for names in makers.values() for name in names))
+        lists["creator_role"] = list(makers)
+        # Chroma has no empty lists.
+        metadata.update({key: names or None for key, names in lists.items()})
+    metadata["id"] = node.node_id
+    flat = {key: value for key, value in metadata.items() if value is not None}
+    return Row(node.node_id, node.get_content(metadata_mode=MetadataMode.NONE), flat)
+
+
+def whole_node(row: Row) -> dict[str, str]:
+    """Return the metadata that hold the row's node, text and all, as LlamaIndex's own stores read it."""
+    node = {**json.loads(row.metadata["_node_content"]), "text": row.document}
+    content = json.dumps(node, ensure_ascii=False)
+    return {"_node_content": content, "_node_type": row.metadata["_node_type"]}
+
+
+def row_node(row_id: str, document: str | None, metadata: Mapping[str, Any] | None) -> BaseNode:
+    """Return the node of a row, whoever wrote it: this package, LlamaIndex, or Chroma's own client."""
+    values = dict(metadata or {})
+    if "_node_content" in values:
+        node = metadata_dict_to_node(values, text=document)  # None: the text is in the node
+        if node.node_id != row_id:
+            node = node.model_copy(update={"id_": row_id})
+        return node
+    plain, _info, relationships = legacy_metadata_dict_to_node(values)
+    return TextNode(id_=row_id, text=document or "", metadata=plain, relationships=relationships)
 
 
 class Stored(NamedTuple):
@@ -140,7 +223,7 @@ class Table(Protocol):
         """Return the number of rows."""
 
     def ids(self, where: Filter | None = None) -> list[str]:
-        """Return the ids of all rows that pass a filter, in any order."""
+        """Return the ids of all rows that pass a filter (see `search`), in any order."""
 
     def marks(self) -> dict[str, str]:
         """Return a hash of every row's content: `Item.content_hash` where this package wrote the row."""
@@ -154,10 +237,15 @@ class Table(Protocol):
         top_k: int,
         *,
         where: Filter | None = None,
+        among: Sequence[str] | None = None,
         with_rows: bool = True,
         with_vectors: bool = False,
     ) -> list[Hits]:
-        """Find the nearest rows of each vector, scored by true cosine."""
+        """Find the nearest rows of each vector, scored by true cosine.
+
+        Only rows that pass the filter and, where ids are given, are among them. Filters know the metadata of
+        rows that this package wrote.
+        """
 
     def writing(self) -> AbstractContextManager[Writer]:
         """Let one writer at a time in; others wait."""

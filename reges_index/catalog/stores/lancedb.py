@@ -20,24 +20,35 @@ import numpy as np
 
 from reges_index.catalog.encoder import EncoderIdentity
 from reges_index.catalog.filters import Filter
-from reges_index.catalog.rows import content_mark
-from reges_index.catalog.store import StoreLocation, write_lock
-from reges_index.catalog.stores.base import Hits, Record, Stored, search_size
-from reges_index.catalog.stores.lancedb_errors import lance_errors
-from reges_index.catalog.stores.lancedb_filter import joined, sql_of, struct_sql_of
-from reges_index.catalog.stores.lancedb_rows import dimension_of, kinds_of, schema_of, stored_rows
-from reges_index.catalog.stores.lancedb_writer import COMPLETE, LanceWriter
-from reges_index.errors import CatalogError, ConfigError, StoreNotFoundError
+from reges_index.catalog.place import StoreLocation
+from reges_index.catalog.stores.base import Hits, Record, Row, Stored, content_mark, search_size
+from reges_index.catalog.stores.guards import store_errors, write_lock
+from reges_index.catalog.stores.lancedb_rows import (
+    dimension_of,
+    joined,
+    row_values,
+    schema_of,
+    sql_of,
+    stored_rows,
+)
+from reges_index.errors import CatalogError, ConfigError, ReGeSError, StorageError, StoreNotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["LanceTable"]
 
-_FORMAT = 1
+_FORMAT = 2
 _NOTE = b"reges"
 _BATCH = 5000
 _ALL = 2**31 - 1
+
+COMPLETE = "reges-complete"
+"""Tag of a table that holds a whole catalog."""
+
+# Older versions stay this long, for readers that are in the middle of one.
+_KEPT = timedelta(minutes=10)
+_FOREVER = timedelta(days=36500)
 
 _write_locks: dict[Path | int, threading.RLock] = {}
 _locking = threading.Lock()
@@ -90,7 +101,7 @@ class LanceTable:
             raise StoreNotFoundError(
                 f"lancedb:{folder}: there is no store", hint="check the path, or index the items there first"
             )
-        with lance_errors(f"lancedb:{folder}"):
+        with _errors(f"lancedb:{folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             # Interval 0: every read looks whether another process has written.
             return cls(lancedb.connect(str(folder), read_consistency_interval=timedelta(0)), name)
@@ -107,7 +118,7 @@ class LanceTable:
     def names(self) -> list[str]:
         """Names of all tables, sorted."""
         names: list[str] = []
-        with lance_errors(self.place):
+        with _errors(self.place):
             page = self._connection.list_tables()
             names += page.tables
             while page.page_token:
@@ -122,7 +133,7 @@ class LanceTable:
                 self._create(identity)
 
     def _create(self, identity: EncoderIdentity) -> None:
-        with lance_errors(self.label):
+        with _errors(self.label):
             note = json.dumps({"format": _FORMAT, "encoder": asdict(identity)}).encode()
             schema = schema_of(identity.dimension).with_metadata({_NOTE: note})
             self._connection.create_table(self.name, schema=schema)
@@ -130,7 +141,7 @@ class LanceTable:
     def record(self) -> Record:
         """Return what the table says of itself."""
         table = self.opened()
-        with lance_errors(self.label):
+        with _errors(self.label):
             schema = table.schema
             complete = COMPLETE in table.tags.list()
         note = (schema.metadata or {}).get(_NOTE)
@@ -151,18 +162,19 @@ class LanceTable:
             self._drop()
 
     def _drop(self) -> None:
-        with lance_errors(self.label):
+        with _errors(self.label):
             self._connection.drop_table(self.name)
 
     def count(self) -> int:
         """Return the number of rows."""
         table = self.opened()
-        with lance_errors(self.label):
+        with _errors(self.label):
             return int(table.count_rows())
 
     def ids(self, where: Filter | None = None) -> list[str]:
         """Return the ids of the rows that pass a filter."""
-        found: list[str] = self._read(["id"], self._sql(where)).column("id").to_pylist()
+        rows = self._read(["id"], None if where is None else sql_of(where))
+        found: list[str] = rows.column("id").to_pylist()
         return found
 
     def marks(self) -> dict[str, str]:
@@ -185,18 +197,22 @@ class LanceTable:
         top_k: int,
         *,
         where: Filter | None = None,
+        among: Sequence[str] | None = None,
         with_rows: bool = True,
         with_vectors: bool = False,
     ) -> list[Hits]:
         """Find the nearest rows of each vector."""
         table = self.opened()
-        with lance_errors(self.label):
+        with _errors(self.label):
             wanted = search_size(top_k, table.count_rows())
             if not vectors or not wanted:
                 return [Hits([], [], []) for _ in vectors]
             columns = ["id", "_distance", *(["text", "metadata"] if with_rows else [])]
             columns += ["vector"] if with_vectors else []
-            limits = self._sql(where)
+            limits = None if where is None else sql_of(where)
+            if among is not None:
+                chosen = f"id IN ({joined(among)})"
+                limits = chosen if limits is None else f"{limits} AND {chosen}"
             hits = []
             for vector in vectors:
                 query = table.search(np.asarray(vector, dtype=np.float32), vector_column_name="vector")
@@ -216,8 +232,8 @@ class LanceTable:
         The index of words is made at the first such search and kept up to date by each sync.
         """
         table = self.opened()
-        limits = self._sql(where)
-        with lance_errors(self.label):
+        limits = None if where is None else sql_of(where)
+        with _errors(self.label):
             wanted = search_size(top_k, table.count_rows())
             if not wanted:
                 return Hits([], [], [])
@@ -258,7 +274,7 @@ class LanceTable:
 
     def opened(self) -> Any:
         """Return LanceDB's own table, at its newest version."""
-        with lance_errors(self.label):
+        with _errors(self.label):
             try:
                 return self._connection.open_table(self.name)
             except ValueError as error:
@@ -271,14 +287,93 @@ class LanceTable:
     def _is_own(self, table: Any) -> bool:
         return _NOTE in (table.schema.metadata or {})
 
-    def _sql(self, where: Filter | None) -> str | None:
-        if where is None:
-            return None
-        table = self.opened()
-        return sql_of(where) if self._is_own(table) else struct_sql_of(where, kinds_of(table.schema))
-
     def _read(self, columns: list[str], sql: str | None) -> pa.Table:
         table = self.opened()
-        with lance_errors(self.label):
+        with _errors(self.label):
             query = table.search().select(columns)
             return (query if sql is None else query.where(sql)).limit(_ALL).to_arrow()
+
+
+class LanceWriter:
+    """Writes batches of rows, each as one version of the table; for whoever holds the table's lock."""
+
+    broken = False
+
+    def __init__(self, table: LanceTable) -> None:
+        self._table = table
+        self._known: set[str] | None = None
+        self._has_changed = False
+
+    def identity(self) -> EncoderIdentity | None:
+        """Return what the table records of its encoder."""
+        return self._table.record().identity
+
+    def recreate(self, identity: EncoderIdentity) -> None:
+        """Start anew with an empty table."""
+        self._table.recreate(identity)
+        self._known, self._has_changed = None, True
+
+    def write(self, rows: Sequence[Row], vectors: Sequence[Sequence[float]]) -> None:
+        """Add rows, or put them in the place of those with the same ids."""
+        import pyarrow as pa
+
+        known = self._ids()
+        opened = self._table.opened()
+        with _errors(self._table.label):
+            data = pa.Table.from_pylist(
+                [row_values(row, vector) for row, vector in zip(rows, vectors, strict=True)],
+                # Not the table's own: that has JSON as bytes, and text would be kept as it is.
+                schema=schema_of(dimension_of(opened.schema, self._table.label)),
+            )
+            if known.isdisjoint(row.id for row in rows):
+                opened.add(data)
+            else:
+                merge = opened.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(data)
+        known.update(row.id for row in rows)
+        self._has_changed = True
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete rows by id."""
+        opened = self._table.opened()
+        with _errors(self._table.label):
+            opened.delete(f"id IN ({joined(ids)})")
+        self._ids().difference_update(ids)
+        self._has_changed = True
+
+    def finish(self) -> None:
+        """Mark the table as whole, bring its indices up to date, and clear away old versions."""
+        opened = self._table.opened()
+        with _errors(self._table.label):
+            if COMPLETE not in opened.tags.list():
+                opened.tags.create(COMPLETE, opened.version)
+            elif not self._has_changed:
+                return
+            # Cleaning refuses to remove a tagged version, so the tag has to be on the newest one before.
+            opened.optimize(cleanup_older_than=_FOREVER)
+            opened.tags.update(COMPLETE, opened.version)
+            opened.optimize(cleanup_older_than=_KEPT)
+
+    def _ids(self) -> set[str]:
+        if self._known is None:
+            self._known = set(self._table.ids())
+        return self._known
+
+
+@contextmanager
+def _errors(where: str) -> Iterator[None]:
+    """Translate errors of LanceDB, which are plain RuntimeError, ValueError and OSError with a text."""
+    try:
+        with store_errors(where):
+            yield
+    except ReGeSError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        text = str(error)
+        if "No space left" in text or "os error 28" in text:
+            raise StorageError(
+                f"{where}: the disk is full", hint="free some space, then sync again"
+            ) from error
+        if "Not found" in text or "was not found" in text:
+            raise StoreNotFoundError(f"{where}: {text}", hint="index the items again") from error
+        raise CatalogError(f"{where}: LanceDB says: {text}", hint="see LanceDB's message") from error

@@ -1,21 +1,25 @@
-"""How rows of a catalog lie in a LanceDB table, and how they are read, also from tables of LlamaIndex's."""
+"""How rows of a catalog lie in a LanceDB table, and how filters find them there.
+
+LanceDB's tables have typed columns, items have any metadata. So a row carries its metadata twice over: each
+value as one text in the list ``facets``, for equality, and the numbers as JSON, for comparing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reges_index.catalog.rows import HASH_KEY, Row, content_mark, whole_node
-from reges_index.catalog.stores.base import Stored
-from reges_index.catalog.stores.lancedb_filter import facets_of, numbers_of
+from reges_index.catalog.filters import Filter, Group, Scalar
+from reges_index.catalog.stores.base import HASH_KEY, Row, Stored, content_mark, whole_node
 from reges_index.errors import CatalogError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["dimension_of", "kinds_of", "row_values", "schema_of", "stored_rows"]
+__all__ = ["dimension_of", "joined", "row_values", "schema_of", "sql_of", "stored_rows"]
 
 _INTERNAL = frozenset({"_node_content", "_node_type", "doc_id", "ref_doc_id", HASH_KEY})
 
@@ -82,16 +86,50 @@ def dimension_of(schema: pa.Schema, where: str) -> int | None:
     return None if size is None else int(size)
 
 
-def kinds_of(schema: pa.Schema) -> dict[str, str]:
-    """Return boolean, number or text for every such field of a foreign table's metadata."""
-    import pyarrow as pa
+def facets_of(metadata: Mapping[str, Any]) -> list[str]:
+    """Return one text for each value, and each entry of a list."""
+    facets: list[str] = []
+    for key, value in metadata.items():
+        facets += [_facet(key, entry) for entry in (value if isinstance(value, list) else [value])]
+    return facets
 
-    kinds = {}
-    for field in schema.field("metadata").type:
-        if pa.types.is_boolean(field.type):
-            kinds[field.name] = "boolean"
-        elif pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
-            kinds[field.name] = "number"
-        elif pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            kinds[field.name] = "text"
-    return kinds
+
+def numbers_of(metadata: Mapping[str, Any]) -> str:
+    """Return the numbers among the values as a JSON object."""
+    return json.dumps({key: value for key, value in metadata.items() if _is_number(value)})
+
+
+def sql_of(where: Filter) -> str:
+    """Translate a filter for tables of this package."""
+    if isinstance(where, Group):
+        return "(" + f" {where.joint.upper()} ".join(map(sql_of, where.parts)) + ")"
+    if where.sign in ("==", "!="):
+        found = f"array_has(facets, {quoted(_facet(where.key, where.value))})"
+        return found if where.sign == "==" else f"(NOT {found})"
+    return f"coalesce(json_get_float(numbers, {quoted(where.key)}) {where.sign} {where.value!r}, false)"
+
+
+def quoted(text: str) -> str:
+    """Return a text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Return texts as the inside of an SQL list."""
+    return ", ".join(map(quoted, texts))
+
+
+def _facet(key: str, value: Scalar) -> str:
+    if isinstance(value, str):
+        kind, text = "s", value
+    elif isinstance(value, bool):
+        kind, text = "b", str(value)
+    else:
+        # 5 and 5.0 are one number; beyond the range where floats are exact, integers keep their digits.
+        whole = isinstance(value, int) or value.is_integer()
+        kind, text = "n", str(int(value)) if whole else repr(value)
+    return json.dumps([key, kind, text], ensure_ascii=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

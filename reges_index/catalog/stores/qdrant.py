@@ -6,6 +6,7 @@ folder. It keeps its rows as pickles: open only folders that you trust.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import uuid
@@ -19,11 +20,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reges_index.catalog.encoder import EncoderIdentity
-from reges_index.catalog.filters import Filter
-from reges_index.catalog.rows import HASH_KEY, Row, content_mark, whole_node
-from reges_index.catalog.store import store_errors
-from reges_index.catalog.stores.base import Hits, Record, Stored, cosines, search_size
-from reges_index.catalog.stores.qdrant_filter import payload_key, qdrant_filter
+from reges_index.catalog.filters import Check, Filter, Group
+from reges_index.catalog.stores.base import (
+    HASH_KEY,
+    Hits,
+    Record,
+    Row,
+    Stored,
+    content_mark,
+    cosines,
+    search_size,
+    whole_node,
+)
+from reges_index.catalog.stores.guards import store_errors
 from reges_index.errors import (
     CatalogError,
     ConfigError,
@@ -33,17 +42,23 @@ from reges_index.errors import (
 )
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
+    from qdrant_client import QdrantClient, models
 
 __all__ = ["QdrantTable"]
 
 _ID_KEY = "reges_id"
 _TEXT_KEY = "text"
 _VECTOR = "text-dense"  # the name that LlamaIndex's QdrantVectorStore looks for
-_FORMAT = 1
+_FORMAT = 2
 # Qdrant takes UUIDs and integers only; an item's id becomes a UUID of this family.
 _POINTS = uuid.UUID("6f0b9b0e-5c3c-5e0b-9a56-0c7f6d1f7a11")
 _BATCH = 1000
+# What Qdrant reads as one key; anything else could be taken as a path into the payload.
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+_HIDDEN = "reges_key_"
+# From here on floats skip integers.
+_EXACT = 2**53
+_BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
 _clients: weakref.WeakValueDictionary[Path, QdrantClient] = weakref.WeakValueDictionary()
 _locks: weakref.WeakKeyDictionary[QdrantClient, threading.RLock] = weakref.WeakKeyDictionary()
@@ -198,6 +213,7 @@ class QdrantTable:
         top_k: int,
         *,
         where: Filter | None = None,
+        among: Sequence[str] | None = None,
         with_rows: bool = True,
         with_vectors: bool = False,
     ) -> list[Hits]:
@@ -206,7 +222,9 @@ class QdrantTable:
         if not vectors or not wanted:
             return [Hits([], [], []) for _ in vectors]
         using, _, is_cosine = self._vector()
-        limits = None if where is None else qdrant_filter(where)
+        limits = None if where is None else _filter(where)
+        if among is not None:
+            limits = self._among(among, limits)
         found = []
         for vector in vectors:
             with _errors(self._where), self._lock:
@@ -227,6 +245,13 @@ class QdrantTable:
                 rows, scores = [rows[n] for n in order], [float(exact[n]) for n in order]
             found.append(Hits([row.id for row in rows], scores, rows if with_rows else []))
         return found
+
+    def _among(self, ids: Sequence[str], limits: models.Filter | None) -> models.Filter:
+        from qdrant_client import models
+
+        point_id = _given_id if self._note() is None else _point_id
+        chosen: Any = models.HasIdCondition(has_id=[point_id(row_id) for row_id in ids])
+        return models.Filter(must=[chosen] if limits is None else [chosen, limits])
 
     @contextmanager
     def writing(self) -> Iterator[_QdrantWriter]:
@@ -293,7 +318,7 @@ class QdrantTable:
         return name, int(params.size), params.distance == models.Distance.COSINE
 
     def _scroll(self, keys: list[str], where: Filter | None = None) -> Iterator[Any]:
-        limits = None if where is None else qdrant_filter(where)
+        limits = None if where is None else _filter(where)
         offset = None
         while True:
             with _errors(self._where), self._lock:
@@ -332,7 +357,7 @@ def _row_id(point: Any) -> str:
 
 
 def _payload(row: Row) -> dict[str, Any]:
-    values = {payload_key(key): value for key, value in row.metadata.items()}
+    values = {_payload_key(key): value for key, value in row.metadata.items()}
     return {**values, **whole_node(row), _ID_KEY: row.id}
 
 
@@ -382,3 +407,37 @@ def _errors(where: str) -> Iterator[None]:
                 f"{where}: {error}", hint="it was deleted; index the items again"
             ) from error
         raise CatalogError(f"{where}: Qdrant says: {error}", hint="see Qdrant's message") from error
+
+
+def _payload_key(key: str) -> str:
+    """Return the name of a metadata key in the payload: itself, or its UTF-8 as hex where it has signs."""
+    return key if _PLAIN.fullmatch(key) else _HIDDEN + key.encode(errors="surrogatepass").hex()
+
+
+def _filter(where: Filter) -> models.Filter:
+    """Translate a filter."""
+    from qdrant_client import models
+
+    if isinstance(where, Group):
+        parts: list[Any] = [_filter(part) for part in where.parts]
+        return models.Filter(must=parts) if where.joint == "and" else models.Filter(should=parts)
+    if where.sign in _BOUNDS:
+        bounds = models.Range.model_validate({_BOUNDS[where.sign]: where.value})
+        return models.Filter(must=[models.FieldCondition(key=_payload_key(where.key), range=bounds)])
+    equal = _equal(where)
+    # "Should" needs one of them; the opposite is that none holds.
+    return models.Filter(should=equal) if where.sign == "==" else models.Filter(must_not=equal)
+
+
+def _equal(check: Check) -> list[Any]:
+    """Conditions of which one holds when the value, or an entry of it, is equal."""
+    from qdrant_client import models
+
+    key, value = _payload_key(check.key), check.value
+    found = []
+    if not isinstance(value, float):
+        found.append(models.FieldCondition(key=key, match=models.MatchValue(value=value)))
+    if isinstance(value, float) or (not isinstance(value, (bool, str)) and abs(value) <= _EXACT):
+        same = models.Range(gte=value, lte=value)
+        found.append(models.FieldCondition(key=key, range=same))
+    return found

@@ -15,7 +15,7 @@ from llama_index.core.llms.llm import LLM
 from pydantic import BaseModel
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
-from reges_index.catalog.place import open_catalog_at
+from reges_index.catalog.live import open_catalog_at
 from reges_index.dialogue import Turn, newest_text, render_history
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
