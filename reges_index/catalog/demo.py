@@ -1,22 +1,63 @@
-"""The demo catalogs that ship with the package; their abstracts were written for it."""
+"""The demo catalogs that ship with the package: small shops of four kinds, with dialogues for each."""
 
 from __future__ import annotations
 
 from importlib import resources
+from typing import NamedTuple
 
 from reges_index.catalog.item import Item
 from reges_index.catalog.readers import read_items
 from reges_index.dialogue import Turn, read_conversation
+from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import InputError
 
-__all__ = ["demo_catalog", "demo_catalogs", "demo_dialogue", "demo_dialogues"]
+__all__ = ["DEMOS", "Demo", "demo_catalog", "demo_catalogs", "demo_dialogue", "demo_dialogues", "demo_domain"]
+
+_WRITTEN = "Apache-2.0, as the package; "
+
+
+class Demo(NamedTuple):
+    """What is known of a demo catalog besides its items.
+
+    Parameters
+    ----------
+    domain
+        What its items are called.
+    prefix
+        What the names of its dialogues begin with.
+    licence
+        Of its texts, and where they come from.
+    """
+
+    domain: Domain
+    prefix: str
+    licence: str
+
+
+DEMOS: dict[str, Demo] = {
+    "books": Demo(
+        Domain("book", "books"),
+        "books-",
+        f"{_WRITTEN}titles, authors and years are facts, the abstracts were written for it",
+    ),
+    "films": Demo(
+        MOVIES, "film-", f"{_WRITTEN}titles, people and years are facts, the abstracts were written for it"
+    ),
+    "hikinggear": Demo(
+        Domain("piece of gear", "pieces of gear"),
+        "hikinggear-",
+        f"{_WRITTEN}makers and products are invented, all texts were written for it",
+    ),
+    "recipes": Demo(
+        Domain("recipe", "recipes"), "recipes-", f"{_WRITTEN}the texts about known dishes were written for it"
+    ),
+}
+"""The demo catalogs by name."""
 
 
 def demo_catalogs() -> list[str]:
     """Names of the demo catalogs, sorted."""
-    folder = resources.files("reges_index.catalog") / "demo"
-    files = [entry.name for entry in folder.iterdir() if entry.name.endswith(".jsonl")]
-    return sorted(name.removesuffix(".jsonl") for name in files if not name.endswith("_turns.jsonl"))
+    return sorted(DEMOS)
 
 
 def demo_catalog(name: str = "films") -> list[Item]:
@@ -25,16 +66,15 @@ def demo_catalog(name: str = "films") -> list[Item]:
     Parameters
     ----------
     name
-        "films" or "books".
+        "books", "films", "hikinggear" or "recipes".
 
     Raises
     ------
     InputError
         If there is no such catalog.
     """
-    names = demo_catalogs()
-    if name not in names:
-        raise InputError(f"no demo catalog {name!r}", hint=f"there are: {', '.join(names)}")
+    if name not in DEMOS:
+        raise InputError(f"no demo catalog {name!r}", hint=f"there are: {', '.join(demo_catalogs())}")
     source = resources.files("reges_index.catalog") / "demo" / f"{name}.jsonl"
     with resources.as_file(source) as path:
         return read_items(path)
@@ -60,3 +100,17 @@ def demo_dialogue(name: str = "film-thriller") -> Turn:
     source = resources.files("reges_index.catalog") / "demo" / "dialogues" / f"{name}.json"
     with resources.as_file(source) as path:
         return read_conversation(path)
+
+
+def demo_domain(name: str) -> Domain:
+    """Return what the items of a demo catalog, or of the catalog that a demo dialogue is about, are called.
+
+    Raises
+    ------
+    InputError
+        If there is neither a catalog nor a dialogue of that name.
+    """
+    for catalog, demo in DEMOS.items():
+        if name == catalog or name.startswith(demo.prefix):
+            return demo.domain
+    raise InputError(f"no demo {name!r}", hint=f"there are: {', '.join([*DEMOS, *demo_dialogues()])}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CatalogFile", "Columns", "Delimiter", "Encoding", "KeepTitles", "read_catalog_file"]
 
-CatalogFile = Annotated[str, typer.Argument(help="JSONL, JSON, CSV or TSV file, or demo:films, demo:books.")]
+CatalogFile = Annotated[str, typer.Argument(help="JSONL, JSON, CSV, TSV, or demo:films, demo:recipes...")]
 Columns = Annotated[
     list[str] | None,
     typer.Option("--column", help="FIELD=COLUMN of a CSV or JSONL with other names; give it once a field."),

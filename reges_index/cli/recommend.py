@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -26,9 +27,14 @@ def recommend(
 ) -> None:
     """Recommend one item of the catalog for a dialogue."""
     if conversation.startswith("demo:"):
-        from reges_index.catalog.demo import demo_dialogue
+        from reges_index.catalog.demo import demo_dialogue, demo_domain
 
-        turn = demo_dialogue(conversation.removeprefix("demo:"))
+        name = conversation.removeprefix("demo:")
+        turn = demo_dialogue(name)
+        if options.domain is None and options.pipeline is None:
+            domain = demo_domain(name)
+            if domain.noun != "movie":  # as by default
+                options = replace(options, domain=f"{domain.noun},{domain.plural}")
     else:
         from reges_index.dialogue import read_conversation
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reges_index.catalog import Item, demo_catalog, read_items
+from reges_index.catalog.demo import DEMOS, demo_dialogues, demo_domain
 from reges_index.errors import InputError
 
 
@@ -141,9 +142,14 @@ def test_bad_paths(tmp_path: Path):
 def test_demo_catalogs():
     assert len(demo_catalog("films")) >= 300
     assert len(demo_catalog("books")) >= 120
+    assert len(demo_catalog("hikinggear")) == len(demo_catalog("recipes")) == 80
     with pytest.raises(InputError, match=r"no demo catalog 'cars'") as caught:
         demo_catalog("cars")
-    assert "books, films" in caught.value.hint
+    assert "books, films, hikinggear, recipes" in caught.value.hint
+    assert demo_domain("hikinggear") == demo_domain("hikinggear-finland") == DEMOS["hikinggear"].domain
+    assert demo_domain("film-thriller").noun == "movie"
+    assert {demo_domain(name).noun for name in demo_dialogues()} == {d.domain.noun for d in DEMOS.values()}
+    assert all(demo.licence for demo in DEMOS.values())
 
 
 @pytest.mark.shared

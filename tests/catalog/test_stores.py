@@ -498,14 +498,14 @@ def test_stores_that_llamaindex_has_filled(tmp_path: Path, name: str):
 
 @pytest.mark.parametrize("name", ["chroma", "qdrant", "lancedb"])
 def test_collections_of_ones_own_naming(tmp_path: Path, name: str):
-    """Filled by LlamaIndex from documents: chunks, texts that are numbers, titles under a name of their own."""
+    """Filled by LlamaIndex from documents: chunks, numbers as text, titles under a name of their own."""
     store = _stock_stores(tmp_path)[name]
     rows = [
         {
             "label": "Orchard, The (1999)",
             "rating": "8.5",
             "Genres": "['Horror', 'Sci-Fi']",
-            "author": "Ann Lee",
+            "author": "A. Lee",
         },
         {"label": "Lux 3", "rating": "6", "Genres": "Drama", "author": "Bo Ek"},
     ]
