@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,9 @@ from reges_index.dialogue.messages import as_id
 from reges_index.errors import CatalogError
 
 if TYPE_CHECKING:
-    from llama_index.core.schema import BaseNode, TextNode
+    from llama_index.core.schema import BaseNode, NodeWithScore, TextNode
 
-__all__ = ["DEFAULT_TEMPLATE", "Item", "TextTemplate", "render_default"]
+__all__ = ["DEFAULT_TEMPLATE", "Item", "TextTemplate", "as_item_nodes", "render_default"]
 
 _INT64 = 2**63
 _NODE_FORMAT = 2
@@ -284,6 +284,18 @@ class Item(BaseModel):
                 f"node {node.node_id!r} cannot be read as an item: {problem['msg']}",
                 hint="correct its metadata, or name the right keys with field_names={'title': 'KEY'}",
             ) from error
+
+
+def as_item_nodes(
+    nodes: Sequence[NodeWithScore], names: FieldNames, notes: Counter[str] | None = None
+) -> list[NodeWithScore]:
+    """Return nodes with those made elsewhere replaced by those of their items, whose fields are known."""
+    return [
+        node
+        if MARKER in node.node.metadata
+        else node.model_copy(update={"node": Item.from_node(node.node, names, notes=notes).to_node()})
+        for node in nodes
+    ]
 
 
 def _listed(value: Any) -> Any:

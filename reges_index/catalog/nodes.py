@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from reges_index.catalog.fields import (
@@ -24,9 +24,9 @@ from reges_index.catalog.fields import (
 )
 
 if TYPE_CHECKING:
-    from llama_index.core.schema import BaseNode, NodeWithScore
+    from llama_index.core.schema import BaseNode
 
-__all__ = ["MARKER", "cleaned", "field_keys", "foreign_fields", "item_id", "one_per_item"]
+__all__ = ["MARKER", "cleaned", "field_keys", "foreign_fields", "item_id"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +51,6 @@ def item_id(node: BaseNode, names: FieldNames | None = None) -> str:
         return str(value).strip()
     document = node.ref_doc_id
     return document if document and document != "None" else node.node_id
-
-
-def one_per_item(nodes: Sequence[NodeWithScore], names: FieldNames | None = None) -> list[NodeWithScore]:
-    """Return the first node of each item, in order; of nodes that are ranked, the best chunk of each."""
-    first: dict[str, NodeWithScore] = {}
-    for node in nodes:
-        first.setdefault(item_id(node.node, names), node)
-    return list(first.values())
 
 
 def field_keys(metadata: Mapping[str, Any], names: FieldNames) -> dict[str, str]:

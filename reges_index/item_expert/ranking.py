@@ -9,7 +9,6 @@ from typing import Any
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from reges_index.catalog.item import Item
-from reges_index.catalog.nodes import MARKER
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.item_expert.selection import Selection
@@ -77,13 +76,8 @@ class Ranking:
 
 
 def item_of(node: BaseNode) -> Item:
-    """Return the item that a node stands for; a chunk of a document stands for the document.
-
-    Nodes of this package's catalogs are items by themselves.
-    """
-    item = Item.from_node(node)
-    document = None if MARKER in node.metadata else node.ref_doc_id
-    return item if not document else item.model_copy(update={"id": document})
+    """Return the item that a node stands for; a chunk of a document stands for the document."""
+    return Item.from_node(node)
 
 
 def candidates_of(nodes: Sequence[NodeWithScore]) -> list[Candidate]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -15,7 +15,8 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 from pydantic import Field, PrivateAttr
 
-from reges_index.catalog.item import Item
+from reges_index.catalog.fields import FieldNames
+from reges_index.catalog.item import Item, as_item_nodes
 from reges_index.dialogue import dialogue_of
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.driver import Do, Work, arun, run
@@ -87,6 +88,9 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         model.
     domain
         What an item is called in the prompt.
+    title_key, field_names
+        Which metadata keys of nodes made elsewhere hold the title and other fields of an item, where they are
+        not called as usual: ``title_key="label"``, ``field_names={"year": "released"}``.
     settings, options
         `RerankSettings`, and its fields as keywords, which go before it: ``mode``, ``prior``, ``window``, ...
         Prompts may be templates; they can also be changed by ``update_prompts({"select_prompt": ...})``.
@@ -119,6 +123,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     _select_template: PromptTemplate = PrivateAttr()
     _rank_template: PromptTemplate | None = PrivateAttr(default=None)
     _domain: Domain = PrivateAttr()
+    _names: FieldNames | None = PrivateAttr(default=None)
     _budget: PromptBudget = PrivateAttr()
     _settings: RerankSettings = PrivateAttr()
     _asking: dict[str, Any] = PrivateAttr()
@@ -130,6 +135,8 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         top_n: int = 10,
         adapter: str | None = AUTO,
         domain: Domain = MOVIES,
+        title_key: str | None = None,
+        field_names: FieldNames | Mapping[str, str] | None = None,
         settings: RerankSettings | None = None,
         **options: Unpack[RerankOptions],
     ) -> None:
@@ -349,6 +356,8 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     ) -> Work[Ranking]:
         if not nodes:
             return Ranking((), {"rerank": {"candidates": 0}})
+        if self._names is not None:
+            nodes = as_item_nodes(nodes, self._names)
         events = rerank_events(
             self.callback_manager, nodes, bundle, model=self._backend.name, top_n=self.top_n
         )

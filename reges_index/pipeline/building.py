@@ -12,8 +12,8 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
-from reges_index.catalog.live_state import usual_state_file
 from reges_index.catalog.live import open_catalog_at
+from reges_index.catalog.live_state import usual_state_file
 from reges_index.catalog.place import is_url
 from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.engines.retrieval import CatalogSource

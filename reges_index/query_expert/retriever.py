@@ -14,6 +14,8 @@ from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStore
 
+from reges_index.catalog.fields import FieldNames
+from reges_index.catalog.item import as_item_nodes
 from reges_index.driver import Do, Work, arun, run
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
@@ -44,6 +46,10 @@ class ReGeSRetriever(BaseRetriever):
         Any retriever; it gets the refined bundle.
     query_transform
         The query expert; None builds one over the embedded default model.
+    title_key, field_names
+        Which metadata keys of the retriever's nodes hold the title and other fields of an item, where they
+        are not called as usual: ``title_key="label"``, ``field_names={"year": "released"}``. The nodes are
+        then those of the items, so that whatever comes after knows the fields.
     """
 
     reads_query: ClassVar[bool] = False
@@ -53,9 +59,13 @@ class ReGeSRetriever(BaseRetriever):
         self,
         retriever: BaseRetriever,
         query_transform: ReGeSQueryTransform | None = None,
+        *,
+        title_key: str | None = None,
+        field_names: FieldNames | Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._names = FieldNames.of(field_names, title_key) if title_key or field_names else None
         self.retriever = retriever
         self.query_transform = query_transform or ReGeSQueryTransform.from_defaults()
 
@@ -71,7 +81,9 @@ class ReGeSRetriever(BaseRetriever):
         refined = yield Do(
             partial(self.query_transform.run, bundle), partial(self.query_transform.arun, bundle)
         )
-        nodes = yield off_loop_retrieval(self.retriever, refined)
+        nodes: list[NodeWithScore] = yield off_loop_retrieval(self.retriever, refined)
+        if self._names is not None:
+            nodes = as_item_nodes(nodes, self._names)
         more = {QUERY_KEY: refined.query_str, REPORT_KEY: refined.report}
         return [with_metadata(node, more) for node in nodes]
 

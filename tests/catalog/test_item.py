@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import Document, MetadataMode, NodeWithScore, TextNode
+from llama_index.core.schema import Document, MetadataMode, TextNode
 from pydantic import ValidationError
 
 from reges_index.catalog import FieldNames, Item, TextTemplate, nodes
 from reges_index.catalog.fields import is_reserved_key
-from reges_index.catalog.nodes import one_per_item
 from reges_index.errors import InputError
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -203,9 +202,6 @@ def test_chunks_stand_for_their_document():
     chunks = SentenceSplitter(chunk_size=80, chunk_overlap=0).get_nodes_from_documents([document])
     assert len(chunks) > 2
     assert {Item.from_node(chunk).id for chunk in chunks} == {"doc"}
-    own = Item(id="1", title="Beta").to_node()
-    ranked = [NodeWithScore(node=node) for node in (chunks[2], own, chunks[0], own)]
-    assert [node.node_id for node in one_per_item(ranked)] == [chunks[2].node_id, "1"]
 
 
 def test_items_and_readers_need_neither_chroma_nor_torch():
