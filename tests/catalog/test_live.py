@@ -389,7 +389,7 @@ def test_readers_do_not_wait_for_a_swap_and_see_no_mixture(live: LiveCatalog):
             return super()._get_text_embeddings(texts)
 
     live = LiveCatalog(ItemCatalog.from_items(of("a"), embed_model=HashingEmbedding()))
-    live._versions.pattern._embed_model = Slow()
+    live._versions.first._embed_model = Slow()
     swapping = threading.Thread(target=live.swap, args=[of("b")])
     swapping.start()
     assert building.wait(30)
