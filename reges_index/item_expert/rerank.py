@@ -156,6 +156,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         }
         super().__init__(**fields)
         self._settings = chosen
+        self._names = FieldNames.of(field_names, title_key) if title_key or field_names else None
         self._backend = resolve_backend(llm, role=self._role, adapter=adapter)
         advice = {**advised, **self._backend.inference_settings}
         default = COT_SELECT_TMPL if mode == "reason" else DEFAULT_SELECT_TMPL
