@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := .demo
+# Tests run in as many processes; each holds the embedded models, about 2 GB.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 4 ] && n=4; echo $$n)
 # The embedded models come from the package index; nothing asks a model hub.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -32,11 +34,16 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 demo: $(VENV)/.runtime  ## Index the demo films and recommend one for a dialogue.
 	@mkdir -p $(DEMO)
-	$(BIN)/reges index demo:films --store $(DEMO)/store --name films
-	$(BIN)/reges recommend --store $(DEMO)/store --name films --conversation demo:film-thriller --exclude-mentioned --top-k 8
+	@start=$$(date +%s); set -ex; \
+	$(BIN)/reges index demo:films --store $(DEMO)/store --name films; \
+	$(BIN)/reges recommend --store $(DEMO)/store --name films --conversation demo:film-thriller --top-k 5; \
+	set +x; echo; echo "Done in $$(( $$(date +%s) - start )) s, the installation apart. Try next:"; \
+	echo "  source $(VENV)/bin/activate"; \
+	echo '  reges recommend "a quiet film about the sea" --store $(DEMO)/store'; \
+	echo "  reges chat --store $(DEMO)/store"
 
-test: $(VENV)/.dev  ## Run all tests.
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## Run all tests; what was skipped, and why, is told at the end.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev  ## Check style and types.
 	$(BIN)/ruff check .
