@@ -276,8 +276,11 @@ class TitleIndex:
         items, those of that very year are returned, and those without a year where there are none.
         """
         name, year = parse_title(entry)
-        key = phrase_key(name)
+        words = phrase_words(name)
+        key = "".join(words)
         found = self._whole.get(key) or self._short.get(key) or []
+        if len(words) > self._sizes.get(key, len(words)) and min(map(len, words)) < 2:
+            return ()  # "U p" is not "Up"
         if not key:  # a title of signs only
             found = [i for i, title in enumerate(self._titles) if title == name]
         if year is None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from reges_index.catalog.item import Item
+from reges_index.dialogue.messages import as_id
+from reges_index.dialogue.titles import TitleIndex, parse_title
 
 __all__ = ["MATCH_KINDS", "Match", "MatchKind", "TitleMatcher"]
 
@@ -26,10 +27,6 @@ MATCH_KINDS: tuple[MatchKind, ...] = (
     "unmatched",
 )
 
-_YEAR = re.compile(r"^(?P<title>.*\S)\s*[(\[](?P<year>\d{4})[)\]]\s*$", re.DOTALL)
-_ARTICLE = re.compile(r"^(?P<rest>.+), (?P<article>the|a|an)$")
-_NOT_WORD = re.compile(r"[\W_]+")
-
 
 @dataclass(frozen=True)
 class Match:
@@ -40,23 +37,14 @@ class Match:
     item
         Id of the item; None when unmatched.
     kind
-        ``id``; ``exact`` (the title as it is); ``with_year`` ("Title (Year)"); ``casefold`` (after folding
-        case, accents' form, punctuation and a trailing article); ``year_off_by_one`` (the title, and a year
+        ``id``; ``exact`` (the title as it is); ``with_year`` ("Title (Year)"); ``casefold`` (however
+        people write it: `TitleIndex.match`); ``year_off_by_one`` (the title, and a year
         one off, as with festival and cinema releases); ``ambiguous`` (several items fit: the first of the
         catalog is taken, without a look at the targets); ``unmatched``.
     """
 
     item: str | None
     kind: MatchKind
-
-
-def _fold(title: str) -> str:
-    text = " ".join(unicodedata.normalize("NFKC", title).casefold().split())
-    moved = _ARTICLE.match(text)  # "Matrix, The" as in MovieLens and ReDial
-    if moved:
-        text = f"{moved['article']} {moved['rest']}"
-    # A title of signs only ("!!!") would fold to nothing and match every other such title.
-    return _NOT_WORD.sub(" ", text).strip() or text
 
 
 class TitleMatcher:
@@ -69,33 +57,29 @@ class TitleMatcher:
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
-        self._ids = {item.id for item in items}
+        self._items = {item.id: item for item in items}
         self._exact: dict[str, list[Item]] = defaultdict(list)
-        self._folded: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             self._exact[item.title].append(item)
-            self._folded[_fold(item.title)].append(item)
+
+    @cached_property
+    def _index(self) -> TitleIndex:
+        return TitleIndex.of(self._items.values())
 
     def match(self, entry: str) -> Match:
         """Return the item that ``entry``, an id or a title, stands for."""
-        if entry in self._ids:
-            return Match(entry, "id")
+        if (found_id := str(as_id(entry))) in self._items:
+            return Match(found_id, "id")
         if found := self._exact.get(entry.strip()):
             return self._one(found, "exact")
-        with_year = _YEAR.match(entry)
-        if with_year:
-            title, year = with_year["title"], int(with_year["year"])
-            if found := [item for item in self._exact.get(title, ()) if item.year == year]:
-                return self._one(found, "with_year")
-            same_title = self._folded.get(_fold(title), [])
-            if found := [item for item in same_title if item.year == year or item.year is None]:
-                return self._one(found, "casefold")
-            near = [item for item in same_title if item.year is not None and abs(item.year - year) == 1]
-            if near:
-                return self._one(near, "year_off_by_one")
-        if found := self._folded.get(_fold(entry)):
-            return self._one(found, "casefold")
-        return Match(None, "unmatched")
+        title, year = parse_title(entry)
+        if year is not None and (found := [i for i in self._exact.get(title, ()) if i.year == year]):
+            return self._one(found, "with_year")
+        found = [self._items[self._index.ids[position]] for position in self._index.match(entry)]
+        if not found:
+            return Match(None, "unmatched")
+        near = year is not None and found[0].year not in (None, year)
+        return self._one(found, "year_off_by_one" if near else "casefold")
 
     @staticmethod
     def _one(found: Sequence[Item], kind: MatchKind) -> Match:

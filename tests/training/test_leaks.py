@@ -61,9 +61,9 @@ def test_all_targets_are_looked_for_and_unknown_ones_passed_over():
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here")
-@pytest.mark.parametrize(("corpus", "found"), [("inspired", 10), ("redial", 3)])
+@pytest.mark.parametrize(("corpus", "found"), [("inspired", 12), ("redial", 9)])
 def test_on_the_shared_pseudo_queries(corpus, found):
-    """Read one by one: all 13 name a target that nobody had named; the other 3,364 stay."""
+    """Read one by one: all 21 name a target, or its series, that nobody had named; the others stay."""
     from reges_index.catalog import read_items
     from reges_index.dialogue import read_turns
 
