@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
-import bm25s
 import numpy as np
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import Turn, render_history
 from reges_index.evaluation.data import EvaluationData, target_counts
 from reges_index.evaluation.predictions import AlignedPredictions, Prediction, align
+from reges_index.fusion.lexical import BM25
 
 __all__ = [
     "BASELINES",
@@ -22,9 +21,6 @@ __all__ = [
     "most_popular",
     "retriever_order",
 ]
-
-# bm25s sets its own logger to DEBUG when it is imported, past whatever the application has chosen.
-logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 LIST_LENGTH = 200
 """Items that BM25 and the retriever list: the 50 that are scored, and room for mentioned ones that leave."""
@@ -55,20 +51,11 @@ def bm25_queries(
     The items' text is what dense retrievers get too (`Item.text`). Equal scores keep the catalog's order;
     items that share no word with the query are not listed.
     """
-    documents = bm25s.tokenize([item.text() for item in items], stopwords="en", show_progress=False)
-    if not documents.vocab:  # nothing but stop words, which bm25s cannot index
-        return [()] * len(queries)
-    index = bm25s.BM25()
-    index.index(documents, show_progress=False)
-    tokenized = bm25s.tokenize(list(queries), stopwords="en", return_ids=False, show_progress=False)
+    index = BM25([item.text() for item in items])
     ids = [item.id for item in items]
     rankings: list[tuple[str, ...]] = []
-    for words in tokenized:
-        known = [word for word in words if word in index.vocab_dict]
-        if not known:
-            rankings.append(())
-            continue
-        scores = np.asarray(index.get_scores(known))
+    for query in queries:
+        scores = index.scores(query)
         best = np.argsort(-scores, kind="stable")[:top_k]
         rankings.append(tuple(ids[i] for i in best if scores[i] > 0))
     return rankings
