@@ -20,8 +20,7 @@ from urllib.parse import unquote
 from reges_index.catalog.item import Item
 from reges_index.dialogue import Message, Turn, read_turns
 from reges_index.errors import ConfigError, InputError
-from reges_index.evaluation.predictions import Prediction
-from reges_index.evaluation.titles import MATCH_KINDS, TitleMatcher
+from reges_index.evaluation.predictions import MATCH_KINDS, Prediction, TitleMatcher
 from reges_index.files import json_lines, read_json
 
 __all__ = ["FORMATS", "ImportReport", "Utterance", "convert_rankings", "import_turns", "named_titles"]
@@ -55,7 +54,7 @@ class ImportReport:
         spoke), ``turns_without_mapped_target`` (only with unmatched entries dropped),
         ``dialogues_without_messages``.
     matching
-        How many entries were matched in which way (`titles.MATCH_KINDS`).
+        How many entries were matched in which way (`predictions.MATCH_KINDS`).
     missing
         Entries that are no catalog item, with how often each was named.
     """
@@ -225,7 +224,7 @@ def import_turns(
     format
         ``inspired``, ``redial``, ``unicrs`` or ``neutral`` (turns as they are, entries mapped to ids).
     items
-        The catalog; ids and titles are looked up in it (`titles.TitleMatcher`).
+        The catalog; ids and titles are looked up in it (`predictions.TitleMatcher`).
     name
         Put before dialogue and turn ids; default the format.
     id_prefix

@@ -1,4 +1,4 @@
-"""Predictions as `reges predict` writes them, made by this package or by any other system."""
+"""Predictions as `reges predict` writes them, made by any system, and what their entries stand for."""
 
 from __future__ import annotations
 
@@ -7,23 +7,80 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
+from reges_index.catalog.item import Item
 from reges_index.dialogue.messages import Id, as_id
+from reges_index.dialogue.titles import TitleIndex
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.titles import MATCH_KINDS, TitleMatcher
 from reges_index.files import json_lines, read_json, sha256_of
 
-__all__ = ["NOTHING", "AlignedPredictions", "Prediction", "align", "dump", "load", "read_predictions"]
+__all__ = [
+    "MATCH_KINDS",
+    "NOTHING",
+    "AlignedPredictions",
+    "Match",
+    "Prediction",
+    "TitleMatcher",
+    "align",
+    "dump",
+    "load",
+    "read_predictions",
+]
 
 NOTHING = ""
 """Stands for a recommendation when a system says that it has none (``"recommendation": null``)."""
 
 _EXAMPLES = 5
+
+
+MatchKind: TypeAlias = Literal["id", "title", "ambiguous", "unmatched"]
+MATCH_KINDS: tuple[MatchKind, ...] = ("id", "title", "ambiguous", "unmatched")
+
+
+@dataclass(frozen=True)
+class Match:
+    """What an entry of a ranking stands for.
+
+    Attributes
+    ----------
+    item
+        Id of the item; None when unmatched.
+    kind
+        ``id``; ``title`` (with or without its year, however it is written); ``ambiguous`` (several items have
+        that title: the first of the catalog is taken, without a look at the targets); ``unmatched``.
+    """
+
+    item: str | None
+    kind: MatchKind
+
+
+class TitleMatcher:
+    """Looks up ids and titles in a catalog; among several items that fit, the earliest is taken."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+        self._ids = {item.id for item in items}
+
+    @cached_property
+    def _titles(self) -> TitleIndex:  # ids alone need none, and it takes seconds for a large catalog
+        return TitleIndex.of(self._items)
+
+    def match(self, entry: str) -> Match:
+        """Return the item that ``entry``, an id or a title, stands for."""
+        if entry in self._ids:
+            return Match(entry, "id")
+        found = self._titles.match(entry) if entry.strip() else ()
+        if not found:
+            return Match(None, "unmatched")
+        exact = [place for place in found if self._items[place].title == entry.strip()]
+        found = tuple(exact) or found
+        return Match(self._items[found[0]].id, "title" if len(found) == 1 else "ambiguous")
 
 
 class Prediction(BaseModel):
@@ -151,7 +208,7 @@ class AlignedPredictions:
     counts
         What was wrong, by name; see `align`.
     matching
-        How many ranking entries were matched in which way (`titles.MATCH_KINDS`).
+        How many ranking entries were matched in which way (`MATCH_KINDS`).
     examples
         A few ids or titles for each count that is not 0.
     source

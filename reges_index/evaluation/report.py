@@ -19,11 +19,10 @@ from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.diagnosis import turn_rows
 from reges_index.evaluation.markdown import markdown_report
 from reges_index.evaluation.plots import report_pictures
-from reges_index.evaluation.predictions import load
+from reges_index.evaluation.predictions import TitleMatcher, load
 from reges_index.evaluation.scoring import Evaluation, evaluate_systems
 from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.summary import score_table, summarize
-from reges_index.evaluation.titles import TitleMatcher
 from reges_index.files import json_text, write_text
 
 __all__ = ["HTML_TURNS", "catalog_retrieve", "run_evaluation", "write_report"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import bm25s
@@ -29,12 +29,16 @@ class BM25:
     Parameters
     ----------
     texts
-        N documents; words are folded like names, so accents and case make no difference.
+        N documents.
+    words
+        Splits documents and queries. By default words are folded like names, so that accents and case make no
+        difference.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], words: Callable[[str], Sequence[str]] = phrase_words) -> None:
         self._size = len(texts)
-        documents = [[w for w in phrase_words(text) if w not in _stop_words()] for text in texts]
+        self._words = words
+        documents = [[w for w in words(text) if w not in _stop_words()] for text in texts]
         # bm25s cannot index documents without any word, such as a catalog of the one title "It".
         self._index = bm25s.BM25() if any(documents) else None
         if self._index is not None:
@@ -44,7 +48,7 @@ class BM25:
         """Return the score of each document, shape (N,); zeros where no word is shared."""
         if self._index is None:
             return np.zeros(self._size, dtype=np.float32)
-        known = [w for w in phrase_words(text) if w in self._index.vocab_dict and w not in _stop_words()]
+        known = [w for w in self._words(text) if w in self._index.vocab_dict and w not in _stop_words()]
         if not known:
             return np.zeros(self._size, dtype=np.float32)
         return np.asarray(self._index.get_scores(known), dtype=np.float32)

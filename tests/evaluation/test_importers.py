@@ -62,7 +62,7 @@ def test_inspired(inspired_file):
     assert report.counts["turns_without_history"] == 1
     assert report.counts["dialogues"] == 2
     assert report.counts["recommender_messages_naming_nothing"] == 1
-    assert report.matching["with_year"] == 5
+    assert report.matching["title"] == 5
     assert report.as_dict()["unmatched"] == {"Nowhere (2001)": 1}
 
 

@@ -28,10 +28,9 @@ from reges_index.evaluation.experiments.systems import (
     run_system,
     written_queries,
 )
-from reges_index.evaluation.predictions import Prediction, align
+from reges_index.evaluation.predictions import Prediction, TitleMatcher, align
 from reges_index.evaluation.scoring import Evaluation, evaluate_systems
 from reges_index.evaluation.settings import EvaluationSettings
-from reges_index.evaluation.titles import TitleMatcher
 from reges_index.files import json_lines, sha256_of
 from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.prompt import selection_prompt_hash

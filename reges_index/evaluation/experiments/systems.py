@@ -20,8 +20,7 @@ from reges_index.catalog.encoder import embed_queries
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle, Turn, render_history
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.evaluation.predictions import Prediction, read_predictions
-from reges_index.evaluation.titles import TitleMatcher
+from reges_index.evaluation.predictions import Prediction, TitleMatcher, read_predictions
 from reges_index.files import RunLog, json_lines
 from reges_index.item_expert.answers import match_answer
 from reges_index.item_expert.rerank import ReGeSRerank
