@@ -16,7 +16,8 @@ from reges_index.cli.data import data_app
 from reges_index.cli.output import console, errors, print_json
 from reges_index.cli.parts import AsJson
 from reges_index.errors import ConfigError
-from reges_index.evaluation.settings import JOBS, EvaluationSettings, named_files, read_options
+from reges_index.evaluation.settings import JOBS, EvaluationSettings, named_files
+from reges_index.files import read_yaml
 
 if TYPE_CHECKING:
     from reges_index.evaluation.protocol import ProtocolName
@@ -94,7 +95,7 @@ def evaluate(
         _compare(compare, given, as_json=as_json)
         return
     if config is not None:
-        given = read_options(config, given, list(EvaluationSettings.model_fields))
+        given = {**read_yaml(config), **given}
     wanted = given.get("experiments", [])
     names = [wanted] if isinstance(wanted, str) else wanted
     if not names:

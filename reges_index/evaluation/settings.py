@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-import yaml
 from pydantic import BeforeValidator, Field
 
-from reges_index.errors import ConfigError, InputError
+from reges_index.errors import ConfigError
 from reges_index.settings import Section
 
-__all__ = ["JOBS", "Dataset", "EvaluationSettings", "named_file", "named_files", "read_options"]
+__all__ = ["JOBS", "Dataset", "EvaluationSettings", "named_file", "named_files"]
 
 Dataset: TypeAlias = Literal["redial", "inspired"]
 PathText: TypeAlias = Annotated[
@@ -161,30 +160,3 @@ JOBS: dict[str, tuple[str, ...]] = {
     "topic_change": _TOPIC,
 }
 """The fields that each kind of run reads; the others would have no effect and are refused."""
-
-
-def read_options(path: str | Path, given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Read settings from a YAML file by name; those in ``given`` win.
-
-    Relative paths in the file are relative to the working directory, as on the command line.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or is no mapping.
-    ConfigError
-        For an unknown name.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})", hint="check the path") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not valid YAML ({error})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
-    unknown = sorted(str(key) for key in values if key not in known)
-    if unknown:
-        raise ConfigError(f"{path}: unknown key {unknown[0]!r}", hint=f"keys are {', '.join(sorted(known))}")
-    return {**values, **given}
