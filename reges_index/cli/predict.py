@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,8 @@ def predict(
 ) -> None:
     """Predict for every turn of a file: one line a turn with query, ranking and probabilities.
 
-    Killed runs go on where they were. The settings and hashes of catalog and adapters are kept beside the
+    Items that the dialogue names stay in the rankings unless --exclude-mentioned is given: an evaluation's
+    protocol decides whether they count. Killed runs go on where they were. The settings and hashes of catalog and adapters are kept beside the
     output, the hash of its dialogue in each line, and a run with others refuses to add to it. One run at a
     time writes to a file.
     """
@@ -35,6 +37,8 @@ def predict(
     from reges_index.engines.batch import predict_turns, require_turns
     from reges_index.files import RunLog
 
+    if options.exclude_mentioned is None:
+        options = replace(options, exclude_mentioned=False)
     turns, barred = read_turns(conversations)[:limit], exclude_id or []
     record = {**options.record(), "exclude_ids": sorted(barred)}
     with RunLog(out, record) as log:

@@ -209,7 +209,7 @@ def test_experiments_from_the_command_line(files, tmp_path):
     result = json.loads(fewer.stdout)
     assert "other settings" in result["failed"]["figure5"]["message"]
     assert "figure5 failed: " in fewer.stderr
-    assert "hint: give another --out" in fewer.stderr
+    assert "hint: name another output file" in fewer.stderr
 
 
 def test_a_live_catalog_is_read_at_its_live_version(files, data, tmp_path):
