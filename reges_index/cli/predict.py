@@ -29,9 +29,9 @@ def predict(
     """Predict for every turn of a file: one line a turn with query, ranking and probabilities.
 
     Items that the dialogue names stay in the rankings unless --exclude-mentioned is given: an evaluation's
-    protocol decides whether they count. Killed runs go on where they were. The settings and hashes of catalog and adapters are kept beside the
-    output, the hash of its dialogue in each line, and a run with others refuses to add to it. One run at a
-    time writes to a file.
+    protocol decides whether they count. Killed runs go on where they were. The settings and hashes of catalog
+    and adapters are kept beside the output, the hash of its dialogue in each line, and a run with others
+    refuses to add to it. One run at a time writes to a file.
     """
     from reges_index.dialogue import read_turns
     from reges_index.engines.batch import predict_turns, require_turns

@@ -73,8 +73,8 @@ class TitleMatcher:
 
     def match(self, entry: str) -> Match:
         """Return the item that ``entry``, an id or a title, stands for."""
-        if entry in self._ids:
-            return Match(entry, "id")
+        if (found_id := str(as_id(entry))) in self._ids:
+            return Match(found_id, "id")
         found = self._titles.match(entry) if entry.strip() else ()
         if not found:
             return Match(None, "unmatched")
