@@ -7,11 +7,12 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 
 from reges_index.catalog.live_state import live_in
+from reges_index.cli.engine_options import EngineOptions, with_engine_options
 from reges_index.cli.output import console, print_json, say
 from reges_index.cli.parts import AsJson, open_catalog, store_place
 from reges_index.errors import EncoderMismatchError, ReGeSError
@@ -53,15 +54,14 @@ class Finding:
     detail: str
 
 
-def doctor(
-    store: Annotated[str | None, typer.Option("--store", help="Also look at this catalog store.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what is installed, which models, adapters and stores are found, and what is wrong.
+@with_engine_options
+def doctor(options: EngineOptions, as_json: AsJson = False) -> None:
+    """Say what is installed, found and wrong, and who does what with these options, and why.
 
     Ends with 1 when something is wrong that the embedded default or the store needs.
     """
-    findings = [*_packages(), *_models(), *(_store(store) if store else ())]
+    store = options.store
+    findings = [*_packages(), *_models(), *(_store(store) if store else ()), *_plan(options)]
     if as_json:
         print_json({"python": sys.version.split()[0], "findings": [asdict(f) for f in findings]})
     else:
@@ -76,6 +76,22 @@ def doctor(
             say(f"{finding.subject}: {finding.detail}")
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+def _plan(options: EngineOptions) -> list[Finding]:
+    """Say who writes the query, retrieves, ranks and words the answer with these options."""
+    settings = options.settings()
+    try:
+        from reges_index.catalog.encoder import identity_name
+        from reges_index.engines.plan import what_runs
+        from reges_index.fusion.model import FusionModel
+
+        trained = FusionModel.default().manifest["encoder"]["name"]
+        plan = what_runs(settings, fits=identity_name(settings.encoder) == trained)
+    except (ImportError, ReGeSError) as error:
+        return [Finding("what runs", "problem", str(error))]
+    lines = (line.partition(": ") for line in str(plan).splitlines())
+    return [Finding(what, "ok", said) for what, _, said in lines]
 
 
 def _installed(package: str) -> str | None:

@@ -181,8 +181,12 @@ class EngineOptions(_Options):
             kind, colon, folder = store.partition(":")
             kind, folder = (f"{kind}:", folder) if colon and kind in _STORE_KINDS else ("", store)
             store = kind + str(Path(folder).expanduser().resolve())
+        record: dict[str, Any] = {"store": store, "catalog_name": name}
         settings = self.settings().model_dump(mode="json", exclude={"name"})
-        return {"store": store, "catalog_name": name, **settings}
+        for option, (*section, field) in PipelineSettings.options().items():
+            if option != "name":
+                record[option] = (settings[section[0]] if section else settings)[field]
+        return record
 
     def _saved(self) -> SavedPipeline | None:
         if self.pipeline is None:

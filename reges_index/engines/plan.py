@@ -146,7 +146,9 @@ def settings_of(engine: ReGeSQueryEngine, made_by: PipelineSettings) -> Pipeline
         "filters": catalog.filters if catalog is not None else None,
         "exclude_mentioned": engine.exclude_mentioned,
     }
-    fields["answer"] = words.settings.override(top_n=engine.top_n)
+    seen = engine.rerank_top_k or engine.similarity_top_k
+    shown = engine.nodes_shown
+    fields["answer"] = words.settings.override(top_n=None if shown == seen else shown)
     settings = PipelineSettings(**fields, write_query=made_by.write_query)
     runs = writes_query(settings, reads=reads_query(source)).who is not None
     if runs == (transform is not None):

@@ -233,6 +233,11 @@ class ReGeSQueryEngine(BaseQueryEngine):
         return next(domain for domain in called if domain is not None)
 
     @property
+    def nodes_shown(self) -> int | None:
+        """How many nodes a response has: ``top_n``, or else the item expert's; None is all."""
+        return self.top_n if self.top_n is not None or self._rerank is None else self._rerank.top_n
+
+    @property
     def settings(self) -> PipelineSettings:
         """All that the engine is made of, as it is now; what has no name is called given."""
         from reges_index.engines.plan import settings_of
@@ -362,7 +367,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
             excluded=found.excluded,
             timings=dict(zip(("query", "retrieval", "rerank"), seconds, strict=True)),
             report=report,
-            top_n=self.top_n,
+            top_n=self.nodes_shown,
         )
 
     def answering(self, found: Recommendation) -> Work[RESPONSE_TYPE]:

@@ -22,6 +22,17 @@ def test_all_is_well(store):
     for subject in ("torch", "chromadb", "embedded LLM", "embedded encoder", "catalog items"):
         assert seen[subject]["status"] == "ok"
     assert "12 items" in seen["catalog items"]["detail"]
+    assert seen["writes the query"]["detail"].startswith("nobody")
+    assert seen["retrieves"]["detail"].startswith("fusion")
+    assert seen["ranks"]["detail"].startswith("nobody")
+
+
+def test_it_says_who_does_what_and_why():
+    seen = findings(call("doctor", "--model", "openai:m", "--retriever", "vectors", "--json"))
+    assert seen["writes the query"]["detail"].startswith("openai:m (")
+    assert seen["retrieves"]["detail"].startswith("vectors (")
+    assert seen["ranks"]["detail"].startswith("openai:m, mode auto (")
+    assert "catalog" in seen["words the answer"]["detail"]
 
 
 def test_every_extra_of_a_user_is_looked_for():

@@ -41,7 +41,7 @@ def test_a_line_for_every_turn_with_the_embedded_models(store, turns, tmp_path):
     assert {row["id"] for row in found} == {"t0", "t1"}
     for row in found:
         assert set(row) >= {"id", "query", "ranking", "probabilities", "recommendation"}
-        assert row["query"]
+        assert row["query"] is None
         assert len(row["ranking"]) == len(row["probabilities"]) == 4
         assert set(row["ranking"]) <= IDS
         assert row["recommendation"] == row["ranking"][0]
@@ -54,7 +54,8 @@ def test_a_line_for_every_turn_with_the_embedded_models(store, turns, tmp_path):
 
 
 def test_the_ranking_is_all_that_was_retrieved(predict, tmp_path):
-    report = predict("--rerank-top-k", 3, "--similarity-top-k", 500, "--json").json
+    words = ("--rerank-top-k", 3, "--similarity-top-k", 500, "--allow-mentioned", "--json")
+    report = predict(*words).json
     assert (report["turns"], report["predicted"], report["done_before"]) == (6, 6, 0)
     for row in rows(tmp_path / "out.jsonl"):
         assert sorted(row["ranking"]) == sorted(IDS)
@@ -83,7 +84,7 @@ def test_a_second_run_does_nothing_and_needs_no_model(predict, store, turns, tin
 def test_kill_in_the_middle_and_run_again(predict, tmp_path):
     out = tmp_path / "out.jsonl"
     # The embedded model, a turn at a time: slow enough to be hit between two lines.
-    words = ("--model", "embedded", "--no-fusion", "--batch-size", 1, "--similarity-top-k", 12)
+    words = ("--model", "embedded", "--retriever", "vectors", "--batch-size", 1, "--similarity-top-k", 12)
     process = predict(*words, run=start)
     deadline = time.monotonic() + 840
     while not (out.is_file() and out.read_bytes().count(b"\n")):
@@ -106,32 +107,13 @@ def test_other_settings_do_not_mix(predict, tmp_path):
     assert predict("--limit", 1).code == 0
     out = tmp_path / "out.jsonl"
     before = out.read_bytes()
-    predict("--similarity-top-k", 3, "--domain", "book").fails(
-        2, "item_noun, item_plural, similarity_top_k", "--out"
-    )
+    predict("--similarity-top-k", 3, "--domain", "book").fails(2, "domain, similarity_top_k", "--out")
     beside = out.with_name("out.jsonl.run.json")
     beside.write_text("{")
     predict().fails(2, "does not say how it was made")
     beside.unlink()
     predict().fails(2, "does not say how it was made")
     assert out.read_bytes() == before
-
-
-def test_a_run_from_before_what_is_ruled_out_could_be_hidden_goes_on(predict, tmp_path):
-    words = ("--fusion", "--set", "decoding.max_new_tokens=4", "--json")
-    assert predict(*words, "--limit", 1).code == 0
-    out = tmp_path / "out.jsonl"
-    beside = out.with_name("out.jsonl.run.json")
-    record = json.loads(beside.read_text())
-    assert record.pop("hide_ruled_out") is False
-    beside.write_text(json.dumps(record))
-    predict(*words, "--hide-ruled-out").fails(2, "other settings: hide_ruled_out", "--out")
-    assert predict(*words).json["done_before"] == 1
-    assert len(rows(out)) == len(TURNS)
-    other = tmp_path / "hiding.jsonl"
-    assert predict(*words, "--hide-ruled-out", out=other).code == 0
-    assert json.loads(other.with_name("hiding.jsonl.run.json").read_text())["hide_ruled_out"] is True
-    predict(*words, out=other).fails(2, "other settings: hide_ruled_out")
 
 
 def test_another_catalog_or_adapter_under_the_same_name_is_refused(
@@ -177,7 +159,7 @@ def test_conversations_that_changed_under_the_same_ids_are_refused(predict, turn
 
 
 def test_two_processes_do_not_write_one_file(predict, tmp_path):
-    words = ("--model", "embedded", "--no-fusion", "--batch-size", 1, "--similarity-top-k", 12)
+    words = ("--model", "embedded", "--retriever", "vectors", "--batch-size", 1, "--similarity-top-k", 12)
     process = predict(*words, run=start)
     lock = FileLock(tmp_path / "out.jsonl.lock")
     deadline = time.monotonic() + 840
@@ -218,7 +200,7 @@ def test_named_items_are_left_out_of_rankings(predict, tmp_path):
         {"id": "b", "messages": [{"role": "user", "content": "Anything."}]},
     ]
     file = write_jsonl(tmp_path / "named.jsonl", rows_in)
-    assert predict("--exclude-mentioned", conversations=file).code == 0
+    assert predict(conversations=file).code == 0
     ranked = {row["id"]: set(row["ranking"]) for row in rows(tmp_path / "out.jsonl")}
     assert ranked == {"a": IDS - {"f03", "f12"}, "b": IDS}
 

@@ -6,7 +6,9 @@ import sys
 import pytest
 import yaml
 
-from reges_index.pipeline import PRESETS, read_pipeline
+from reges_index import PipelineSettings
+from reges_index.pipeline import read_pipeline
+from reges_index.presets import PRESETS
 from tests.cli.conftest import FILMS, call, run
 from tests.tiny import save_tiny_adapter
 
@@ -20,9 +22,9 @@ def test_the_presets_are_listed():
     command = [sys.executable, "-X", "importtime", "-m", "reges_index.cli", "presets"]
     found = run(command)
     assert found.code == 0
-    for name, preset in PRESETS.items():
+    for name in PRESETS:
         assert name in found.out
-        assert preset.settings.encoder in found.out
+        assert PipelineSettings.preset(name).encoder in found.out
     loaded = {line.rsplit("|", 1)[-1].strip() for line in found.err.splitlines()}
     assert not {"torch", "transformers", "llama_index", "chromadb"} & loaded
     rows = call("presets", "--json").json
@@ -35,8 +37,9 @@ def test_one_preset_is_shown_as_a_file_that_can_be_used(name, tmp_path):
     found = call("presets", name)
     assert found.code == 0
     (tmp_path / "p.yaml").write_text(found.out, encoding="utf-8")
-    assert read_pipeline(tmp_path / "p.yaml").settings == PRESETS[name].settings
-    assert call("presets", name, "--json").json["settings"] == PRESETS[name].settings.model_dump(mode="json")
+    settings = PipelineSettings.preset(name)
+    assert read_pipeline(tmp_path / "p.yaml").settings == settings
+    assert call("presets", name, "--json").json["settings"] == settings.model_dump(mode="json")
 
 
 def test_unknown_presets(store, films, tmp_path):
@@ -73,8 +76,9 @@ def test_a_pipeline_file(store, tiny, turns, tmp_path):
         "version": 1,
         "catalog": {"store": str(store), "name": "items"},
         "settings": {
-            "name": "mine", "llm": str(tiny), "item_adapter": "./adapter", "similarity_top_k": 5,
-            "exclude_mentioned": True, "decoding": {"max_new_tokens": 5},
+            "name": "mine", "llm": str(tiny), "item_adapter": "./adapter",
+            "retrieval": {"retriever": "vectors", "similarity_top_k": 5},
+            "query": {"decoding": {"max_new_tokens": 5}},
         },
     }  # fmt: skip
     file = tmp_path / "p.yaml"
@@ -84,14 +88,14 @@ def test_a_pipeline_file(store, tiny, turns, tmp_path):
     assert result["report"]["rerank"]["adapter"] == "item-expert"
     by_flags = recommend(
         "--store", store, "--model", tiny, "--item-adapter", adapter, "--similarity-top-k", 5,
-        "--exclude-mentioned", "--set", "decoding.max_new_tokens=5",
+        "--retriever", "vectors", "--set", "decoding.max_new_tokens=5",
     ).json  # fmt: skip
     assert result["candidates"] == by_flags["candidates"]
     assert len(recommend("--pipeline", file, "--similarity-top-k", 3).json["candidates"]) == 3
     out = tmp_path / "out.jsonl"
     words = ("predict", "--pipeline", file, "--conversations", turns, "--out", out, "--quiet", "--json")
     assert call(*words, "--limit", 2).json["predicted"] == 2
-    call(*words, "--set", "seed=4").fails(2, "other settings: seed")
+    call(*words, "--set", "seed=4").fails(2, "other settings: rerank")
     chat = call("chat", "--pipeline", file, input="Something scary in space, please.\n\n")
     assert chat.code == 0
     assert "reges" in chat.out

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reges_index import ItemCatalog, demo_catalog
-from reges_index.pipeline import PipelineSettings
+from reges_index import ItemCatalog, PipelineSettings, demo_catalog
 from tests.tiny import save_tiny, save_tiny_adapter
 from tests.tiny_dpr import save_tiny_dpr
 
@@ -34,11 +33,9 @@ def settings(parts):
         llm=str(parts / "llm"),
         encoder=f"dpr:{parts / 'dpr' / 'question'},{parts / 'dpr' / 'context'}",
         item_adapter=str(parts / "adapter"),
-        similarity_top_k=6,
-        max_input_tokens=1500,
-        length_penalty=0.5,
-        exclude_mentioned=True,
-        decoding={"max_new_tokens": 6, "num_queries": 2, "seed": 3},
+        retrieval={"similarity_top_k": 6},
+        rerank={"mode": "score", "max_input_tokens": 1500, "length_penalty": 0.5},
+        query={"decoding": {"max_new_tokens": 6, "num_queries": 2, "seed": 3}},
     )
 
 

@@ -1,16 +1,11 @@
-from dataclasses import replace
-
 import pytest
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
 from reges_index import PipelineSettings, ReGeSRerank, build_engine
-from reges_index.catalog import ItemCatalog, demo_catalog
+from reges_index.catalog import ItemCatalog
 from reges_index.errors import AdapterError, ConfigError, EncoderMismatchError, ModelNotFoundError
-from reges_index.fusion import ChoiceWeights, FusionModel
 from reges_index.item_expert import COT_SELECT_TMPL
-from reges_index.pipeline.describe import describe_engine
-from reges_index.pipeline.fusing import fusion_of
-from reges_index.pipeline.llm import open_llm, spec_of
+from reges_index.models.named import open_llm, spec_of
 
 SAID = "I liked Solaris, something quiet in space?"
 
@@ -40,7 +35,7 @@ def test_an_engine_is_what_its_settings_say(settings, catalog, parts):
 
 
 def test_chain_of_thought(settings, catalog):
-    thinking = settings.override(mode="reason", reasoning={"max_new_tokens": 5}, item_adapter="none")
+    thinking = settings.with_options(mode="reason", reasoning={"max_new_tokens": 5}, item_adapter="none")
     engine = build_engine(thinking, catalog)
     assert engine.rerank.get_prompts()["select_prompt"].template == COT_SELECT_TMPL.template
     assert engine.rerank.reasoning.max_new_tokens == 5
@@ -51,10 +46,9 @@ def test_filters_domain_prompts_and_wording(settings, catalog):
     year = sorted(item.year for item in catalog.items())[6]
     filters = MetadataFilters(filters=[MetadataFilter(key="year", value=year, operator=">=")])
     engine = build_engine(
-        settings.override(
+        settings.with_options(
             filters=filters.model_dump(mode="json"),
-            item_noun="play",
-            item_plural="plays",
+            domain="play",
             query_prompt="{conversation_history} Which {item_plural}?",
             style="title",
             empty_response="nothing",
@@ -69,7 +63,7 @@ def test_filters_domain_prompts_and_wording(settings, catalog):
     assert engine.query_transform.build_prompt(found.bundle).messages[0].content.endswith("Which plays?")
     assert engine.response_synthesizer.empty_response == "nothing"
     with pytest.raises(ConfigError, match="filters"):
-        build_engine(settings.override(filters={"filters": "year"}), catalog)
+        build_engine(settings.with_options(filters={"filters": "year"}), catalog)
 
 
 def test_models_that_are_given(settings, catalog, tiny, few_films):
@@ -87,7 +81,7 @@ def test_models_that_are_given(settings, catalog, tiny, few_films):
     assert build_engine(given.override(encoder="given"), few_films, llm=tiny).recommend(SAID).item
     retriever = few_films.as_retriever(similarity_top_k=3)
     assert len(build_engine(given, retriever=retriever, llm=tiny).recommend(SAID).ranking) == 3
-    with pytest.raises(ConfigError, match="one of the two"):
+    with pytest.raises(ConfigError, match="a catalog or a retriever"):
         build_engine(given, llm=tiny)
 
 
@@ -115,9 +109,9 @@ def test_wrong_adapters_options_and_fusions(settings, catalog, tmp_path, monkeyp
     with pytest.raises(ConfigError, match="no option api_key"):
         build_engine(settings.override(llm_options={"api_key": "x"}), catalog)
     with pytest.raises(ModelNotFoundError, match="no such file"):
-        build_engine(settings.override(fusion=str(tmp_path)), catalog)
-    with pytest.raises(ConfigError, match="fusion"):
-        build_engine(settings.override(fusion="given"), catalog)
+        build_engine(settings.with_options(retriever=str(tmp_path)), catalog)
+    with pytest.raises(ConfigError, match="retriever"):
+        build_engine(settings.with_options(retriever="given"), catalog)
     api = settings.override(llm="openai-like:m@http://127.0.0.1:9/v1")
     with pytest.raises(ConfigError, match="behind an API"):
         build_engine(api, catalog)
@@ -138,80 +132,3 @@ def test_wrong_adapters_options_and_fusions(settings, catalog, tmp_path, monkeyp
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
         open_llm("openai:gpt-4o")
-
-
-def test_the_fusion_is_taken_where_it_fits(settings, catalog, few_films, tiny):
-    """By itself only with the embedded models; there it is what `reges recommend` uses."""
-    assert build_engine(settings, catalog).choice is None
-    shipped = PipelineSettings.preset("embedded", encoder="given")
-    assert build_engine(shipped, few_films, llm=tiny).choice is None  # vectors by another encoder
-    with pytest.raises(EncoderMismatchError):
-        build_engine(shipped.override(fusion="shipped"), few_films, llm=tiny)
-    items = ItemCatalog.from_items(demo_catalog("films")[:5], name="five-films")
-    assert build_engine(shipped, items, llm=tiny).choice is not None
-    for own in (
-        {"llm": "given"},
-        {"item_adapter": "none"},
-        {"mode": "generate"},
-        {"fusion": "none"},
-        # What the fusion would leave without effect.
-        {"query_adapter": "none"},
-        {"length_penalty": 0.5},
-        {"max_candidate_tokens": 20},
-        {"select_prompt": "{candidates} {conversation_history}"},
-    ):
-        assert build_engine(shipped.override(**own), items, llm=tiny).choice is None
-    assert fusion_of(shipped.override(query_llm="openai:m"), items, None) is None
-    other = {"similarity_top_k": 4, "exclude_mentioned": True, "decoding": {"max_new_tokens": 5}}
-    assert build_engine(shipped.override(**other), items, llm=tiny).choice is not None
-
-
-def test_a_fusion_by_name_stays_and_says_what_it_leaves_without_effect(tiny, caplog):
-    items = ItemCatalog.from_items(demo_catalog("films")[:5], name="five-films")
-    settings = PipelineSettings.preset("embedded", fusion="shipped")
-    build_engine(settings, items, llm=tiny)
-    saved = describe_engine(build_engine(settings, items, llm=tiny))
-    build_engine(saved.override(encoder="embedded"), items, llm=tiny)
-    assert "no effect" not in caplog.text
-    for own, said in (
-        ({"mode": "generate"}, "mode: generate will have no effect"),
-        ({"mode": "reason", "reasoning": {"max_new_tokens": 5}}, "mode: reason will have no effect"),
-    ):
-        caplog.clear()
-        assert build_engine(settings.override(**own), items, llm=tiny).choice is not None
-        assert said in caplog.text
-    caplog.clear()
-    assert fusion_of(settings.override(item_adapter="/mine"), items, None) is not None
-    assert "item_adapter: /mine will have no effect" in caplog.text
-    caplog.clear()
-    asked = replace(FusionModel.default(), choice=ChoiceWeights(retrieval=1.0, model=0.5))
-    assert fusion_of(settings.override(mode="generate"), items, asked) is asked
-    assert caplog.text == ""
-
-
-def test_what_is_ruled_out_is_hidden_where_there_is_a_fusion(tiny, few_films):
-    items = ItemCatalog.from_items(demo_catalog("films")[:30], name="thirty-films")
-    said = "Something for tonight, but no drama please."
-    drama = {item.id for item in items.items() if "drama" in item.genres}
-    settings = PipelineSettings.preset("embedded", decoding={"max_new_tokens": 5})
-    shown = set(build_engine(settings, items, llm=tiny).recommend(said).ranking)
-    hiding = settings.override_texts(["hide_ruled_out=true"])
-    assert hiding.hide_ruled_out is True
-    hidden = set(build_engine(hiding, items, llm=tiny).recommend(said).ranking)
-    assert 0 < len(drama) < len(shown)
-    assert (len(shown), hidden) == (30, shown - drama)
-    # Also beside an LLM of one's own, where the fusion is asked for by name.
-    named = hiding.override(llm="given", item_adapter="none", fusion="shipped")
-    assert set(build_engine(named, items, llm=tiny).recommend(said).ranking) == hidden
-    # In the second one "auto" has none; the third one's catalog is by another encoder.
-    for other, catalog in (
-        (hiding.override(fusion="none"), items),
-        (hiding.override(mode="generate"), items),
-        (hiding.override(encoder="given"), few_films),
-    ):
-        with pytest.raises(ConfigError, match="hide_ruled_out needs a fusion") as error:
-            build_engine(other, catalog, llm=tiny)
-        assert "fusion: shipped" in error.value.hint
-    retriever = few_films.as_retriever()
-    with pytest.raises(ConfigError, match="hide_ruled_out go into your retriever"):
-        build_engine(hiding.override(encoder="given"), retriever=retriever, llm=tiny)

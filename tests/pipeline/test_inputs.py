@@ -11,7 +11,9 @@ from tests.fusion.small import small_fusion
 
 def test_a_fusion_is_known_by_what_it_ranks_with(few_films, tiny):
     def said(fusion):
-        engine = ReGeSQueryEngine.from_defaults(few_films, llm=tiny, similarity_top_k=6, fusion=fusion)
+        engine = ReGeSQueryEngine.from_defaults(
+            few_films, llm=tiny, similarity_top_k=6, retriever=fusion or "vectors"
+        )
         return engine_inputs(engine)["fusion"]
 
     fusion = small_fusion()

@@ -24,7 +24,8 @@ from reges_index import (
 )
 from reges_index.errors import ConfigError, InputError, StorageError, StoreNotFoundError
 from reges_index.fusion import FusionModel
-from reges_index.pipeline import PRESETS, SavedPipeline, describe_engine, read_pipeline, write_pipeline
+from reges_index.pipeline import SavedPipeline, read_pipeline, write_pipeline
+from reges_index.presets import PRESETS
 from tests.cli.conftest import no_file_longer_than
 from tests.pipeline.test_build import SAID, same
 from tests.tiny import tiny_lm
@@ -38,7 +39,7 @@ def test_a_saved_pipeline_answers_as_before(settings, catalog, tmp_path):
     loaded = load_pipeline(path)
     assert same(loaded.recommend(SAID), engine.recommend(SAID))
     assert loaded.catalog.name == "films"
-    assert describe_engine(loaded, name="tiny") == read_pipeline(path).settings
+    assert loaded.settings == read_pipeline(path).settings
     again = save_pipeline(loaded, tmp_path / "deep" / "again.yaml", name="tiny")
     assert again.read_text() == path.read_text()
     assert sorted(file.name for file in path.parent.iterdir()) == ["again.yaml", "pipeline.yaml"]
@@ -74,16 +75,15 @@ def test_chain_of_thought_generation_and_scoring_survive(settings, catalog, tmp_
         {"mode": "reason", "item_adapter": "none", "reasoning": {"max_new_tokens": 5, "one_line": True}},
         {"mode": "generate", "seed": 5},
         {"mode": "constrained", "rerank_top_k": 3, "on_error": "retrieval_order", "style": "sentence"},
-        {"mode": "score", "query_on_error": "last_message", "sentence_on_error": "title"},
+        {"mode": "score", "query_on_error": "last_message", "answer_on_error": "title"},
     ):
-        engine = build_engine(settings.override(**changes), catalog)
+        engine = build_engine(settings.with_options(**changes), catalog)
         loaded = load_pipeline(save_pipeline(engine, tmp_path / "p.yaml"))
         assert same(loaded.recommend(SAID), engine.recommend(SAID))
-        now = describe_engine(loaded)
-        assert {
-            name: getattr(now, name) for name in changes if name != "reasoning"
-        }.items() <= changes.items()
-        assert now == describe_engine(engine)
+        now = loaded.settings
+        assert now.override(name="custom") == engine.settings.override(name="custom")
+        assert now.rerank.mode == changes["mode"]
+        assert now == now.with_options(**{k: v for k, v in changes.items() if k != "reasoning"})
 
 
 def test_everything_moves_together(parts, tmp_path, settings, catalog, monkeypatch):
@@ -107,9 +107,7 @@ def test_everything_moves_together(parts, tmp_path, settings, catalog, monkeypat
         write_pipeline(named, there / "kind.yaml")
         assert f"store: {kind}./store" in (there / "kind.yaml").read_text().replace("'", "")
         assert read_pipeline(there / "kind.yaml").store == f"{kind}{there / 'store'}"
-    text = (
-        "format: reges-pipeline\nversion: 1\nsettings: {llm: ../llm, encoder: 'dpr:./q,~/c', fusion: none}\n"
-    )
+    text = "format: reges-pipeline\nversion: 1\nsettings: {llm: ../llm, encoder: 'dpr:./q,~/c'}\n"
     (there / "by-hand.yaml").write_text(text)
     read = read_pipeline(there / "by-hand.yaml").settings
     assert read.llm == str(tmp_path / "llm")
@@ -118,7 +116,7 @@ def test_everything_moves_together(parts, tmp_path, settings, catalog, monkeypat
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_as_files(name, tmp_path):
-    saved = SavedPipeline(PRESETS[name].settings, "http://localhost:8000", "films")
+    saved = SavedPipeline(PipelineSettings.preset(name), "http://localhost:8000", "films")
     assert read_pipeline(write_pipeline(saved, tmp_path / "p.yaml")) == saved
 
 
@@ -188,7 +186,7 @@ def test_a_live_catalog_is_opened_at_its_live_version(settings, tmp_path):
     live = LiveCatalog.from_items(
         items[:6], persist_dir=tmp_path / "store", name="films", embed_model=settings.encoder
     )
-    settings = settings.override(exclude_mentioned=False)
+    settings = settings.with_options(exclude_mentioned=False)
     path = save_pipeline(build_engine(settings, live), tmp_path / "p.yaml")
     assert read_pipeline(path).catalog == "films"
     live.swap(items[6:12])
@@ -220,48 +218,26 @@ def test_a_live_catalog_of_which_no_place_says_the_version_must_be_passed(settin
     assert load_pipeline(path, catalog=live).catalog.name == "films"
 
 
-def test_the_fusion_is_saved_by_name(tiny, tmp_path, settings, catalog):
+def test_the_retriever_is_saved_by_name(tmp_path, settings):
     items = ItemCatalog.from_items(demo_catalog("films")[:12], persist_dir=tmp_path / "store", name="films")
-    shipped = FusionModel.default()
-    FusionModel.save(shipped, tmp_path / "fusion")
-    for fusion in ("shipped", str(tmp_path / "fusion")):
-        engine = build_engine(settings.override(encoder="embedded", fusion=fusion), items)
+    FusionModel.default().save(tmp_path / "fusion")
+    base = PipelineSettings(retrieval={"similarity_top_k": 5})
+    for name in ("fusion", "vectors", str(tmp_path / "fusion")):
+        engine = build_engine(base.with_options(retriever=name, write_query="never"), items)
         path = save_pipeline(engine, tmp_path / "p.yaml")
-        assert read_pipeline(path).settings.fusion == fusion
-        assert ("./fusion" in path.read_text()) == (fusion != "shipped")
+        assert read_pipeline(path).settings.retrieval.retriever == name
+        assert ("./fusion" in path.read_text()) == (name not in ("fusion", "vectors"))
         assert same(load_pipeline(path).recommend(SAID), engine.recommend(SAID))
-
-
-def test_that_what_is_ruled_out_is_hidden_is_saved(tmp_path, settings):
-    items = ItemCatalog.from_items(demo_catalog("films")[:30], persist_dir=tmp_path / "store", name="films")
-    said = "Something for tonight, but no drama please."
-    rankings = []
-    for hide in (False, True):
-        asked = settings.override(encoder="embedded", fusion="shipped", hide_ruled_out=hide)
-        engine = build_engine(asked.override(similarity_top_k=30), items)
-        path = save_pipeline(engine, tmp_path / "p.yaml")
-        assert read_pipeline(path).settings.hide_ruled_out is hide
-        rankings.append(load_pipeline(path).recommend(said).ranking)
-        assert rankings[-1] == engine.recommend(said).ranking
-    assert set(rankings[1]) < set(rankings[0])
-    # A file from before there was the switch shows everything.
-    text = path.read_text()
-    assert "  hide_ruled_out: true\n" in text
-    path.write_text(text.replace("  hide_ruled_out: true\n", ""))
-    assert load_pipeline(path).recommend(said).ranking == rankings[0]
+    own = ReGeSQueryEngine.from_defaults(items, retriever=FusionModel.default())
+    path = save_pipeline(own, tmp_path / "p.yaml")
+    with pytest.raises(ConfigError, match="retriever"):
+        load_pipeline(path)
+    assert same(load_pipeline(path, retriever=FusionModel.default()).recommend(SAID), own.recommend(SAID))
 
 
 def test_what_a_file_cannot_hold_is_refused(settings, catalog, tmp_path, tiny, few_films):
-    engine = build_engine(settings, catalog)
-    engine._choice = lambda ranking: ranking
-    with pytest.raises(ConfigError, match="final choice"):
-        save_pipeline(engine, tmp_path / "p.yaml")
-    engine = build_engine(settings, catalog)
-    engine._rank_alone = lambda nodes: engine.rerank.rank(nodes, SAID)
-    with pytest.raises(ConfigError, match="final choice"):
-        save_pipeline(engine, tmp_path / "p.yaml")
     own = tiny_lm()
-    other = build_engine(settings.override(style="sentence"), catalog, llm=own, query_llm=own)
+    other = build_engine(settings.with_options(style="sentence"), catalog, llm=own, query_llm=own)
     engine = build_engine(settings, catalog)
     engine._synthesizer = other.response_synthesizer
     with pytest.raises(ConfigError, match="another LLM"):
@@ -298,7 +274,7 @@ def test_what_a_file_cannot_hold_is_refused(settings, catalog, tmp_path, tiny, f
         ("format: reges-pipeline\nversion: 1\nsettings: []\n", "must be mappings"),
         ("format: reges-pipeline\nversion: 1\ncatalog: {pass: x}\nsettings: {}\n", "must be mappings"),
         ("format: reges-pipeline\nversion: 1\nsettings: {model: x}\n", "model: Extra"),
-        ("format: reges-pipeline\nversion: 1\nsettings: {mode: guess}\n", "mode: "),
+        ("format: reges-pipeline\nversion: 1\nsettings: {rerank: {mode: guess}}\n", "rerank.mode: "),
         ("format: reges-pipeline\nversion: 1\nsettings: !!python/object:os.system {}\n", "not valid YAML"),
         ("format: [\n", "not valid YAML"),
         (b"\xff\xfe", "not valid YAML"),
@@ -323,12 +299,14 @@ def test_a_file_is_written_whole_or_not_at_all(settings, tmp_path):
     path = write_pipeline(SavedPipeline(settings), tmp_path / "p.yaml")
     before = path.read_bytes()
     with no_file_longer_than(100), pytest.raises(StorageError, match=r"p\.yaml cannot be written"):
-        write_pipeline(SavedPipeline(settings.override(similarity_top_k=9)), path)
+        write_pipeline(SavedPipeline(settings.with_options(similarity_top_k=9)), path)
     assert path.read_bytes() == before
     with pytest.raises(StorageError):
         write_pipeline(SavedPipeline(settings), path / "under-a-file.yaml")
     assert [file.name for file in tmp_path.iterdir()] == ["p.yaml"]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda k: write_pipeline(SavedPipeline(settings.override(seed=k)), path), range(20)))
-    assert read_pipeline(path).settings.seed in range(20)
+        list(
+            pool.map(lambda k: write_pipeline(SavedPipeline(settings.with_options(seed=k)), path), range(20))
+        )
+    assert read_pipeline(path).settings.rerank.seed in range(20)
     assert [file.name for file in tmp_path.iterdir()] == ["p.yaml"]
