@@ -183,9 +183,9 @@ class EngineOptions(_Options):
             store = kind + str(Path(folder).expanduser().resolve())
         record: dict[str, Any] = {"store": store, "catalog_name": name}
         settings = self.settings().model_dump(mode="json", exclude={"name"})
-        for option, (*section, field) in PipelineSettings.options().items():
+        for option, (*section, leaf) in PipelineSettings.options().items():
             if option != "name":
-                record[option] = (settings[section[0]] if section else settings)[field]
+                record[option] = (settings[section[0]] if section else settings)[leaf]
         return record
 
     def _saved(self) -> SavedPipeline | None:

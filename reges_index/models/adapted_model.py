@@ -83,10 +83,11 @@ class AdaptedModel(TokenizedModel):
         AdapterError
             If no adapter of this name is loaded.
         """
-        self._check_known(name)
+        self.check_known(name)
         return self._manifests[name]
 
-    def _check_known(self, adapter: str | None) -> None:
+    def check_known(self, adapter: str | None) -> None:
+        """Raise `AdapterError` for an adapter that is not loaded."""
         if adapter is not None and adapter not in self._switch.paths:
             known = ", ".join(self.adapters) or "none is loaded"
             raise AdapterError(
@@ -97,6 +98,6 @@ class AdaptedModel(TokenizedModel):
     @contextlib.contextmanager
     def _using(self, adapter: str | None) -> Iterator[None]:
         """Hold the model with this adapter switched on, or none; the bare base comes back in any case."""
-        self._check_known(adapter)
+        self.check_known(adapter)
         with self._lock, self._switch.on(adapter):
             yield

@@ -73,6 +73,7 @@ class ReGeSLLM(LLM):
     _local_lm: LocalLM = PrivateAttr()
 
     def __init__(self, local_lm: LocalLM, *, adapter: str | None = None, **fields: Any) -> None:
+        local_lm.check_known(adapter)
         super().__init__(**{**fields, "adapter": adapter})
         self._local_lm = local_lm
 

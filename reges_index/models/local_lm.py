@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,9 +23,6 @@ from reges_index.models.loading import load_base
 from reges_index.models.streaming import TextStream
 from reges_index.models.tokenized_model import Prompt
 from reges_index.models.tree_scoring import ChoiceScore, can_score_tree, score_separately, score_tree
-
-if TYPE_CHECKING:
-    from reges_index.models.llm import ReGeSLLM
 
 __all__ = ["LocalLM", "Prompt"]
 
@@ -181,7 +178,7 @@ num_return_sequences, seed
             num_return_sequences,
             seed,
         )
-        self._check_known(adapter)
+        self.check_known(adapter)
         encoded = [self._encode_within(prompt, max_new_tokens) for prompt in prompts]
         return generate_all(
             self._model,
@@ -213,7 +210,7 @@ num_return_sequences, seed
         """
         parsed = stream_options(options)
         ids = self._encode_within(prompt, parsed.max_new_tokens)
-        self._check_known(adapter)
+        self.check_known(adapter)
         return TextStream(self._model, self._frame, ids, parsed, lambda: self._using(adapter))
 
     def score(
@@ -238,7 +235,7 @@ num_return_sequences, seed
         list of ChoiceScore
             One for each choice: log-probability of its tokens and of the end token after them.
         """
-        self._check_known(adapter)
+        self.check_known(adapter)
         ids, answers = self._encode_choices(prompt, choices, answer_start)
         with self._using(adapter), torch.inference_mode():
             if self._no_tree:
@@ -252,7 +249,7 @@ num_return_sequences, seed
         See :func:`~reges_index.models.constrained.choose_greedily`. Parameters as in :meth:`score`. Of equal
         choices the first is returned.
         """
-        self._check_known(adapter)
+        self.check_known(adapter)
         ids, answers = self._encode_choices(prompt, choices)
         with self._using(adapter), torch.inference_mode():
             return choose_greedily(self._model, ids, answers, cached=not self._no_tree)
@@ -285,14 +282,3 @@ num_return_sequences, seed
                 yield piece
         finally:
             stream.close()
-
-    def as_llm(self, adapter: str | None = None, **fields: Any) -> ReGeSLLM:
-        """Present this model, with one adapter or none, as a LlamaIndex LLM.
-
-        ``fields`` are those of :class:`~reges_index.models.llm.ReGeSLLM`, such as ``max_new_tokens``.
-        """
-        # Imported here because that class holds a LocalLM.
-        from reges_index.models.llm import ReGeSLLM
-
-        self._check_known(adapter)
-        return ReGeSLLM(self, adapter=adapter, **fields)

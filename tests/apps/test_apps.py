@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reges_index import ReGeSChatEngine, ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank
+from reges_index import ReGeSChatEngine, ReGeSLLM, ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank
 from tests.apps import chat_app_after, chat_app_before, query_app_after, query_app_before
 from tests.catalog.hashing import HashingEmbedding
 
@@ -47,7 +47,7 @@ def index(tmp_path):
 
 @pytest.fixture
 def llm(tiny):
-    return tiny.as_llm(max_new_tokens=12)
+    return ReGeSLLM(tiny, max_new_tokens=12)
 
 
 def test_the_query_app(index, llm):

@@ -16,7 +16,7 @@ MESSAGES = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="u
 
 @pytest.fixture
 def llm(adapted):
-    return adapted.as_llm("first", max_new_tokens=12)
+    return ReGeSLLM(adapted, adapter="first", max_new_tokens=12)
 
 
 def test_metadata(llm):
@@ -47,7 +47,7 @@ def test_complete_is_one_user_message(llm):
 def test_complete_is_raw_without_a_chat_template():
     lm = tiny_lm(chat=False)
     expected = lm.generate(["A film"], max_new_tokens=8)[0][0].text
-    assert lm.as_llm(max_new_tokens=8).complete("A film").text == expected
+    assert ReGeSLLM(lm, max_new_tokens=8).complete("A film").text == expected
 
 
 def test_arguments_of_one_call_are_honoured(llm, adapted):
@@ -57,7 +57,7 @@ def test_arguments_of_one_call_are_honoured(llm, adapted):
     assert llm.complete("A film?", stop=[whole[5:8]]).text == whole[: whole.index(whole[5:8])]
     sampled = {llm.complete("A film?", temperature=3.0, seed=seed).text for seed in range(3)}
     assert len(sampled) == 3
-    bare = adapted.as_llm(max_new_tokens=12).complete("A film?").text
+    bare = ReGeSLLM(adapted, max_new_tokens=12).complete("A film?").text
     assert llm.complete("A film?", adapter=None).text == bare != whole
     assert llm.complete("A film?", stop=None, temperature=None).text == whole
 
@@ -92,7 +92,7 @@ async def test_async_gives_the_same(llm):
 
 @pytest.mark.parametrize("kind", ["acomplete", "achat", "astream_complete", "astream_chat"])
 async def test_the_loop_goes_on_meanwhile(adapted, kind):
-    llm, ticks = adapted.as_llm("first", max_new_tokens=150), 0
+    llm, ticks = ReGeSLLM(adapted, adapter="first", max_new_tokens=150), 0
 
     async def tick():
         nonlocal ticks

@@ -8,6 +8,7 @@ from llama_index.core.llms import ChatMessage
 
 from reges_index.errors import AdapterError, ConfigError, InputError, ModelError, ModelNotFoundError
 from reges_index.models.device import pick_device, pick_dtype
+from reges_index.models.llm import ReGeSLLM
 from reges_index.models.local_lm import LocalLM
 from tests.tiny import save_tiny, save_tiny_adapter, tiny_lm, tiny_model, tiny_tokenizer
 
@@ -82,7 +83,7 @@ def test_unknown_adapter(adapted):
         lambda: adapted.choose(PROMPTS[0], TITLES, adapter="third"),
         lambda: adapted.stream(PROMPTS[0], adapter="third"),
         lambda: adapted.manifest("third"),
-        lambda: adapted.as_llm("third"),
+        lambda: ReGeSLLM(adapted, adapter="third"),
     ]
     for call in calls:
         with pytest.raises(AdapterError, match="no adapter 'third'; known: first, second"):

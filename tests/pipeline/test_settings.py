@@ -76,7 +76,8 @@ def test_one_option_goes_to_every_part():
     assert [settings.query.on_error, settings.rerank.on_error, settings.answer.on_error] == [
         "last_message", "retrieval_order", "title",
     ]  # fmt: skip
-    assert settings.query.verbose and settings.rerank.verbose
+    assert settings.query.verbose
+    assert settings.rerank.verbose
     assert settings.domain == Domain("policy", "policies")
 
 

@@ -9,6 +9,7 @@ from llama_index.core.schema import TextNode
 from reges_index import (
     Item,
     QueryDecoding,
+    ReGeSLLM,
     ReGeSQueryTransform,
     ReGeSRerank,
     ReGeSRetriever,
@@ -66,7 +67,7 @@ async def test_nodes_of_ones_own_naming(tiny):
 
 
 def test_condense_plus_context_chat_engine(retriever, few_films, tiny):
-    llm = tiny.as_llm(max_new_tokens=8)
+    llm = ReGeSLLM(tiny, max_new_tokens=8)
     engine = CondensePlusContextChatEngine.from_defaults(
         retriever, llm=llm, node_postprocessors=[ReGeSRerank(tiny, top_n=2)]
     )

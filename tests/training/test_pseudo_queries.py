@@ -9,6 +9,7 @@ import pytest
 from llama_index.llms.openai_like import OpenAILike
 
 from reges_index.errors import ConfigError, InputError, ModelError
+from reges_index.models.llm import ReGeSLLM
 from reges_index.training.cot import read_reasoning, write_reasoning
 from reges_index.training.pseudo_queries import read_pseudo_queries, write_pseudo_queries
 from reges_index.training.teacher import Teacher, TeacherSettings
@@ -283,7 +284,7 @@ def test_a_local_model_runs_in_order(tmp_path):
         read_pseudo_queries(out)
     )
     as_llm = write_pseudo_queries(
-        turns(3), items(), lm.as_llm(), tmp_path / "y", settings=settings, filter_leaks=False
+        turns(3), items(), ReGeSLLM(lm), tmp_path / "y", settings=settings, filter_leaks=False
     )
     assert (tmp_path / "y").read_text() == out.read_text()
     assert as_llm.prompt_tokens == report.prompt_tokens
