@@ -24,7 +24,7 @@ from reges_index.cli.finetune_parts import (
 from reges_index.cli.output import console, print_json
 from reges_index.cli.parts import AsJson, DomainNoun, Encoder, Model
 from reges_index.dialogue.wording import Domain
-from reges_index.errors import ConfigError, ModelError
+from reges_index.errors import ConfigError
 
 __all__ = ["finetune_app"]
 
@@ -64,10 +64,13 @@ def pseudo_queries(
     as_json: AsJson = False,
 ) -> None:
     """Let a teacher write each turn's search query, with the true items in sight (section 2.3)."""
-    from reges_index.training.cot import REASONING_TOKENS, write_reasoning
-    from reges_index.training.pseudo_queries import QUERY_TOKENS, write_pseudo_queries
-    from reges_index.training.teacher import TeacherSettings
-    from reges_index.training.teacher_spec import open_teacher
+    from reges_index.training.pseudo_queries import (
+        QUERY_TOKENS,
+        REASONING_TOKENS,
+        write_pseudo_queries,
+        write_reasoning,
+    )
+    from reges_index.training.teacher import TeacherSettings, open_teacher
 
     longest = max_new_tokens or (REASONING_TOKENS if reasoning else QUERY_TOKENS)
     settings = TeacherSettings(
@@ -82,28 +85,64 @@ def pseudo_queries(
             settings=settings, domain=Domain.parse(domain), filter_leaks=not keep_leaks,
             progress=bar and bar("turns"),
         )  # fmt: skip
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        cost = "" if report.cost is None else f", cost {report.cost:.4f}"
-        console.print(
-            f"{report.written:,} written to {out}, {report.already:,} were there; "
-            f"{report.requests:,} requests and {report.retries:,} retries, "
-            f"{report.prompt_tokens:,} tokens read, {report.new_tokens:,} written{cost}"
-        )
-        print_counts(
-            {
-                "without target": report.without_target, "no target in the catalog": report.unknown_target,
-                "naming a target twice, left out": report.leaked, "empty twice, left out": report.empty,
-            }
+    parts.print_teacher(
+        report,
+        as_json,
+        {
+            "without target": report.without_target, "no target in the catalog": report.unknown_target,
+            "naming a target twice, left out": report.leaked,
+        },
+    )  # fmt: skip
+
+
+@finetune_app.command("teacher-rankings")
+def teacher_rankings(
+    conversations: parts.Conversations,
+    catalog: parts.Catalogs,
+    teacher: parts.Teacher,
+    out: parts.Out,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="retrieved: rank what the catalog's encoder finds; free: name items, which are then linked.",
+        ),
+    ] = "retrieved",
+    candidates: Annotated[int, typer.Option(min=2, help="Candidates of a turn, with --from retrieved.")] = 20,
+    count: Annotated[int, typer.Option(min=1, help="Most items of a ranking.")] = 8,
+    encoder: Encoder = None,
+    concurrency: parts.Concurrency = 4,
+    max_retries: parts.MaxRetries = 5,
+    timeout: parts.Timeout = 120.0,
+    price_in: parts.PriceIn = None,
+    price_out: parts.PriceOut = None,
+    domain: DomainNoun = "movie,movies",
+    quiet: parts.Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a teacher rank items for each dialogue; no recommendation has to be known to be right."""
+    from reges_index.catalog import ItemCatalog
+    from reges_index.training.rankings import RANKING_TOKENS, write_rankings
+    from reges_index.training.teacher import TeacherSettings, open_teacher
+
+    if source not in ("retrieved", "free"):
+        raise ConfigError(f"--from {source} cannot be used", hint="retrieved or free")
+    settings = TeacherSettings(
+        concurrency=concurrency, max_retries=max_retries, timeout_s=timeout, max_new_tokens=RANKING_TOKENS,
+        price_in=price_in, price_out=price_out,
+    )  # fmt: skip
+    turns = read_all_turns(conversations)
+    items = ItemCatalog.from_items(
+        read_all_items(catalog).values(), embed_model=encoder, show_progress=not quiet
+    )
+    with progress_bars(quiet) as bar:
+        report = write_rankings(
+            turns, items, open_teacher(teacher, settings), out,
+            source="free" if source == "free" else "retrieved",
+            candidates=candidates, count=count, settings=settings, domain=Domain.parse(domain),
+            progress=bar and bar("turns"),
         )  # fmt: skip
-        if report.answers_cut:
-            console.print(f"  {report.answers_cut:,} answers cut at {longest} tokens; see --max-new-tokens")
-    if report.failed:
-        name, reason = next(iter(report.failed.items()))
-        raise ModelError(
-            f"{len(report.failed)} turns got no answer; {name}: {reason}", hint="run the same command again"
-        )
+    parts.print_teacher(report, as_json, {"nothing found to rank": report.without_candidates})
 
 
 @finetune_app.command("query-expert")
@@ -250,10 +289,10 @@ def item_expert(
     as_json: AsJson = False,
 ) -> None:
     """Train LLM_G: dialogue and shuffled candidates in, the true item's title out (section 2.4)."""
-    from reges_index.training.cot import read_reasoning
     from reges_index.training.item_expert import train_item_expert
     from reges_index.training.negatives_file import read_retrieved
     from reges_index.training.provenance import data_file
+    from reges_index.training.pseudo_queries import read_reasoning
 
     chosen = training_settings(
         settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, max_steps=max_steps,

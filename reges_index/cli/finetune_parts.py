@@ -12,13 +12,14 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from reges_index.cli.output import console, errors, print_json
-from reges_index.errors import ConfigError
+from reges_index.errors import ConfigError, ModelError
 from reges_index.files import checked
 
 if TYPE_CHECKING:
     from reges_index.catalog import Item
     from reges_index.dialogue import Turn
     from reges_index.models import LocalLM
+    from reges_index.training.annotate import TeacherReport
     from reges_index.training.config import ExpertTraining
 
 Conversations = Annotated[
@@ -133,6 +134,27 @@ def print_training(result: Any, as_json: bool) -> None:
         console.print(
             f"{result.steps:,} steps, loss {result.losses[0]:.3f} -> {result.losses[-1]:.3f}, "
             f"{result.tokens_per_second:.0f} tokens/s; adapter in {result.adapter_dir}"
+        )
+
+
+def print_teacher(report: TeacherReport, as_json: bool, left_out: dict[str, list[str]]) -> None:
+    """Print what a teacher did; turns without an answer are an error, since another run may get them."""
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        cost = "" if report.cost is None else f", cost {report.cost:.4f}"
+        console.print(
+            f"{report.written:,} written to {report.out}, {report.already:,} were there; "
+            f"{report.requests:,} requests and {report.retries:,} retries, "
+            f"{report.prompt_tokens:,} tokens read, {report.new_tokens:,} written{cost}"
+        )
+        print_counts({**left_out, "of no use twice, left out": report.empty})
+        if report.answers_cut:
+            console.print(f"  {report.answers_cut:,} answers cut at their longest; see --max-new-tokens")
+    if report.failed:
+        name, reason = next(iter(report.failed.items()))
+        raise ModelError(
+            f"{len(report.failed)} turns got no answer; {name}: {reason}", hint="run the same command again"
         )
 
 

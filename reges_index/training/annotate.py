@@ -1,4 +1,4 @@
-"""A teacher's note on every turn, with the truth in sight: what pseudo-queries and reasoning share.
+"""Asking a teacher about every turn: what pseudo-queries, reasoning and rankings share.
 
 One file grows by one synced line a turn. A killed run goes on where it stopped; what was left out, and why,
 stands in ``<out>.left-out.jsonl`` and is not asked for again.
@@ -18,57 +18,76 @@ from typing import Any, Protocol
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.catalog import Item
-from reges_index.dialogue import TextMeasure, Turn
-from reges_index.dialogue.wording import Domain
+from reges_index.dialogue import Turn
 from reges_index.errors import InputError, ModelError
 from reges_index.files import RunLog, json_lines
-from reges_index.query_expert.prompt import QueryPrompt
-from reges_index.training.leaks import TitleLeaks
 from reges_index.training.teacher import Teacher, TeacherAnswer, TeacherRefused
 
-__all__ = ["NoteTask", "PromptBuilder", "TeacherReport", "annotate", "read_notes"]
+__all__ = ["Progress", "Reading", "Task", "TeacherReport", "annotate", "by_id", "read_notes", "room_beside"]
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
 
-class PromptBuilder(Protocol):
-    """Builds the teacher's prompt from the dialogue and the texts of the true items."""
-
-    def __call__(
-        self,
-        dialogue: Sequence[ChatMessage],
-        truth: Sequence[str],
-        *,
-        domain: Domain,
-        max_history_tokens: int | None,
-        measure: TextMeasure | None,
-    ) -> QueryPrompt:
-        """Return the prompt; see `reges_index.query_expert.prompt.build_pseudo_query_prompt`."""
-        ...
-
-
 @dataclass(frozen=True)
-class NoteTask:
-    """What is asked of the teacher.
+class Reading:
+    """What an answer of the teacher gives.
 
     Attributes
     ----------
-    field
-        Name of the note in the file: each row is ``{"id": ..., field: ...}``.
-    build
-        Makes the prompt.
-    prompt_hash
-        Of its template; files of two prompts are not mixed.
-    clean
-        Turns an answer into the note; "" when there is none in it.
+    row
+        Fields of the turn's row beside its ``id``; empty when the answer is of no use.
+    leaked
+        Titles that the answer gives away.
     """
 
-    field: str
-    build: PromptBuilder
-    prompt_hash: str
-    clean: Callable[[str], str]
+    row: Mapping[str, Any]
+    leaked: tuple[str, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the row can be written."""
+        return bool(self.row) and not self.leaked
+
+
+class Task(Protocol):
+    """What is asked of the teacher about each turn."""
+
+    made_by: Mapping[str, Any]
+    """Everything that shapes a row beside the teacher; a file of other settings is not continued."""
+
+    def skip(self, turn: Turn) -> str | None:
+        """Return the report's list for a turn about which nothing is asked, by name; None to ask."""
+
+    def prompt(self, turn: Turn, teacher: Teacher) -> tuple[Sequence[ChatMessage], bool]:
+        """Return the prompt, and whether the dialogue was cut for it."""
+
+    def read(self, turn: Turn, text: str) -> Reading:
+        """Read an answer."""
+
+    def reminder(self, reading: Reading) -> str:
+        """Return what is added to the prompt when it is asked again."""
+
+
+def room_beside(messages: Sequence[ChatMessage], turn: Turn, teacher: Teacher) -> int:
+    """Return how many tokens of dialogue fit into a prompt that has these without any.
+
+    Raises
+    ------
+    InputError
+        If next to none do.
+    """
+    # 64 for the chat template and a reminder.
+    taken = 64 + sum(teacher.measure.count(m.content or "") for m in messages)
+    room = teacher.max_prompt_tokens - taken
+    if room < 16:
+        raise InputError(
+            f"turn {turn.id}: the prompt without the dialogue has {taken} of the "
+            f"{teacher.max_prompt_tokens} tokens that {teacher.name} can read here",
+            hint="raise max_input_tokens, or take a teacher with a larger context",
+        )
+    return room
 
 
 @dataclass
@@ -83,8 +102,8 @@ class TeacherReport:
         Turns given; notes written; turns that the file, or the list of those left out, held before.
     without_target, unknown_target
         Ids of turns that name no target, or none that is in the catalog. Nothing was asked for them.
-    targets_missing
-        Targets that are not in the catalog, of turns that have others.
+    without_candidates
+        Ids of turns for which nothing was found that could be ranked.
     leaked_first, leaked
         How many first answers gave away a title; ids of the turns whose second answer did so too.
     empty
@@ -112,7 +131,7 @@ class TeacherReport:
     already: int = 0
     without_target: list[str] = field(default_factory=list)
     unknown_target: list[str] = field(default_factory=list)
-    targets_missing: int = 0
+    without_candidates: list[str] = field(default_factory=list)
     leaked_first: int = 0
     leaked: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
@@ -141,66 +160,51 @@ class TeacherReport:
         self.answers_cut += answer.cut
 
 
+# So many first answers of no use, and none of any, end a run: it would be paid for to the end.
+_ALL_USELESS = 20
+
+
 @dataclass
 class _Run:
-    task: NoteTask
+    task: Task
     teacher: Teacher
-    items: Mapping[str, Item]
-    domain: Domain
-    leaks: TitleLeaks | None
     log: RunLog
     report: TeacherReport
     failed_in_a_row: int = 0
 
     async def one(self, turn: Turn) -> None:
-        """Ask for one turn's note, a second time when the first is empty or gives the answer away."""
+        """Ask about one turn, a second time when the first answer is of no use or gives the truth away."""
         report = self.report
-        truth = [self.items[target].text() for target in turn.targets if target in self.items]
-        report.targets_missing += len(turn.targets) - len(truth)
-        prompt = self._prompt(turn, truth)
-        report.histories_cut += bool(prompt.history.dropped or prompt.history.shortened)
-        note, leaked, reminder = "", (), ""  # type: str, tuple[str, ...], str
+        messages, cut = self.task.prompt(turn, self.teacher)
+        report.histories_cut += cut
+        reading, text = Reading({}), ""
         try:
             for attempt in (1, 2):
-                answer = await self.teacher.ask(_with_reminder(prompt.messages, reminder))
+                reminder = self.task.reminder(reading) if attempt == 2 else ""
+                answer = await self.teacher.ask(_with_reminder(messages, reminder))
                 report.add(answer)
-                note = self.task.clean(answer.text)
-                leaked = self.leaks.find(note, turn) if self.leaks is not None else ()
-                if note and not leaked:
+                text = answer.text
+                reading = self.task.read(turn, text)
+                if reading.is_good:
                     break
-                if leaked:
-                    report.leaked_first += attempt == 1
-                    reminder = (
-                        f"Do not name {', '.join(leaked)} or any other {self.domain.noun} "
-                        "that the conversation history does not name."
-                    )
-                else:
-                    reminder = f"Write the {self.task.field} now."
+                report.leaked_first += bool(reading.leaked) and attempt == 1
         except TeacherRefused as error:
             self._failed(turn, error)
             return
         self.failed_in_a_row = 0
-        if note and not leaked:
-            self.log.write([{"id": turn.id, self.task.field: note}])
+        if reading.is_good:
+            self.log.write([{"id": turn.id, **reading.row}])
             report.written += 1
             return
-        (report.leaked if leaked else report.empty).append(turn.id)
-        why = {"reason": "leak", "titles": list(leaked)} if leaked else {"reason": "empty"}
-        self.log.leave_out({"id": turn.id, **why, self.task.field: note})
-
-    def _prompt(self, turn: Turn, truth: list[str]) -> QueryPrompt:
-        measure = self.teacher.measure
-        frame = self.task.build((), truth, domain=self.domain, max_history_tokens=None, measure=None)
-        # 64 for the chat template and a reminder.
-        taken = 64 + sum(measure.count(m.content or "") for m in frame.messages)
-        room = self.teacher.max_prompt_tokens - taken
-        if room < 16:
-            raise InputError(
-                f"turn {turn.id}: instruction and true items alone have {taken} of the "
-                f"{self.teacher.max_prompt_tokens} tokens that {self.teacher.name} can read here",
-                hint="raise max_input_tokens, or take a teacher with a larger context",
+        (report.leaked if reading.leaked else report.empty).append(turn.id)
+        why = {"reason": "leak", "titles": list(reading.leaked)} if reading.leaked else {"reason": "empty"}
+        self.log.leave_out({"id": turn.id, **why, "answer": text, **reading.row})
+        if not report.written and not report.already and len(report.empty) >= _ALL_USELESS:
+            raise ModelError(
+                f"the first {len(report.empty)} answers of {report.teacher} are of no use; "
+                f"the last: {text[:80]!r}",
+                hint=f"see {self.log.left_out_path}; take another teacher",
             )
-        return self.task.build(turn.chat, truth, domain=self.domain, max_history_tokens=room, measure=measure)
 
     def _failed(self, turn: Turn, error: TeacherRefused) -> None:
         self.report.failed[turn.id] = error.message
@@ -222,49 +226,39 @@ def by_id(items: Mapping[str, Item] | Iterable[Item]) -> dict[str, Item]:
 
 def annotate(
     turns: Sequence[Turn],
-    items: Mapping[str, Item] | Iterable[Item],
     teacher: Teacher,
     out: str | Path,
-    task: NoteTask,
+    task: Task,
     *,
-    domain: Domain,
-    filter_leaks: bool = True,
     progress: Progress | None = None,
 ) -> TeacherReport:
-    """Write the teacher's note on every turn that has a target in the catalog.
+    """Write down what the teacher says of every turn.
 
     Raises
     ------
     InputError
-        If ``out`` was begun with another teacher or prompt, or a prompt does not fit into the teacher.
+        If ``out`` was begun with another teacher or prompt, a turn in it has changed, or a prompt does not
+        fit into the teacher.
     ModelError
-        If the teacher cannot be used, or stopped answering; what was written is kept.
+        If the teacher cannot be used, stopped answering, or gives nothing but nonsense; what was written is
+        kept.
     StorageError
         If the disk is full.
     """
     out = Path(out)
-    catalog = by_id(items)
     report = TeacherReport(str(out), teacher.name, turns=len(turns))
     started, retries = time.monotonic(), teacher.retries
-    made_by = {
-        "task": task.field, "teacher": teacher.name, "prompt": task.prompt_hash, "item": domain.noun,
-        "filter_leaks": filter_leaks,
-    }  # fmt: skip
-    with RunLog(out, made_by) as log:
+    with RunLog(out, {**task.made_by, "teacher": teacher.name}) as log:
         report.repaired_bytes = log.repaired
         waiting: list[Turn] = []
         for turn in turns:
             if turn.id in log.finished:
                 report.already += 1
-            elif not turn.targets:
-                report.without_target.append(turn.id)
-            elif not any(target in catalog for target in turn.targets):
-                report.unknown_target.append(turn.id)
+            elif (reason := task.skip(turn)) is not None:
+                getattr(report, reason).append(turn.id)
             else:
                 waiting.append(turn)
-        leaks = TitleLeaks(catalog) if filter_leaks else None
-        run = _Run(task, teacher, catalog, domain, leaks, log, report)
-        _wait_for(_all(run, waiting, progress))
+        _wait_for(_all(_Run(task, teacher, log, report), waiting, progress))
     report.retries = teacher.retries - retries
     report.cost = teacher.settings.cost(report.prompt_tokens, report.new_tokens)
     report.seconds = time.monotonic() - started

@@ -117,7 +117,7 @@ class TeacherChoice(_Section):
     Attributes
     ----------
     llm
-        See `reges_index.training.teacher_spec.open_teacher`.
+        See `reges_index.training.teacher.open_teacher`.
     options
         Fields of `TeacherSettings`.
     filter_leaks

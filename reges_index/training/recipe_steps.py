@@ -22,7 +22,6 @@ from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.annotate import TeacherReport
 from reges_index.training.config import ExpertTraining
-from reges_index.training.cot import REASONING_PROMPT_HASH, REASONING_TOKENS, read_reasoning, write_reasoning
 from reges_index.training.item_expert import train_item_expert
 from reges_index.training.leaks import TitleLeaks
 from reges_index.training.negatives import mine_negatives
@@ -31,15 +30,18 @@ from reges_index.training.provenance import data_file, recommend
 from reges_index.training.pseudo_queries import (
     PSEUDO_QUERY_PROMPT_HASH,
     QUERY_TOKENS,
+    REASONING_PROMPT_HASH,
+    REASONING_TOKENS,
+    read_reasoning,
     write_pseudo_queries,
+    write_reasoning,
 )
 from reges_index.training.query_expert import train_query_expert
 from reges_index.training.recipe import DataSet, Recipe
 from reges_index.training.recipe_data import RecipeData
 from reges_index.training.sft import TrainResult
 from reges_index.training.steps import Step, content_hash
-from reges_index.training.teacher import Teacher
-from reges_index.training.teacher_spec import open_teacher
+from reges_index.training.teacher import Teacher, open_teacher
 
 __all__ = ["RecipeSteps", "StepProgress"]
 

@@ -4,39 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms.llm import LLM
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState
 
 from reges_index.dialogue import TextMeasure
 from reges_index.errors import ConfigError, ModelError
+from reges_index.models.api_names import api_kind, open_api_llm
 from reges_index.models.backend import ApiBackend, LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
-from reges_index.remote.faults import (
-    fault_kind,
-    http_status,
-    is_transient,
-    retry_after_s,
-    safe_cause,
-    without_secrets,
-)
+from reges_index.remote.faults import fault_kind, http_status, is_transient, safe_cause, without_secrets
+from reges_index.remote.retries import RetryPolicy
 
-__all__ = ["ANSWER_TOKENS", "Teacher", "TeacherAnswer", "TeacherRefused", "TeacherSettings"]
+__all__ = [
+    "ANSWER_TOKENS",
+    "TEACHER_HELP",
+    "Teacher",
+    "TeacherAnswer",
+    "TeacherRefused",
+    "TeacherSettings",
+    "open_teacher",
+]
 
 ANSWER_TOKENS = 128
 """Most tokens of an answer where neither settings nor task say anything."""
 
-logger = logging.getLogger(__name__)
+TEACHER_HELP = (
+    '"embedded"; a model\'s folder or hub name; "openai-like:MODEL@URL" for a server that speaks OpenAI\'s '
+    'protocol, URL with its /v1 (key from OPENAI_LIKE_API_KEY, if it wants one); "openai:MODEL" (key from '
+    "OPENAI_API_KEY)"
+)
 
 # Every further request would be answered the same: wrong key, no permission, no such model.
 _HOPELESS_STATUS = frozenset({401, 403, 404})
-_LONGEST_RETRY_AFTER_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class TeacherSettings:
         Further attempts after a time-out, a rate limit, a server error or a broken connection.
     first_wait_s, longest_wait_s
         Back-off in seconds: doubled from the first, with up to ``first_wait_s`` of jitter, never above the
-        longest. A server's ``Retry-After`` header (up to 120 s) goes before it.
+        longest. A server's ``Retry-After`` header goes before it; one that asks for more than the longest
+        is not asked again in this run.
     timeout_s
         Most seconds that one request may take. Not for models in this process.
     max_new_tokens
@@ -208,29 +213,16 @@ class Teacher:
         )
 
     def _attempts(self) -> AsyncRetrying:
-        backoff = wait_exponential_jitter(
-            self.settings.first_wait_s, self.settings.longest_wait_s, jitter=self.settings.first_wait_s
-        )
+        settings = self.settings
+        policy = RetryPolicy(settings.max_retries, settings.first_wait_s, settings.longest_wait_s)
+        options = policy.options(_may_pass, self.name)
+        note = options["before_sleep"]
 
-        def wait(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome is not None else None
-            asked = retry_after_s(error)
-            return backoff(state) if asked is None else min(asked, _LONGEST_RETRY_AFTER_S)
-
-        def note(state: RetryCallState) -> None:
+        def count(state: RetryCallState) -> None:
             self.retries += 1
-            error = state.outcome.exception() if state.outcome is not None else None
-            logger.warning(
-                "%s: %s; attempt %d follows", self.name, fault_kind(error), state.attempt_number + 1
-            )
+            note(state)
 
-        return AsyncRetrying(
-            stop=stop_after_attempt(self.settings.max_retries + 1),
-            wait=wait,
-            retry=retry_if_exception(_may_pass),
-            before_sleep=note,
-            reraise=True,
-        )
+        return AsyncRetrying(**{**options, "before_sleep": count})
 
     def _explained(self, error: Exception, llm: LLM) -> ModelError:
         status = http_status(error)
@@ -281,3 +273,42 @@ def _usage(reply: Any) -> tuple[int, int] | None:
             if isinstance(read, int) and isinstance(written, int):
                 return read, written
     return None
+
+
+def open_teacher(spec: str, settings: TeacherSettings) -> LLM | LocalLM:
+    """Open the LLM that ``spec`` names.
+
+    Keys come from the environment only, so that they stand in no recipe, history or process list.
+
+    Parameters
+    ----------
+    spec
+        See `TEACHER_HELP`.
+    settings
+        Gives the request time-out and the limit of an answer (`ANSWER_TOKENS` where there is none), which is
+        sent to a server. Retries are `Teacher`'s, so the client's own are switched off.
+
+    Raises
+    ------
+    ConfigError
+        If the name is malformed, a key is missing, or the client library is not installed.
+    ModelNotFoundError
+        If a local model is nowhere to be found.
+    """
+    kind = api_kind(spec)
+    if kind is None:
+        if not spec.strip():
+            raise ConfigError("the teacher's name is empty", hint=TEACHER_HELP)
+        return LocalLM.from_pretrained(spec)
+    longest = settings.max_new_tokens or ANSWER_TOKENS
+    options = {
+        "max_retries": 0,
+        "timeout": settings.timeout_s,
+        "temperature": 0.0,
+        "max_tokens": longest,
+        "reuse_client": False,
+    }
+    if kind == "openai-like":
+        # The context window of the server's model is not known here; ours is the limit that counts.
+        options["context_window"] = settings.max_input_tokens + longest
+    return open_api_llm(spec, options, called="teacher", forms=TEACHER_HELP)

@@ -10,10 +10,13 @@ from llama_index.llms.openai_like import OpenAILike
 
 from reges_index.errors import ConfigError, InputError, ModelError
 from reges_index.models.llm import ReGeSLLM
-from reges_index.training.cot import read_reasoning, write_reasoning
-from reges_index.training.pseudo_queries import read_pseudo_queries, write_pseudo_queries
-from reges_index.training.teacher import Teacher, TeacherSettings
-from reges_index.training.teacher_spec import open_teacher
+from reges_index.training.pseudo_queries import (
+    read_pseudo_queries,
+    read_reasoning,
+    write_pseudo_queries,
+    write_reasoning,
+)
+from reges_index.training.teacher import Teacher, TeacherSettings, open_teacher
 
 from .films import items, turn, turns
 from .openai_server import Reply, chat_server
