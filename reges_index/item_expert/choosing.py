@@ -67,6 +67,8 @@ def ways_of(
         }
         return [by_mode.get(mode) or ScoreWay(backend, length_penalty)]
     assert isinstance(backend, ApiBackend)
+    if mode in ("auto", "score") and backend.manifest is not None:
+        return [text]  # what the server's adapter was trained to write
     structured = gives_structure(backend.llm)
     letters = [LetterWay(backend, min_mass)] if is_openai_kind(backend.llm) else []
     if mode in ("auto", "rank", "reason"):

@@ -23,7 +23,6 @@ from reges_index.driver import Do, off_loop, run
 from reges_index.errors import ReGeSError
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
-from reges_index.models.llm import chat_response
 from reges_index.models.text import SpokenStream, read_text
 from reges_index.models.tracing import chat_ended, chat_started
 from reges_index.settings import ReasoningDecoding
@@ -126,6 +125,8 @@ class Reasoner:
             "stop": ["\n"] if ends else [],
             "seed": self._seed,
         }
+        from reges_index.models.llm import chat_response
+
         chat_started(messages, model=backend.name, adapter=backend.adapter, options=options)
         with backend.lm.stream(messages, adapter=backend.adapter, **options) as stream:
             for piece in stream:
@@ -133,6 +134,7 @@ class Reasoner:
         written = stream.result
         assert written is not None  # the stream has ended, and what goes wrong in it is raised
         chat_ended(messages, chat_response(written))
+        backend.tell(messages, chat_response(written))
         return written.text, written.new_tokens, written.finish_reason == "length"
 
     def _api(

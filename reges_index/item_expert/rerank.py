@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
 
 from llama_index.core.llms.llm import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -48,11 +49,13 @@ from reges_index.item_expert.selection import Selection
 from reges_index.item_expert.ways import listed_tokens, ranking_tokens
 from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import AUTO, ApiBackend, Backend, LocalBackend, resolve_backend
-from reges_index.models.local_lm import LocalLM
 from reges_index.models.offers import offers_of
 from reges_index.models.tracing import span
 from reges_index.query_expert.retriever import REPORT_KEY, with_metadata
 from reges_index.settings import ReasoningDecoding, RerankOptions, RerankSettings
+
+if TYPE_CHECKING:
+    from reges_index.models.local_lm import LocalLM
 
 __all__ = ["RankedCandidate", "Ranking", "ReGeSRerank", "RerankMode"]
 
@@ -84,8 +87,12 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     top_n
         How many nodes to return, 1 or more; all are ranked in any case.
     adapter
-        By default ``item-expert`` (with "reason" ``item-expert-cot``) where it is loaded; None runs the bare
-        model.
+        The name of an adapter that is loaded in a model in this process, or the folder of one, which is then
+        loaded. By default ``item-expert`` (with "reason" ``item-expert-cot``) where it is loaded, else the
+        adapter that the model was given with; None runs the bare model.
+    manifest
+        Folder of the adapter that the server behind ``llm`` runs (vLLM, LoRAX): budgets, prompt and decoding
+        are then what it was trained with, and with "auto" it is asked for a title as plain text.
     domain
         What an item is called in the prompt.
     title_key, field_names
@@ -133,7 +140,8 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         llm: LLM | LocalLM | None = None,
         *,
         top_n: int = 10,
-        adapter: str | None = AUTO,
+        adapter: str | Path | None = AUTO,
+        manifest: str | Path | None = None,
         domain: Domain = MOVIES,
         title_key: str | None = None,
         field_names: FieldNames | Mapping[str, str] | None = None,
@@ -157,12 +165,12 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         super().__init__(**fields)
         self._settings = chosen
         self._names = FieldNames.of(field_names, title_key) if title_key or field_names else None
-        self._backend = resolve_backend(llm, role=self._role, adapter=adapter)
+        self._backend = resolve_backend(llm, role=self._role, adapter=adapter, manifest=manifest)
         advice = {**advised, **self._backend.inference_settings}
         default = COT_SELECT_TMPL if mode == "reason" else DEFAULT_SELECT_TMPL
-        self._select_template = as_select_template(
-            options.get("select_prompt") or chosen.select_prompt or default
-        )
+        given = options.get("select_prompt") or chosen.select_prompt
+        trained = self._backend.trained_template(selection_prompt_hash)
+        self._select_template = as_select_template(given or trained or default)
         if rank_prompt := options.get("rank_prompt") or chosen.rank_prompt:
             self._rank_template = as_select_template(rank_prompt, "rank_prompt")
         self._check_prompts()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.base.response.schema import (
@@ -30,8 +30,10 @@ from reges_index.errors import ConfigError, LLMServerError
 from reges_index.item_expert.ranking import item_of, response_metadata
 from reges_index.models.api_requests import Tally, tallied
 from reges_index.models.backend import Backend, resolve_backend
-from reges_index.models.local_lm import LocalLM
 from reges_index.settings import AnswerSettings
+
+if TYPE_CHECKING:
+    from reges_index.models.local_lm import LocalLM
 
 __all__ = ["DEFAULT_SENTENCE_TMPL", "ReGeSSynthesizer", "answer_title"]
 

@@ -95,9 +95,7 @@ class ScoreWay:
 
     def _score(self, prompt: SelectionPrompt) -> Selection:
         labels = list(dict.fromkeys(prompt.labels))
-        scores = self._backend.lm.score(
-            prompt.messages, labels, adapter=self._backend.adapter, answer_start=prompt.answer_start
-        )
+        scores = self._backend.score(prompt.messages, labels, prompt.answer_start)
         strength = [score.logprob / score.num_tokens**self.length_penalty for score in scores]
         by_label = dict(zip(labels, softmax(strength), strict=True))
         logprob = {label: score.logprob for label, score in zip(labels, scores, strict=True)}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from peft import PeftModel
 
 from reges_index.errors import AdapterError
 from reges_index.models.adapter_switch import AdapterSwitch
@@ -20,12 +23,41 @@ class AdaptedModel(TokenizedModel):
     """A model, its named adapters, and the lock for whoever runs it. Parameters as for `LocalLM`."""
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str | None) -> None:
-        super().__init__(model, tokenizer, name=name)
-        self._switch = AdapterSwitch(model)
-        self._manifests: dict[str, AdapterManifest | None] = {}
+        given = model if isinstance(model, PeftModel) else None
+        super().__init__(model if given is None else given.get_base_model(), tokenizer, name=name)
+        self._switch = AdapterSwitch(self._model, given)
+        self._manifests: dict[str, AdapterManifest | None] = dict.fromkeys(self._switch.paths)
         self._lock = threading.RLock()
 
-    def load_adapter(self, name: str, path: str | Path, *, role: str | None = None) -> AdapterManifest | None:
+    @property
+    def given_adapter(self) -> str | None:
+        """The adapter that the model was given with, a `PeftModel`'s active one; None without one."""
+        return self._switch.given
+
+    def adapter_from(self, path: str | Path) -> str:
+        """Return the name of the adapter in a folder, which is loaded if it is not yet.
+
+        Raises
+        ------
+        AdapterError
+            As `load_adapter`.
+        """
+        folder = Path(path).expanduser().resolve()
+        with self._lock:
+            for name, place in self._switch.paths.items():
+                if place.resolve() == folder:
+                    return name
+            plain = re.sub(r"[^\w-]+", "-", folder.name) or "adapter"
+            name, number = plain, 1
+            while name in self._switch.paths:
+                number += 1
+                name = f"{plain}-{number}"
+            self.load_adapter(name, folder)
+            return name
+
+    def load_adapter(
+        self, name: str, path: str | Path, *, role: str | None = None, any_base: bool = False
+    ) -> AdapterManifest | None:
         """Load a LoRA adapter from a folder.
 
         Parameters
@@ -37,6 +69,9 @@ class AdaptedModel(TokenizedModel):
             training, ``reges_adapter.json``; may begin with ``~``.
         role
             What it must have been trained for, such as "query-expert"; None takes any.
+        any_base
+            Take an adapter whose manifest speaks of another architecture or vocabulary, as long as its
+            tensors fit (after tokens were added to the vocabulary, say).
 
         Returns
         -------
@@ -56,7 +91,7 @@ class AdaptedModel(TokenizedModel):
                     f"an adapter {name!r} is loaded already, from {self._switch.paths[name]}",
                     hint="load the other one under another name",
                 )
-            manifest = check_adapter(folder, base=self, role=role)
+            manifest = check_adapter(folder, base=None if any_base else self, role=role)
             self._switch.load(name, folder)
             self._manifests[name] = manifest
         return manifest

@@ -15,10 +15,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from reges_index.errors import AdapterError
+from reges_index.models.adapters import WEIGHTS_FILE
 
-__all__ = ["WEIGHTS_FILE", "AdapterSwitch"]
-
-WEIGHTS_FILE = "adapter_model.safetensors"
+__all__ = ["AdapterSwitch"]
 
 
 class AdapterSwitch:
@@ -28,11 +27,14 @@ class AdapterSwitch:
     model is the bare base for everyone else who holds it.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, given: PeftModel | None = None) -> None:
         self._model = model
-        self._peft: PeftModel | None = None
-        self._active: str | None = None
-        self.paths: dict[str, Path] = {}
+        self._peft = given
+        self.given: str | None = None if given is None else str(given.active_adapter)
+        """The adapter that was on when the model was given with adapters in it; it stays on for others."""
+        self._active = self.given
+        names = () if given is None else given.peft_config
+        self.paths: dict[str, Path] = {name: Path(f"<given as {name}>") for name in names}
         """Name -> folder of what is loaded, in the order of loading."""
 
     def load(self, name: str, path: Path) -> None:
@@ -77,7 +79,7 @@ class AdapterSwitch:
             ) from problem
         finally:
             if self._peft is not None:
-                self._set(None)
+                self._set(self.given)
         self.paths[name] = path
 
     def _fill(self, name: str, path: Path) -> None:

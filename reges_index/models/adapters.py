@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from reges_index.errors import AdapterError, StorageError
-from reges_index.models.adapter_switch import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from reges_index.models.tokenized_model import TokenizedModel
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MANIFEST_FILE",
     "ROLES",
+    "WEIGHTS_FILE",
     "AdapterManifest",
     "AdapterRole",
     "DataFile",
@@ -38,6 +38,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "reges_adapter.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 FORMAT_VERSION = 1
 
 AdapterRole: TypeAlias = Literal["query-expert", "item-expert", "item-expert-cot"]
@@ -155,7 +156,7 @@ def needs_manifest(path: str | Path) -> AdapterManifest:
 def check_adapter(
     path: str | Path,
     *,
-    base: TokenizedModel | str,
+    base: TokenizedModel | str | None,
     role: str | None = None,
     prompt_hash: str | None = None,
 ) -> AdapterManifest | None:
@@ -166,7 +167,7 @@ def check_adapter(
     path
         The adapter's folder.
     base
-        The base it shall run on, or only its fingerprint.
+        The base it shall run on, or only its fingerprint; None takes any.
     role
         What it must have been trained for; None takes any.
     prompt_hash
@@ -175,7 +176,8 @@ def check_adapter(
     Returns
     -------
     AdapterManifest or None
-        None for a plain PEFT adapter: then only the base's name can be checked, and a warning is logged.
+        None for a plain PEFT adapter: then only its tensors can be checked, on loading, and a warning is
+        logged.
 
     Raises
     ------
@@ -186,30 +188,31 @@ def check_adapter(
     config = check_files(folder)
     manifest = load_manifest(folder)
     if manifest is None:
-        _check_plain(folder, config, base)
+        logger.warning(
+            "%s has no %s: whether it suits role and prompt cannot be checked, only that its tensors fit "
+            "(it was trained on %s)",
+            folder,
+            MANIFEST_FILE,
+            config.get("base_model_name_or_path") or "a base that it does not name",
+        )
         return None
-    fingerprint = base if isinstance(base, str) else base.fingerprint
-    base_name = "the given base" if isinstance(base, str) else base.name
-    if manifest.base_fingerprint != fingerprint:
+    fingerprint = base if isinstance(base, str) or base is None else base.fingerprint
+    base_name = "the given base" if isinstance(base, str) or base is None else base.name
+    if fingerprint is not None and manifest.base_fingerprint != fingerprint:
         raise AdapterError(
             f"adapter {manifest.name!r} in {folder} was trained on {manifest.base_model}, not on {base_name} "
             f"(fingerprint {manifest.base_fingerprint[:12]}, here {fingerprint[:12]})",
-            hint=f"load the base {manifest.base_model}, or train the adapter on {base_name}",
+            hint=f"load the base {manifest.base_model}, train the adapter on {base_name}, or where only "
+            "tokens were added, load_adapter(..., any_base=True)",
         )
-    if not isinstance(base, str) and not _same_name(manifest.base_model, base_name):
-        if _is_path(manifest.base_model) or _is_path(base_name):
-            logger.warning(
-                "adapter %s was trained on %s; %s has its shape and vocabulary, but perhaps other weights",
-                manifest.name,
-                manifest.base_model,
-                base_name,
-            )
-        else:
-            raise AdapterError(
-                f"adapter {manifest.name!r} in {folder} was trained on {manifest.base_model}, "
-                f"not on {base_name}",
-                hint=f"load the base {manifest.base_model}, or train the adapter on {base_name}",
-            )
+    if base_name != "the given base" and not _same_name(manifest.base_model, base_name):
+        # A mirror or a folder of the same weights has another name, so names decide nothing.
+        logger.warning(
+            "adapter %s was trained on %s; %s has its shape and vocabulary, but perhaps other weights",
+            manifest.name,
+            manifest.base_model,
+            base_name,
+        )
     if role is not None and manifest.role != role:
         raise AdapterError(
             f"adapter {manifest.name!r} in {folder} was trained as {manifest.role}, not as {role}",
@@ -266,29 +269,8 @@ def check_files(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def _check_plain(folder: Path, config: dict[str, Any], base: TokenizedModel | str) -> None:
-    wanted = config.get("base_model_name_or_path") or ""
-    names = [] if isinstance(base, str) or not wanted else [wanted, base.name]
-    if names and not _same_name(*names) and not any(map(_is_path, names)):
-        raise AdapterError(
-            f"the adapter in {folder} was trained on {names[0]}, not on {names[1]}",
-            hint=f"load the base {names[0]}, or train the adapter on {names[1]}",
-        )
-    logger.warning(
-        "%s has no %s: whether it suits role and prompt cannot be checked, only that its base is called %s",
-        folder,
-        MANIFEST_FILE,
-        wanted or "nothing",
-    )
-
-
 def _same_name(one: str, other: str) -> bool:
     return one.rstrip("/").lower() == other.rstrip("/").lower()
-
-
-def _is_path(name: str) -> bool:
-    """Whether a base's name is a place on some disk rather than a name that means the same everywhere."""
-    return name.startswith(("/", ".", "~")) or "\\" in name or Path(name).is_dir()
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -69,8 +70,11 @@ class ReGeSQueryTransform(BaseQueryTransform):
         A `LocalLM`, a `ReGeSLLM`, a ``HuggingFaceLLM`` or any other LlamaIndex LLM. None takes the
         embedded default; LlamaIndex's global ``Settings.llm`` is never asked.
     adapter
-        Name of the adapter in a `LocalLM`. The default takes ``query-expert`` where it is loaded; None
-        runs the bare model.
+        Name of the adapter in a `LocalLM`, or the folder of one. The default takes ``query-expert`` where it
+        is loaded, else the adapter that the model was given with; None runs the bare model.
+    manifest
+        Folder of the adapter that the server behind ``llm`` runs (vLLM, LoRAX): budgets, prompt and decoding
+        are then what it was trained with.
     settings, options
         `QuerySettings`, and its fields as keywords, which go before it. The prompt may be a template; it can
         also be changed by ``update_prompts({"query_prompt": ...})``.
@@ -87,16 +91,17 @@ class ReGeSQueryTransform(BaseQueryTransform):
         self,
         llm: LLM | LocalLM | None = None,
         *,
-        adapter: str | None = AUTO,
+        adapter: str | Path | None = AUTO,
+        manifest: str | Path | None = None,
         settings: QuerySettings | None = None,
         **options: Unpack[QueryOptions],
     ) -> None:
         super().__init__()
         self._settings = QuerySettings.of(settings, options, where="ReGeSQueryTransform")
-        self._backend: Backend = resolve_backend(llm, role=ROLE, adapter=adapter)
-        self._prompt = _as_template(
-            options.get("query_prompt") or self._settings.query_prompt or DEFAULT_QUERY_TMPL
-        )
+        self._backend: Backend = resolve_backend(llm, role=ROLE, adapter=adapter, manifest=manifest)
+        given = options.get("query_prompt") or self._settings.query_prompt
+        trained = self._backend.trained_template(query_prompt_hash)
+        self._prompt = _as_template(given or trained or DEFAULT_QUERY_TMPL)
         self._backend.check_prompt(query_prompt_hash(self._prompt), role=ROLE)
         self.domain: Domain = self._settings.domain or MOVIES
         advice = self._backend.inference_settings

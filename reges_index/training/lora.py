@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from reges_index.errors import ConfigError
-from reges_index.models.adapter_switch import WEIGHTS_FILE
+from reges_index.models.adapters import WEIGHTS_FILE
 from reges_index.models.tree_scoring import can_score_tree
 from reges_index.training.config import ExpertTraining
 

@@ -15,8 +15,13 @@ from safetensors.torch import save as to_bytes
 from reges_index.errors import InputError
 from reges_index.files import whole_folder
 from reges_index.models.adapter_card import model_card
-from reges_index.models.adapter_switch import WEIGHTS_FILE
-from reges_index.models.adapters import AdapterManifest, check_files, needs_manifest, save_manifest
+from reges_index.models.adapters import (
+    WEIGHTS_FILE,
+    AdapterManifest,
+    check_files,
+    needs_manifest,
+    save_manifest,
+)
 from reges_index.training.steps import content_hash
 
 __all__ = ["experiment_results", "publish_adapter"]

@@ -35,7 +35,7 @@ from reges_index.files import json_lines, sha256_of
 from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.item_expert.rerank import ReGeSRerank
-from reges_index.models.adapter_switch import WEIGHTS_FILE
+from reges_index.models.adapters import WEIGHTS_FILE
 from reges_index.models.api_names import api_kind
 from reges_index.models.backend import LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
