@@ -35,7 +35,7 @@ OPTIONAL = {
     "stores": ("llama-index-vector-stores-qdrant", "llama-index-vector-stores-lancedb"),
     "ui": ("gradio",),
     "train": ("trl", "accelerate", "datasets"),
-    "evaluate": ("ranx", "matplotlib", "sacrebleu", "rouge-score"),
+    "evaluate": ("matplotlib", "sacrebleu", "rouge-score"),
     "llms": (
         "llama-index-llms-openai",
         "llama-index-llms-openai-like",

@@ -1,4 +1,4 @@
-"""Metrics per (turn, target) pair: ranx computes them, each pair being one query with one right answer."""
+"""Metrics per (turn, target) pair, each pair being one query with one right answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import ranx
 from numpy.typing import NDArray
 
 from reges_index.evaluation.protocol import Pairs, picked, visible
@@ -26,22 +25,13 @@ SUCCESS = "rec_success_rate"
 """Recall@1 of what was recommended (section 3.3 of the paper)."""
 
 _RANKING_METRICS = (
-    "recall@1",
-    "recall@5",
-    "recall@10",
-    "recall@20",
-    "recall@50",
-    "mrr@10",
-    "mrr@50",
-    "ndcg@10",
-    "ndcg@50",
+    *(f"recall@{k}" for k in (1, 5, 10, 20, 50)),
+    *(f"mrr@{k}" for k in (10, 50)),
+    *(f"ndcg@{k}" for k in (10, 50)),
 )
 METRICS: tuple[str, ...] = (SUCCESS, *_RANKING_METRICS)
 DEPTH = 50
 """Rankings count down to here. All metrics are cut, or a system that lists more would look better."""
-
-# Codes in the arrays given to ranx; catalog items are 0, 1, ... A target outside the catalog equals nothing.
-_PADDING, _OUTSIDE_ITEM, _OUTSIDE_TARGET = -1, -2, -3
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,7 @@ def score_pairs(
 ) -> PairScores:
     """Score the rankings of one system.
 
-    Rankings are lists, so there are no ties to break: the scores that ranx sorts by fall strictly.
+    With one right answer, recall, reciprocal rank and nDCG follow from its rank alone.
 
     Parameters
     ----------
@@ -90,22 +80,21 @@ def score_pairs(
     if not count:
         return PairScores(np.zeros((0, len(METRICS))), np.zeros(0, dtype=np.int64))
     left = {int(t): visible(rankings[t], pairs.excluded[t]) for t in np.unique(pairs.turn)}
-    run = np.full((count, DEPTH, 2), _PADDING, dtype=np.float64)
-    run[:, :, 1] = np.arange(DEPTH, 0, -1)
-    truth = np.ones((count, 1, 2), dtype=np.float64)
     rank = np.zeros(count, dtype=np.int64)
     success = np.zeros(count)
     for row, (turn, target) in enumerate(zip(pairs.turn.tolist(), pairs.target, strict=True)):
+        if target not in catalog:
+            continue
         ranking = left[turn]
-        codes = [catalog.get(item, _OUTSIDE_ITEM) for item in ranking[:DEPTH]]
-        run[row, : len(codes), 0] = codes
-        truth[row, 0, 0] = catalog.get(target, _OUTSIDE_TARGET)
-        if target in catalog:
-            rank[row] = ranking.index(target) + 1 if target in ranking else 0
-            said = recommended[turn] if recommended is not None else None
-            success[row] = picked(said, ranking, pairs.excluded[turn]) == target
-    scores = ranx.evaluate(truth, run, list(_RANKING_METRICS), return_mean=False)
-    columns = [success, *(np.asarray(scores[name], dtype=np.float64) for name in _RANKING_METRICS)]
+        rank[row] = ranking.index(target) + 1 if target in ranking else 0
+        said = recommended[turn] if recommended is not None else None
+        success[row] = picked(said, ranking, pairs.excluded[turn]) == target
+    place = np.maximum(rank, 1)  # of no use where there is none
+    gains = {"recall": np.ones(count), "mrr": 1 / place, "ndcg": 1 / np.log2(1 + place)}
+    columns = [success]
+    for metric in _RANKING_METRICS:
+        kind, _, cut = metric.partition("@")
+        columns.append(np.where((rank > 0) & (rank <= int(cut)), gains[kind], 0.0))
     return PairScores(np.stack(columns, axis=1), rank)
 
 

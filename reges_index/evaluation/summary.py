@@ -149,7 +149,6 @@ _PACKAGES = (
     "llama-index-core",
     "numpy",
     "peft",
-    "ranx",
     "rouge-score",
     "sacrebleu",
     "scipy",
