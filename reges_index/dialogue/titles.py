@@ -83,7 +83,9 @@ _ENDS_HERE = re.compile(
     r"yet|too|though|already|recently|by|is|was|were|in theaters?|the other|a few|it was|i)\b)",
     re.IGNORECASE,
 )
-_OPENS = re.compile(r"[,.:]\s|\s+was\b")
+_OPENS = re.compile(
+    r"[,.:]\s|\s+(?:was\b|is (?:my|one of|the best|a (?:good|great|nice|lovely|brilliant))\b)", re.IGNORECASE
+)
 # A capital in front of which this stands is there for another reason than a sentence's beginning.
 _MID_SENTENCE = re.compile(r"(?:[^\W\dA-Z_]|\d|[,;])\s*(?:\b(?:[Tt]he|[Aa]n?)\s+)?$")
 _WITHIN_A_NAME = re.compile(r"[\s'’·.-]{0,2}")
@@ -199,7 +201,9 @@ class TitleIndex:
         self._function, common, ordinary = _everyday_words()
         lower, self._frequent, size = _count_words(texts)
         # The first need evidence as a title; the others do not tell a part of a title from plain language.
-        self._everyday = common | {word for word, count in lower.items() if count > _EVERYDAY_SHARE * size}
+        # In a small catalog two texts with a word are likely those of the item and of its sequel.
+        least = max(2.0, _EVERYDAY_SHARE * size)
+        self._everyday = common | {word for word, count in lower.items() if count > least}
         self._ordinary = self._everyday | ordinary
         genres = set(genres)
         self._genres = {form for name in genres for form in (*phrase_words(name), phrase_key(name))}
@@ -465,7 +469,8 @@ class TitleIndex:
             return own and len(re.findall(r"\b[A-Z]{2,}\b", text.plain)) == 1
         if short and not rare:
             return False  # "Comedy" for "The Comedy"
-        return inside or (hit.first == 0 and bool(_OPENS.match(after)))
+        begins = hit.first == 0 or before.rstrip()[-1:] in ".!?"
+        return inside or (begins and bool(_OPENS.match(after)))
 
     def _ends_in_title(self, words: Sequence[str]) -> bool:
         return any("".join(words[first:]) in self._titled for first in range(len(words)))
