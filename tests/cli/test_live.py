@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from reges_index.cli.engine import EngineOptions, build_engine
 
 from reges_index import ItemCatalog, LiveCatalog, ReGeSQueryEngine, demo_catalog
-from reges_index.cli.engine import EngineOptions, build_engine
 from reges_index.cli.ui import _Engines
 from tests.cli.conftest import call
 
