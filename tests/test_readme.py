@@ -1,4 +1,4 @@
-"""What the README says can be typed works when it is typed, in one folder, and prints what the README shows."""
+"""What the README says can be typed works, in one folder, and prints what the README shows."""
 
 import contextlib
 import io
