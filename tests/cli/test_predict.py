@@ -200,7 +200,7 @@ def test_named_items_are_left_out_of_rankings(predict, tmp_path):
         {"id": "b", "messages": [{"role": "user", "content": "Anything."}]},
     ]
     file = write_jsonl(tmp_path / "named.jsonl", rows_in)
-    assert predict(conversations=file).code == 0
+    assert predict("--exclude-mentioned", conversations=file).code == 0
     ranked = {row["id"]: set(row["ranking"]) for row in rows(tmp_path / "out.jsonl")}
     assert ranked == {"a": IDS - {"f03", "f12"}, "b": IDS}
 
