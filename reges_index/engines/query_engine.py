@@ -465,7 +465,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
         with self.callback_manager.as_trace("query"):
             bundle = QueryBundle(query) if isinstance(query, str) else query
             barred = unique_ids(exclude_ids)
-            response = yield from self._querying(barring(bundle, barred) if barred else bundle)
+            asked = barring(bundle, barred) if barred else bundle
+            response: RESPONSE_TYPE = yield Do(partial(self._query, asked), partial(self._aquery, asked))
         dispatcher.event(QueryEndEvent(query=bundle, response=response))
         return response
 

@@ -148,7 +148,7 @@ async def test_spans_are_nested(watch, engine, asynchronous):
     for name, span in (
         (
             "QueryWrittenEvent",
-            "ReGeSQueryTransform.arun" if asynchronous else "ReGeSQueryTransform.run_batch",
+            "ReGeSQueryTransform.arun" if asynchronous else "ReGeSQueryTransform._run",
         ),
         ("RetrievalStartEvent", f"CatalogRetriever.{a}retrieve"),
         ("ItemSelectedEvent", f"ReGeSRerank.{a}rank"),

@@ -202,7 +202,9 @@ def test_a_catalog_that_went_live_after_the_pipeline_was_saved_is_read_at_its_li
     items = demo_catalog("films")
     where = {"persist_dir": tmp_path / "store", "name": "films", "embed_model": settings.encoder}
     plain = ItemCatalog.from_items(items[:6], **where)
-    path = save_pipeline(build_engine(settings.override(exclude_mentioned=False), plain), tmp_path / "p.yaml")
+    path = save_pipeline(
+        build_engine(settings.with_options(exclude_mentioned=False), plain), tmp_path / "p.yaml"
+    )
     LiveCatalog.open(**where).swap(items[6:12])
     assert set(load_pipeline(path).recommend(SAID).ranking) == {item.id for item in items[6:12]}
 
