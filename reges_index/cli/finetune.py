@@ -358,6 +358,30 @@ def run(
         console.print(f"{step.name}: {step.state}, {step.seconds:.1f} s  {outputs}", highlight=False)
 
 
+@finetune_app.command("calibrate")
+def calibrate(
+    predictions: Annotated[Path, typer.Argument(help="JSON Lines of `reges predict`, with an LLM.")],
+    conversations: parts.Conversations,
+    as_json: AsJson = False,
+) -> None:
+    """Fit prior_weight on dialogues of your own: how far the LLM is trusted beside the retriever."""
+    from reges_index.evaluation.predictions import read_predictions
+    from reges_index.evaluation.prior_weight import cases_of, fit_prior_weight
+
+    cases, used = cases_of(read_predictions(predictions), read_all_turns(conversations))
+    found = fit_prior_weight(cases, used)
+    if as_json:
+        errors = {"error_before": found.before.error, "error_after": found.after.error}
+        print_json({"prior_weight": found.weight, "used_before": used, "turns": found.turns, **errors})
+        return
+    console.print(
+        f"prior_weight: {found.weight:.2f} (the predictions were made with {used:g}); calibration error of "
+        f"the first item {found.before.error:.3f} before, {found.after.error:.3f} after, cross-fitted on "
+        f"{found.turns} turns",
+        highlight=False,
+    )
+
+
 @finetune_app.command("publish")
 def publish(
     adapter: Annotated[Path, typer.Argument(help="An adapter's folder.")],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reges_index.dialogue.unchanged import turn_hash
@@ -35,12 +35,21 @@ def prediction_row(turn: Turn, found: Recommendation) -> dict[str, Any]:
         "query": found.query,
         "ranking": found.ranking,
         "probabilities": [c.probability for c in found.candidates],
+        **_of_prior(found, rerank),
         "recommendation": found.item.id if found.item else None,
         "hallucinated": rerank.get("outcome") == "hallucinated",
         "timings": found.timings,
         "tokens": {stage: count for stage, count in tokens.items() if count is not None},
         RunLog.MADE_FROM: _made_from(turn),
     }
+
+
+def _of_prior(found: Recommendation, rerank: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the retriever's probabilities and what the item expert's word weighed beside them."""
+    if not rerank.get("prior"):
+        return {}
+    prior = [c.retrieval_score for c in found.candidates]
+    return {"prior": prior, "prior_weight": rerank["prior_weight"], "evidence": rerank["evidence"]}
 
 
 def _made_from(turn: Turn) -> str:

@@ -7,6 +7,11 @@ from typing import Any
 
 __all__ = ["notes"]
 
+_SHORTENED = {
+    "details": "abstracts shortened to max_candidate_tokens, which may be the adapter's advice",
+    None: "abstracts shortened to fit into the prompt",
+}
+
 
 def notes(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say in words what a recommendation's report says was cut or went otherwise than asked."""
@@ -15,7 +20,7 @@ def notes(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
         ("messages of systems and tools left out", query.get("messages_of_others")),
         ("oldest messages cut for the query expert", query.get("messages_dropped")),
         ("oldest messages cut for the item expert", rerank.get("messages_dropped")),
-        ("abstracts shortened to fit into the prompt", rerank.get("candidates_shortened")),
+        (_SHORTENED.get(rerank.get("shortened_by"), _SHORTENED[None]), rerank.get("candidates_shortened")),
     ]
     said = [f"{what}: {count:,}" for what, count in found if count]
     if query.get("message_shortened") or rerank.get("message_shortened"):
