@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 
 __all__ = ["chat"]
 
+_COMMANDS = {
+    "/help": "shows this",
+    "/undo": "takes back your last message and the answer to it",
+    "/reset": "starts a new conversation",
+    "/quit": "ends the chat, as does an empty line",
+}
+
 
 @with_engine_options
 def chat(options: EngineOptions, top_k: ShownTopK = 5, exclude_id: ExcludeIds = None) -> None:
     """Chat in the terminal; shows what was searched with and the candidates' probabilities.
 
-    An empty line or end of input ends the chat, /reset starts a new one.
+    Questions about what was recommended are answered from its entry. /help lists what else can be typed.
     """
     with errors.status("loading models"):
         engine, catalog = options.engine()
@@ -30,18 +37,17 @@ def chat(options: EngineOptions, top_k: ShownTopK = 5, exclude_id: ExcludeIds = 
         session = ReGeSChatEngine.from_defaults(query_engine=engine)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a stray byte must not end the chat
-    say(f"{len(catalog):,} items; an empty line ends the chat, /reset starts a new one", "dim")
+    say(f"{len(catalog):,} items; /help lists what can be typed, /quit ends the chat", "dim")
     while True:
         try:
             message = console.input("[bold cyan]you[/bold cyan]    ").strip()
         except EOFError:
             console.print()
             break
-        if not message:
+        if not message or message.lower() in ("/quit", "/exit", "/q"):
             break
-        if message == "/reset":
-            session.reset()
-            say("a new conversation", "dim")
+        if message.startswith("/"):
+            _command(session, message.lower())
             continue
         try:
             _answer(session, message, top_k, exclude_id or [])
@@ -49,11 +55,24 @@ def chat(options: EngineOptions, top_k: ShownTopK = 5, exclude_id: ExcludeIds = 
             print_error(error)
 
 
+def _command(session: ReGeSChatEngine, command: str) -> None:
+    if command == "/reset":
+        session.reset()
+        say("a new conversation", "dim")
+    elif command == "/undo":
+        say("your last message is taken back" if session.undo() else "there is nothing to take back", "dim")
+    else:
+        if command not in ("/help", "/?"):
+            say(f"there is no command {command}", "yellow", to=errors)
+        for name, what in _COMMANDS.items():
+            say(f"{name:<8}{what}", "dim")
+
+
 def _answer(session: ReGeSChatEngine, message: str, top_k: int, exclude_ids: list[str]) -> None:
     with errors.status("thinking"):
         reply = session.chat(message, exclude_ids=exclude_ids)
     metadata = reply.metadata or {}
-    if not metadata["small_talk"]:
+    if "candidates" in metadata:
         for note in notes(metadata.get("report", {})):
             say(f"note: {note}", "yellow", to=errors)
         if metadata["query"] is not None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reges_index.cli.engine_options import EngineOptions, ExcludeIds, with_engine_options
 from reges_index.cli.output import candidate_table, console, errors, notes, print_json, say
 from reges_index.cli.parts import AsJson, ShownTopK
+from reges_index.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reges_index.dialogue import Turn
 
 __all__ = ["recommend"]
 
@@ -17,16 +21,30 @@ __all__ = ["recommend"]
 @with_engine_options
 def recommend(
     options: EngineOptions,
+    wish: Annotated[
+        str | None, typer.Argument(help="What you are looking for, in your words.", show_default=False)
+    ] = None,
     conversation: Annotated[
-        str,
-        typer.Option("--conversation", help="JSON file with 'messages', - for standard input, or demo:NAME."),
-    ],
+        str | None,
+        typer.Option(
+            "--conversation",
+            help="In its place a file: JSON messages or plain text, - for standard input, or demo:NAME.",
+        ),
+    ] = None,
     top_k: ShownTopK = 10,
     exclude_id: ExcludeIds = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recommend one item of the catalog for a dialogue."""
-    if conversation.startswith("demo:"):
+    """Recommend one item of the catalog, for a wish or for a whole dialogue."""
+    if (wish is None) == (conversation is None):
+        raise ConfigError(
+            "say what is looked for: either as text or with --conversation",
+            hint='for example: reges recommend "a quiet film about the sea" --store STORE',
+        )
+    turn: Turn | str
+    if conversation is None:
+        turn = wish or ""
+    elif conversation.startswith("demo:"):
         from reges_index.catalog.demo import demo_dialogue, demo_domain
 
         name = conversation.removeprefix("demo:")

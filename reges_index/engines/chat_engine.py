@@ -18,7 +18,7 @@ from llama_index.core.indices.vector_store.retrievers import VectorIndexRetrieve
 from llama_index.core.memory import BaseMemory
 from llama_index.core.prompts import PromptTemplate
 
-from reges_index.catalog import ItemCatalog, LiveCatalog
+from reges_index.catalog import Item, ItemCatalog, LiveCatalog
 from reges_index.dialogue import one_line, to_messages
 from reges_index.driver import Do, Work, arun, off_loop, run
 from reges_index.engines.chat_stream import (
@@ -28,12 +28,19 @@ from reges_index.engines.chat_stream import (
     async_stream,
     stream,
 )
+from reges_index.engines.item_answers import (
+    Question,
+    answer_from_entry,
+    asks_about,
+    question_messages,
+)
 from reges_index.engines.query_engine import ReGeSQueryEngine, unique_ids
-from reges_index.engines.session import Reply, Session, as_response, endless_memory, whole_sentences
+from reges_index.engines.session import OpenTurn, Reply, Session, as_response, endless_memory, whole_sentences
 from reges_index.engines.small_talk import SmallTalkDetector
 from reges_index.errors import ConfigError
-from reges_index.models.backend import Backend, resolve_backend
+from reges_index.models.backend import ApiBackend, Backend, resolve_backend
 from reges_index.models.named import model_of, open_llm
+from reges_index.models.text import spoken
 
 if TYPE_CHECKING:
     from llama_index.core.llms.llm import LLM
@@ -46,6 +53,7 @@ __all__ = ["DEFAULT_SMALL_TALK_TMPL", "ReGeSChatEngine"]
 _TALK_MESSAGES, _TALK_TOKENS = 6, 128
 # Seconds between two looks at whether the turn before has ended.
 _POLL = 0.005
+_ANSWER_TOKENS = 256
 
 DEFAULT_SMALL_TALK_TMPL = PromptTemplate(
     "You are a friendly assistant who recommends {item_plural}. The user makes small talk. Answer in one "
@@ -67,8 +75,9 @@ class ReGeSChatEngine(BaseChatEngine):
     memory
         Any LlamaIndex memory; by default one that keeps every message.
     llm
-        Answers small talk; by default the item expert's, or else the embedded model, which is loaded when
-        there is some. Never decides on an item.
+        Answers small talk, and questions about what was recommended where it is an API's (else the item's
+        fields answer them); by default the item expert's, or else the embedded model, which is loaded when
+        there is some small talk. Never decides on an item.
     is_small_talk
         Says of a dialogue whether its newest message is small talk; None recommends at every turn.
     exclude_recommended
@@ -180,6 +189,10 @@ class ReGeSChatEngine(BaseChatEngine):
         """
         self._session.reset()
 
+    def undo(self) -> bool:
+        """Take back the last message of the user and the answer to it; False where there is none."""
+        return self._session.undo()
+
     # -- one turn --------------------------------------------------------------------------------------
 
     def _talker(self) -> Backend:
@@ -202,7 +215,10 @@ class ReGeSChatEngine(BaseChatEngine):
         ]
         return [ChatMessage(role=MessageRole.SYSTEM, content=system), *newest]
 
-    def _replying(self, dialogue: Sequence[ChatMessage], barred: Sequence[str]) -> Work[Reply]:
+    def _replying(self, dialogue: Sequence[ChatMessage], turn: OpenTurn) -> Work[Reply]:
+        asked = asks_about(dialogue[-1].content or "", turn.last) if turn.last is not None else None
+        if turn.last is not None and asked is not None:
+            return (yield from self._answering(asked, turn.last, dialogue))
         if self._is_small_talk is not None and (yield off_loop(self._is_small_talk, dialogue)):
             talk = yield off_loop(self._talker)
             messages = yield off_loop(self._talk_messages, talk, dialogue)
@@ -210,11 +226,28 @@ class ReGeSChatEngine(BaseChatEngine):
                 partial(talk.generate, [messages], max_new_tokens=48),
                 partial(talk.agenerate, [messages], max_new_tokens=48),
             )
-            return Reply(whole_sentences(made[0][0]), None, None)
-        found = yield from self.query_engine.recommending(dialogue, barred)
+            return Reply(whole_sentences(made[0][0]))
+        found = yield from self.query_engine.recommending(dialogue, turn.barred)
         response = yield from self.query_engine.answering(found)
         text = yield Do(lambda: str(response), partial(_text_of, response))
         return Reply(text, found, response)
+
+    def _answering(self, asked: Question, item: Item, dialogue: Sequence[ChatMessage]) -> Work[Reply]:
+        """Answer a question about an item: by the user's LLM, or else by the item's fields."""
+        llm, expert = self._talk_llm, self.query_engine.rerank
+        if llm is None and expert is not None:
+            llm = model_of(expert.backend)
+        entry = answer_from_entry(asked, item, dialogue)
+        # A small model in this process says things of an item that its entry does not hold.
+        talk = (yield off_loop(self._talker)) if llm is not None else None
+        if not isinstance(talk, ApiBackend):
+            return Reply(entry, about=item)
+        messages = question_messages(dialogue, item)
+        made = yield Do(
+            partial(talk.generate, [messages], max_new_tokens=_ANSWER_TOKENS),
+            partial(talk.agenerate, [messages], max_new_tokens=_ANSWER_TOKENS),
+        )
+        return Reply(one_line(spoken(made[0][0])) or entry, about=item)
 
     def _turning(
         self,
@@ -231,7 +264,7 @@ class ReGeSChatEngine(BaseChatEngine):
             with self.query_engine.turn():
                 turn = self._session.begin(user, chat_history, barred)
                 dialogue = yield from self._session.dialogue(turn)
-                reply = yield from self._replying(dialogue, turn.barred)
+                reply = yield from self._replying(dialogue, turn)
                 if check is not None:
                     check()
                 # Only now: a turn that failed leaves the memory as it was.

@@ -15,6 +15,7 @@ from llama_index.core.chat_engine.types import AgentChatResponse
 from llama_index.core.memory import BaseMemory, Memory
 from llama_index.core.tools import ToolOutput
 
+from reges_index.catalog.item import Item
 from reges_index.dialogue import one_line
 from reges_index.driver import Do, Work
 from reges_index.engines.recommendation import Recommendation
@@ -28,22 +29,33 @@ _SENTENCE_END = re.compile(r"[.!?…]+[\"”’)]*(?=\s|$)")
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer before it is put into a LlamaIndex response object."""
+    """One answer before it is put into a LlamaIndex response object.
+
+    Attributes
+    ----------
+    found, response
+        The recommendation, and the query engine's response; None for small talk and answers to questions.
+    about
+        The item that a question was answered about.
+    """
 
     text: str
-    found: Recommendation | None
-    response: RESPONSE_TYPE | None
+    found: Recommendation | None = None
+    response: RESPONSE_TYPE | None = None
+    about: Item | None = None
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What LlamaIndex's response says beside the text."""
+        if self.about is not None:
+            return {"small_talk": False, "question_about": self.about.id, "item_id": None}
         if self.response is None:
             return {"small_talk": True, "item_id": None}
         return {"small_talk": False, **(self.response.metadata or {})}
 
     @property
     def sources(self) -> list[ToolOutput]:
-        """The recommendation, as the output of a tool; empty for small talk.
+        """The recommendation, as the output of a tool; empty where nothing was recommended.
 
         Its report says what became of the answer, too.
         """
@@ -91,6 +103,8 @@ class OpenTurn:
         Of these, what was recommended before.
     resets
         How often the session had been reset.
+    last
+        The item that was recommended last, which a question may be about.
     """
 
     user: ChatMessage
@@ -98,6 +112,7 @@ class OpenTurn:
     barred: list[str]
     recommended: list[str]
     resets: int
+    last: Item | None = None
 
 
 class Session:
@@ -118,6 +133,9 @@ class Session:
         self.memory = memory
         self._exclude_recommended = exclude_recommended
         self._recommended: list[str] = []
+        self._last: Item | None = None
+        # What was recommended before each turn, for `undo`.
+        self._before: list[tuple[list[str], Item | None]] = []
         self._resets = 0
         self._writing = threading.Lock()
 
@@ -126,7 +144,22 @@ class Session:
         with self._writing:
             self._resets += 1
             self.memory.reset()
-            self._recommended = []
+            self._recommended, self._last, self._before = [], None, []
+
+    def undo(self) -> bool:
+        """Take back the last message of the user and what came after it; False where there is none.
+
+        What was recommended in it may be recommended again.
+        """
+        with self._writing:
+            said = self.memory.get_all()
+            users = [n for n, message in enumerate(said) if message.role == MessageRole.USER]
+            if not users:
+                return False
+            self._resets += 1  # a turn under way belongs to what is taken back
+            self.memory.set(said[: users[-1]])
+            self._recommended, self._last = self._before.pop() if self._before else ([], None)
+        return True
 
     def begin(
         self, user: ChatMessage, history: list[ChatMessage] | None, exclude_ids: Iterable[str] = ()
@@ -135,7 +168,8 @@ class Session:
         # With a history of the caller's this is another conversation, of which we have recommended nothing.
         ours = self._exclude_recommended and history is None
         before = list(self._recommended) if ours else []
-        return OpenTurn(user, history, [*before, *exclude_ids], before, self._resets)
+        last = self._last if history is None else None
+        return OpenTurn(user, history, [*before, *exclude_ids], before, self._resets, last)
 
     def dialogue(self, turn: OpenTurn) -> Work[Sequence[ChatMessage]]:
         """Get all that was said, the turn's message last."""
@@ -156,10 +190,12 @@ class Session:
             yield Do(partial(self._locked, memory.put, message), partial(memory.aput, message))
         picked = [reply.found.item.id] if reply.found and reply.found.item else []
         with self._writing:
+            self._before.append((self._recommended, self._last))
             self._recommended = [*turn.recommended, *picked]
+            self._last = reply.found.item if reply.found and reply.found.item else turn.last
             missed = turn.resets != self._resets
             if missed:
-                self._recommended = []
+                self._recommended, self._last, self._before = [], None, []
         if missed:
             yield Do(memory.reset, memory.areset)
 

@@ -273,3 +273,32 @@ def test_real_models(films, lm):
     found = session.chat("I would like a tense heist film")
     assert found.metadata["item_id"] in {item.id for item in films.items()}
     assert session.chat("thank you very much, bye").metadata["small_talk"] is True
+
+
+def test_a_question_about_the_recommended_item_is_no_turn_of_recommendation(session):
+    first = session.chat("a film")
+    title = first.metadata["title"]
+    answer = session.chat("who directed that?")
+    assert title in str(answer)
+    assert "candidates" not in answer.metadata
+    assert answer.metadata["question_about"] == first.metadata["item_id"]
+    assert answer.sources == []
+    assert title in str(session.chat("is it long?"))
+    assert session.chat("another one").metadata["item_id"] not in (None, first.metadata["item_id"])
+
+
+def test_a_question_before_any_recommendation_is_a_wish(session):
+    assert session.chat("is it long?").metadata["item_id"]
+
+
+def test_undo_takes_back_a_message_and_what_was_recommended(session):
+    assert session.undo() is False
+    first = session.chat("a film")
+    second = session.chat("another one")
+    assert session.undo() is True
+    assert [m.content for m in session.chat_history] == ["a film", str(first)]
+    assert session.chat("another one").metadata["item_id"] == second.metadata["item_id"]
+    assert session.undo()
+    assert session.undo()
+    assert session.chat_history == []
+    assert session.chat("a film").metadata["item_id"] == first.metadata["item_id"]
