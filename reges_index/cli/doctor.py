@@ -34,7 +34,7 @@ NEEDED = (
 OPTIONAL = {
     "stores": ("llama-index-vector-stores-qdrant", "llama-index-vector-stores-lancedb"),
     "ui": ("gradio",),
-    "train": ("trl", "accelerate", "datasets"),
+    "train": ("accelerate",),
     "evaluate": ("matplotlib", "sacrebleu", "rouge-score"),
     "llms": (
         "llama-index-llms-openai",

@@ -27,8 +27,8 @@ class MicroBatch:
         Token ids, shape (rows, length).
     rows, positions
         Where the hidden states are that predict the answer tokens; shape (answer tokens,) each.
-    targets
-        The answer tokens, shape (answer tokens,).
+    targets, weights
+        The answer tokens, and what each counts in the loss, shape (answer tokens,) each.
     position_ids, visible
         For a tree: depth of each token, shape (1, length), and which token may see which, bool, shape
         (1, 1, length, length). None for rows padded on the right, which need neither: under a causal mask
@@ -39,6 +39,7 @@ class MicroBatch:
     rows: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
+    weights: torch.Tensor
     position_ids: torch.Tensor | None = None
     visible: torch.Tensor | None = None
 
@@ -56,7 +57,9 @@ def pad_right(examples: Sequence[Example], pad_id: int) -> MicroBatch:
         rows += [row] * len(example.answer_ids)
         positions += range(len(example.prompt_ids) - 1, len(ids) - 1)
         targets += example.answer_ids
-    return MicroBatch(input_ids, torch.tensor(rows), torch.tensor(positions), torch.tensor(targets))
+    return MicroBatch(
+        input_ids, torch.tensor(rows), torch.tensor(positions), torch.tensor(targets), _weights(examples)
+    )
 
 
 def merge_prefixes(examples: Sequence[Example]) -> MicroBatch:
@@ -99,9 +102,14 @@ def merge_prefixes(examples: Sequence[Example]) -> MicroBatch:
         rows=torch.zeros(len(targets), dtype=torch.long),
         positions=torch.tensor(predictors),
         targets=torch.tensor(targets),
+        weights=_weights(examples),
         position_ids=torch.tensor([depths]),
         visible=visible[None, None],
     )
+
+
+def _weights(examples: Sequence[Example]) -> torch.Tensor:
+    return torch.tensor([example.weight for example in examples for _ in example.answer_ids])
 
 
 # Trees are filled up to this size. Sharing the instruction among two dialogues saves a fifth of the tokens;

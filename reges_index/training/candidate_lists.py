@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue.messages import Turn
@@ -12,6 +12,10 @@ from reges_index.errors import ConfigError, InputError
 from reges_index.training.config import ExpertTraining
 
 __all__ = ["CandidateList", "ListMaker"]
+
+
+# More would leave nothing to tell them from.
+_MOST_FITTING = 3
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,14 @@ class CandidateList:
         ``items``, and nothing that has title and year of one.
     wanted
         How many wrong candidates there should be; fewer are there when the negatives ran out.
+    fitting
+        Ids of other items of the list that fit the turn too, best first.
     """
 
     items: tuple[Item, ...]
     truths: tuple[tuple[Turn, str], ...]
     wanted: int
+    fitting: tuple[str, ...] = ()
 
 
 def _key(item: Item) -> tuple[str, int | None]:
@@ -48,6 +55,9 @@ class ListMaker:
     retrieved
         Turn id -> ids of retrieved items, the nearest first; targets of the turn may be among them. Not
         looked at when negatives are random.
+    fitting
+        Turn id -> ids of items that fit, best first, from a teacher or from the turn's ``suitable``; up to
+        three of them are in the turn's list.
 
     Raises
     ------
@@ -56,10 +66,16 @@ class ListMaker:
     """
 
     def __init__(
-        self, items: Mapping[str, Item], retrieved: Mapping[str, Sequence[str]], settings: ExpertTraining
+        self,
+        items: Mapping[str, Item],
+        retrieved: Mapping[str, Sequence[str]],
+        settings: ExpertTraining,
+        fitting: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.items = items
         self.retrieved = retrieved
+        self.fitting = fitting or {}
+        self.named = settings.named_negatives
         self.k = settings.num_candidates
         self.least = settings.num_candidates_from
         self.kind = settings.negatives
@@ -90,14 +106,28 @@ class ListMaker:
         rng = random.Random(f"{self.seed}/{epoch}/{turn.id}/{target}")
         forbidden = self._names_of(turn.targets)
         wanted = self._draw_k(rng)
-        wrong = self._wrong([found], forbidden, rng, wanted, turn.id)
+        fits = self._allowed(self.fitting.get(turn.id, ()), forbidden)[: min(_MOST_FITTING, wanted)]
+        named = self._allowed(turn.mentioned[::-1] if turn.mentioned else (), forbidden)
+        named = [item for item in named if item not in fits][: min(self.named, wanted - len(fits))]
+        # Fitting ones that were drawn as wrong ones beside these would be taught to be wrong.
+        others = {_key(self.items[i]) for i in self.fitting.get(turn.id, ()) if i in self.items}
+        known = forbidden | others | {_key(item) for item in named}
+        wrong = [*fits, *named]
+        wrong += self._wrong([found], known, rng, wanted - len(wrong), turn.id)
+        fitting = tuple(item.id for item in fits)
         if not self.in_order:
-            return self._shuffled([self.items[target], *wrong], [(turn, target)], wanted, rng)
+            made = self._shuffled([self.items[target], *wrong], [(turn, target)], wanted, rng)
+            return replace(made, fitting=fitting)
+        found = [*found, *(item.id for item in wrong if item.id not in found)]
         rank = {item_id: place for place, item_id in enumerate(found)}
         listed = sorted(wrong, key=lambda item: rank[item.id])
         nearer = sum(rank[item.id] < rank[target] for item in listed) if target in rank else None
         listed.insert(rng.randint(0, len(listed)) if nearer is None else nearer, self.items[target])
-        return CandidateList(tuple(listed), ((turn, target),), wanted)
+        return CandidateList(tuple(listed), ((turn, target),), wanted, fitting)
+
+    def _allowed(self, ids: Sequence[str], forbidden: set[tuple[str, int | None]]) -> list[Item]:
+        known = [self.items[item_id] for item_id in dict.fromkeys(ids) if item_id in self.items]
+        return [item for item in known if _key(item) not in forbidden]
 
     def of_dialogue(self, turns: Sequence[Turn], epoch: int) -> tuple[CandidateList, list[Turn]]:
         """Make one list for all turns of a dialogue, each with one true item in it.

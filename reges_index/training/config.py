@@ -64,17 +64,20 @@ class ExpertTraining(BaseModel):
         "shuffled" (section 2.4), or "retrieved": the retriever's order, as at inference, so that LLM_G
         learns how far to trust it. A true item that was not retrieved takes a random place; so this needs
         negatives that name the rank of the targets too.
+    target_share
+        With rankings of what else fits (a teacher's, or ``suitable`` of the turns): the share of the loss
+        that is on the true item; the rest is on the others of the list that fit, by 1 / (1.5 + rank). 1, the
+        paper's way, knows one right answer. Needs lists of a turn.
+    named_negatives
+        How many of the items that the dialogue has named, the newest first, are among the wrong candidates:
+        they were turned down, or are known already.
     candidates_of
         "turn": each turn has a list of its own, as in the paper. "dialogue": the turns of a dialogue share
         one, so that with ``share_prefixes`` the list goes through the model once for all of them (item
         expert).
     share_prefixes
         Whether examples that begin alike (the turns of one dialogue) go through the model as one tree, each
-        shared token once. Same loss; on INSPIRED and ReDial about half the tokens for LLM_QR. Only the plain
-        loop does it.
-    backend
-        "trl" (TRL's SFTTrainer), "loop" (plain PEFT loop), or "auto": "trl" where TRL is installed and
-        ``share_prefixes`` is off. Both run on several processes under ``accelerate launch``.
+        shared token once. Same loss; on INSPIRED and ReDial about half the tokens for LLM_QR.
     start_from
         Folder of an adapter of the same base, role and LoRA shape to go on from, such as the one of an
         earlier round; the chain-of-thought variant may go on from a plain item expert. None, the paper's
@@ -118,9 +121,10 @@ class ExpertTraining(BaseModel):
     hard_from: int | None = Field(default=None, ge=1)
     missed_share: float = Field(default=1.0, ge=0, le=1)
     candidate_order: Literal["shuffled", "retrieved"] = "shuffled"
+    target_share: float = Field(default=1.0, gt=0, le=1)
+    named_negatives: int = Field(default=0, ge=0)
     candidates_of: Literal["turn", "dialogue"] = "turn"
     share_prefixes: bool = False
-    backend: Literal["auto", "trl", "loop"] = "auto"
     start_from: Path | None = None
     max_steps: int | None = Field(default=None, ge=1)
     save_every_minutes: float = Field(default=3.0, gt=0)
@@ -136,8 +140,6 @@ class ExpertTraining(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> ExpertTraining:
-        if self.share_prefixes and self.backend == "trl":
-            raise ValueError("share_prefixes needs the plain loop: set backend to 'loop' or 'auto'")
         if self.num_candidates_from is not None and self.num_candidates_from > self.num_candidates:
             raise ValueError(
                 f"num_candidates_from={self.num_candidates_from} is more than num_candidates="
@@ -147,6 +149,8 @@ class ExpertTraining(BaseModel):
             raise ValueError(f"hard_from={self.hard_from} is less than num_candidates={self.num_candidates}")
         if self.negatives == "random" and (self.hard_from is not None or self.missed_share < 1):
             raise ValueError("hard_from and missed_share need hard or mixed negatives")
+        if self.candidates_of != "turn" and (self.target_share < 1 or self.named_negatives):
+            raise ValueError("target_share and named_negatives need candidates_of 'turn'")
         if self.candidate_order == "retrieved" and (self.negatives != "hard" or self.candidates_of != "turn"):
             raise ValueError(
                 "candidate_order 'retrieved' needs negatives 'hard' and candidates_of 'turn': random "

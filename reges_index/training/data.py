@@ -31,12 +31,15 @@ class Example:
         Token ids; the answer ends with the end token. The loss is on the answer only.
     group
         Examples of one group begin alike (the turns of a dialogue).
+    weight
+        Of the answer in the loss. The answers to one prompt that share a weight of 1 are a soft target.
     """
 
     id: str
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
     group: str = ""
+    weight: float = 1.0
 
     @property
     def length(self) -> int:

@@ -33,7 +33,8 @@ def train_item_expert(
     out_dir: str | Path,
     *,
     reasoning: Mapping[str, str] | None = None,
-    domain: Domain = MOVIES,
+    fitting: Mapping[str, Sequence[str]] | None = None,
+    domain: Domain | Mapping[str, Domain] = MOVIES,
     manifest_fields: Mapping[str, Any] | None = None,
     resume: bool = True,
     run_dir: str | Path | None = None,
@@ -51,6 +52,8 @@ def train_item_expert(
         found (`read_retrieved`); empty for random negatives.
     reasoning
         Turn id -> preferences in words; given, the chain-of-thought variant is trained.
+    fitting, domain
+        As in `selection_examples`.
     lm, settings, out_dir, resume, run_dir
         As in `train_expert`.
     manifest_fields
@@ -62,7 +65,7 @@ def train_item_expert(
         From `selection_examples`; else as `train_expert`.
     """
     first, report = selection_examples(
-        turns, items, negatives, lm, settings, reasoning=reasoning, domain=domain
+        turns, items, negatives, lm, settings, reasoning=reasoning, fitting=fitting, domain=domain
     )
     logger.info("item expert: %s", report.counts)
 
@@ -70,8 +73,9 @@ def train_item_expert(
         if epoch == 0:
             return first
         return selection_examples(
-            turns, items, negatives, lm, settings, reasoning=reasoning, epoch=epoch, domain=domain
-        )[0]
+            turns, items, negatives, lm, settings, reasoning=reasoning, fitting=fitting, epoch=epoch,
+            domain=domain,
+        )[0]  # fmt: skip
 
     fields = dict(manifest_fields or {})
     template = DEFAULT_SELECT_TMPL if reasoning is None else COT_SELECT_TMPL

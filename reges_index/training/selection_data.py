@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llama_index.core.prompts import PromptTemplate
@@ -17,6 +18,7 @@ from reges_index.item_expert.prompt import (
     DEFAULT_SELECT_TMPL,
     PromptBudget,
     build_selection_prompt,
+    candidate_labels,
 )
 from reges_index.training.candidate_lists import CandidateList, ListMaker
 from reges_index.training.config import ExpertTraining
@@ -36,8 +38,9 @@ def selection_examples(
     settings: ExpertTraining,
     *,
     reasoning: Mapping[str, str] | None = None,
+    fitting: Mapping[str, Sequence[str]] | None = None,
     epoch: int = 0,
-    domain: Domain = MOVIES,
+    domain: Domain | Mapping[str, Domain] = MOVIES,
 ) -> tuple[list[Example], DataReport]:
     """Make LLM_G's examples: candidates and dialogue -> name of the true item.
 
@@ -57,8 +60,14 @@ def selection_examples(
     reasoning
         Turn id -> the seeker's preferences in words: the chain-of-thought variant (section 3.7.2), whose
         answer is these and, on the next line, the item.
+    fitting
+        Turn id -> items that fit, best first: a teacher's ranking, or ``suitable`` of the turn. Up to three
+        are in the list and share ``1 - settings.target_share`` of the loss. A turn without targets has the
+        first of them as its target, so that dialogues nobody has labelled teach LLM_G as well.
     epoch
         Changes lists and their order.
+    domain
+        What an item is called, or a mapping from the turn's id to it.
 
     Raises
     ------
@@ -71,7 +80,9 @@ def selection_examples(
     report = DataReport(turns=len(turns))
     for stray in negatives.keys() - {turn.id for turn in turns}:
         report.leave_out("negatives_of_unknown_turn", stray)
-    maker = ListMaker(items, negatives, settings)
+    fitting = fitting or {}
+    turns = [turn if turn.targets else _labelled(turn, fitting.get(turn.id, ()), items) for turn in turns]
+    maker = ListMaker(items, negatives, settings, fitting)
     usable = list(_usable(turns, maker, reasoning, settings, report))
     writer = _Writer(lm, settings, domain, reasoning, report)
     examples: list[Example] = []
@@ -84,6 +95,11 @@ def selection_examples(
             hint="check that targets, catalog and negatives are of the same data set",
         )
     return examples, report
+
+
+def _labelled(turn: Turn, fitting: Sequence[str], items: Mapping[str, Item]) -> Turn:
+    first = next((item_id for item_id in fitting if item_id in items), None)
+    return turn if first is None else turn.model_copy(update={"targets": (first,)})
 
 
 def _usable(
@@ -140,7 +156,7 @@ class _Writer:
         self,
         lm: LocalLM,
         settings: ExpertTraining,
-        domain: Domain,
+        domain: Domain | Mapping[str, Domain],
         reasoning: Mapping[str, str] | None,
         report: DataReport,
     ) -> None:
@@ -151,7 +167,7 @@ class _Writer:
         self._report = report
         self._template: PromptTemplate = DEFAULT_SELECT_TMPL if reasoning is None else COT_SELECT_TMPL
         self._measure = HFMeasure(lm.tokenizer)
-        empty = build_selection_prompt((), (), measure=self._measure, template=self._template, domain=domain)
+        empty = build_selection_prompt((), (), measure=self._measure, template=self._template)
         # What the chat template takes beside the prompt's own text.
         text = empty.messages[0].content or ""
         self._around = len(lm.encode_chat(empty.messages)) - self._measure.count(text)
@@ -159,10 +175,30 @@ class _Writer:
     def examples(self, candidates: CandidateList) -> list[Example]:
         if len(candidates.items) - len({target for _, target in candidates.truths}) < candidates.wanted:
             self._report.leave_out("fewer_negatives_than_k", " ".join(t.id for t, _ in candidates.truths))
-        return [self._example(candidates, turn, target) for turn, target in candidates.truths]
+        examples = []
+        share = self._settings.target_share if candidates.fitting else 1.0
+        worth = [1 / (1.5 + rank) for rank in range(len(candidates.fitting))]
+        for turn, target in candidates.truths:
+            first = self._example(candidates, turn, target)
+            examples.append(replace(first, weight=share))
+            if share < 1:
+                examples += [
+                    replace(
+                        self._answered(first, candidates, turn, other), weight=(1 - share) * part / sum(worth)
+                    )
+                    for other, part in zip(candidates.fitting, worth, strict=True)
+                ]
+        return examples
+
+    def _answered(self, example: Example, candidates: CandidateList, turn: Turn, target: str) -> Example:
+        """Return the example with another answer to its prompt."""
+        label = candidate_labels(candidates.items)[_place(candidates, target)]
+        reasoning = "" if self._reasoning is None else self._reasoning[turn.id].strip()
+        answer = self._lm.encode_answer(f"{reasoning}\n{label}" if reasoning else label)
+        return replace(example, id=f"{turn.id} {target}", answer_ids=tuple(answer))
 
     def _example(self, candidates: CandidateList, turn: Turn, target: str) -> Example:
-        place = next(i for i, item in enumerate(candidates.items) if item.id == target)
+        place = _place(candidates, target)
         reasoning = "" if self._reasoning is None else self._reasoning[turn.id].strip()
         longest = max(len(self._lm.encode_answer(_longest_label(item))) for item in candidates.items)
         answer_room = longest + len(self._lm.encode_answer(reasoning))
@@ -177,7 +213,7 @@ class _Writer:
             measure=self._measure,
             budget=PromptBudget(total=total, history=history, details=settings.max_candidate_tokens),
             template=self._template,
-            domain=self._domain,
+            domain=self._domain[turn.id] if isinstance(self._domain, Mapping) else self._domain,
         )
         self._report.shortened_histories += bool(prompt.history.dropped or prompt.history.shortened)
         self._report.shortened_candidates += bool(prompt.candidates.shortened)
@@ -188,6 +224,10 @@ class _Writer:
             tuple(self._lm.encode_answer(f"{reasoning}\n{label}" if reasoning else label)),
             turn.dialog_id,
         )
+
+
+def _place(candidates: CandidateList, target: str) -> int:
+    return next(place for place, item in enumerate(candidates.items) if item.id == target)
 
 
 def _longest_label(item: Item) -> str:

@@ -1,10 +1,9 @@
-"""`train_expert`: supervised fine-tuning of one LoRA adapter, whichever back end does the work."""
+"""`train_expert`: supervised fine-tuning of one LoRA adapter."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import statistics
@@ -25,11 +24,11 @@ from reges_index.training.batches import PlannedStep, plan_epoch
 from reges_index.training.checkpoints import set_checkpoints_aside
 from reges_index.training.config import ExpertTraining
 from reges_index.training.data import Example
+from reges_index.training.loop import train_loop
 from reges_index.training.lora import fresh_lora, go_on_from, save_adapter
 from reges_index.training.parallel import join_team
 from reges_index.training.run_state import Progress, RunState
 from reges_index.training.steps import content_hash
-from reges_index.training.trainer_loop import train_loop
 
 if TYPE_CHECKING:
     from reges_index.models.adapters import AdapterRole
@@ -46,7 +45,7 @@ Examples: TypeAlias = Sequence[Example] | Callable[[int], Sequence[Example]]
 _NOT_HASHED = {"epochs", "max_steps", "save_every_minutes", "compile", "num_threads", "start_from"}
 _ITEM_EXPERT_ONLY = {
     *("num_candidates", "num_candidates_from", "negatives", "hard_from", "missed_share"),
-    *("candidate_order", "candidates_of", "max_candidate_tokens"),
+    *("candidate_order", "candidates_of", "max_candidate_tokens", "target_share", "named_negatives"),
 }
 _LOSS_WINDOW = 20
 _STAGE_KEYS = (
@@ -119,8 +118,7 @@ def train_expert(
     Raises
     ------
     ConfigError
-        If ``lm`` holds adapters, the back end asked for cannot run here, or the adapter to start from has
-        another LoRA shape.
+        If ``lm`` holds adapters, or the adapter to start from has another LoRA shape.
     AdapterError
         If the adapter to start from is damaged, or of another base, role or prompt.
     TrainingError
@@ -139,10 +137,7 @@ def train_expert(
     epochs = [examples(n) if callable(examples) else examples for n in range(settings.epochs)]
     if not all(epochs):
         raise TrainingError("there are no examples to train on", hint="look at the report of the data")
-    backend = _backend(settings)
-    logger.info(
-        "training %s on %s (%s): %d examples, %d passes", role, lm.name, backend, len(epochs[0]), len(epochs)
-    )
+    logger.info("training %s on %s: %d examples, %d passes", role, lm.name, len(epochs[0]), len(epochs))
     plan = [step for number, own in enumerate(epochs) for step in _plan(own, settings, number)]
     plan = plan[: settings.max_steps]
     start = settings.start_from
@@ -160,15 +155,10 @@ def train_expert(
         elif team.leads:
             set_checkpoints_aside(run_dir)
         team.wait()  # nobody writes a checkpoint while another process still reads
-        if backend == "trl":
-            from reges_index.training.trainer_trl import train_trl
-
-            train_trl(model, plan, settings, state, tokenizer=lm.tokenizer, folder=run_dir, team=team)
-        else:
-            train_loop(model, plan, settings, state, pad_id=_pad_id(lm.tokenizer), team=team)
+        train_loop(model, plan, settings, state, pad_id=_pad_id(lm.tokenizer), team=team)
         progress = state.progress
         if team.leads:
-            manifest = _manifest(lm, settings, role, manifest_fields, backend, progress)
+            manifest = _manifest(lm, settings, role, manifest_fields, progress)
             with whole_folder(out_dir) as work:
                 save_adapter(model, lm.name, work)
                 save_manifest(manifest, work)
@@ -200,12 +190,6 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _backend(settings: ExpertTraining) -> str:
-    if settings.backend != "auto":
-        return settings.backend
-    return "trl" if importlib.util.find_spec("trl") and not settings.share_prefixes else "loop"
-
-
 def _pad_id(tokenizer: Any) -> int:
     # Never seen by a real token, so any id will do.
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
@@ -218,7 +202,7 @@ def _run_hash(examples: Sequence[Example], fingerprint: str, settings: ExpertTra
     if settings.start_from is not None:
         digest.update(content_hash(settings.start_from).encode())
     for example in examples:
-        digest.update(repr((example.id, example.prompt_ids, example.answer_ids)).encode())
+        digest.update(repr((example.id, example.prompt_ids, example.answer_ids, example.weight)).encode())
     return digest.hexdigest()
 
 
@@ -227,7 +211,6 @@ def _manifest(
     settings: ExpertTraining,
     role: AdapterRole,
     fields: Mapping[str, Any],
-    backend: str,
     progress: Progress,
 ) -> AdapterManifest:
     training: dict[str, Any] = {
@@ -235,7 +218,6 @@ def _manifest(
         # A folder's path means nothing elsewhere; what was in it does.
         **({"start_from": content_hash(settings.start_from)} if settings.start_from is not None else {}),
         **_first_stage(settings.start_from),
-        "backend": backend,
         "steps": len(progress.losses),
         "first_loss": statistics.fmean(progress.losses[:_LOSS_WINDOW]),
         "last_loss": statistics.fmean(progress.losses[-_LOSS_WINDOW:]),
@@ -243,7 +225,7 @@ def _manifest(
         "seconds": round(progress.seconds, 1),
         **fields.get("training", {}),
     }
-    packages = ("reges-index", "torch", "transformers", "peft", "trl")
+    packages = ("reges-index", "torch", "transformers", "peft")
     versions = {name: _version(name) for name in packages if _version(name)}
     return AdapterManifest.model_validate(
         {

@@ -122,7 +122,7 @@ def test_settings_that_contradict_each_other_are_refused(values, problem):
 def test_the_chain_of_thought_goes_on_from_a_plain_item_expert(tmp_path):
     lm, given_items = tiny_lm(), films()
     turns = [turn(f"t{n}", "a film, please", targets=(f"f{n}",)) for n in range(4)]
-    quick = {"negatives": "random", "max_steps": 1, "backend": "loop"}
+    quick = {"negatives": "random", "max_steps": 1}
     first = train_item_expert(turns, given_items, {}, lm, settings(**quick), tmp_path / "plain")
     notes = {t.id: "The seeker would like a film." for t in turns}
     second = train_item_expert(

@@ -13,9 +13,7 @@ from tests.tiny import save_tiny
 from .films import items, turns
 from .openai_server import Reply, chat_server
 
-SETTINGS = (
-    "{max_steps: 4, batch_size: 4, learning_rate: 1.0e-2, max_tokens: 768, backend: loop, dtype: float32}"
-)
+SETTINGS = "{max_steps: 4, batch_size: 4, learning_rate: 1.0e-2, max_tokens: 768, dtype: float32}"
 
 
 @pytest.fixture(scope="module")

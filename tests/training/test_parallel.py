@@ -10,10 +10,10 @@ import pytest
 from torch import distributed
 
 from reges_index.training.batches import plan_epoch
+from reges_index.training.loop import train_loop
 from reges_index.training.lora import fresh_lora
 from reges_index.training.parallel import Team
 from reges_index.training.run_state import RunState
-from reges_index.training.trainer_loop import train_loop
 from tests.tiny import tiny_lm
 
 from .test_sft import examples, settings
@@ -27,8 +27,8 @@ from tests.training.test_sft import dialogue, settings
 from tests.tiny import tiny_lm
 from reges_index.training.query_expert import train_query_expert
 
-out, backend, share = sys.argv[1:]
-options = settings(backend=backend, share_prefixes=share == "True", gradient_accumulation=2, epochs=4)
+out, share = sys.argv[1:]
+options = settings(share_prefixes=share == "True", gradient_accumulation=2, epochs=4)
 turns = [turn for number in range(24) for turn in dialogue(number)][:45]  # the last step of an epoch has one
 queries = {turn.id: f"a {turn.messages[0].content.split()[3]} film" for turn in turns}
 result = train_query_expert(turns, queries, tiny_lm(), options, out)
@@ -36,7 +36,7 @@ Path(f"{out}.losses-{os.environ.get('RANK', '0')}").write_text(json.dumps(result
 """
 
 
-def losses(tmp_path, processes, backend, share):
+def losses(tmp_path, processes, share):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     launch = [sys.executable]
@@ -48,7 +48,7 @@ def losses(tmp_path, processes, backend, share):
         launch += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     out = tmp_path / f"out{processes}"
-    arguments = [str(script), str(out), backend, str(share)]
+    arguments = [str(script), str(out), str(share)]
     done = subprocess.run([*launch, *arguments], env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     # In files, one of each process: what a launcher does with the output of its children is its own affair.
@@ -59,10 +59,10 @@ def losses(tmp_path, processes, backend, share):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "share"), [("loop", True), ("trl", False)])
-def test_two_processes_have_the_loss_curve_of_one(tmp_path, backend, share):
-    one = losses(tmp_path, 1, backend, share)
-    two = losses(tmp_path, 2, backend, share)
+@pytest.mark.parametrize("share", [True, False])
+def test_two_processes_have_the_loss_curve_of_one(tmp_path, share):
+    one = losses(tmp_path, 1, share)
+    two = losses(tmp_path, 2, share)
     # The same micro-batches, each divided by the step's answer tokens; only the order in which fp32
     # gradients are added up differs, and Adam, which divides by their size, carries that on.
     assert two == pytest.approx(one, rel=2e-3)

@@ -37,8 +37,7 @@ out: run
 data:
   - {name: films, conversations: turns.jsonl, catalog: items.jsonl, pseudo_queries: pq.jsonl}
 query_expert: &few
-  {max_steps: 12, epochs: 3, batch_size: 4, learning_rate: 2.0e-2, max_tokens: 512, dtype: float32,
-   backend: loop}
+  {max_steps: 12, epochs: 3, batch_size: 4, learning_rate: 2.0e-2, max_tokens: 512, dtype: float32}
 decoding: {max_new_tokens: 12}
 negatives: {top_k: 6}
 item_expert:
@@ -265,7 +264,7 @@ def test_the_tiny_recipe_runs_on_a_tiny_model(tmp_path):
     recipe = load_recipe(ROOT / "finetune" / "recipes" / "tiny.yaml", out=tmp_path / "run")
     lines = recipe.data[0].conversations.read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "turns.jsonl").write_text("".join(lines[:8]), encoding="utf-8")
-    loop = {"backend": "loop"}
+    loop: dict[str, object] = {}
     recipe = recipe.model_copy(
         update={
             "base": str(save_tiny(tmp_path / "model")),

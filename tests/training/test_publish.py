@@ -24,7 +24,7 @@ WEIGHTS = "adapter_model.safetensors"
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("publish") / "item-expert"
-    settings = ExpertTraining(negatives="random", num_candidates=3, max_steps=2, backend="loop")
+    settings = ExpertTraining(negatives="random", num_candidates=3, max_steps=2)
     train_item_expert(turns(4), items(), {}, tiny_lm(), settings, folder)
     return folder
 

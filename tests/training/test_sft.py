@@ -1,4 +1,4 @@
-"""Training of a tiny random model: the loss falls, both back ends agree, a killed run goes on exactly."""
+"""Training of a tiny random model: the loss falls, a killed run goes on exactly."""
 
 import math
 from contextlib import contextmanager
@@ -29,13 +29,13 @@ from reges_index.training.checkpoints import (
 from reges_index.training.config import ExpertTraining
 from reges_index.training.data import query_examples
 from reges_index.training.item_expert import train_item_expert
+from reges_index.training.loop import answer_loss
 from reges_index.training.lora import fresh_lora
 from reges_index.training.query_expert import train_query_expert
 from reges_index.training.run_state import RunState
 from reges_index.training.selection_data import selection_examples
 from reges_index.training.sft import train_expert
 from reges_index.training.steps import content_hash
-from reges_index.training.trainer_loop import answer_loss
 from tests.tiny import tiny_lm
 
 TITLES = ("Alien", "Aliens", "Heat", "Up", "Titanic", "Inception", "Interstellar", "Toy Story")
@@ -85,7 +85,7 @@ QUERIES = {turn.id: f"a {turn.messages[0].content.split()[3]} film" for turn in 
 
 
 def settings(**changes):
-    fast = {"learning_rate": 1e-2, "lora_r": 4, "epochs": 3, "batch_size": 2, "backend": "loop"}
+    fast = {"learning_rate": 1e-2, "lora_r": 4, "epochs": 3, "batch_size": 2}
     return ExpertTraining(**(fast | changes))
 
 
@@ -100,9 +100,7 @@ def test_defaults_are_the_papers():
     assert paper.max_tokens == 4096
 
 
-@pytest.mark.parametrize(
-    "values", [{"lerning_rate": 1}, {"epochs": 0}, {"share_prefixes": True, "backend": "trl"}]
-)
+@pytest.mark.parametrize("values", [{"lerning_rate": 1}, {"epochs": 0}])
 def test_impossible_settings_are_refused(values):
     with pytest.raises(ConfigError):
         checked(ExpertTraining, values, where="x")
@@ -248,11 +246,10 @@ def test_every_epoch_holds_every_example_once(share):
 # -- training ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["loop", "trl"])
-def test_query_expert_learns_loads_and_changes_the_output(tmp_path, backend):
+def test_query_expert_learns_loads_and_changes_the_output(tmp_path):
     lm = tiny_lm()
     result = train_query_expert(
-        TURNS, QUERIES, lm, settings(epochs=5, backend=backend), tmp_path / "qr",
+        TURNS, QUERIES, lm, settings(epochs=5), tmp_path / "qr",
         manifest_fields={"name": "tiny"},
     )  # fmt: skip
     assert result.steps == len(result.losses) == 5 * len(TURNS) / 2
@@ -292,33 +289,6 @@ def test_chain_of_thought_answers_with_reasoning_then_the_item(tmp_path):
     assert load_manifest(result.adapter_dir).role == "item-expert-cot"
 
 
-def test_both_back_ends_give_the_same_losses(tmp_path):
-    options = {"gradient_accumulation": 2, "epochs": 2}
-    runs = [
-        train_query_expert(TURNS, QUERIES, tiny_lm(), settings(backend=name, **options), tmp_path / name)
-        for name in ("loop", "trl")
-    ]
-    assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-4)
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_back_ends_agree_where_an_epoch_ends_with_a_short_step(tmp_path, accumulation, monkeypatch):
-    made = examples()[:5]
-    options = {"gradient_accumulation": accumulation, "epochs": 3, "save_every_minutes": 1e-9}
-
-    def train(backend, name):
-        fields = {"role": "query-expert", "manifest_fields": FIELDS}
-        return train_expert(made, tiny_lm(), settings(backend=backend, **options), tmp_path / name, **fields)
-
-    whole = train("loop", "loop")
-    assert whole.steps == 3 * math.ceil(5 / (2 * accumulation))
-    assert train("trl", "trl").losses == pytest.approx(whole.losses, rel=1e-4)
-
-    with killed_after(whole.steps // 2 + 1, monkeypatch):  # in the second epoch
-        train("trl", "cut")
-    assert train("trl", "cut").losses == pytest.approx(whole.losses, rel=1e-4)
-
-
 def test_compiled_layers_give_the_same_losses_and_go_away(tmp_path):
     lm = tiny_lm()
     runs = [
@@ -339,10 +309,9 @@ def test_no_compiler_is_said_before_the_run(tmp_path, monkeypatch):
         train_query_expert(TURNS, QUERIES, tiny_lm(), settings(compile=True), tmp_path / "a")
 
 
-@pytest.mark.parametrize("backend", ["loop", "trl"])
-def test_a_killed_run_goes_on_exactly(tmp_path, backend, monkeypatch):
+def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):
     made = examples()
-    options = settings(backend=backend, save_every_minutes=1e-9)
+    options = settings(save_every_minutes=1e-9)
     whole = train_expert(
         made, tiny_lm(), options, tmp_path / "whole", role="query-expert", manifest_fields=FIELDS
     )
@@ -366,12 +335,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     assert longer.steps == len(TURNS)
 
 
-@pytest.mark.parametrize("backend", ["loop", "trl"])
-def test_a_run_that_begins_anew_keeps_its_own_checkpoints(tmp_path, backend, monkeypatch):
+def test_a_run_that_begins_anew_keeps_its_own_checkpoints(tmp_path, monkeypatch):
     made, fields = examples(), {"role": "query-expert", "manifest_fields": FIELDS}
     train_expert(made, tiny_lm(), settings(epochs=2), tmp_path / "a", **fields)
     assert latest_checkpoint(tmp_path / "a.run").name == "checkpoint-12"
-    options = settings(epochs=2, seed=1, backend=backend, save_every_minutes=1e-9)
+    options = settings(epochs=2, seed=1, save_every_minutes=1e-9)
     whole = train_expert(made, tiny_lm(), options, tmp_path / "whole", **fields)
     with killed_after(3, monkeypatch):
         train_expert(made, tiny_lm(), options, tmp_path / "a", resume=False, **fields)
@@ -388,10 +356,9 @@ def test_a_checkpoint_just_written_is_never_the_one_deleted(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-500", "checkpoint-60"]
 
 
-@pytest.mark.parametrize("backend", ["loop", "trl"])
-def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, backend, monkeypatch):
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     lm = tiny_lm()
-    options = settings(backend=backend, save_every_minutes=1e-9)
+    options = settings(save_every_minutes=1e-9)
     finish = RunState.finish_step
 
     def poison(self, loss, **rest):
@@ -409,10 +376,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, backe
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("backend", ["loop", "trl"])
-def test_a_gradient_that_is_no_number_stops_before_the_step(tmp_path, backend, value, monkeypatch):
+def test_a_gradient_that_is_no_number_stops_before_the_step(tmp_path, value, monkeypatch):
     """The loss is finite all the way, as when a backward pass overflows."""
-    options = settings(backend=backend, save_every_minutes=1e-9)
+    options = settings(save_every_minutes=1e-9)
     finish, weights = RunState.finish_step, {}
 
     def poison(self, loss, **rest):

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def answer_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """Return the summed cross-entropy of the answer tokens (a scalar, fp32).
+    """Return the summed cross-entropy of the answer tokens, each by its weight (a scalar, fp32).
 
     The vocabulary's logits are computed at the answers' positions only: with a prompt of 300 tokens and an
     answer of 25, a small model would spend a fifth of its time on logits that nobody reads.
@@ -46,7 +46,8 @@ def answer_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
     cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
     if cap is not None:
         logits = torch.tanh(logits / cap) * cap
-    return cross_entropy(logits, batch.targets.to(device), reduction="sum")
+    losses = cross_entropy(logits, batch.targets.to(device), reduction="none")
+    return losses @ batch.weights.to(device)
 
 
 def train_loop(
@@ -102,7 +103,7 @@ def _add_gradients(
 ) -> tuple[float, int]:
     """Leave an optimizer step's gradients in place; return its mean loss per answer token and its tokens."""
     sizes = [batch.input_ids.numel() for batch in batches]
-    answers = sum(batch.targets.numel() for batch in batches)
+    answers = float(sum(batch.weights.sum() for batch in batches))
     loss = torch.zeros((), dtype=torch.float64)
     for batch in team.share(batches, sizes):
         part = answer_loss(model, batch) / answers
