@@ -277,6 +277,10 @@ def item_expert(
         list[Path] | None,
         typer.Option("--reasoning", help="Reasoning files: train the chain-of-thought variant."),
     ] = None,
+    teacher_rankings: Annotated[
+        list[Path] | None,
+        typer.Option("--teacher-rankings", help="What fits, by a teacher; for target_share below 1."),
+    ] = None,
     model: Model = None,
     settings: parts.Settings = None,
     epochs: parts.Epochs = None,
@@ -293,6 +297,7 @@ def item_expert(
     from reges_index.training.negatives_file import read_retrieved
     from reges_index.training.provenance import data_file
     from reges_index.training.pseudo_queries import read_reasoning
+    from reges_index.training.rankings import read_rankings
 
     chosen = training_settings(
         settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, max_steps=max_steps,
@@ -318,8 +323,14 @@ def item_expert(
         no_overlap(path, notes, text)
         notes |= text
         data.append(data_file(path, len(text)))
+    fitting: dict[str, list[str]] = {}
+    for path in teacher_rankings or []:
+        ranked = read_rankings(path, turns=turns, items=list(items.values()))
+        no_overlap(path, fitting, ranked)
+        fitting |= ranked
+        data.append(data_file(path, len(ranked)))
     result = train_item_expert(
-        turns, items, hard, load_base(model, chosen), chosen, out, reasoning=notes or None,
+        turns, items, hard, load_base(model, chosen), chosen, out, reasoning=notes or None, fitting=fitting,
         domain=Domain.parse(domain), manifest_fields={"data": data}, resume=not no_resume,
     )  # fmt: skip
     print_training(result, as_json)

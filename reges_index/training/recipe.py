@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -57,6 +57,8 @@ class DataSet(_Section):
         A file that is there already, taken as it is; None has the teacher write one.
     reasoning
         The same for the chain-of-thought variant.
+    teacher_rankings
+        Rankings that are there already, a teacher's or the predictions of a larger pipeline.
     item_noun
         What an item is called here, where that is not what the recipe says.
     share
@@ -68,6 +70,7 @@ class DataSet(_Section):
     catalog: Path
     pseudo_queries: Path | None = None
     reasoning: Path | None = None
+    teacher_rankings: Path | None = None
     item_noun: str | None = None
     share: float = Field(default=1.0, gt=0, le=1)
 
@@ -181,6 +184,11 @@ class Recipe(_Section):
         What the item expert's manifest recommends at inference, such as ``length_penalty``.
     negatives
         How hard negatives are mined.
+    distill
+        Have the teacher rank items for each turn first ("retrieved" or "free", see
+        `reges_index.training.rankings.write_rankings`). A turn without targets has the first of its ranking
+        as its target from then on, and LLM_G's soft targets are the others, so that dialogues which nobody
+        has labelled are enough. None does without.
     cot
         Train the item expert to write down preferences first (section 3.7.2).
     fusion
@@ -203,6 +211,7 @@ class Recipe(_Section):
     negatives: NegativesSettings = NegativesSettings()
     item_expert: ExpertTraining | None = ExpertTraining()
     selection: dict[str, Any] = Field(default_factory=dict)
+    distill: Literal["retrieved", "free"] | None = None
     cot: bool = False
     fusion: Path | None = None
     item_noun: str = "movie"
@@ -225,6 +234,8 @@ class Recipe(_Section):
     def _teacher_where_needed(self) -> Recipe:
         for part in self.data:
             missing = "pseudo_queries" if part.pseudo_queries is None else None
+            if self.distill is not None and part.teacher_rankings is None:
+                missing = missing or "teacher_rankings"
             if self.cot and self.item_expert is not None and part.reasoning is None:
                 missing = missing or "reasoning"
             if missing and self.teacher is None:
@@ -280,7 +291,7 @@ def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
         part.model_copy(
             update={
                 field: folder / getattr(part, field)
-                for field in ("conversations", "catalog", "pseudo_queries", "reasoning")
+                for field in ("conversations", "catalog", "pseudo_queries", "reasoning", "teacher_rankings")
                 if getattr(part, field) is not None
             }
         )

@@ -12,8 +12,10 @@ from reges_index.catalog import Item, read_items
 from reges_index.dialogue import Turn, read_turns
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import InputError
+from reges_index.files import json_lines
 from reges_index.fusion.recipe import FusionRecipe, read_recipe
 from reges_index.training.pseudo_queries import read_pseudo_queries, read_reasoning
+from reges_index.training.rankings import read_rankings
 from reges_index.training.recipe import DataSet, Recipe
 
 __all__ = ["RecipeData", "share_of_dialogues"]
@@ -89,8 +91,33 @@ class RecipeData:
         for part in self.recipe.data:
             if part.pseudo_queries is not None:
                 self.read_queries(part)
+            if part.teacher_rankings is not None:
+                self.rankings(part)
             if self.recipe.cot and part.reasoning is not None:
                 read_reasoning(part.reasoning, turns=self.turns[part.name])
+
+    def rankings(self, part: DataSet) -> dict[str, list[str]]:
+        """Return what fits each turn, best first: the turns' own ``suitable``, else the teacher's ranking."""
+        turns, items = self.turns[part.name], self.items[part.name]
+        own = {str(row.get("id")): row.get("suitable") for _, row in json_lines(part.conversations)}
+        found = {turn.id: list(map(str, own[turn.id])) for turn in turns if own.get(turn.id)}
+        file = self.rankings_file(part)
+        if file is not None:
+            found = {**read_rankings(file, turns=turns, items=list(items.values())), **found}
+        return found
+
+    def labelled(self, part: DataSet) -> list[Turn]:
+        """Return the turns; those without targets have the teacher's first, where it has ranked for them."""
+        turns = self.turns[part.name]
+        if self.rankings_file(part) is None:
+            return turns
+        ranked = self.rankings(part)
+        return [
+            turn.model_copy(update={"targets": tuple(ranked[turn.id][:1])})
+            if not turn.targets and turn.id in ranked
+            else turn
+            for turn in turns
+        ]
 
     def read_queries(self, part: DataSet) -> dict[str, str]:
         """Read a data set's pseudo-queries; those of turns that its share leaves out are left out too."""
@@ -115,6 +142,12 @@ class RecipeData:
     def fusion_dir(self) -> Path:
         """Folder of the fusion."""
         return self.recipe.out / "fusion"
+
+    def rankings_file(self, part: DataSet) -> Path | None:
+        """Return the file of a teacher's rankings, given or to be written; None where there is none."""
+        if part.teacher_rankings is not None or self.recipe.distill is None:
+            return part.teacher_rankings
+        return self.recipe.out / "rankings" / f"{part.name}.jsonl"
 
     def queries_file(self, part: DataSet) -> Path:
         """Return the file of pseudo-queries, given or to be written."""

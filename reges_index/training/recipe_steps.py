@@ -13,6 +13,7 @@ from llama_index.core.llms.llm import LLM
 
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.encoder import encoder_identity
+from reges_index.dialogue import Turn
 from reges_index.errors import ModelError
 from reges_index.fusion.by_recipe import train_by_recipe
 from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, selection_prompt_hash
@@ -37,6 +38,7 @@ from reges_index.training.pseudo_queries import (
     write_reasoning,
 )
 from reges_index.training.query_expert import train_query_expert
+from reges_index.training.rankings import RANKING_TOKENS, write_rankings
 from reges_index.training.recipe import DataSet, Recipe
 from reges_index.training.recipe_data import RecipeData
 from reges_index.training.sft import TrainResult
@@ -88,6 +90,11 @@ class RecipeSteps:
         """Return the steps in order; each is built when its turn comes, since it hashes earlier outputs."""
         recipe = self.recipe
         steps: list[Callable[[], Step]] = [
+            (lambda part=part: self._rank(part))  # type: ignore[misc]
+            for part in recipe.data
+            if recipe.distill is not None and part.teacher_rankings is None
+        ]
+        steps += [
             (lambda part=part: self._write_queries(part))  # type: ignore[misc]
             for part in recipe.data
         ]
@@ -100,6 +107,38 @@ class RecipeSteps:
         if recipe.item_expert is not None:
             steps.append(self._train_item_expert)
         return [*steps, self._train_fusion] if recipe.fusion is not None else steps
+
+    def _rank(self, part: DataSet) -> Step:
+        recipe, name = self.recipe, f"rankings.{part.name}"
+        out, source = self.data.rankings_file(part), recipe.distill
+        assert out is not None  # the step is left out without
+        assert source is not None
+
+        def run() -> Mapping[str, Any]:
+            options = self._teacher_options(name)
+            options.pop("filter_leaks", None)
+            report = write_rankings(
+                self.data.turns[part.name], self._catalog(part), self._open_teacher(RANKING_TOKENS), out,
+                source=source, **options,
+            )  # fmt: skip
+            _refuse_failed(report)
+            return report.to_dict()
+
+        settings = {**self._teacher_key(), "from": source}
+        return Step(name, run, (out,), settings, (part.conversations, part.catalog), _beside(out))
+
+    def _catalog(self, part: DataSet) -> ItemCatalog:
+        return ItemCatalog.from_items(
+            self.data.items[part.name].values(),
+            persist_dir=self.recipe.out / "catalog",
+            name=f"items-{part.name}",
+            embed_model=self.embed_model or self.recipe.encoder,
+        )
+
+    def _labels(self, part: DataSet) -> tuple[Path, ...]:
+        """Return the files that the turns' targets may come from."""
+        file = self.data.rankings_file(part)
+        return (file,) if file is not None else ()
 
     def _write_queries(self, part: DataSet) -> Step:
         name = f"pseudo-queries.{part.name}"
@@ -128,22 +167,18 @@ class RecipeSteps:
     ) -> Step:
         def run() -> Mapping[str, Any]:
             report = write(
-                self.data.turns[part.name],
+                self.data.labelled(part),
                 self.data.items[part.name],
                 self._open_teacher(answer_tokens),
                 out,
                 **self._teacher_options(name),
             )
-            if report.failed:
-                key, reason = next(iter(report.failed.items()))
-                raise ModelError(
-                    f"the teacher left {len(report.failed)} turns without an answer; {key}: {reason}",
-                    hint="run the recipe again to ask for these; what was written is kept",
-                )
+            _refuse_failed(report)
             return report.to_dict()
 
         settings = {**self._teacher_key(), "prompt": prompt}
-        return Step(name, run, (out,), settings, (part.conversations, part.catalog), _beside(out))
+        inputs = (part.conversations, part.catalog, *self._labels(part))
+        return Step(name, run, (out,), settings, inputs, _beside(out))
 
     def _look_at(self, part: DataSet) -> Mapping[str, Any]:
         turns, items = self.data.turns[part.name], self.data.items[part.name]
@@ -199,16 +234,10 @@ class RecipeSteps:
             lm = self._base(recipe.query_expert)
             lm.load_adapter("query-expert", self.data.query_dir, role="query-expert")
             expert = ReGeSQueryTransform(lm, domain=recipe.domain_of(part), decoding=recipe.query_decoding)
-            catalog = ItemCatalog.from_items(
-                self.data.items[part.name].values(),
-                persist_dir=recipe.out / "catalog",
-                name=f"items-{part.name}",
-                embed_model=self.embed_model or recipe.encoder,
-            )
             return mine_negatives(
-                self.data.turns[part.name],
+                self.data.labelled(part),
                 expert,
-                catalog,
+                self._catalog(part),
                 out,
                 top_k=recipe.negatives.top_k,
                 batch_size=recipe.negatives.batch_size,
@@ -222,7 +251,7 @@ class RecipeSteps:
             "base": [recipe.base, recipe.revision], "dtype": recipe.query_expert.dtype,
             "item": [recipe.domain_of(part).noun, recipe.domain_of(part).plural],
         }  # fmt: skip
-        inputs = (part.conversations, part.catalog, self.data.query_dir)
+        inputs = (part.conversations, part.catalog, self.data.query_dir, *self._labels(part))
         return Step(name, run, (out,), settings, inputs, _beside(out))
 
     def _train_item_expert(self) -> Step:
@@ -230,16 +259,21 @@ class RecipeSteps:
         settings = recipe.item_expert
         assert settings is not None  # the step is left out without
         for part in recipe.data:
-            files += [part.conversations, part.catalog]
+            files += [part.conversations, part.catalog, *self._labels(part)]
             files += [self.data.negatives_file(part)] if self._mines else []
             files += [self.data.reasoning_file(part)] if recipe.cot else []
 
         def run() -> Mapping[str, Any]:
             hard: dict[str, list[str]] = {}
             reasoning: dict[str, str] = {}
+            fitting: dict[str, list[str]] = {}
+            labelled: list[Turn] = []
             data = []
             for part in recipe.data:
-                turns, items = self.data.turns[part.name], self.data.items[part.name]
+                turns, items = self.data.labelled(part), self.data.items[part.name]
+                labelled += turns
+                if settings.target_share < 1:
+                    fitting |= self.data.rankings(part)
                 data += [data_file(part.conversations, len(turns)), data_file(part.catalog, len(items))]
                 if self._mines:
                     own = read_retrieved(
@@ -256,14 +290,15 @@ class RecipeSteps:
                     data.append(data_file(self.data.reasoning_file(part), len(notes)))
             return _trained(
                 train_item_expert(
-                    self.data.all_turns,
+                    labelled,
                     self.data.all_items,
                     hard,
                     self._base(settings),
                     settings,
                     self.data.item_dir,
                     reasoning=reasoning if recipe.cot else None,
-                    domain=recipe.domain,
+                    fitting=fitting,
+                    domain=self.data.domains,
                     manifest_fields=self._manifest(data),
                     run_dir=self._checkpoints(self.data.item_dir),
                 )
@@ -362,6 +397,15 @@ class RecipeSteps:
 def _beside(out: Path) -> tuple[Path, ...]:
     """Return what `annotate` and `mine_negatives` write beside their file."""
     return tuple(out.with_name(out.name + suffix) for suffix in (".run.json", ".left-out.jsonl"))
+
+
+def _refuse_failed(report: TeacherReport) -> None:
+    if report.failed:
+        key, reason = next(iter(report.failed.items()))
+        raise ModelError(
+            f"the teacher left {len(report.failed)} turns without an answer; {key}: {reason}",
+            hint="run the recipe again to ask for these; what was written is kept",
+        )
 
 
 def _trained(result: TrainResult) -> dict[str, Any]:

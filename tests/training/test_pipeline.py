@@ -27,6 +27,7 @@ from tests.tiny import save_tiny
 from .films import items, turns
 from .killable import run_killable
 from .openai_server import Reply, chat_server
+from .test_pseudo_queries import client
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +77,31 @@ def change(folder, old, new, name="recipe.yaml"):
     text = (folder / name).read_text()
     assert old in text
     (folder / name).write_text(text.replace(old, new))
+
+
+def test_unlabelled_chats_and_a_teacher_are_enough(folder):
+    """A shop's way: rankings by a large LLM, queries from its choice, both experts, and nobody labels anything."""
+    chats = [turn.model_copy(update={"targets": ()}).model_dump(mode="json") for turn in turns(16)]
+    write(folder / "turns.jsonl", chats)
+    change(folder, ", pseudo_queries: pq.jsonl", "")
+    change(folder, "item_expert:", "teacher: {llm: x}\ndistill: retrieved\nitem_expert:\n  target_share: 0.7")
+
+    def script(prompt, number):
+        return Reply("2, 1, 3" if "numbers of the" in prompt else f"a film of kind {number}")
+
+    with chat_server(script) as server:
+        report = run(folder, teacher=client(server.url))
+        asked = len(server.prompts)
+        assert asked == 32
+        assert set(states(run(folder, teacher=client(server.url))).values()) == {"done before"}
+        assert len(server.prompts) == asked
+    assert list(states(report)) == [
+        *("rankings.films", "pseudo-queries.films", "query-expert", "negatives.films", "item-expert")
+    ]
+    ranked = [json.loads(line) for line in (folder / "run/rankings/films.jsonl").read_text().splitlines()]
+    assert all(len(row["ranking"]) == 3 for row in ranked)
+    second = server.prompts[-1].rsplit("Ground truth items:", 1)[1]
+    assert any(row["titles"][0] in second for row in ranked)
 
 
 def test_both_experts_learn_load_and_change_the_output(folder):
@@ -264,13 +290,10 @@ def test_the_tiny_recipe_runs_on_a_tiny_model(tmp_path):
     recipe = load_recipe(ROOT / "finetune" / "recipes" / "tiny.yaml", out=tmp_path / "run")
     lines = recipe.data[0].conversations.read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "turns.jsonl").write_text("".join(lines[:8]), encoding="utf-8")
-    loop: dict[str, object] = {}
     recipe = recipe.model_copy(
         update={
             "base": str(save_tiny(tmp_path / "model")),
             "data": (recipe.data[0].model_copy(update={"conversations": tmp_path / "turns.jsonl"}),),
-            "query_expert": recipe.query_expert.model_copy(update=loop),
-            "item_expert": recipe.item_expert.model_copy(update=loop),
         }
     )
     report = run_recipe(recipe, teacher=tiny_lm(), embed_model=HashingEmbedding())
