@@ -59,6 +59,7 @@ def pseudo_queries(
         bool,
         typer.Option("--reasoning", help="Write reasoning for the chain-of-thought item expert instead."),
     ] = False,
+    teacher_rankings: parts.TeacherRankings = None,
     domain: DomainNoun = "movie,movies",
     quiet: parts.Quiet = False,
     as_json: AsJson = False,
@@ -77,7 +78,8 @@ def pseudo_queries(
         concurrency=concurrency, max_retries=max_retries, timeout_s=timeout, max_new_tokens=longest,
         price_in=price_in, price_out=price_out,
     )  # fmt: skip
-    turns, items = read_all_turns(conversations), read_all_items(catalog)
+    items = read_all_items(catalog)
+    turns, _ = parts.read_all_rankings(teacher_rankings, read_all_turns(conversations), items)
     write = write_reasoning if reasoning else write_pseudo_queries
     with progress_bars(quiet) as bar:
         report = write(
@@ -215,6 +217,7 @@ def negatives(
         typer.Option("--store", help="Folder that keeps the catalog's vectors for the next time."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Turns decoded together.")] = 16,
+    teacher_rankings: parts.TeacherRankings = None,
     domain: DomainNoun = "movie,movies",
     quiet: parts.Quiet = False,
     as_json: AsJson = False,
@@ -228,7 +231,8 @@ def negatives(
 
     if (query_expert is None) == (queries is None):
         raise ConfigError("give either --query-expert or --queries", hint="an adapter's folder, or a file")
-    turns = read_all_turns(conversations)
+    known = read_all_items(catalog)
+    turns, _ = parts.read_all_rankings(teacher_rankings, read_all_turns(conversations), known)
     made_by = {"source": content_hash(query_expert or queries or Path())}
     if queries is not None:
         source: Any = read_pseudo_queries(queries, turns=turns)
@@ -237,7 +241,7 @@ def negatives(
         lm.load_adapter("query-expert", str(query_expert), role="query-expert")
         source = ReGeSQueryTransform(lm, domain=Domain.parse(domain))
     items = ItemCatalog.from_items(
-        read_all_items(catalog).values(), persist_dir=store, embed_model=encoder, show_progress=not quiet
+        known.values(), persist_dir=store, embed_model=encoder, show_progress=not quiet
     )
     with progress_bars(quiet) as bar:
         report = mine_negatives(
@@ -277,10 +281,7 @@ def item_expert(
         list[Path] | None,
         typer.Option("--reasoning", help="Reasoning files: train the chain-of-thought variant."),
     ] = None,
-    teacher_rankings: Annotated[
-        list[Path] | None,
-        typer.Option("--teacher-rankings", help="What fits, by a teacher; for target_share below 1."),
-    ] = None,
+    teacher_rankings: parts.TeacherRankings = None,
     model: Model = None,
     settings: parts.Settings = None,
     epochs: parts.Epochs = None,
@@ -297,7 +298,6 @@ def item_expert(
     from reges_index.training.negatives_file import read_retrieved
     from reges_index.training.provenance import data_file
     from reges_index.training.pseudo_queries import read_reasoning
-    from reges_index.training.rankings import read_rankings
 
     chosen = training_settings(
         settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, max_steps=max_steps,
@@ -308,8 +308,10 @@ def item_expert(
             f"--negatives {chosen.negatives} needs --hard-negatives FILE",
             hint="write it with `reges finetune negatives`, or use --negatives random",
         )
-    turns, items = read_all_turns(conversations), read_all_items(catalog)
+    items = read_all_items(catalog)
+    turns, fitting = parts.read_all_rankings(teacher_rankings, read_all_turns(conversations), items)
     data = [data_file(path, len(read_all_turns([path]))) for path in conversations]
+    data += [data_file(path, len(fitting)) for path in teacher_rankings or []]
     data += [data_file(path, len(read_all_items([path]))) for path in catalog if not path.startswith("demo:")]
     hard: dict[str, list[str]] = {}
     for path in hard_negatives or []:
@@ -323,12 +325,6 @@ def item_expert(
         no_overlap(path, notes, text)
         notes |= text
         data.append(data_file(path, len(text)))
-    fitting: dict[str, list[str]] = {}
-    for path in teacher_rankings or []:
-        ranked = read_rankings(path, turns=turns, items=list(items.values()))
-        no_overlap(path, fitting, ranked)
-        fitting |= ranked
-        data.append(data_file(path, len(ranked)))
     result = train_item_expert(
         turns, items, hard, load_base(model, chosen), chosen, out, reasoning=notes or None, fitting=fitting,
         domain=Domain.parse(domain), manifest_fields={"data": data}, resume=not no_resume,

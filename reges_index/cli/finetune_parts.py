@@ -85,6 +85,20 @@ def read_all_items(sources: list[str]) -> dict[str, Item]:
     return items
 
 
+def read_all_rankings(
+    paths: list[Path] | None, turns: list[Turn], items: dict[str, Item]
+) -> tuple[list[Turn], dict[str, list[str]]]:
+    """Read files of a teacher's rankings; turns without targets have the first of theirs from then on."""
+    from reges_index.training.rankings import labelled, read_rankings
+
+    rankings: dict[str, list[str]] = {}
+    for path in paths or []:
+        own = read_rankings(path, turns=turns, items=list(items.values()))
+        no_overlap(path, rankings, own)
+        rankings |= own
+    return labelled(turns, rankings), rankings
+
+
 def no_overlap(path: Path, before: dict[str, Any], own: dict[str, Any]) -> None:
     """Refuse a file that repeats an id of an earlier one."""
     twice = next((key for key in own if key in before), None)
@@ -135,6 +149,15 @@ def print_training(result: Any, as_json: bool) -> None:
             f"{result.steps:,} steps, loss {result.losses[0]:.3f} -> {result.losses[-1]:.3f}, "
             f"{result.tokens_per_second:.0f} tokens/s; adapter in {result.adapter_dir}"
         )
+
+
+TeacherRankings = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--teacher-rankings",
+        help="Rankings of a teacher; their first stands for the truth of turns without targets.",
+    ),
+]
 
 
 def print_teacher(report: TeacherReport, as_json: bool, left_out: dict[str, list[str]]) -> None:

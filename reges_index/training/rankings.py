@@ -39,7 +39,7 @@ from reges_index.models.text import read_text
 from reges_index.training.annotate import Progress, Reading, TeacherReport, annotate, room_beside
 from reges_index.training.teacher import Teacher, TeacherSettings
 
-__all__ = ["RANKING_TOKENS", "RankingSource", "read_rankings", "write_rankings"]
+__all__ = ["RANKING_TOKENS", "RankingSource", "labelled", "read_rankings", "write_rankings"]
 
 logger = logging.getLogger(__name__)
 
@@ -301,6 +301,16 @@ def read_rankings(
             path, strays, empty, elsewhere,
         )  # fmt: skip
     return rankings
+
+
+def labelled(turns: Sequence[Turn], rankings: Mapping[str, Sequence[str]]) -> list[Turn]:
+    """Return the turns, those without targets with the first of their ranking in the place of one."""
+    return [
+        turn.model_copy(update={"targets": tuple(rankings[turn.id][:1])})
+        if not turn.targets and turn.id in rankings
+        else turn
+        for turn in turns
+    ]
 
 
 def _only(titles: TitleIndex, entry: str) -> str:

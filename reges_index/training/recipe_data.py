@@ -15,7 +15,7 @@ from reges_index.errors import InputError
 from reges_index.files import json_lines
 from reges_index.fusion.recipe import FusionRecipe, read_recipe
 from reges_index.training.pseudo_queries import read_pseudo_queries, read_reasoning
-from reges_index.training.rankings import read_rankings
+from reges_index.training.rankings import labelled, read_rankings
 from reges_index.training.recipe import DataSet, Recipe
 
 __all__ = ["RecipeData", "share_of_dialogues"]
@@ -111,13 +111,7 @@ class RecipeData:
         turns = self.turns[part.name]
         if self.rankings_file(part) is None:
             return turns
-        ranked = self.rankings(part)
-        return [
-            turn.model_copy(update={"targets": tuple(ranked[turn.id][:1])})
-            if not turn.targets and turn.id in ranked
-            else turn
-            for turn in turns
-        ]
+        return labelled(turns, self.rankings(part))
 
     def read_queries(self, part: DataSet) -> dict[str, str]:
         """Read a data set's pseudo-queries; those of turns that its share leaves out are left out too."""

@@ -1,6 +1,7 @@
 """`reges finetune`: every command, on the tiny model, with its results as JSON and its exit codes."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -78,6 +79,42 @@ def test_the_four_steps_one_after_the_other(folder, tmp_path):
     assert "item-expert" in card
     assert "mixed" in card
     assert json.loads(call("card", tmp_path / "g", "--json"))["negatives"]["k"] == 3
+
+
+def test_the_five_commands_of_the_readme(folder, tmp_path, monkeypatch):
+    """From chats without targets to both experts; only teacher, model and size are others here."""
+    text = (Path(__file__).parents[2] / "finetune" / "README.md").read_text("utf-8")
+    commands = [line.split()[2:] for line in text.splitlines() if line.startswith("    reges finetune ")][:5]
+    assert [command[0] for command in commands] == [
+        *("teacher-rankings", "pseudo-queries", "query-expert", "negatives", "item-expert")
+    ]
+    monkeypatch.chdir(tmp_path)
+    chats = [t.model_copy(update={"targets": ()}).model_dump(mode="json") for t in turns(6)]
+    Path("chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
+    Path("items.jsonl").write_bytes((folder / "items.jsonl").read_bytes())
+
+    def script(prompt, number):
+        return Reply("2, 1" if "numbers of the" in prompt else f"a novel, number {number}")
+
+    with chat_server(script) as server:
+        for command in commands:
+            given = [
+                f"openai-like:t@{server.url}" if word.startswith("openai:") else word for word in command
+            ]
+            given = [
+                "3" if before == "--k" else word for before, word in zip(["", *given], given, strict=False)
+            ]
+            if command[0] in ("query-expert", "item-expert"):
+                given += ["--settings", folder / "settings.yaml"]
+            if command[0] in ("query-expert", "negatives", "item-expert"):
+                given += ["--model", folder / "model"]
+            if command[0] == "negatives":
+                given += ["--top-k", "4"]
+            call(*given)
+    assert len(Path("rankings.jsonl").read_text().splitlines()) == 6
+    assert "novels the seeker" in server.prompts[-1]
+    for expert in ("query-expert", "item-expert"):
+        assert json.loads(call("card", expert, "--json"))["role"] == expert
 
 
 def test_contradicting_or_missing_input(folder, tmp_path):

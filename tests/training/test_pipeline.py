@@ -80,7 +80,7 @@ def change(folder, old, new, name="recipe.yaml"):
 
 
 def test_unlabelled_chats_and_a_teacher_are_enough(folder):
-    """A shop's way: rankings by a large LLM, queries from its choice, both experts, and nobody labels anything."""
+    """A shop's way: a large LLM ranks, what it puts first stands for the truth, and nobody labels."""
     chats = [turn.model_copy(update={"targets": ()}).model_dump(mode="json") for turn in turns(16)]
     write(folder / "turns.jsonl", chats)
     change(folder, ", pseudo_queries: pq.jsonl", "")
