@@ -198,7 +198,7 @@ def _writer_of(queries: Mapping[str, str] | ReGeSQueryTransform) -> dict[str, An
         "base": backend.lm.fingerprint if isinstance(backend, LocalBackend) else None,
         "prompt": query_prompt_hash(template),
         "item": [queries.domain.noun, queries.domain.plural],
-        "query_decoding": asdict(queries.decoding),
+        "query_decoding": queries.decoding.model_dump(),
         "max_history_tokens": queries.max_history_tokens,
     }
 

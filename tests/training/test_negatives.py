@@ -5,12 +5,12 @@ import json
 import pytest
 from llama_index.core.schema import QueryBundle
 
+from reges_index import QueryDecoding, ReGeSQueryTransform
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError, InputError
 from reges_index.models.local_lm import LocalLM
-from reges_index.query_expert import QueryDecoding, ReGeSQueryTransform
 from reges_index.training.negatives import mine_negatives
 from reges_index.training.negatives_file import read_negatives, read_retrieved
 from tests.catalog.hashing import HashingEmbedding

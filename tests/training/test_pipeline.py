@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reges_index import QueryDecoding, ReGeSQueryTransform
 from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.errors import InputError, ModelError
@@ -15,7 +16,6 @@ from reges_index.fusion import FusionModel
 from reges_index.item_expert import ReGeSRerank
 from reges_index.models import LocalLM
 from reges_index.models.adapters import load_manifest
-from reges_index.query_expert import QueryDecoding, ReGeSQueryTransform
 from reges_index.training.negatives_file import read_negatives
 from reges_index.training.pipeline import run_recipe
 from reges_index.training.recipe import load_recipe
