@@ -47,20 +47,20 @@ def header_html(title: str, name: str, facets: Facets) -> str:
 
 
 def query_html(found: Recommendation | None) -> str:
-    """Return the refined query of the last turn, how long each stage took, and what was cut."""
+    """Return what the last turn was searched with, how long each stage took, and what was cut."""
     if found is None:
-        return _panel("Refined query", '<p class="reges-empty">What the query expert searches with.</p>')
+        return _panel("Searched with", '<p class="reges-empty">Nothing yet.</p>')
     seconds = " · ".join(f"{stage} {value:.2f} s" for stage, value in found.timings.items())
     said = "".join(f"<li>{_text(note)}</li>" for note in notes(found.report))
-    query = found.query if found.query is not None else "none was written; the dialogue was searched with"
+    query = found.query if found.query is not None else "The whole conversation; no query was written."
     body = f'<p class="reges-query">{_text(query)}</p><p class="reges-dim">{seconds}</p>'
-    return _panel("Refined query", body + (f'<ul class="reges-notes">{said}</ul>' if said else ""))
+    return _panel("Searched with", body + (f'<ul class="reges-notes">{said}</ul>' if said else ""))
 
 
 def candidates_html(found: Recommendation | None, top_k: int) -> str:
     """Return the candidates as a table, probabilities as bars: as long as the first one's is full."""
     if found is None:
-        return _panel("Candidates", '<p class="reges-empty">What the item expert chooses from.</p>')
+        return _panel("Candidates", '<p class="reges-empty">Nothing yet.</p>')
     if not found.candidates:
         return _panel("Candidates", '<p class="reges-empty">None is left. Are the filters too narrow?</p>')
     shown = found.candidates[:top_k]

@@ -22,10 +22,10 @@ __all__ = ["EXAMPLES", "build_ui", "launch_options"]
 _CONCURRENT = 16
 
 EXAMPLES = (
-    "Something quiet and thoughtful for tonight.",
-    "I want to laugh, nothing heavy please.",
     "Surprise me with something unusual.",
-    "A true story that reads like a thriller.",
+    "Something for a friend who is hard to please.",
+    "What would you take for a quiet weekend?",
+    "The one that most people overlook.",
 )
 
 
@@ -115,7 +115,7 @@ def build_ui(
                     buttons=[],
                     height="auto",
                     layout="bubble",
-                    placeholder="What are you in the mood for?",
+                    placeholder="What are you looking for?",
                     examples=[{"text": text} for text in examples],
                     feedback_options=None,
                 )

@@ -52,11 +52,11 @@ def test_a_message_gets_an_item_with_query_and_candidates(chat):
 
 
 def test_an_offered_message_is_sent(chat):
-    chat.page.get_by_text("I want to laugh, nothing heavy please.").click()
+    chat.page.get_by_text("Surprise me with something unusual.").click()
     answer = chat.page.locator("#reges-chat .bot-row").first
     expect(answer).to_be_visible()
     chat.finished(answer)
-    assert chat.messages()[0] == "I want to laugh, nothing heavy please."
+    assert chat.messages()[0] == "Surprise me with something unusual."
     assert chat.messages()[1] in TITLES
 
 
