@@ -219,3 +219,11 @@ def test_adapters_that_cannot_be_used(store, tiny, tmp_path):
     recommend(store, tiny, "--item-adapter", narrow).fails(4, "narrow")
     weights.write_bytes(weights.read_bytes()[:99])
     recommend(store, tiny, "--item-adapter", adapter).fails(4, "damaged")
+
+
+def test_a_wish_is_taken_as_text(store, tiny):
+    found = call("recommend", "a quiet film about the sea", "--store", store, "--model", tiny, "--json")
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["recommendation"]["title"]
+    for wrong in ([], ["a film", "--conversation", "-"]):
+        call("recommend", *wrong, "--store", store).fails(2, "--conversation")
