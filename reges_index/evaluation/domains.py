@@ -337,7 +337,8 @@ def rank_by_vectors(
 
 
 def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit: NDArray[Any] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def encoder_rankings(

@@ -333,7 +333,7 @@ class Lab:
         lm = self.lm
         trained = lm.manifest(ITEM_ADAPTER) if lm is not None and lm.has_adapter(ITEM_ADAPTER) else None
         advice = trained.inference if trained is not None else {}
-        budgets = {
+        budgets: dict[str, Any] = {
             "max_candidate_tokens": s.max_candidate_tokens or advice.get("max_candidate_tokens"),
             "max_history_tokens": s.max_history_tokens or advice.get("max_history_tokens"),
         }
@@ -372,9 +372,10 @@ class Lab:
         backend = rerank.backend
         adapter = backend.adapter if isinstance(backend, LocalBackend) else None
         penalty = rerank.asking["length_penalty"]
+        template: Any = rerank.get_prompts()["select_prompt"]
         return {
             "adapter": self.adapter_hash(adapter),
-            "prompt": selection_prompt_hash(rerank.get_prompts()["select_prompt"]),
+            "prompt": selection_prompt_hash(template),
             "budgets": _values(rerank.budget),
             **({"length_penalty": penalty} if penalty else {}),
         }
@@ -384,7 +385,7 @@ class Lab:
     ) -> list[Prediction]:
         """Retrieve and choose; run once for all experiments that want the same."""
         by = "own" if own and self.llm is not None else adapter or "bare"
-        options = {} if own and self.llm is not None else {"mode": mode}
+        options: dict[str, Any] = {} if own and self.llm is not None else {"mode": mode}
         run = f"{mode}-{top_k}-{self.best_kind()}-{by}"
         return self.select(name, self.shown(top_k), adapter=adapter, run=run, own=own, **options)
 
