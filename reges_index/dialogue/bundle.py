@@ -10,7 +10,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.schema import QueryBundle
 
 from reges_index.dialogue.messages import Dialogue, count_asides, said_in, to_messages
-from reges_index.dialogue.render import render_history
+from reges_index.dialogue.render import render_history, search_text
 
 __all__ = ["DialogueQueryBundle", "dialogue_of"]
 
@@ -20,8 +20,9 @@ class DialogueQueryBundle(QueryBundle):
     """A query bundle with the chat messages that the query stands for.
 
     It goes through LlamaIndex's engines, postprocessors, synthesizers and events as it is. Before
-    `ReGeSQueryTransform` the query string is the dialogue as text (the paper's *Original*); after it the
-    query string and what is embedded are the refined query, and the messages are still there.
+    `ReGeSQueryTransform` the query string is the dialogue as text (the paper's *Original*), and what is
+    embedded are its bare words, newest message first; after it both are the refined query, and the messages
+    are still there.
 
     Attributes
     ----------
@@ -51,6 +52,13 @@ class DialogueQueryBundle(QueryBundle):
         report = {"messages_of_others": asides} if asides else {}
         text = render_history(messages).text
         return cls(query_str=text, messages=messages, report=report, exclude_ids=tuple(exclude_ids))
+
+    @property
+    def embedding_strs(self) -> list[str]:
+        """What a retriever embeds: the refined queries, or else the dialogue's words, newest message first."""
+        if self.custom_embedding_strs or not (words := search_text(self.messages)):
+            return list(super().embedding_strs)
+        return [words]
 
     def refined(self, queries: list[str], report: dict[str, Any]) -> DialogueQueryBundle:
         """Return a copy that searches with ``queries`` (their mean vector) instead of the dialogue."""

@@ -10,7 +10,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from reges_index.dialogue.measure import TextMeasure, surely_longer
 from reges_index.dialogue.text import one_line
 
-__all__ = ["HISTORY_FORMAT", "RenderedHistory", "newest_text", "render_history", "role_name"]
+__all__ = ["HISTORY_FORMAT", "RenderedHistory", "newest_text", "render_history", "role_name", "search_text"]
 
 # Part of every prompt hash: change it whenever the text below changes.
 HISTORY_FORMAT = "history-v1"
@@ -54,6 +54,15 @@ def _line(message: ChatMessage) -> str:
 def newest_text(dialogue: Sequence[ChatMessage], count: int) -> str:
     """Return the newest ``count`` messages as one line of bare words, empty for a count of 0."""
     return " ".join(one_line(m.content or "") for m in dialogue[-count:]) if count else ""
+
+
+def search_text(messages: Sequence[ChatMessage]) -> str:
+    """Return a dialogue as a text to search with: the bare words of each message, newest message first.
+
+    Encoders cut long texts at their end, so the newest wish comes first. Names of roles are left out, since an
+    encoder takes "seeker" for a thing that is sought.
+    """
+    return "\n".join(line for m in reversed(messages) if (line := one_line(m.content or "")))
 
 
 def render_history(

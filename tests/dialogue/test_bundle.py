@@ -79,3 +79,11 @@ def test_no_prompt_holds_what_neither_side_has_said(tiny):
     assert "SECRET" not in ReGeSQueryTransform(tiny).build_prompt(whole).messages[0].content
     only = DialogueQueryBundle(query_str="a thriller", messages=(aside,))
     assert [message.content for message in dialogue_of(only)] == ["a thriller"]
+
+
+def test_a_dialogue_is_searched_with_by_its_bare_words_newest_first():
+    talk = [("user", "a film"), ("assistant", "Heat?"), ("user", "no, calmer")]
+    messages = [{"role": role, "content": text} for role, text in talk]
+    bundle = DialogueQueryBundle.from_dialogue(messages)
+    assert bundle.embedding_strs == ["no, calmer\nHeat?\na film"]
+    assert bundle.refined(["calm films"], {}).embedding_strs == ["calm films"]
