@@ -55,7 +55,7 @@ class DialogueQueryBundle(QueryBundle):
 
     @property
     def embedding_strs(self) -> list[str]:
-        """What a retriever embeds: the refined queries, or else the dialogue's words, newest message first."""
+        """What is embedded: the refined queries, or else the dialogue's words, newest message first."""
         if self.custom_embedding_strs or not (words := search_text(self.messages)):
             return list(super().embedding_strs)
         return [words]

@@ -59,8 +59,8 @@ def newest_text(dialogue: Sequence[ChatMessage], count: int) -> str:
 def search_text(messages: Sequence[ChatMessage]) -> str:
     """Return a dialogue as a text to search with: the bare words of each message, newest message first.
 
-    Encoders cut long texts at their end, so the newest wish comes first. Names of roles are left out, since an
-    encoder takes "seeker" for a thing that is sought.
+    Encoders cut long texts at their end, so the newest wish comes first. Names of roles are left out, since
+    an encoder takes "seeker" for a thing that is sought.
     """
     return "\n".join(line for m in reversed(messages) if (line := one_line(m.content or "")))
 
