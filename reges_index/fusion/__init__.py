@@ -1,6 +1,6 @@
-"""Beyond the paper: many candidate sources, a trained query side and a calibrated final choice.
+"""Beyond the paper: the encoder's vectors, words, titles and statistics weighed together, as one retriever.
 
-Every part is optional and can be switched off. Names are loaded on first use.
+No LLM runs, and what a catalog does not have counts for nothing. Names are loaded on first use.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reges_index.fusion.adapter import QueryAdapter as QueryAdapter
-    from reges_index.fusion.choice import ChoiceWeights as ChoiceWeights
+    from reges_index.fusion.features import FEATURES as FEATURES
+    from reges_index.fusion.features import SOURCES as SOURCES
     from reges_index.fusion.model import FusionModel as FusionModel
     from reges_index.fusion.retriever import FusionRetriever as FusionRetriever
-    from reges_index.fusion.scoring import SOURCES as SOURCES
     from reges_index.fusion.state import DialogueState as DialogueState
     from reges_index.fusion.state import NamedItem as NamedItem
     from reges_index.fusion.state import StateReader as StateReader
@@ -23,14 +22,13 @@ else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
         {
-            "ChoiceWeights": "choice",
             "DialogueState": "state",
+            "FEATURES": "features",
             "FusionModel": "model",
             "FusionRetriever": "retriever",
             "ItemStatistics": "statistics",
             "NamedItem": "state",
-            "QueryAdapter": "adapter",
-            "SOURCES": "scoring",
+            "SOURCES": "features",
             "StateReader": "state",
         },
     )

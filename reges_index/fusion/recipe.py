@@ -1,44 +1,42 @@
-"""`FusionRecipe`: the YAML of finetune/recipes/fusion.yaml, and reading the data sets it names."""
+"""`FusionRecipe`: the YAML of finetune/recipes/fusion.yaml, reading what it names, and fitting by it."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reges_index.catalog import read_items, resolve_encoder
-from reges_index.catalog.encoder import embed_queries, encoder_identity
+from reges_index.catalog import read_items
+from reges_index.catalog.encoder import encoder_identity
 from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue import read_turns
-from reges_index.errors import ConfigError, InputError, StorageError
-from reges_index.fusion.fit_adapter import AdapterTraining
-from reges_index.fusion.fit_tower import TowerTraining
-from reges_index.fusion.fit_weights import WeightTraining
-from reges_index.fusion.fitting import TrainSet
-from reges_index.fusion.training import FusionTraining, Workbench
-from reges_index.models.files import write_files
+from reges_index.errors import ConfigError, InputError
+from reges_index.fusion.features import SOURCES, CatalogSources, QueryVectors, check_sources, dialogue_texts
+from reges_index.fusion.fitting import (
+    Example,
+    ScorerTraining,
+    TrainSet,
+    fit_fusion,
+    fit_scorer,
+    make_examples,
+    recalls,
+)
+from reges_index.fusion.statistics import ItemStatistics
+from reges_index.fusion.vector_cache import VectorCache
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
-__all__ = ["FusionRecipe", "VectorCache", "read_recipe"]
+__all__ = ["FusionRecipe", "FusionReport", "read_recipe", "train_by_recipe"]
 
 logger = logging.getLogger(__name__)
-
-Floats = npt.NDArray[np.float32]
-_CHUNK = 256
-# What numpy raises at a file that was cut off or is none of its own.
-_DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, ValueError)
 
 
 class _DataSet(BaseModel):
@@ -50,47 +48,72 @@ class _DataSet(BaseModel):
 
 
 class FusionRecipe(BaseModel):
-    """How a fusion is trained.
+    """How a fusion is fitted.
 
     Attributes
     ----------
     data
-        Train sets; of each the turns and the catalog.
+        Train sets whose dialogues also count as statistics; of each the turns and the catalog.
+    fit_from
+        The scorer is fitted on the last of their dialogues, those behind this share. Take those that the
+        encoder's training has kept out, or else what it finds there is too good to be true.
+    domains
+        Folder in which every folder is a data set of ``catalog.jsonl`` and ``turns.jsonl``.
+    kept_out
+        Which of these the scorer is fitted on, as catalogs without statistics.
     out
         Folder of the model.
     cache
         Folder where vectors are kept between runs.
     encoder
-        "embedded", a model's name or a folder.
-    folds, adapter, weights
-        Fields of `FusionTraining`, `AdapterTraining` and `WeightTraining`.
-    query_tower
-        Fields of `TowerTraining`; left out, no query tower is trained.
+        "reges", another encoder's name or a folder.
+    without
+        Sources that get no weight.
+    folds
+        Of the cross-validation, and of the statistics where ``fit_from`` is 0.
+    training
+        Settings of the fit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: tuple[_DataSet, ...] = Field(min_length=1)
+    data: tuple[_DataSet, ...] = ()
+    fit_from: float = Field(default=0.0, ge=0, lt=1)
+    domains: Path | None = None
+    kept_out: tuple[str, ...] = ()
     out: Path
     cache: Path
-    encoder: str = "embedded"
+    encoder: str = "reges"
+    without: tuple[str, ...] = ()
     folds: int = Field(default=3, ge=2)
-    adapter: AdapterTraining = AdapterTraining()
-    weights: WeightTraining = WeightTraining()
-    query_tower: TowerTraining | None = None
+    training: ScorerTraining = ScorerTraining()
 
-    @property
-    def settings(self) -> FusionTraining:
-        """Settings of the fit."""
-        return FusionTraining(self.adapter, self.weights, self.folds, tower=self.query_tower)
+    def places(self) -> list[_DataSet]:
+        """Return all data sets that are read."""
+        found = list(self.data)
+        if self.domains is not None:
+            for name in self.kept_out:
+                folder = self.domains / name
+                found.append(
+                    _DataSet(
+                        name=name, conversations=folder / "turns.jsonl", catalog=folder / "catalog.jsonl"
+                    )
+                )
+        return found
 
-    def bench(self, embed_model: BaseEmbedding | None = None) -> Workbench:
-        """Return what a query tower is trained with; an encoder that is given goes before the recipe's."""
-        return Workbench(resolve_encoder(embed_model or self.encoder), self.cache)
+    def train_sets(self, embed_model: BaseEmbedding | None = None) -> list[TrainSet]:
+        """Read and embed all data sets; an encoder that is given goes before the recipe's."""
+        cache = VectorCache(self.cache, embed_model or self.encoder)
+        counted = len(self.data)
+        return [
+            _train_set(its, cache, self.fit_from if number < counted else 0.0, number < counted)
+            for number, its in enumerate(self.places())
+        ]
 
     def manifest(self, embed_model: BaseEmbedding | None = None) -> dict[str, Any]:
-        """Return what the model records: encoder (as for `bench`), data by hash, settings, versions."""
+        """Return what the model records: encoder, data by hash, settings, versions."""
         identity = encoder_identity(embed_model or self.encoder)
+        names = ("reges-index", "torch", "numpy", "bm25s")
         return {
             "encoder": {
                 "name": identity.name,
@@ -102,25 +125,20 @@ class FusionRecipe(BaseModel):
                     "name": its.name,
                     **{kind: _sha256(getattr(its, kind)) for kind in ("conversations", "catalog")},
                 }
-                for its in self.data
+                for its in self.places()
             ],
-            "settings": self.fitted_with(),
-            "versions": {name: version(name) for name in ("reges-index", "torch", "numpy", "bm25s", "peft")},
+            "settings": self.model_dump(mode="json", include={"fit_from", "without", "folds", "training"}),
+            "versions": {name: version(name) for name in names},
         }
 
-    def fitted_with(self) -> dict[str, Any]:
-        """Return the settings of the fit as plain data."""
-        return self.model_dump(mode="json", include={"folds", "adapter", "weights", "query_tower"})
 
-    def train_sets(self, embed_model: BaseEmbedding | None = None) -> list[TrainSet]:
-        """Read and embed all data sets; encoder as for `bench`."""
-        cache = VectorCache(self.cache, embed_model or self.encoder)
-        return [
-            TrainSet.build(
-                its.name, read_turns(its.conversations), read_items(its.catalog), cache.texts, cache.queries
-            )
-            for its in self.data
-        ]
+def _train_set(its: _DataSet, cache: VectorCache, fit_from: float, counted: bool) -> TrainSet:
+    turns, items = read_turns(its.conversations), read_items(its.catalog)
+    sources = CatalogSources(items, cache.texts([item.text() for item in items]), ItemStatistics.count([]))
+    texts = [dialogue_texts(turn.chat) for turn in turns]
+    found = cache.queries([text for pair in texts for text in pair])
+    vectors = [QueryVectors(found[2 * n], found[2 * n + 1]) for n in range(len(turns))]
+    return TrainSet(its.name, turns, sources, vectors, fit_from, counted)
 
 
 def _sha256(path: Path) -> str:
@@ -138,9 +156,9 @@ def read_recipe(path: str | Path) -> FusionRecipe:
         If the file cannot be read, or is not UTF-8.
     """
     source = Path(path)
+    hint = "see finetune/recipes/fusion.yaml"
     try:
-        raw = yaml.safe_load(source.read_text(encoding="utf-8"))
-        recipe = FusionRecipe.model_validate(raw)
+        recipe = FusionRecipe.model_validate(yaml.safe_load(source.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -150,106 +168,89 @@ def read_recipe(path: str | Path) -> FusionRecipe:
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: no valid YAML: {error}") from error
     except RecursionError as error:
-        raise ConfigError(
-            f"{source}: nested too deeply to be read", hint="see finetune/recipes/fusion.yaml"
-        ) from error
+        raise ConfigError(f"{source}: nested too deeply to be read", hint=hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ConfigError(
-            f"{source}: {place}: {first['msg']}", hint="see finetune/recipes/fusion.yaml"
-        ) from error
+        raise ConfigError(f"{source}: {place}: {first['msg']}", hint=hint) from error
+    if not recipe.places():
+        raise ConfigError(f"{source}: names no data set", hint=hint)
     folder = source.parent
+    data = tuple(
+        its.model_copy(update={"conversations": folder / its.conversations, "catalog": folder / its.catalog})
+        for its in recipe.data
+    )
     return recipe.model_copy(
         update={
             "encoder": name_beside(folder, recipe.encoder),
             "out": folder / recipe.out,
             "cache": folder / recipe.cache,
-            "data": tuple(
-                its.model_copy(
-                    update={"conversations": folder / its.conversations, "catalog": folder / its.catalog}
-                )
-                for its in recipe.data
-            ),
+            "domains": None if recipe.domains is None else folder / recipe.domains,
+            "data": data,
         }
     )
 
 
-class VectorCache:
-    """Vectors by text, kept in a folder: one file for each kind of text and encoder, written as they come.
+@dataclass(frozen=True)
+class FusionReport:
+    """What a fit gave.
 
-    Parameters
+    Attributes
     ----------
-    folder
-        Made if need be.
-    encoder
-        As for `resolve_encoder`; it is loaded only when something is missing.
+    out
+        Folder of the model.
+    cross_validation
+        Protocol ("all", or "new" without named items) -> data set -> recall at 1, 5, 10 and 50 and the
+        number of pairs of turn and target; each turn is judged by weights that have not seen it.
+    """
+
+    out: str
+    cross_validation: dict[str, dict[str, dict[str, float | None]]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return asdict(self)
+
+
+def _cross_validate(
+    examples: Sequence[Example], recipe: FusionRecipe, without: Collection[str]
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Judge each block of examples by weights of the others; blocks are next to each other in time."""
+    groups: dict[str, list[int]] = {}
+    for number, example in enumerate(examples):
+        groups.setdefault(example.group, []).append(number)
+    fold = {n: place * recipe.folds // len(its) for its in groups.values() for place, n in enumerate(its)}
+    scorers = []
+    for block in range(recipe.folds):
+        others = [example for n, example in enumerate(examples) if fold[n] != block]
+        scorers.append(fit_scorer(others, recipe.training, without=without))
+    found: dict[str, dict[str, dict[str, float | None]]] = {"all": {}, "new": {}}
+    for name, its in groups.items():
+        # Turns that count once more without statistics are for learning, not for judging.
+        usual = any(examples[n].known for n in its)
+        judged = [(examples[n], scorers[fold[n]]) for n in its if examples[n].known or not usual]
+        for protocol, scores in found.items():
+            scores[name] = recalls(judged, new=protocol == "new")
+    return found
+
+
+def train_by_recipe(
+    recipe: FusionRecipe, *, out: Path | None = None, embed_model: BaseEmbedding | None = None
+) -> FusionReport:
+    """Fit what a recipe describes and write the model; ``out`` and ``embed_model`` go before the recipe's.
 
     Raises
     ------
     InputError
-        If a file of vectors may not be read. A damaged one counts as empty, and is written anew.
-    StorageError
-        If vectors cannot be written.
+        If data cannot be read, or a source's name is unknown.
+    TrainingError
+        If no turn has a target in its catalog.
     """
-
-    def __init__(self, folder: Path, encoder: BaseEmbedding | str) -> None:
-        self._folder, self._encoder = folder, encoder
-        self._identity = encoder_identity(encoder)
-
-    def texts(self, texts: Sequence[str]) -> Floats:
-        """Return unit vectors of items' texts, shape (n, d)."""
-        return self._get("text", texts)
-
-    def queries(self, texts: Sequence[str]) -> Floats:
-        """Return unit vectors of queries, shape (n, d)."""
-        return self._get("query", texts)
-
-    def _get(self, kind: str, texts: Sequence[str]) -> Floats:
-        if not texts:
-            return np.zeros((0, self._identity.dimension), dtype=np.float32)
-        name = hashlib.sha256(f"{self._identity}|{kind}".encode()).hexdigest()[:16]
-        file = self._folder / f"{kind}-{name}.npz"
-        known = _read_vectors(file)
-        keys = [hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() for text in texts]
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        for start in range(0, len(missing), _CHUNK):
-            part = list(missing)[start : start + _CHUNK]
-            rows = self._embed(kind, [missing[key] for key in part])
-            known |= dict(zip(part, rows / np.linalg.norm(rows, axis=1, keepdims=True), strict=True))
-            _write_vectors(file, known)
-            logger.info("embedded %d of %d %s texts", start + len(part), len(missing), kind)
-        return np.stack([known[key] for key in keys])
-
-    def _embed(self, kind: str, texts: list[str]) -> Floats:
-        model = resolve_encoder(self._encoder)
-        rows = embed_queries(model, texts) if kind == "query" else model.get_text_embedding_batch(texts)
-        return np.asarray(rows, dtype=np.float32)
-
-
-def _read_vectors(file: Path) -> dict[str, Floats]:
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            return dict(zip(kept["keys"].tolist(), kept["vectors"], strict=True))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror or error})",
-            hint="make it readable, or name another cache in the recipe",
-        ) from error
-    except _DAMAGE as error:
-        logger.warning("%s is damaged (%s): its vectors are made again", file, error)
-        return {}
-
-
-def _write_vectors(file: Path, vectors: Mapping[str, Floats]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, keys=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
-    try:
-        write_files({file: buffer.getvalue()})
-    except OSError as error:
-        raise StorageError(
-            f"{file}: vectors cannot be written ({error.strerror or error})",
-            hint="free some space, or name another cache in the recipe; those written so far are kept",
-        ) from error
+    without = {name for source in check_sources(recipe.without) for name in SOURCES[source]}
+    sets = recipe.train_sets(embed_model)
+    examples = make_examples(sets, recipe.training, folds=recipe.folds)
+    scores = _cross_validate(examples, recipe, without)
+    model = fit_fusion(sets, recipe.training, recipe.manifest(embed_model), examples, without=without)
+    place = recipe.out if out is None else out
+    model.save(place)
+    return FusionReport(str(place), scores)

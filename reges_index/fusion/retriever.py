@@ -8,25 +8,32 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from reges_index.catalog import ItemCatalog
+from reges_index.catalog import Item, ItemCatalog
 from reges_index.catalog.encoder import embed_queries
 from reges_index.dialogue import dialogue_of
 from reges_index.errors import EncoderMismatchError, InputError
-from reges_index.fusion.features import CatalogSources, QueryVectors, dialogue_texts
+from reges_index.fusion.features import (
+    CatalogSources,
+    QueryVectors,
+    SourceSwitch,
+    check_sources,
+    columns_of,
+    dialogue_texts,
+)
 from reges_index.fusion.model import FusionModel
-from reges_index.fusion.scoring import SourceSwitch, check_sources, item_biases, log_softmax, score_items
-from reges_index.fusion.snapshot import Snapshot, allowed_ids
-from reges_index.fusion.tower import QueryTower
+from reges_index.fusion.scorer import log_softmax
 
 __all__ = ["FusionRetriever"]
 
@@ -42,10 +49,9 @@ _LOOKS = 20
 class _Prepared:
     fingerprint: str
     sources: CatalogSources
-    biases: Floats
 
 
-class _Workshop:
+class _Shared:
     """What retrievers of one catalog and model share: the prepared sources and the lock to make them."""
 
     def __init__(self) -> None:
@@ -59,9 +65,8 @@ class _Workshop:
 class FusionRetriever(BaseRetriever):
     """Scores every item of a catalog by all sources and returns the best.
 
-    Takes the place of `CatalogRetriever` behind the query expert: it reads the dialogue from a
-    `DialogueQueryBundle` and, where there is one, the refined query. A plain bundle counts as one message of
-    the user. Built on first use, and again when the catalog's content has changed. May be shared between
+    Reads the dialogue from a `DialogueQueryBundle`; no query has to be written for it. A plain bundle counts
+    as one message of the user. Built on first use, and again when the catalog's content has changed. May be shared between
     threads; async calls run in a thread.
 
     Parameters
@@ -75,12 +80,8 @@ class FusionRetriever(BaseRetriever):
     filters
         Restrictions on metadata, as for `CatalogRetriever`.
     without
-        Sources to switch off; see `reges_index.fusion.scoring.SOURCES`. For ablations, and where a source
+        Sources to switch off; see `reges_index.fusion.SOURCES`. For ablations, and where a source
         is not wanted.
-    hide_ruled_out
-        Whether items that the user has turned down, and items of a genre that was ruled out ("no horror"),
-        leave the ranking. Off, both only weigh against an item. If nothing else is left they stay. On the
-        dev sets it moves no figure by more than one pair (finetune/FUSION.md); it is a promise, not a gain.
     check_every
         Seconds between two looks whether another process has changed the catalog. A look reads a hash of
         every item (1,100 items: 55 ms, 6,300: over a second), so large catalogs are looked at less often, for
@@ -112,7 +113,6 @@ class FusionRetriever(BaseRetriever):
         filters: MetadataFilters | None = None,
         *,
         without: SourceSwitch = (),
-        hide_ruled_out: bool = False,
         check_every: float = 1.0,
         callback_manager: CallbackManager | None = None,
     ) -> None:
@@ -123,10 +123,9 @@ class FusionRetriever(BaseRetriever):
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self.without = check_sources(without)
-        self.hide_ruled_out = hide_ruled_out
         self.check_every = check_every
         _check_encoder(catalog, self.model)
-        self._workshop = _Workshop()
+        self._shared = _Shared()
         super().__init__(callback_manager=callback_manager)
 
     def for_top_k(self, similarity_top_k: int) -> FusionRetriever:
@@ -144,34 +143,37 @@ class FusionRetriever(BaseRetriever):
         return other
 
     def _ready(self) -> _Prepared:
-        shop = self._workshop
-        prepared = shop.prepared
+        shared = self._shared
+        prepared = shared.prepared
         changes = self.catalog.changes
-        wait = max(self.check_every, _LOOKS * shop.look_took) if self.check_every else 0.0
-        if prepared is not None and shop.changes == changes and time.monotonic() - shop.looked < wait:
+        wait = max(self.check_every, _LOOKS * shared.look_took) if self.check_every else 0.0
+        if prepared is not None and shared.changes == changes and time.monotonic() - shared.looked < wait:
             return prepared
         began = time.monotonic()
         mark = self.catalog.fingerprint()
-        shop.look_took = time.monotonic() - began
+        shared.look_took = time.monotonic() - began
         if prepared is None or prepared.fingerprint != mark:
-            with shop.lock:
-                prepared = shop.prepared
+            with shared.lock:
+                prepared = shared.prepared
                 if prepared is None or prepared.fingerprint != mark:
-                    prepared = shop.prepared = self._prepare()
+                    prepared = shared.prepared = self._prepare()
         # Only now: while this thread builds, and where it fails, others must not take the old state for new.
-        shop.looked, shop.changes = began, changes
+        shared.looked, shared.changes = began, changes
         return prepared
 
     def _prepare(self) -> _Prepared:
-        taken = Snapshot.of(self.catalog)
-        sources = CatalogSources(taken.items, taken.vectors, self.model.statistics)
-        return _Prepared(taken.fingerprint, sources, item_biases(self.model, taken.items))
+        mark = (
+            self.catalog.fingerprint()
+        )  # before the rows: a change in between is then seen by the next look
+        items, vectors = self.catalog.contents()
+        lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        return _Prepared(mark, CatalogSources(items, vectors / lengths, self.model.statistics))
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         nodes = self._ranked(query_bundle, self._ready())
-        stale = time.monotonic() - self._workshop.looked > self.check_every
+        stale = time.monotonic() - self._shared.looked > self.check_every
         if stale and len(self.catalog.held([node.node.node_id for node in nodes])) < len(nodes):
-            self._workshop.looked = -math.inf
+            self._shared.looked = -math.inf
             nodes = self._ranked(query_bundle, self._ready())
         return nodes
 
@@ -179,60 +181,40 @@ class FusionRetriever(BaseRetriever):
         items = prepared.sources.items
         if not items:
             return []
-        messages = dialogue_of(query_bundle)
-        vectors = self._embed(query_bundle)
-        state = prepared.sources.reader.read(messages)
-        scores = score_items(
-            self.model,
-            prepared.sources,
-            prepared.biases,
-            messages,
-            vectors,
-            without=self.without,
-            state=state,
-        )
-        allowed = allowed_ids(self.catalog, self.filters)
-        places = np.arange(len(items))
-        if allowed is not None:
-            places = np.array([n for n, item in enumerate(items) if item.id in allowed], dtype=np.int64)
-        if self.hide_ruled_out:
-            places = _without_hidden(places, prepared.sources.ruled_out(state))
+        places = self._places(items)
         if not len(places):
             return []
-        chances = np.exp(log_softmax(scores[places]))
-        best = np.argsort(-scores[places], kind="stable")[: self.similarity_top_k]
+        scores = self._scores(query_bundle, prepared.sources)[places]
+        chances = np.exp(log_softmax(scores))
+        best = np.argsort(-scores, kind="stable")[: self.similarity_top_k]
         template = self.catalog.template
         return [NodeWithScore(node=items[places[n]].to_node(template), score=float(chances[n])) for n in best]
 
-    def _embed(self, bundle: QueryBundle) -> QueryVectors:
+    def _places(self, items: Sequence[Item]) -> npt.NDArray[np.int64]:
+        """Return the positions of the items that pass the filters."""
+        if self.filters is None or not self.filters.filters:
+            return np.arange(len(items))
+        allowed = frozenset(self.catalog.ids(self.filters))
+        return np.array([n for n, item in enumerate(items) if item.id in allowed], dtype=np.int64)
+
+    def _scores(self, bundle: QueryBundle, sources: CatalogSources) -> Floats:
+        """Return each item's log-odds up to a constant, shape (N,)."""
         messages = dialogue_of(bundle)
+        matrix = sources.features(messages, self._embed(messages))
+        matrix[:, columns_of(self.without)] = 0
+        return self.model.scorer(matrix)
+
+    def _embed(self, messages: Sequence[ChatMessage]) -> QueryVectors:
         whole, last = dialogue_texts(messages)
         if not whole:
             raise InputError("the query is empty", hint="pass a dialogue with text")
-        # Before the query expert has run, the query string is the dialogue itself.
-        refined = [text for text in bundle.custom_embedding_strs or () if text.strip()]
-        found = np.array(embed_queries(self.catalog.embed_model, [whole, last, *refined]), dtype=np.float32)
-        query = found[2:].mean(axis=0) if refined else None
-        if query is None and bundle.embedding is not None:
-            query = np.asarray(bundle.embedding, dtype=np.float32)
-        return QueryVectors(found[0], found[1], query, self._by_tower(whole))
-
-    def _by_tower(self, text: str) -> Floats | None:
-        if self.model.tower is None:
-            return None
-        vector: Floats = QueryTower.shared(self.model.tower, self.catalog.embed_model).encode([text])[0]
-        return vector
+        # Both are one and the same text where only one message was said.
+        texts = list(dict.fromkeys((whole, last)))
+        found = np.array(embed_queries(self.catalog.embed_model, texts), dtype=np.float32)
+        return QueryVectors(found[0], found[-1])
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
-
-
-def _without_hidden(places: npt.NDArray[np.int64], hidden: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    left: npt.NDArray[np.int64] = places[~hidden[places]]
-    if len(left) < len(places):
-        said = "hidden" if len(left) else "all that pass the filters, so they stay"
-        logger.info("%d items are turned down or of a genre ruled out: %s", len(places) - len(left), said)
-    return left if len(left) else places
 
 
 def _check_encoder(catalog: ItemCatalog, model: FusionModel) -> None:
@@ -242,5 +224,6 @@ def _check_encoder(catalog: ItemCatalog, model: FusionModel) -> None:
         raise EncoderMismatchError(
             f"the fusion model was trained with encoder {name!r} of dimension {dimension}, catalog "
             f"{catalog.name!r} has {catalog.encoder.name!r} of dimension {catalog.encoder.dimension}",
-            hint="use the default encoder, or train a model for yours with `reges finetune fusion`",
+            hint="index the items again with encoder reges, or train a model for yours with "
+            "`reges finetune fusion`",
         )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from reges_index.fusion.features import FEATURES
 
-__all__ = ["TENSORS", "Scorer"]
+__all__ = ["TENSORS", "Scorer", "log_softmax"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -61,13 +61,16 @@ class Scorer:
             scores = scores + np.tanh(features @ self.hidden + self.offset) @ self.out
         return scores
 
-    def uses(self, feature: str) -> bool:
-        """Whether a feature has any weight."""
-        column = FEATURES.index(feature)
-        return bool(self.linear[column]) or bool(self.hidden[column].any())
-
     def shifted(self, feature: str, by: float) -> Scorer:
         """Return a scorer whose weight of one feature is larger by a number of log-odds."""
         linear = self.linear.copy()
         linear[FEATURES.index(feature)] += by
         return replace(self, linear=linear)
+
+
+def log_softmax(scores: Floats) -> npt.NDArray[np.float64]:
+    """Return log-probabilities, in double precision so that they sum to 1."""
+    values = scores.astype(np.float64)
+    values -= values.max()
+    logs: npt.NDArray[np.float64] = values - np.log(np.exp(values).sum())
+    return logs

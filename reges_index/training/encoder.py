@@ -7,24 +7,29 @@ those that the step's turns and their teacher name, and some random ones.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from safetensors.torch import save as to_bytes
+from sentence_transformers import SentenceTransformer
 from torch.nn.utils import parametrize
 
 from reges_index.catalog import resolve_encoder
-from reges_index.errors import TrainingError
+from reges_index.catalog.reges_embedding import CONFIG, MANIFEST, WEIGHTS
+from reges_index.errors import ConfigError, TrainingError
 from reges_index.fusion.features import dialogue_texts
-from reges_index.fusion.tower import TowerAdapter, tower_base
+from reges_index.models.files import write_files
 from reges_index.training.checkpoints import (
     Checkpoint,
     latest_checkpoint,
@@ -49,7 +54,7 @@ _CHUNK_TOKENS = 3072
 _LIMIT = 256
 _LOG_SECONDS = 60.0
 _SAVE_SECONDS = 240.0
-_TARGETS = ("query", "key", "value", "dense")
+FORMAT = "reges-encoder/1"
 
 
 class _LowRank(torch.nn.Module):
@@ -73,7 +78,7 @@ class _Encoder(torch.nn.Module):
 
     def __init__(self, embed_model: BaseEmbedding, rank: int) -> None:
         super().__init__()
-        base = tower_base(embed_model)
+        base = _copy_of(embed_model)
         self.model = base[0].auto_model
         self.tokenizer = base.tokenizer
         self.rank = rank
@@ -130,21 +135,37 @@ class _Encoder(torch.nn.Module):
         with torch.no_grad(), parametrize.cached():
             return self(texts, [limit] * len(texts))
 
-    def adapter(self, max_tokens: int) -> TowerAdapter:
-        """Return the low-rank changes as a PEFT adapter."""
+    def files(self, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the low-rank changes as the files of a PEFT adapter's folder, in half precision."""
         weights = {}
         for name, module in self.layers.items():
             change = module.parametrizations.weight[0]
             for side, tensor in (("A", change.a), ("B", change.b)):
                 key = f"base_model.model.encoder.{name}.lora_{side}.weight"
-                weights[key] = tensor.detach().numpy().copy()
+                weights[key] = tensor.detach().to(torch.float16).contiguous()
         config = {
             "peft_type": "LORA",
             "r": self.rank,
             "lora_alpha": self.rank,
-            "target_modules": sorted(_TARGETS),
+            "target_modules": sorted({name.rpartition(".")[2] for name in self.layers}),
         }
-        return TowerAdapter(weights, config, max_tokens)
+        stored = to_bytes(weights, metadata={"format": "pt"})
+        whole = {**manifest, "format": FORMAT, "weights_sha256": sha256(stored).hexdigest()}
+        found = {WEIGHTS: stored}
+        for name, content in ((CONFIG, config), (MANIFEST, whole)):
+            found[name] = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+        return found
+
+
+def _copy_of(embed_model: BaseEmbedding) -> SentenceTransformer:
+    """Return a copy, of its own, of the model in a local sentence encoder."""
+    inner = getattr(embed_model, "_model", None)
+    if not isinstance(inner, SentenceTransformer) or not hasattr(inner[0], "auto_model"):
+        raise ConfigError(
+            f"encoder {embed_model.model_name!r} is no sentence-transformers model that can be trained",
+            hint="name a model of sentence-transformers with a transformer in it",
+        )
+    return copy.deepcopy(inner)
 
 
 class EncoderRun:
@@ -320,12 +341,32 @@ class EncoderRun:
 
 
 def train_encoder(recipe: EncoderRecipe, *, embed_model: BaseEmbedding | None = None) -> dict[str, Any]:
-    """Train what a recipe describes; writes the adapter into ``out/adapter`` and returns a report."""
+    """Train what a recipe describes; writes the adapter into ``out/adapter`` and returns a report.
+
+    Raises
+    ------
+    TrainingError
+        If there is nothing to learn from, or the loss is no number.
+    InputError
+        If data cannot be read.
+    """
     base = resolve_encoder(embed_model or recipe.encoder)
     settings = recipe.training
-    watch = read_domains(recipe.watch)
-    run = EncoderRun(recipe.sets(), settings, base, recipe.out, watch)
+    sets = recipe.sets()
+    run = EncoderRun(sets, settings, base, recipe.out, read_domains(recipe.watch))
     run.train()
+    report = {"steps": run.step, "seconds": round(run.seconds), "loss": round(run.losses[-1], 4)}
     if settings.rank:
-        run.encoder.adapter(settings.query_tokens).save(recipe.out / "adapter")
-    return {"out": str(recipe.out), "steps": run.step, "seconds": round(run.seconds), "loss": run.losses[-1]}
+        manifest = {
+            "base": base.model_name,
+            "max_tokens": settings.query_tokens,
+            "frozen_items": settings.frozen_items,
+            "settings": settings.model_dump(),
+            "data": {its.name: {"turns": len(its.turns), "items": len(its.items)} for its in sets},
+            "kept_out": [*recipe.kept_out, f"the last {recipe.kept_out_share:.0%} of other sets' dialogues"],
+            "run": report,
+            "versions": {name: version(name) for name in ("reges-index", "torch", "transformers")},
+        }
+        folder = recipe.out / "adapter"
+        write_files({folder / name: content for name, content in run.encoder.files(manifest).items()})
+    return {"out": str(recipe.out), **report}
