@@ -1,17 +1,15 @@
-"""Train R, the encoder of dialogues and items, by a recipe.
+"""Train R, the encoder of dialogues and items, or its query side alone, by a recipe.
 
-python finetune/encoder.py finetune/recipes/encoder.yaml
-python finetune/encoder.py finetune/recipes/query-tower.yaml
+    python finetune/encoder.py finetune/recipes/encoder.yaml
+    python finetune/encoder.py finetune/recipes/query-tower.yaml
+
+The same as `reges --verbose finetune encoder --json`.
 """
 
-import json
-import logging
 import sys
-from pathlib import Path
 
-from reges_index.training.encoder import train_encoder
-from reges_index.training.encoder_data import read_encoder_recipe
+from reges_index.cli import main
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    print(json.dumps(train_encoder(read_encoder_recipe(Path(sys.argv[1])))))
+    sys.argv[1:1] = ["--verbose", "finetune", "encoder", "--json"]
+    main()

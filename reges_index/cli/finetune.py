@@ -34,9 +34,7 @@ finetune_app = typer.Typer(
     help="Train both experts. Each step can be killed and run again; `run` does all of them from a recipe.",
 )
 finetune_app.command("fusion")(finetune_fusion.fusion)
-finetune_app.command("query-adapter")(finetune_fusion.query_adapter)
-finetune_app.command("fusion-negatives")(finetune_fusion.fusion_negatives)
-finetune_app.command("fusion-choice")(finetune_fusion.fusion_choice)
+finetune_app.command("encoder")(finetune_fusion.encoder)
 
 
 @finetune_app.command("pseudo-queries")

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.predictions import AlignedPredictions
-from reges_index.fusion.calibration import calibration
 
-__all__ = ["Bin", "Calibration", "calibrate", "calibration_of"]
+__all__ = ["BINS", "Bin", "Calibration", "calibrate", "calibration_of"]
+
+BINS = 10
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,23 @@ def calibrate(
     errors = []
     for _ in range(resamples):
         drawn = np.concatenate([members[c] for c in rng.integers(len(members), size=len(members))])
-        errors.append(calibration(said[drawn], true[drawn]).error)
+        errors.append(_error(_bins(said[drawn], true[drawn])))
     low, high = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
-    found = calibration(said, true)
-    bins = tuple(Bin(*row) for row in found.bins)
+    bins = _bins(said, true)
     return Calibration(
-        len(said), float(said.mean()), float(true.mean()), found.error, float(low), float(high), bins
+        len(said), float(said.mean()), float(true.mean()), _error(bins), float(low), float(high), bins
     )
+
+
+def _bins(said: npt.NDArray[np.float64], true: npt.NDArray[np.float64]) -> tuple[Bin, ...]:
+    """Return bins of equally many turns each, since most probabilities are small."""
+    order = np.argsort(said, kind="stable")
+    groups = [group for group in np.array_split(order, BINS) if len(group)]
+    return tuple(Bin(float(said[g].mean()), float(true[g].mean()), len(g)) for g in groups)
+
+
+def _error(bins: tuple[Bin, ...]) -> float:
+    return sum(abs(its.stated - its.right) * its.turns for its in bins) / sum(its.turns for its in bins)
 
 
 def calibration_of(

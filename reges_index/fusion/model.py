@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
-from reges_index.catalog import ItemCatalog
-from reges_index.errors import ModelError, ModelNotFoundError, StorageError
+from reges_index.catalog import ItemCatalog, LiveCatalog
+from reges_index.errors import ModelError, ModelNotFoundError
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.scorer import TENSORS, Scorer
 from reges_index.fusion.statistics import ItemStatistics
-from reges_index.models.files import write_files
+from reges_index.files import write_files
 
 __all__ = ["FORMAT", "FusionModel"]
 
@@ -94,14 +94,8 @@ class FusionModel:
             _CHECKSUM: hashlib.sha256(tensors).hexdigest(),
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
-        try:
-            # The manifest last: its checksum tells another file from its own, should a kill come between.
-            write_files({folder / _TENSORS: tensors, folder / _MANIFEST: (text + "\n").encode()})
-        except OSError as error:
-            raise StorageError(
-                f"the fusion model cannot be written to {folder}: {error.strerror or error}",
-                hint="free some space, or choose a folder that can be written",
-            ) from error
+        # The manifest last: its checksum tells another file from its own, should a kill come between.
+        write_files({folder / _TENSORS: tensors, folder / _MANIFEST: (text + "\n").encode()})
 
     def _tensors(self) -> dict[str, npt.NDArray[Any]]:
         tensors: dict[str, npt.NDArray[Any]] = {
@@ -153,6 +147,12 @@ class FusionModel:
             return cls(ItemStatistics(**counts), scorer, manifest)
         except KeyError as error:
             raise ModelError(f"{folder} lacks {error}", hint="copy or train it again") from error
+
+    @classmethod
+    def default_for(cls, catalog: ItemCatalog | LiveCatalog) -> FusionModel | None:
+        """Return the model that ships with the package if it fits a catalog's encoder, else None."""
+        model = cls.default()
+        return model if model.fits(catalog.current if isinstance(catalog, LiveCatalog) else catalog) else None
 
     @classmethod
     def default(cls) -> FusionModel:

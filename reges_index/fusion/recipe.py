@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from reges_index.catalog import read_items
 from reges_index.catalog.encoder import encoder_identity
 from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue import read_turns
-from reges_index.errors import ConfigError, InputError
+from reges_index.errors import ConfigError
+from reges_index.files import load_yaml, sha256_of
 from reges_index.fusion.features import SOURCES, CatalogSources, QueryVectors, check_sources, dialogue_texts
 from reges_index.fusion.fitting import (
     Example,
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
 __all__ = ["FusionRecipe", "FusionReport", "read_recipe", "train_by_recipe"]
-
-logger = logging.getLogger(__name__)
 
 
 class _DataSet(BaseModel):
@@ -110,6 +106,10 @@ class FusionRecipe(BaseModel):
             for number, its in enumerate(self.places())
         ]
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the fit as plain data."""
+        return self.model_dump(mode="json", include={"fit_from", "without", "folds", "training"})
+
     def manifest(self, embed_model: BaseEmbedding | None = None) -> dict[str, Any]:
         """Return what the model records: encoder, data by hash, settings, versions."""
         identity = encoder_identity(embed_model or self.encoder)
@@ -123,11 +123,11 @@ class FusionRecipe(BaseModel):
             "data": [
                 {
                     "name": its.name,
-                    **{kind: _sha256(getattr(its, kind)) for kind in ("conversations", "catalog")},
+                    **{kind: sha256_of(getattr(its, kind)) for kind in ("conversations", "catalog")},
                 }
                 for its in self.places()
             ],
-            "settings": self.model_dump(mode="json", include={"fit_from", "without", "folds", "training"}),
+            "settings": self.settings(),
             "versions": {name: version(name) for name in names},
         }
 
@@ -139,10 +139,6 @@ def _train_set(its: _DataSet, cache: VectorCache, fit_from: float, counted: bool
     found = cache.queries([text for pair in texts for text in pair])
     vectors = [QueryVectors(found[2 * n], found[2 * n + 1]) for n in range(len(turns))]
     return TrainSet(its.name, turns, sources, vectors, fit_from, counted)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_recipe(path: str | Path) -> FusionRecipe:
@@ -157,22 +153,7 @@ def read_recipe(path: str | Path) -> FusionRecipe:
     """
     source = Path(path)
     hint = "see finetune/recipes/fusion.yaml"
-    try:
-        recipe = FusionRecipe.model_validate(yaml.safe_load(source.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{source}: not UTF-8 (byte {error.start})", hint="convert the file to UTF-8"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: no valid YAML: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{source}: nested too deeply to be read", hint=hint) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{source}: {place}: {first['msg']}", hint=hint) from error
+    recipe = load_yaml(source, FusionRecipe, hint=hint)
     if not recipe.places():
         raise ConfigError(f"{source}: names no data set", hint=hint)
     folder = source.parent

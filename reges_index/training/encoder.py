@@ -29,7 +29,7 @@ from reges_index.catalog import resolve_encoder
 from reges_index.catalog.reges_embedding import CONFIG, MANIFEST, WEIGHTS
 from reges_index.errors import ConfigError, TrainingError
 from reges_index.fusion.features import dialogue_texts
-from reges_index.models.files import write_files
+from reges_index.files import write_files
 from reges_index.training.checkpoints import (
     Checkpoint,
     latest_checkpoint,
@@ -359,7 +359,7 @@ def train_encoder(recipe: EncoderRecipe, *, embed_model: BaseEmbedding | None = 
     if settings.rank:
         manifest = {
             "base": base.model_name,
-            "max_tokens": settings.query_tokens,
+            "max_tokens": recipe.max_tokens,
             "frozen_items": settings.frozen_items,
             "settings": settings.model_dump(),
             "data": {its.name: {"turns": len(its.turns), "items": len(its.items)} for its in sets},

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from reges_index.catalog import Item, read_items
 from reges_index.dialogue import Turn, one_line, read_turns
 from reges_index.dialogue.titles import TitleIndex
-from reges_index.errors import ConfigError, InputError, TrainingError
+from reges_index.errors import InputError, TrainingError
+from reges_index.files import json_lines, load_yaml
 
 __all__ = [
     "EncoderRecipe",
@@ -119,6 +118,8 @@ class EncoderRecipe(BaseModel):
         The last of the dialogues of each of ``data`` are left for it as well.
     watch
         Folder like ``domains``; how often the target comes first there is logged while training.
+    max_tokens
+        How much of a query the trained encoder reads in use, where time is no matter as in training.
     training
         Settings.
     """
@@ -126,6 +127,7 @@ class EncoderRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: str = "embedded"
+    max_tokens: int = Field(default=256, ge=8, le=256)
     out: Path
     data: tuple[_Set, ...] = ()
     domains: Path | None = None
@@ -173,17 +175,7 @@ def read_encoder_recipe(path: str | Path) -> EncoderRecipe:
         If the file cannot be read.
     """
     source = Path(path)
-    try:
-        recipe = EncoderRecipe.model_validate(yaml.safe_load(source.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: no valid YAML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        hint = "see finetune/recipes/encoder.yaml"
-        raise ConfigError(f"{source}: {place}: {first['msg']}", hint=hint) from error
+    recipe = load_yaml(source, EncoderRecipe, hint="see finetune/recipes/encoder.yaml")
     folder = source.parent
 
     def beside(value: Path | None) -> Path | None:
@@ -205,18 +197,8 @@ def read_encoder_recipe(path: str | Path) -> EncoderRecipe:
 def _by_id(path: Path, key: str, ids: set[str]) -> dict[str, Any]:
     """Read ``key`` of each line, by the turn's id."""
     found: dict[str, Any] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            turn, value = str(row["id"]), row.get(key)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}:{number}: no JSON object with an id") from error
+    for number, row in json_lines(path):
+        turn, value = str(row.get("id", "")), row.get(key)
         if turn not in ids:
             raise InputError(
                 f"{path}:{number}: {turn!r} is no turn of this data set",

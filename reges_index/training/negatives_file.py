@@ -117,7 +117,7 @@ def read_retrieved(
         raise InputError(
             f"{path}: no row has 'targets', so nobody knows which true items were retrieved, and where",
             hint="missed_share below 1 and candidate_order 'retrieved' need that: mine the negatives anew "
-            "(`reges finetune negatives` or `fusion-negatives`)",
+            "(`reges finetune negatives`)",
         )
     return retrieved
 

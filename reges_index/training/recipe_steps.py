@@ -15,7 +15,7 @@ from reges_index.catalog import ItemCatalog
 from reges_index.catalog.encoder import encoder_identity
 from reges_index.dialogue import Turn
 from reges_index.errors import ModelError
-from reges_index.fusion.by_recipe import train_by_recipe
+from reges_index.fusion.recipe import train_by_recipe
 from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.models.adapters import DataFile
 from reges_index.models.local_lm import LocalLM
@@ -319,16 +319,16 @@ class RecipeSteps:
         fusion = self.data.fusion
         assert fusion is not None  # the step is left out without
         settings = {
-            "fit": fusion.fitted_with(),
+            "fit": fusion.settings(),
             "encoder": asdict(encoder_identity(self.embed_model or fusion.encoder)),
-            "data": [its.name for its in fusion.data],
+            "data": [its.name for its in fusion.places()],
         }
         return Step(
             "fusion",
             lambda: train_by_recipe(fusion, embed_model=self.embed_model).to_dict(),
             (fusion.out,),
             settings,
-            tuple(path for its in fusion.data for path in (its.conversations, its.catalog)),
+            tuple(path for its in fusion.places() for path in (its.conversations, its.catalog)),
         )
 
     def recommend(self) -> None:

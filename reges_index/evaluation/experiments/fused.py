@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_index.core.schema import QueryBundle
+from llama_index.core.base.llms.types import ChatMessage
 
-from reges_index.dialogue import DialogueQueryBundle, Turn, dialogue_of
+from reges_index.dialogue import DialogueQueryBundle, Turn
 from reges_index.evaluation.experiments.lab import Lab
 from reges_index.evaluation.experiments.result import ExperimentResult, compared, draw_rows, rows_of
 from reges_index.evaluation.experiments.systems import Ranked
 from reges_index.evaluation.predictions import Prediction
-from reges_index.fusion.features import QueryVectors
+from reges_index.fusion.features import SOURCES, QueryVectors, check_sources
 from reges_index.fusion.retriever import FusionRetriever
-from reges_index.fusion.scoring import SOURCES, check_sources
 
 __all__ = ["FUSION", "Fused", "ablation", "fused"]
 
@@ -58,10 +57,10 @@ class _OnceEmbedded(FusionRetriever):
         other.without = check_sources(without)
         return other
 
-    def _embed(self, bundle: QueryBundle) -> QueryVectors:
-        said = json.dumps([bundle.query_str, *(message.content for message in dialogue_of(bundle))])
+    def _embed(self, messages: Sequence[ChatMessage]) -> QueryVectors:
+        said = json.dumps([message.content for message in messages])
         if said not in self._known:
-            self._known[said] = super()._embed(bundle)
+            self._known[said] = super()._embed(messages)
         return self._known[said]
 
 
@@ -83,12 +82,9 @@ def _run(lab: Lab, name: str, own: _OnceEmbedded, without: Sequence[str] = ()) -
 def ablation(lab: Lab) -> ExperimentResult:
     """Recall of the fusion, and without each of its sources; weights as they are."""
     plain = lab.catalog.encoder.name.split("/")[-1]
-    used = lab.fusion_model()
     own = _OnceEmbedded(lab)
     predictions: dict[str, Sequence[Prediction]] = {FUSION: _run(lab, FUSION, own)}
     for source in SOURCES:
-        if not any(its.uses(feature) for its in (used.known, used.unknown) for feature in SOURCES[source]):
-            continue  # it has no weight, so there is nothing to switch off
         name = f"without {source}"
         predictions[name] = _run(lab, name, own, [source])
     shown = lab.shown(lab.settings.depth, "original")
