@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reges_index.catalog.item import Item as Item
     from reges_index.catalog.live import LiveCatalog as LiveCatalog
     from reges_index.catalog.readers import read_items as read_items
+    from reges_index.catalog.reges_embedding import ReGeSEmbedding as ReGeSEmbedding
     from reges_index.dialogue.bundle import DialogueQueryBundle as DialogueQueryBundle
     from reges_index.dialogue.messages import Turn as Turn
     from reges_index.dialogue.messages import read_turns as read_turns
@@ -66,6 +67,7 @@ else:
             "QueryDecoding": "settings",
             "QueryWrittenEvent": "query_expert.events",
             "ReGeSChatEngine": "engines.chat_engine",
+            "ReGeSEmbedding": "catalog.reges_embedding",
             "ReGeSError": "errors",
             "ReGeSLLM": "models.llm",
             "ReGeSQueryEngine": "engines.query_engine",

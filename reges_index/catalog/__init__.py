@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reges_index.catalog.reader import CatalogReader as CatalogReader
     from reges_index.catalog.reader import Contents as Contents
     from reges_index.catalog.readers import read_items as read_items
+    from reges_index.catalog.reges_embedding import ReGeSEmbedding as ReGeSEmbedding
     from reges_index.catalog.retriever import CatalogRetriever as CatalogRetriever
     from reges_index.catalog.sync import SyncReport as SyncReport
     from reges_index.catalog.vector_store import CatalogVectorStore as CatalogVectorStore
@@ -43,6 +44,7 @@ else:
             "Item": "item",
             "ItemCatalog": "catalog",
             "LiveCatalog": "live",
+            "ReGeSEmbedding": "reges_embedding",
             "SyncReport": "sync",
             "TextTemplate": "item",
             "demo_catalog": "demo",

@@ -19,7 +19,14 @@ from reges_index.catalog.place import CatalogPlace, StoreLocation, check_name
 from reges_index.catalog.reader import CatalogReader
 from reges_index.catalog.stores import table_at, table_of
 from reges_index.catalog.stores.base import Table, Writer
-from reges_index.catalog.sync import SyncReport, open_table, sync_table, unique_items, where_of
+from reges_index.catalog.sync import (
+    SyncReport,
+    default_encoder_of,
+    open_table,
+    sync_table,
+    unique_items,
+    where_of,
+)
 from reges_index.dialogue import TitleIndex
 from reges_index.errors import CatalogError, InputError
 
@@ -156,6 +163,8 @@ class ItemCatalog(CatalogReader):
     def over(cls, table: Table, *, create: bool = False, **place: Unpack[CatalogPlace]) -> ItemCatalog:
         """Open the catalog of a table (`reges_index.catalog.stores`); the rest as for `open`."""
         embed_model, template = place.get("embed_model"), place.get("template") or DEFAULT_TEMPLATE
+        if embed_model is None or embed_model == "embedded":
+            embed_model = default_encoder_of(table)
         identity = encoder_identity(embed_model, template)
         is_foreign = open_table(table, identity, create=create)
         return cls(

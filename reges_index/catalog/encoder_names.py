@@ -30,12 +30,13 @@ REGES = "reges"
 # Section 3.3 of the paper: "DPR (110M parameters, 768-dim embeddings), BGE-large-1.5-en (340M parameters,
 # 1024-dim embeddings), and OpenAI's text-embedding-3-large (3074-dim embeddings)"; OpenAI says 3,072.
 ENCODER_PRESETS = {
-    "embedded": DEFAULT_ENCODER,
+    "embedded": REGES,
+    "minilm": DEFAULT_ENCODER,
     "dpr": "dpr:facebook/dpr-question_encoder-single-nq-base,facebook/dpr-ctx_encoder-single-nq-base",
     "bge-large": "BAAI/bge-large-en-v1.5",
     "text-embedding-3-large": "openai:text-embedding-3-large",
 }
-"""Short names of the package's default and of the paper's three encoders."""
+"""Short names of the package's default, its base, and the paper's three encoders."""
 
 _SEARCH = "Represent this sentence for searching relevant passages: "
 _TASK = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "
@@ -59,8 +60,8 @@ _INSTRUCTIONS: tuple[tuple[str, str, str], ...] = (
 )
 
 _FORMS = (
-    f"use reges, {', '.join(ENCODER_PRESETS)}; reges:FOLDER; dpr:QUESTION,CONTEXT; openai:MODEL; "
-    "openai-like:MODEL@URL; or a sentence-transformers model's name or folder"
+    f"use {', '.join(ENCODER_PRESETS)}; reges, reges-queries, reges:FOLDER; dpr:QUESTION,CONTEXT; "
+    "openai:MODEL; openai-like:MODEL@URL; or a sentence-transformers model's name or folder"
 )
 
 

@@ -1,4 +1,4 @@
-"""`ReGeSEmbedding`: R, trained so that the right item lies next to the dialogue, as a LlamaIndex embedding."""
+"""`ReGeSEmbedding`: R, trained so that the right item lies next to the dialogue, for LlamaIndex."""
 
 from __future__ import annotations
 

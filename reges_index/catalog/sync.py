@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reges_index.catalog.encoder_names import DEFAULT_ENCODER
 from reges_index.catalog.item import Item, TextTemplate
 from reges_index.catalog.stores.base import HASH_KEY, Row, item_row
-from reges_index.errors import CatalogError, EncoderMismatchError, InputError
+from reges_index.errors import CatalogError, EncoderMismatchError, InputError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,6 +179,32 @@ def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("Embedding items", total=total)
         yield lambda done: progress.advance(task, done)
+
+
+def default_encoder_of(table: Table) -> str | None:
+    """Return the encoder to open a table with where none is named.
+
+    Returns
+    -------
+    str or None
+        None is R, the encoder that ships. A table that plain all-MiniLM-L6-v2 has made, or that was made
+        elsewhere and does not say by what, keeps it: a log line says what indexing anew would give.
+    """
+    try:
+        record = table.record()
+    except StoreNotFoundError:
+        return None
+    if record.identity is not None and record.identity.name != DEFAULT_ENCODER:
+        return None
+    if record.identity is not None and ("anew", str(table.place)) not in _warned:
+        _warned.add(("anew", str(table.place)))
+        logger.info(
+            "catalog %r in %s was made with plain all-MiniLM-L6-v2 and goes on with it; indexed anew with "
+            "encoder reges, the first item is right about twice as often (finetune/FUSION.md)",
+            table.name,
+            table.place,
+        )
+    return DEFAULT_ENCODER
 
 
 def open_table(table: Table, identity: EncoderIdentity, *, create: bool) -> bool:

@@ -13,7 +13,7 @@ from llama_index.core.vector_stores import MetadataFilters
 from pydantic import ValidationError
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
-from reges_index.catalog.encoder import identity_name
+from reges_index.catalog.encoder import DEFAULT_ENCODER, identity_name
 from reges_index.engines.plan import chosen_retriever, writes_query
 from reges_index.engines.retrieval import CatalogSource, RetrieverSource, reads_query
 from reges_index.errors import ConfigError, EncoderMismatchError
@@ -184,7 +184,9 @@ def _named(
 
 def _check_encoder(settings: PipelineSettings, catalog: ItemCatalog | LiveCatalog) -> None:
     wanted = identity_name(settings.encoder)
-    if catalog.encoder.name != wanted:
+    # A catalog by the default's base, from before or from elsewhere, goes on working.
+    by_base = settings.encoder == "embedded" and catalog.encoder.name == DEFAULT_ENCODER
+    if catalog.encoder.name != wanted and not by_base:
         raise EncoderMismatchError(
             f"pipeline {settings.name!r} searches with {wanted!r}; catalog {catalog.name!r} was made with "
             f"{catalog.encoder.name!r}",

@@ -19,10 +19,10 @@ from safetensors.numpy import save as to_bytes
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.errors import ModelError, ModelNotFoundError
+from reges_index.files import write_files
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.scorer import TENSORS, Scorer
 from reges_index.fusion.statistics import ItemStatistics
-from reges_index.files import write_files
 
 __all__ = ["FORMAT", "FusionModel"]
 

@@ -66,8 +66,8 @@ class FusionRetriever(BaseRetriever):
     """Scores every item of a catalog by all sources and returns the best.
 
     Reads the dialogue from a `DialogueQueryBundle`; no query has to be written for it. A plain bundle counts
-    as one message of the user. Built on first use, and again when the catalog's content has changed. May be shared between
-    threads; async calls run in a thread.
+    as one message of the user. Built on first use, and again when the catalog's content has changed. May be
+    shared between threads; async calls run in a thread.
 
     Parameters
     ----------

@@ -28,8 +28,8 @@ from torch.nn.utils import parametrize
 from reges_index.catalog import resolve_encoder
 from reges_index.catalog.reges_embedding import CONFIG, MANIFEST, WEIGHTS
 from reges_index.errors import ConfigError, TrainingError
-from reges_index.fusion.features import dialogue_texts
 from reges_index.files import write_files
+from reges_index.fusion.features import dialogue_texts
 from reges_index.training.checkpoints import (
     Checkpoint,
     latest_checkpoint,

@@ -126,7 +126,7 @@ class EncoderRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoder: str = "embedded"
+    encoder: str = "minilm"
     max_tokens: int = Field(default=256, ge=8, le=256)
     out: Path
     data: tuple[_Set, ...] = ()
@@ -487,7 +487,7 @@ class Sampler:
             return item.text()
         kept: dict[str, Any] = {
             name: value if rng.random() < 0.6 else type(value)()
-            for name, value in (("genres", item.genres), ("creators", item.creators), ("cast", item.cast))
+            for name, value in (("genres", item.genres), ("makers", item.makers), ("cast", item.cast))
         }
         if rng.random() < 0.3:
             kept["abstract"] = ""

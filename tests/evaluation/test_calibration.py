@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reges_index.fusion.calibration import BINS
 
 from reges_index.evaluation.calibration import calibrate, calibration_of
 from reges_index.evaluation.predictions import Prediction, align
 from reges_index.evaluation.report import write_report
 from reges_index.evaluation.scoring import evaluate_systems
 from reges_index.evaluation.settings import EvaluationSettings
-from reges_index.fusion.calibration import BINS
 
 
 def test_honest_probabilities_have_a_small_error_and_boasts_a_large_one():

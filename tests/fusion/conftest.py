@@ -6,17 +6,12 @@ from reges_index.catalog import ItemCatalog
 from tests.catalog.hashing import HashingEmbedding
 
 from .films import FILMS
-from .small import SETTINGS, small_fusion, small_train_set
+from .small import small_fusion, small_train_set
 
 
 @pytest.fixture(scope="session")
 def train_set():
     return small_train_set()
-
-
-@pytest.fixture(scope="session")
-def settings():
-    return SETTINGS
 
 
 @pytest.fixture(scope="session")

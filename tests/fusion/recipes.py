@@ -13,15 +13,19 @@ cache: kept
 folds: 2
 data:
   - {name: films, conversations: turns.jsonl, catalog: films.jsonl}
-adapter: {epochs: 3, batch_size: 8, sample: 5}
-weights: {l2: 1.0e-3, best: 3, random: 2, hidden: 4, epochs: 3}
+training: {l2: 1.0e-3, best: 3, random: 2, hidden: 4, networks: 1, epochs: 3}
 """
 
 
 def write_recipe(folder: Path, text: str = RECIPE, name: str = "fusion.yaml") -> Path:
     """Write turns, films and recipe; returns the recipe's file."""
-    for file, rows in (("turns", train_turns()), ("films", FILMS)):
-        lines = "".join(json.dumps(row.model_dump(mode="json")) + "\n" for row in rows)
+    films = [
+        {**item.model_dump(mode="json", exclude={"makers", "metadata"}), "directors": list(item.creators)}
+        for item in FILMS
+    ]
+    turns = [turn.model_dump(mode="json") for turn in train_turns()]
+    for file, rows in (("turns", turns), ("films", films)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{file}.jsonl").write_text(lines, encoding="utf-8")
     (folder / name).write_text(text, encoding="utf-8")
     return folder / name

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from reges_index.fusion.fit_adapter import AdapterTraining
-from reges_index.fusion.fit_weights import WeightTraining
-from reges_index.fusion.fitting import TrainSet
+from reges_index.fusion.features import CatalogSources, QueryVectors, dialogue_texts
+from reges_index.fusion.fitting import ScorerTraining, TrainSet, fit_fusion, make_examples
 from reges_index.fusion.model import FusionModel
-from reges_index.fusion.training import FusionTraining, fit_fusion
+from reges_index.fusion.statistics import ItemStatistics
 from tests.catalog.hashing import DIMENSION, HashingEmbedding
 
 from .films import FILMS, train_turns
 
 ENCODER = {"name": "test/hashing-trigrams", "dimension": DIMENSION}
-SETTINGS = FusionTraining(
-    adapter=AdapterTraining(epochs=3, batch_size=8, sample=5),
-    weights=WeightTraining(l2=1e-3, best=3, random=2),
-    folds=2,
-)
+SETTINGS = ScorerTraining(l2=1e-3, best=3, random=2, hidden=4, networks=1, epochs=3)
+
+
+def embed(texts):
+    """Return unit vectors by trigrams."""
+    model = HashingEmbedding()
+    found = np.array([model.get_text_embedding(text) for text in texts], dtype=np.float32)
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
 
 
 def small_train_set() -> TrainSet:
-    """The small films and their dialogues, embedded by trigrams."""
-    model = HashingEmbedding()
-
-    def embed(texts):
-        return np.array([model.get_text_embedding(text) for text in texts], dtype=np.float32)
-
-    return TrainSet.build("films", train_turns(), FILMS, embed, embed)
+    """The small films and their dialogues."""
+    turns = train_turns()
+    sources = CatalogSources(FILMS, embed([item.text() for item in FILMS]), ItemStatistics.count([]))
+    vectors = [QueryVectors(*embed(dialogue_texts(turn.chat))) for turn in turns]
+    return TrainSet("films", turns, sources, vectors)
 
 
 def small_fusion(train_set: TrainSet | None = None) -> FusionModel:
     """Train it."""
-    return fit_fusion([train_set or small_train_set()], SETTINGS, {"encoder": ENCODER})
+    sets = [train_set or small_train_set()]
+    return fit_fusion(sets, SETTINGS, {"encoder": ENCODER}, make_examples(sets, SETTINGS, folds=2))

@@ -7,25 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reges_index.catalog.encoder import encoder_identity
 from reges_index.errors import ModelError, ModelNotFoundError, StorageError
-from reges_index.fusion.choice import ChoiceWeights
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.scorer import TENSORS
 
 
 def test_what_is_saved_is_loaded(fusion, tmp_path):
-    fusion.with_choice(ChoiceWeights(0.8, 0.3)).save(tmp_path / "made")
+    fusion.save(tmp_path / "made")
     loaded = FusionModel.load(tmp_path / "made")
     for name in TENSORS:
-        assert np.array_equal(getattr(loaded.known, name), getattr(fusion.known, name))
-        assert np.array_equal(getattr(loaded.unknown, name), getattr(fusion.unknown, name))
+        assert np.array_equal(getattr(loaded.scorer, name), getattr(fusion.scorer, name))
     assert np.array_equal(loaded.statistics.pairs, fusion.statistics.pairs)
     assert np.array_equal(loaded.statistics.ids, fusion.statistics.ids)
-    for name, weight in fusion.adapter.weights.items():
-        assert np.allclose(loaded.adapter.weights[name], weight, atol=2e-3, rtol=1e-3)
-    assert loaded.choice == ChoiceWeights(0.8, 0.3)
     assert loaded.manifest["encoder"] == fusion.manifest["encoder"]
+    assert loaded.fingerprint == fusion.fingerprint
+    assert len(repr(loaded)) < 120
 
 
 def test_files_are_for_others_to_read_too(fusion, tmp_path):
@@ -37,7 +35,7 @@ def test_files_are_for_others_to_read_too(fusion, tmp_path):
 
 def test_where_it_cannot_be_saved_is_said(fusion, tmp_path):
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(StorageError, match=r"cannot be written to .*taken"):
+    with pytest.raises(StorageError, match="taken"):
         fusion.save(tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"
 
@@ -54,7 +52,7 @@ def test_a_missing_folder_is_named(tmp_path):
         FusionModel.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("change", [{"format": "reges-fusion/0"}, {"features": ["dense_dialogue"]}])
+@pytest.mark.parametrize("change", [{"format": "reges-fusion/0"}, {"features": ["dialogue"]}])
 def test_other_versions_are_refused(fusion, tmp_path, change):
     fusion.save(tmp_path)
     manifest = json.loads((tmp_path / "fusion.json").read_text("utf-8"))
@@ -71,27 +69,11 @@ def test_damage_is_reported(fusion, tmp_path, name):
         FusionModel.load(tmp_path)
 
 
-def test_scores_go_from_unknown_to_known(fusion):
-    features = np.random.default_rng(0).normal(size=(5, len(FEATURES))).astype(np.float32)
-    known, unknown = fusion.known(features), fusion.unknown(features)
-    assert not np.allclose(known, unknown)
-    assert np.array_equal(fusion.score(features, 0.0), unknown)
-    assert np.array_equal(fusion.score(features, 0.5), known)
-    assert np.allclose(fusion.score(features, 0.25), (known + unknown) / 2, rtol=1e-4, atol=1e-4)
-
-
 def test_two_models_of_one_fingerprint_are_the_same(fusion, tmp_path):
     fusion.save(tmp_path)
     loaded = FusionModel.load(tmp_path)
     assert FusionModel.load(tmp_path).fingerprint == loaded.fingerprint
-    assert replace(loaded, known=loaded.known.shifted("is_named", 0.1)).fingerprint != loaded.fingerprint
-    assert loaded.with_choice(ChoiceWeights(0.8, 0.3)).fingerprint != loaded.fingerprint
-
-
-def test_the_report_says_whether_the_query_counts(fusion):
-    assert not fusion.uses_query  # its train dialogues had none
-    assert fusion.rank_alone([]).report["rerank"]["uses_query"] is False
-    assert replace(fusion, known=fusion.known.shifted("dense_query", 0.5)).uses_query
+    assert replace(loaded, scorer=loaded.scorer.shifted("is_named", 0.1)).fingerprint != loaded.fingerprint
 
 
 def test_the_shipped_model_is_small_and_loads():
@@ -100,16 +82,11 @@ def test_the_shipped_model_is_small_and_loads():
     model = FusionModel.default()
     folder = resources.files("reges_index.fusion") / "shipped"
     with resources.as_file(folder) as path:
-        assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 4_000_000
-    assert model.tower is not None
-    assert model.manifest["encoder"] == {
-        "name": "sentence-transformers/all-MiniLM-L6-v2",
-        "dimension": 384,
-        "text_template": "reges-item/1",
-    }
+        assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 1_000_000
+    assert model.manifest["encoder"]["name"] == encoder_identity("reges").name
     assert len(model.manifest["data"]) >= 1
-    for scorer in (model.known, model.unknown):
-        assert all(np.isfinite(getattr(scorer, name)).all() for name in TENSORS)
+    assert len(FEATURES) <= 20
+    assert all(np.isfinite(getattr(model.scorer, name)).all() for name in TENSORS)
 
 
 def test_a_full_disk_leaves_the_older_model_whole(fusion, tmp_path, monkeypatch):
@@ -124,28 +101,16 @@ def test_a_full_disk_leaves_the_older_model_whole(fusion, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(StorageError, match="No space left"):
-        replace(fusion, known=fusion.known.shifted("is_named", 1.0)).save(tmp_path)
+        replace(fusion, scorer=fusion.scorer.shifted("is_named", 1.0)).save(tmp_path)
     monkeypatch.undo()
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_tensors_of_another_save_are_refused(fusion, tmp_path):
     fusion.save(tmp_path / "old")
-    replace(fusion, known=fusion.known.shifted("is_named", 1.0)).save(tmp_path / "new")
+    replace(fusion, scorer=fusion.scorer.shifted("is_named", 1.0)).save(tmp_path / "new")
     # What a kill between tensors and manifest leaves.
     tensors = (tmp_path / "new" / "fusion.safetensors").read_bytes()
     (tmp_path / "old" / "fusion.safetensors").write_bytes(tensors)
     with pytest.raises(ModelError, match=r"not the file that fusion\.json was written with"):
         FusionModel.load(tmp_path / "old")
-
-
-def test_models_without_a_checksum_load_and_saved_again_are_the_same(tmp_path):
-    shipped = FusionModel.default()
-    shipped.save(tmp_path)
-    again = FusionModel.load(tmp_path)
-    assert again.fingerprint == shipped.fingerprint
-    assert again.manifest == shipped.manifest  # by which a pipeline knows the shipped one
-    manifest = json.loads((tmp_path / "fusion.json").read_text("utf-8"))
-    assert len(manifest.pop("tensors_sha256")) == 64
-    (tmp_path / "fusion.json").write_text(json.dumps(manifest), "utf-8")
-    assert FusionModel.load(tmp_path).fingerprint == shipped.fingerprint

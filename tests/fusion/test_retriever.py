@@ -1,7 +1,6 @@
 """`FusionRetriever` as LlamaIndex uses it."""
 
 import asyncio
-import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -13,10 +12,9 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.errors import CatalogError, EncoderMismatchError, InputError
-from reges_index.fusion.features import FEATURES, QueryVectors
+from reges_index.fusion.features import FEATURES, SOURCES, QueryVectors
 from reges_index.fusion.lexical import BM25
 from reges_index.fusion.retriever import FusionRetriever
-from reges_index.fusion.scoring import SOURCES, feature_matrix
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 from tests.catalog.hashing import HashingEmbedding
 
@@ -101,14 +99,14 @@ def test_looks_that_take_long_are_rare_and_yet_nothing_removed_is_returned(two, 
     mine, other = two
     retriever = FusionRetriever(mine, fusion, check_every=1e-6)
     retriever.retrieve(ask("horror"))
-    retriever._workshop.look_took = 3600
+    retriever._shared.look_took = 3600
     other.add([Item(id="f9", title="Newest Horror", genres=["Horror"], abstract="A scary horror film.")])
     assert "f9" not in ids(retriever.retrieve(ask("horror")))
     other.remove(["f8"])
     found = ids(retriever.retrieve(ask("horror")))
     assert "f8" not in found
     assert "f9" in found
-    assert retriever._workshop.look_took < 3600
+    assert retriever._shared.look_took < 3600
 
 
 class Watched(FusionRetriever):
@@ -126,7 +124,7 @@ def changed(catalog, retriever):
     """Prepare the catalog, change it, and let the time between two looks pass."""
     assert "f8" in ids(retriever.retrieve(ask("horror")))
     catalog.sync(FILMS[:7])
-    retriever._workshop.looked -= 2 * retriever.check_every
+    retriever._shared.looked -= 2 * retriever.check_every
 
 
 def test_while_a_changed_catalog_is_prepared_nobody_is_given_the_old_state(catalog, fusion):
@@ -165,33 +163,48 @@ def test_a_catalog_that_could_not_be_prepared_is_tried_again(catalog, fusion):
     assert "f8" not in ids(retriever.retrieve(ask("horror")))
 
 
+def matrix_of(retriever, messages):
+    retriever.retrieve(ask("hello"))
+    sources = retriever._shared.prepared.sources
+    return sources, sources.features(messages, QueryVectors(sources.vectors[0], sources.vectors[0]))
+
+
 def test_likeness_to_a_named_item_is_no_wish_for_it(catalog, fusion):
     messages = ask("I loved Harbour Lights (1994), something like it").messages
-    retriever = FusionRetriever(catalog, fusion)
-    retriever.retrieve(ask("hello"))
-    prepared = retriever._workshop.prepared
-    sources = prepared.sources
-    vectors = QueryVectors(sources.vectors[0], sources.vectors[0])
-    matrix = feature_matrix(fusion, sources, prepared.biases, messages, vectors)
+    sources, matrix = matrix_of(FusionRetriever(catalog, fusion), messages)
     named = [item.id for item in sources.items].index("f1")
     like = {name: matrix[named, FEATURES.index(name)] for name in FEATURES}
     assert like["is_named"] == 1
-    assert like["dense_dialogue"] == like["adapted"] == like["bm25_dialogue"] == 0
-    assert like["again_dense_dialogue"] == pytest.approx(1, abs=1e-5)
-    other = matrix[:, FEATURES.index("dense_dialogue")]
+    assert like["dialogue"] == like["bm25_dialogue"] == like["title_shared"] == 0
+    assert like["again_dialogue"] > 0
+    other = matrix[:, FEATURES.index("dialogue")]
     assert (np.delete(other, named) != 0).all()
 
 
-def test_the_refined_query_is_used_where_it_has_weight(catalog, fusion):
-    plain = ask("hello there")
-    refined = plain.refined(["lighthouse keeper sailor harbour"], {})
-    weighted = fusion.known.shifted("dense_query", 50)
-    retriever = FusionRetriever(catalog, dataclasses.replace(fusion, known=weighted, unknown=weighted))
-    assert ids(retriever.retrieve(refined))[0] in {"f1", "f2"}
-    without = FusionRetriever(
-        catalog, dataclasses.replace(fusion, known=weighted, unknown=weighted), without=["query"]
-    )
-    assert ids(without.retrieve(refined)) == ids(without.retrieve(plain))
+def test_the_order_of_the_items_does_not_matter(catalog, fusion):
+    turned = ItemCatalog.from_items(FILMS[::-1], embed_model=HashingEmbedding(), name="turned")
+    said = ask("I loved Harbour Lights (1994), a drama by Ana Vell")
+    here, there = (FusionRetriever(its, fusion).retrieve(said) for its in (catalog, turned))
+    assert ids(here) == ids(there)
+    assert [node.score for node in here] == pytest.approx([node.score for node in there], rel=1e-5)
+
+
+def test_what_a_catalog_does_not_have_counts_for_nothing(fusion):
+    """Titles that no train dialogue knows, without people, genres and years."""
+    bare = [Item(id=str(n), title=f"Blue kettle {n}", abstract=f"A kettle of {n} litres.") for n in range(5)]
+    catalog = ItemCatalog.from_items(bare, embed_model=HashingEmbedding(), name="bare")
+    retriever = FusionRetriever(catalog, fusion)
+    _, matrix = matrix_of(retriever, ask("A kettle of 3 litres, no drama please").messages)
+    absent = ("recommended", "recent", "together", "together_last", "people_named", "people_shared")
+    for name in (*absent, "genre_asked", "genre_shared"):
+        assert not matrix[:, FEATURES.index(name)].any(), name
+    said = ask("a kettle of 3 litres")
+    everything = retriever.retrieve(said)
+    assert len(everything) == 5
+    assert sum(node.score for node in everything) == pytest.approx(1, abs=1e-6)
+    without = FusionRetriever(catalog, fusion, without=["popularity", "together"])
+    assert ids(without.retrieve(said)) == ids(everything)
+    assert [n.score for n in without.retrieve(said)] == [n.score for n in everything]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -239,27 +252,6 @@ def test_it_goes_into_a_stock_query_engine(catalog, fusion):
 def test_an_empty_catalog_gives_nothing(fusion):
     empty = ItemCatalog.open(embed_model=HashingEmbedding(), name="void", create=True)
     assert FusionRetriever(empty, fusion).retrieve(ask("anything")) == []
-
-
-def test_what_the_user_ruled_out_can_be_hidden(catalog, fusion, caplog):
-    said = DialogueQueryBundle.from_dialogue(
-        [
-            {"role": "user", "content": "Something for tonight, but no horror please."},
-            {"role": "assistant", "content": "How about Laugh Factory?"},
-            {"role": "user", "content": "I hated Laugh Factory."},
-        ]
-    )
-    everything = FusionRetriever(catalog, fusion).retrieve(said)
-    assert {"f4", "f5", "f6"} <= set(ids(everything))
-    with caplog.at_level("INFO", logger="reges_index.fusion.retriever"):
-        left = FusionRetriever(catalog, fusion, hide_ruled_out=True).retrieve(said)
-    assert sorted(ids(left)) == ["f1", "f2", "f3", "f7", "f8"]
-    assert sum(node.score for node in left) == pytest.approx(1, abs=1e-6)
-    assert "3 items" in caplog.text
-    # Nothing but horror passes the filter: an empty answer would help nobody.
-    horror = MetadataFilters(filters=[MetadataFilter(key="genres", value="Horror")])
-    stay = FusionRetriever(catalog, fusion, filters=horror, hide_ruled_out=True).retrieve(said)
-    assert sorted(ids(stay)) == ["f4", "f5"]
 
 
 def test_it_runs_over_other_stores_and_finds_the_same(catalog, fusion, tmp_path):

@@ -93,7 +93,9 @@ class DomainLab:
 
     domains: Sequence[DomainSet]
     folder: Path
-    encoders: dict[str, BaseEmbedding | str | None] = field(default_factory=lambda: {"stock retriever": None})
+    encoders: dict[str, BaseEmbedding | str | None] = field(
+        default_factory=lambda: {"stock retriever": "minilm"}
+    )
     lm: LocalLM | None = None
     llm: LLM | LocalLM | None = None
     llm_name: str = "LLM"
@@ -141,7 +143,7 @@ def _query_expert(lab: DomainLab) -> dict[str, ByDomain]:
     """LLM_QR's query, searched with alone and beside the newest messages, as the adapter advises."""
     alone: ByDomain = {}
     beside: ByDomain = {}
-    model = resolve_encoder(None)
+    model = resolve_encoder("minilm")
     for own in lab.domains:
         transform = ReGeSQueryTransform(lab.embedded(), domain=own.domain)
         settings = {"data": own.data.hash, "model": lab.embedded().fingerprint, "noun": own.domain.noun}
@@ -183,7 +185,7 @@ def _drop_in(lab: DomainLab) -> dict[str, ByDomain]:
     llm = lab.embedded()
     for own in lab.domains:
         index = VectorStoreIndex(
-            [item.to_node() for item in own.data.items], embed_model=resolve_encoder(None)
+            [item.to_node() for item in own.data.items], embed_model=resolve_encoder("minilm")
         )
         engine = RetrieverQueryEngine(
             ReGeSRetriever(index.as_retriever(similarity_top_k=6), ReGeSQueryTransform(llm)),
