@@ -33,10 +33,10 @@ SourceSwitch: TypeAlias = Collection[str]
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "encoder": ("dialogue", "last_message", "again_dialogue"),
-    "words": ("bm25_dialogue", "bm25_share", "bm25_last"),
-    "titles": ("bm25_title", "title_shared"),
+    "words": ("bm25_share", "bm25_last"),
+    "titles": ("title_shared",),
     "similar": ("near_named", "near_best", "people_shared", "genre_shared"),
-    "wishes": ("people_named", "genre_asked"),
+    "people": ("people_named",),
     "popularity": ("recommended", "recent"),
     "together": ("together", "together_last"),
     "mentions": ("is_named", "is_last", "named_by_user", "is_in_last_message", "named_long_ago"),
@@ -50,7 +50,7 @@ FEATURES = tuple(name for names in SOURCES.values() for name in names)
 # Alien, so it weighs differently there, and `again_dialogue` is what speaks for naming one again.
 _ABOUT_OTHERS = tuple(
     name
-    for source in ("encoder", "words", "titles", "similar", "wishes", "together")
+    for source in ("encoder", "words", "titles", "similar", "people", "together")
     for name in SOURCES[source]
     if name != "again_dialogue"
 )
@@ -119,7 +119,6 @@ class CatalogSources:
         self.vectors = vectors
         self.reader = StateReader(items)
         self._texts = BM25([item.text() for item in items])
-        self._titles = BM25([item.title for item in items])
         attributes = item_attributes(items)
         self._people: Attributes = attributes["people"]
         self._genres: Attributes = attributes["genres"]
@@ -171,18 +170,13 @@ class CatalogSources:
     def _words(self, found: dict[str, Floats], messages: Sequence[ChatMessage]) -> None:
         dialogue, last = dialogue_texts(messages)
         whole = self._texts.scores(dialogue)
-        found["bm25_dialogue"] = np.log1p(whole)
         found["bm25_share"] = whole / max(float(whole.max(initial=0.0)), 1e-9)
         found["bm25_last"] = np.log1p(self._texts.scores(last))
-        found["bm25_title"] = np.log1p(self._titles.scores(dialogue))
 
     def _wishes(self, found: dict[str, Floats], state: DialogueState) -> None:
         end = state.messages - 1
-        for name, index, said, scale in (
-            ("people_named", self._people, state.people, 5),
-            ("genre_asked", self._genres, state.genres, 3),
-        ):
-            found[name] = index.scores((key, _FADE ** (end - number)) for key, number in said.items()) / scale
+        said = ((key, _FADE ** (end - number)) for key, number in state.people.items())
+        found["people_named"] = self._people.scores(said) / 5
 
     def _company(self, found: dict[str, Floats], state: DialogueState) -> None:
         size = len(self.items)

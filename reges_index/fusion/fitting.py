@@ -31,7 +31,7 @@ _LISTS = (
     "dialogue",
     "last_message",
     "near_named",
-    "bm25_dialogue",
+    "bm25_share",
     "together",
     "people_named",
     "recommended",
@@ -75,7 +75,7 @@ class ScorerTraining:
     best: int = 60
     random: int = 150
     iterations: int = 60
-    hidden: int = 16
+    hidden: int = 0
     networks: int = 4
     epochs: int = 8
     batch_size: int = 64
@@ -281,8 +281,14 @@ class _Packed:
         return cls(features * scale, offsets, targets, named, weights, scale)
 
     def rows(self, rows: torch.Tensor) -> _Packed:
-        parts = (self.features, self.offsets, self.targets, self.named, self.weights)
-        return _Packed(*(part[rows] for part in parts), self.scale)
+        return _Packed(
+            self.features[rows],
+            self.offsets[rows],
+            self.targets[rows],
+            self.named[rows],
+            self.weights[rows],
+            self.scale,
+        )
 
     def loss(self, scores: torch.Tensor, new_share: float) -> torch.Tensor:
         """Return the cross-entropy of scores of shape (E, C), part of it without named items."""

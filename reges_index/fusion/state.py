@@ -1,4 +1,4 @@
-"""`DialogueState`: which items, people and genres of a catalog a dialogue has named, when and by whom."""
+"""`DialogueState`: which items and people of a catalog a dialogue has named, when and by whom."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.catalog.item import Item
-from reges_index.dialogue.text import Text, phrase_key, phrase_words
+from reges_index.dialogue.text import Text, phrase_key
 from reges_index.dialogue.titles import Mention, TitleIndex
 
 __all__ = ["DialogueState", "NamedItem", "StateReader", "genre_stem"]
 
 # "comedies", "comedic" and "comedy" share this much.
 _STEM = 5
-# "War", "spy" and "sci" are genres; "fi" is none.
-_SHORTEST = 3
 
 
 @dataclass(frozen=True)
@@ -62,18 +60,15 @@ class DialogueState:
         Items, the most recently named first.
     people
         Name key of a creator or cast member to the number of the last message that names them.
-    genres
-        Genre stems of the user's messages to the number of the last one.
     """
 
     messages: int
     named: tuple[NamedItem, ...] = ()
     people: dict[str, int] = field(default_factory=dict)
-    genres: dict[str, int] = field(default_factory=dict)
 
 
 class StateReader:
-    """Reads the state of a dialogue with the vocabulary of one catalog: its titles, people and genres.
+    """Reads the state of a dialogue with the vocabulary of one catalog: its titles and people.
 
     Parameters
     ----------
@@ -86,20 +81,15 @@ class StateReader:
         # One word is no full name; stage names of one word are too often everyday words.
         names = {phrase_key(n) for item in items for n in (*item.creators, *item.cast) if " " in n.strip()}
         self._people = frozenset(names)
-        stems = {genre_stem(word) for item in items for genre in item.genres for word in phrase_words(genre)}
-        self._stems = frozenset(stem for stem in stems if len(stem) >= _SHORTEST)
 
     def read(self, messages: Sequence[ChatMessage]) -> DialogueState:
         """Return the state after the last message."""
         users = [message.role == MessageRole.USER for message in messages]
         people: dict[str, int] = {}
-        genres: dict[str, int] = {}
-        for number, (message, user) in enumerate(zip(messages, users, strict=True)):
+        for number, message in enumerate(messages):
             text = Text(message.content or "")
             people |= {hit.key: number for hit in text.runs(self._people)}
-            if user:
-                genres |= {stem: number for word in text.words if (stem := genre_stem(word)) in self._stems}
-        return DialogueState(len(messages), _named(self.titles.link(messages), users), people, genres)
+        return DialogueState(len(messages), _named(self.titles.link(messages), users), people)
 
 
 def _named(mentions: Sequence[Mention], users: Sequence[bool]) -> tuple[NamedItem, ...]:

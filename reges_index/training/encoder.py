@@ -84,25 +84,23 @@ class _Encoder(torch.nn.Module):
         self.rank = rank
         self.model.requires_grad_(False)
         self.model.set_attn_implementation("eager")  # on a CPU its backward pass is faster at these lengths
-        for (
-            module
-        ) in self.model.modules():  # its own dropout costs a third of the time and gains nothing here
+        for module in self.model.modules():  # dropout costs a third of the time and gains nothing here
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
             if hasattr(module, "dropout_prob"):
                 module.dropout_prob = 0.0
-        self.layers = {
-            name: module
+        linear = [
+            (name, module)
             for name, module in self.model.encoder.named_modules()
             if isinstance(module, torch.nn.Linear)
-        }
-        for module in self.layers.values():
-            if rank:
-                change = _LowRank(module.out_features, module.in_features, rank)
-                parametrize.register_parametrization(module, "weight", change)
-                module.parametrizations.weight.original.requires_grad_(False)
-            else:
+        ]
+        self.changes: dict[str, _LowRank] = {}
+        for name, module in linear:
+            if not rank:
                 module.requires_grad_(True)
+                continue
+            self.changes[name] = _LowRank(module.out_features, module.in_features, rank)
+            parametrize.register_parametrization(module, "weight", self.changes[name])
 
     def forward(self, texts: Sequence[str], limits: Sequence[int]) -> torch.Tensor:
         """Return unit vectors, shape (n, d); texts of one length go together."""
@@ -129,17 +127,18 @@ class _Encoder(torch.nn.Module):
         with torch.autocast("cpu", torch.bfloat16):
             states = self.model(**batch).last_hidden_state.float()
         mask = batch["attention_mask"][..., None]
-        return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+        unit: torch.Tensor = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+        return unit
 
     def encode(self, texts: Sequence[str], limit: int = _LIMIT) -> torch.Tensor:
         with torch.no_grad(), parametrize.cached():
-            return self(texts, [limit] * len(texts))
+            vectors: torch.Tensor = self(texts, [limit] * len(texts))
+        return vectors
 
     def files(self, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the low-rank changes as the files of a PEFT adapter's folder, in half precision."""
         weights = {}
-        for name, module in self.layers.items():
-            change = module.parametrizations.weight[0]
+        for name, change in self.changes.items():
             for side, tensor in (("A", change.a), ("B", change.b)):
                 key = f"base_model.model.encoder.{name}.lora_{side}.weight"
                 weights[key] = tensor.detach().to(torch.float16).contiguous()
@@ -147,7 +146,7 @@ class _Encoder(torch.nn.Module):
             "peft_type": "LORA",
             "r": self.rank,
             "lora_alpha": self.rank,
-            "target_modules": sorted({name.rpartition(".")[2] for name in self.layers}),
+            "target_modules": sorted({name.rpartition(".")[2] for name in self.changes}),
         }
         stored = to_bytes(weights, metadata={"format": "pt"})
         whole = {**manifest, "format": FORMAT, "weights_sha256": sha256(stored).hexdigest()}
@@ -362,7 +361,7 @@ def train_encoder(recipe: EncoderRecipe, *, embed_model: BaseEmbedding | None = 
             "max_tokens": recipe.max_tokens,
             "frozen_items": settings.frozen_items,
             "settings": settings.model_dump(),
-            "data": {its.name: {"turns": len(its.turns), "items": len(its.items)} for its in sets},
+            "data": {its.name: len(its.turns) for its in sets},
             "kept_out": [*recipe.kept_out, f"the last {recipe.kept_out_share:.0%} of other sets' dialogues"],
             "run": report,
             "versions": {name: version(name) for name in ("reges-index", "torch", "transformers")},

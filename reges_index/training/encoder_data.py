@@ -295,8 +295,15 @@ class TurnSet:
 
         turns = pick(self.turns)
         queries = {turn.id: self.queries[turn.id] for turn in turns if turn.id in self.queries}
-        parts = (pick(v) for v in (self.targets, self.suitable, self.rankings, self.named))
-        return TurnSet(self.name, self.items, turns, *parts, queries=queries)
+        return replace(
+            self,
+            turns=turns,
+            targets=pick(self.targets),
+            suitable=pick(self.suitable),
+            rankings=pick(self.rankings),
+            named=pick(self.named),
+            queries=queries,
+        )
 
 
 def _named(turns: Sequence[Turn], items: Sequence[Item], place: dict[str, int]) -> list[set[int]]:
@@ -457,14 +464,14 @@ class Sampler:
         if kind < settings.last_only + settings.oldest_first:
             return "\n".join(lines)
         if kind < settings.last_only + settings.oldest_first + settings.spliced:
-            other = its if rng.random() < 0.5 else self.sets[rng.integers(len(self.sets))]
-            before = _lines(other.turns[rng.integers(len(other.turns))])
+            other = its if rng.random() < 0.5 else self.sets[int(rng.integers(len(self.sets)))]
+            before = _lines(other.turns[int(rng.integers(len(other.turns)))])
             lines = before[-4:] + lines
         return "\n".join(reversed(lines))
 
     def _lookup(self, its: TurnSet, rng: np.random.Generator) -> tuple[str, set[int]]:
         """Return a query of an item's own fields, and all items that have the same."""
-        item = its.items[rng.integers(len(its.items))]
+        item = its.items[int(rng.integers(len(its.items)))]
         people = [*item.creators, *item.cast]
         kind = rng.integers(4)
         if kind == 1 and people:

@@ -175,7 +175,7 @@ def test_likeness_to_a_named_item_is_no_wish_for_it(catalog, fusion):
     named = [item.id for item in sources.items].index("f1")
     like = {name: matrix[named, FEATURES.index(name)] for name in FEATURES}
     assert like["is_named"] == 1
-    assert like["dialogue"] == like["bm25_dialogue"] == like["title_shared"] == 0
+    assert like["dialogue"] == like["bm25_share"] == like["title_shared"] == 0
     assert like["again_dialogue"] > 0
     other = matrix[:, FEATURES.index("dialogue")]
     assert (np.delete(other, named) != 0).all()
@@ -196,7 +196,7 @@ def test_what_a_catalog_does_not_have_counts_for_nothing(fusion):
     retriever = FusionRetriever(catalog, fusion)
     _, matrix = matrix_of(retriever, ask("A kettle of 3 litres, no drama please").messages)
     absent = ("recommended", "recent", "together", "together_last", "people_named", "people_shared")
-    for name in (*absent, "genre_asked", "genre_shared"):
+    for name in (*absent, "genre_shared"):
         assert not matrix[:, FEATURES.index(name)].any(), name
     said = ask("a kettle of 3 litres")
     everything = retriever.retrieve(said)
