@@ -43,7 +43,7 @@ def presets(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("preset", "LLM", "encoder", "retriever", "k", "mode"):
+    for heading in ("preset", "LLM", "encoder", "k", "mode"):  # as many as 80 columns hold
         table.add_column(heading, justify="right" if heading == "k" else "left", overflow="fold")
     for preset in PRESETS.values():
         row = _row(preset)
@@ -51,7 +51,6 @@ def presets(
             preset.name,
             row["llm"] or "none",
             row["encoder"],
-            row["retriever"],
             str(row["similarity_top_k"]),
             row["mode"] or "",
         )

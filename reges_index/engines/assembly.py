@@ -82,6 +82,8 @@ def assembled(
     parts = [part for part in (rerank, query_transform) if part is not None]
     if parts and settings is None and "domain" not in options:
         base = base.override(domain=parts[0].domain)  # the parts that are made speak of items as those given
+    if isinstance(retriever, str) and retriever != "auto":
+        base = base.with_options(retriever=retriever)
     source = _source(base, catalog, retriever)
     _check_given(options, base, query_transform, rerank, response_synthesizer)
 
@@ -212,8 +214,6 @@ def _source(
 
     if isinstance(retriever, FusionModel):
         return CatalogSource(catalog, _filters(base), retriever)
-    if retriever != "auto":
-        base = base.with_options(retriever=retriever)
     fits = base.retrieval.retriever == "auto" and FusionModel.default_for(catalog) is not None
     name = chosen_retriever(base, fits=fits)
     return CatalogSource(catalog, _filters(base), _fusion(name), name=name)

@@ -1,23 +1,25 @@
 """The one rule for what runs in an engine, and an engine's settings as they are now.
 
 * A retriever is chosen: the fusion where the catalog's encoder fits it, else vectors, unless one is asked
-for. * A query is written if the retriever reads it, or if the user asks for one: ``write_query="always"``, or
-an LLM or
-  a part for it. A part that nothing reads does not run.
+  for.
+* A query is written if the retriever reads it, or if the user asks for one: by ``write_query="always"``, or
+  with an LLM or a part for it. A part that nothing reads does not run.
 * An LLM for the item expert always ranks. Without one the retriever's order is the ranking.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
 
 from reges_index.settings import GIVEN, PipelineSettings
 
 if TYPE_CHECKING:
     from reges_index.engines.query_engine import ReGeSQueryEngine
 
-__all__ = ["Part", "Plan", "chosen_retriever", "settings_of", "what_runs", "writes_query"]
+__all__ = ["Part", "Plan", "chosen_retriever", "plan_of", "settings_of", "what_runs", "writes_query"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,35 @@ def what_runs(settings: PipelineSettings, *, fits: bool = True, reads_query: boo
     else:
         answer = Part("the catalog", "style is title")
     return Plan(writes_query(settings, reads=reads), Part(retriever, why), rerank, answer)
+
+
+def plan_of(engine: ReGeSQueryEngine, made_by: PipelineSettings) -> Plan:
+    """Return what runs in an engine; what settings call "given" has the name of its model or class here.
+
+    Parameters
+    ----------
+    made_by
+        What the engine was made from: whether its retriever was asked for.
+    """
+    from reges_index.engines.retrieval import reads_query
+
+    settings, source = engine.settings, engine.retrieve_with
+    found = settings.retrieval.retriever
+    if made_by.retrieval.retriever == "auto" and found in ("fusion", "vectors"):
+        settings = settings.with_options(retriever="auto")
+    plan = what_runs(settings, fits=found == "fusion", reads_query=reads_query(source))
+    models = {
+        "query": engine.query_transform and engine.query_transform.backend.name,
+        "rerank": engine.rerank and engine.rerank.backend.name,
+        "answer": engine.response_synthesizer.backend and engine.response_synthesizer.backend.name,
+        "retriever": type(source).__name__ if isinstance(source, BaseRetriever) else None,
+    }
+    changes = {}
+    for part, name in models.items():
+        own: Part = getattr(plan, part)
+        if name and (own.who or "").startswith(GIVEN):
+            changes[part] = Part(f"{name}{(own.who or '').removeprefix(GIVEN)}", own.why)
+    return replace(plan, **changes)
 
 
 def settings_of(engine: ReGeSQueryEngine, made_by: PipelineSettings) -> PipelineSettings:

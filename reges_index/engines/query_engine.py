@@ -31,7 +31,6 @@ from reges_index.engines.retrieval import (
     Found,
     RetrieverSource,
     filters_of,
-    reads_query,
     retrieving,
     turn_of,
     with_filters,
@@ -247,9 +246,9 @@ class ReGeSQueryEngine(BaseQueryEngine):
     @property
     def plan(self) -> Plan:
         """Who writes the query, who retrieves, who ranks and who words the answer, and why."""
-        from reges_index.engines.plan import what_runs
+        from reges_index.engines.plan import plan_of
 
-        return what_runs(self.settings, reads_query=reads_query(self._retrieve_with))
+        return plan_of(self, self._made_by)
 
     def with_filters(self, filters: MetadataFilters | None, *, exclude_mentioned: bool | None = None) -> Self:
         """Return an engine like this one whose recommendations obey other filters; this one stays as it is.

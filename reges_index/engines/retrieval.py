@@ -44,6 +44,10 @@ RetrieverSource: TypeAlias = Callable[[int], BaseRetriever] | BaseRetriever
 _SPARE_FOR_MENTIONS = 20
 
 
+class _Owner:
+    """A key for weak references, which a plain object takes none of."""
+
+
 class CatalogSource:
     """Makes retrievers over a catalog.
 
@@ -71,7 +75,7 @@ class CatalogSource:
         self.fusion = fusion
         # One for all numbers of items and all filters: it prepares the catalog once, and they share that.
         self._fused: FusionRetriever | None = None
-        self._owner = object()  # by which a live catalog keeps its versions' retrievers; copies share it
+        self._owner = _Owner()  # by which a live catalog keeps its versions' retrievers; copies share it
         if fusion is not None:
             if not isinstance(catalog, LiveCatalog):
                 self._fused = FusionRetriever(catalog, fusion)
