@@ -2,10 +2,9 @@
 
 import chromadb
 from llama_index.core import Document, StorageContext, VectorStoreIndex
-from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.vector_stores.chroma import ChromaVectorStore
 
-from reges_index import ReGeSQueryTransform, ReGeSRerank, ReGeSRetriever, ReGeSSynthesizer
+from reges_index import ReGeSQueryEngine
 
 SHELF = [
     ("Harbour of Glass", 1987, "thriller", "A customs officer finds a ship that nobody has loaded."),
@@ -35,10 +34,9 @@ def build_index(folder, embed_model):
 
 
 def build_engine(index, llm):
-    return RetrieverQueryEngine(
-        ReGeSRetriever(index.as_retriever(similarity_top_k=6), ReGeSQueryTransform(llm)),
-        response_synthesizer=ReGeSSynthesizer(),
-        node_postprocessors=[ReGeSRerank(llm)],
+    return ReGeSQueryEngine.from_defaults(
+        index.as_retriever(similarity_top_k=6),
+        llm=llm,
     )
 
 
