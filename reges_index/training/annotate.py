@@ -198,7 +198,7 @@ class _Run:
             return
         (report.leaked if reading.leaked else report.empty).append(turn.id)
         why = {"reason": "leak", "titles": list(reading.leaked)} if reading.leaked else {"reason": "empty"}
-        self.log.leave_out({"id": turn.id, **why, "answer": text, **reading.row})
+        self.log.leave_out({"id": turn.id, **why, **(reading.row or {"answer": text})})
         if not report.written and not report.already and len(report.empty) >= _ALL_USELESS:
             raise ModelError(
                 f"the first {len(report.empty)} answers of {report.teacher} are of no use; "

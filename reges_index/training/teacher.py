@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms.llm import LLM
-from tenacity import AsyncRetrying, RetryCallState
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from reges_index.dialogue import TextMeasure
 from reges_index.errors import ConfigError, ModelError
@@ -41,6 +41,7 @@ TEACHER_HELP = (
 
 # Every further request would be answered the same: wrong key, no permission, no such model.
 _HOPELESS_STATUS = frozenset({401, 403, 404})
+_LONGEST_RETRY_AFTER_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class TeacherSettings:
         Further attempts after a time-out, a rate limit, a server error or a broken connection.
     first_wait_s, longest_wait_s
         Back-off in seconds: doubled from the first, with up to ``first_wait_s`` of jitter, never above the
-        longest. A server's ``Retry-After`` header goes before it; one that asks for more than the longest
-        is not asked again in this run.
+        longest. A server's ``Retry-After`` header (up to 120 s) goes before it.
     timeout_s
         Most seconds that one request may take. Not for models in this process.
     max_new_tokens
@@ -216,13 +216,18 @@ class Teacher:
         settings = self.settings
         policy = RetryPolicy(settings.max_retries, settings.first_wait_s, settings.longest_wait_s)
         options = policy.options(_may_pass, self.name)
-        note = options["before_sleep"]
+        note, wait = options["before_sleep"], options["wait"]
 
         def count(state: RetryCallState) -> None:
             self.retries += 1
             note(state)
 
-        return AsyncRetrying(**{**options, "before_sleep": count})
+        # A run of hours waits as long as the server asks, within reason.
+        patient = {
+            "retry": retry_if_exception(_may_pass),
+            "wait": lambda state: min(wait(state), _LONGEST_RETRY_AFTER_S),
+        }
+        return AsyncRetrying(**{**options, **patient, "before_sleep": count})
 
     def _explained(self, error: Exception, llm: LLM) -> ModelError:
         status = http_status(error)

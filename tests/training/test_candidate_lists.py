@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from reges_index.catalog import Item
 from reges_index.errors import ConfigError, InputError
+from reges_index.files import checked
 from reges_index.models.adapters import load_manifest
 from reges_index.training.candidate_lists import ListMaker
 from reges_index.training.config import ExpertTraining
@@ -20,7 +21,7 @@ ITEMS = {f"i{n}": Item(id=f"i{n}", title=f"Film {n}", year=2000) for n in range(
 
 
 def settings(**values):
-    return ExpertTraining.model_validate({"num_candidates": 4, **values})
+    return checked(ExpertTraining, {"num_candidates": 4, **values}, where="settings")
 
 
 def ids(candidates):

@@ -96,7 +96,7 @@ def test_passing_faults_are_retried(tmp_path, fault, caplog):
     assert (report.written, report.failed) == (4, {})
     # On a busy machine a second can be too short for a good answer too.
     assert report.retries >= 2 if fault == "slow" else report.retries == 2
-    assert "attempt 2 follows" in caplog.text
+    assert "attempt 2 of " in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -224,7 +224,6 @@ def test_empty_answers_and_turns_without_known_target_are_listed(tmp_path):
     assert (report.empty, report.without_target, report.unknown_target) == (
         ["empty"], ["targetless"], ["unknown"],
     )  # fmt: skip
-    assert report.targets_missing == 1
 
 
 def test_answers_without_usage_are_counted_here_and_cut_ones_noted(tmp_path):
@@ -244,7 +243,7 @@ def test_long_histories_are_cut_from_the_oldest_end_and_counted(tmp_path):
     assert report.histories_cut == 1
     assert "message 0 " not in server.prompts[0]
     assert "newest words" in server.prompts[0]
-    with pytest.raises(InputError, match="turn long: instruction and true items alone"):
+    with pytest.raises(InputError, match="turn long: the prompt without the dialogue"):
         write_pseudo_queries(
             [long], items(), client("http://127.0.0.1:9/v1"), tmp_path / "y",
             settings=TeacherSettings(max_input_tokens=128),
