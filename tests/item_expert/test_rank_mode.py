@@ -220,7 +220,7 @@ def test_auto_scores_with_a_local_model(tiny):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"window": 1}, {"passes": 0}, {"min_mass": 2}, {"pick_probability": 1}, {"prior": "yes"},
+    [{"window": 1}, {"passes": 0}, {"min_mass": 2}, {"pick_probability": 1}, {"prior": "perhaps"},
      {"prior_weight": -1.0}, {"rank_prompt": "{candidates}"}],
 )  # fmt: skip
 def test_wrong_options(tiny, wrong):
