@@ -121,7 +121,9 @@ class LocalLM(AdaptedModel):
     def shipped_adapters() -> dict[str, Path]:
         """Return the adapters of the embedded base that come with this package: name -> folder."""
         files = sorted(SHIPPED_ADAPTERS.glob("*/adapter_config.json"))
-        return {file.parent.name: file.parent for file in files}
+        # Beside them lie the encoder's, which say so in a manifest of their own.
+        folders = [file.parent for file in files if not (file.parent / "reges_encoder.json").is_file()]
+        return {folder.name: folder for folder in folders}
 
     def generate(
         self,
