@@ -184,7 +184,7 @@ def test_turns_without_an_answer_end_with_the_models_exit_code(folder, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["run", "nowhere.yaml"], InputError.exit_code, "nowhere.yaml: cannot be read"),
+        (["run", "nowhere.yaml"], InputError.exit_code, "nowhere.yaml: no such file"),
         (["card", "nowhere"], AdapterError.exit_code, "there is no adapter folder nowhere"),
         (["run"], 2, "Missing argument"),
     ],
@@ -211,7 +211,7 @@ def test_reasoning_may_be_longer_than_a_query_and_cut_answers_are_printed(folder
     with chat_server(lambda p, n: Reply("They like it slow.", finish="length")) as server:
         limits, said = ask(server, "query")
         assert limits == {128}
-        assert "6 answers cut at 128 tokens; see --max-new-tokens" in said
+        assert "6 answers cut at their longest; see --max-new-tokens" in said
         assert ask(server, "reasoning", "--reasoning")[0] == {256}
         assert ask(server, "short", "--reasoning", "--max-new-tokens", 40)[0] == {40}
     with chat_server(lambda p, n: Reply("They like it slow.")) as server:
