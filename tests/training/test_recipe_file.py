@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reges_index.errors import ConfigError
+from reges_index.errors import ConfigError, InputError
 from reges_index.training.recipe import load_recipe
 
 FOLDER = Path(__file__).parents[2] / "finetune" / "recipes"
@@ -69,7 +69,7 @@ def test_folders_of_models_are_relative_to_the_recipe_and_names_stay_names(tmp_p
         (("name: test", "name: test\ndecoding: {num_queries: many}"), "num_queries"),
         (("name: test", "name: test\nteacher: {llm: embedded, options: {speed: 1}}"), "speed"),
         (("data:", "data: []\nnot_data:"), "data"),
-        ((GOOD, "- a list"), "expected a mapping"),
+        ((GOOD, "- a list"), "expected keys and values"),
         ((GOOD, "a: [1"), "not valid YAML"),
         (
             (
@@ -88,7 +88,7 @@ def test_a_recipe_that_cannot_be_used_names_its_key(tmp_path, change, problem):
 
 
 def test_a_missing_recipe():
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         load_recipe("nowhere.yaml")
 
 

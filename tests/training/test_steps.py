@@ -86,7 +86,7 @@ def test_a_killed_step_goes_on_with_what_it_left_unless_settings_changed(copy, l
 
 def test_a_missing_input_is_named(copy, log, tmp_path):
     (tmp_path / "in.txt").unlink()
-    with pytest.raises(InputError, match=r"in\.txt: cannot be read"):
+    with pytest.raises(InputError, match=r"in\.txt: no such file"):
         log.do(copy.step())
 
 
