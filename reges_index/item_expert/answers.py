@@ -21,7 +21,8 @@ _AROUND = " \t\"'`*_“”‘’«»<>[]()"
 # What separates the name that an answer begins with from what it says of it; not another name, nor a no.
 _BEHIND = re.compile(
     r"""["'`*_”’»]*\s*(?:\([^()]*\))?["'`*_”’»]*"""
-    r"""(?!\W*(?:or|and)\b|\s*(?:is|was|are|would|will|does|do|can|could)(?:n['’]t|\s+not)\b)"""
+    r"""(?!\W*(?:or|and)\b|\s*(?:is|was|are|would|will|does|do|can|could)(?:n['’]t|\s+not)\b"""
+    r"""|\s*is\s+(?:out|no|ruled)\b)"""
     r"""\s*(?:$|[-–—:;,.!?|/(]|\b[a-z])"""
 )
 # What is behind such a word gives reasons, and may name what the seeker liked.
@@ -30,9 +31,15 @@ _REASONS = re.compile(
 )
 # Words that turn down the name behind them, in the same clause.
 _DENIED = re.compile(
-    r"(?:\b(?:not|never|avoid|skip|except|without|neither|nor|unlike)|n['’]t"
-    r"|\b(?:instead of|rather than|other than))"
-    r"(?:\s+(?!but\b)[\w'’]+){0,4}[\s\"'`*_“‘«]*$",
+    r"(?:\b(?:not|never|no|avoid|skip|except|without|neither|nor|unlike)|n['’]t"
+    r"|\b(?:instead of|rather than|other than|anything but|rule out|ruled out))"
+    r"(?:\s+(?!(?:but|and|so|then)\b)[\w'’]+){0,4}[\s\"'`*_“‘«]*$",
+    re.IGNORECASE,
+)
+# Words behind a name that turn it down.
+_TURNED_DOWN = re.compile(
+    r"""["'`*_”’»]*\s*(?:\([^()]*\))?["'`*_”’»]*\s*(?:(?:is|was|would|will|does|do|can|could)\s+)?"""
+    r"""(?:\w+n['’]t\b|not\b|(?:is|'s|’s)\s+(?:out|no|ruled out|off the (?:list|table))\b|out\b(?!\s+of))""",
     re.IGNORECASE,
 )
 # Fields of a JSON answer that hold the choice, and some that talk about it.
@@ -45,7 +52,10 @@ _RANKED = ("ranking", "ranked", "order", "candidates", "numbers", "recommendatio
 # RankGPT's "[3] > [1]".
 _BRACKETED = re.compile(r"\[\s*(\d{1,4})\s*\]")
 _NUMBER_LIST = re.compile(r"\d{1,4}\.?(?:\s*(?:[,;>|/]|\s|\band\b|\bthen\b)\s*#?\d{1,4}\.?)*")
-_LINE_NUMBER = re.compile(r"^\W*(?:candidate\s*)?#?(\d{1,4})\b[\s.):\]*-]*(.*)$", re.IGNORECASE)
+_ORDER_IS = re.compile(r"^[^\d:]*\b(?:is|are|be)\b\s*(?=\d|#\d)|^\s*#(?=\d)", re.IGNORECASE)
+_LINE_NUMBER = re.compile(
+    r"^\W*(?:(?:candidate|rank|place)\s*)?#?(\d{1,4})\b[\s.):\]*-]*(.*)$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -97,13 +107,15 @@ def match_answer(answer: str, labels: Sequence[str]) -> int | None:
     said = read_text(answer).text
     for value in _json_values(said):
         for name in _names_of(value):
-            if (pick := _by_name(name, labels)) is not None:
+            if (pick := _by_name(name, labels)) is not None or (pick := _numbered(name, labels)) is not None:
                 return pick
         return None
     pick = _by_name(_first_line(said), labels)
     if pick is not None:
         return pick
     pick = _begun_with(_first_line(said), labels)
+    if pick is None:
+        pick = _numbered(_first_line(said), labels)
     if pick is not None:
         return pick
     # As it is written first: "it" in "Heat, it is tense" does not name the film "It".
@@ -136,7 +148,7 @@ def read_ranking(answer: str, labels: Sequence[str]) -> ReadRanking:
     for line in lines:
         if len(lines) > 1 and re.fullmatch(r"\d{1,4}[.)]\s*\d{1,4}\.?", line):
             continue  # a place and the number on it
-        listed_text = line.rpartition(":")[2].strip(_AROUND + ".")
+        listed_text = _ORDER_IS.sub("", line.rpartition(":")[2]).strip(_AROUND + ".")
         numbers = re.findall(r"\d+", listed_text)
         if _NUMBER_LIST.fullmatch(listed_text) and (len(numbers) > 1 or len(lines) == 1):
             return read_list(numbers, labels)
@@ -158,6 +170,12 @@ def _by_number(number: Any, size: int) -> int | None:
     found = re.search(r"\d+", str(number)) if not isinstance(number, bool) else None
     place = int(found[0]) if found else 0
     return place - 1 if 1 <= place <= size else None
+
+
+def _numbered(text: str, labels: Sequence[str]) -> int | None:
+    """Return the candidate that a text names by its number alone: "3", "#3", "[3]", "Candidate 3"."""
+    found = re.fullmatch(r"\W*(?:(?:candidate|option|number|item)\W*)?(\d{1,4})\W*", text, re.IGNORECASE)
+    return _by_number(found[1], len(labels)) if found else None
 
 
 def _candidate_in(entry: Any, labels: Sequence[str]) -> int | None:
@@ -199,9 +217,15 @@ def _in_line(line: str, labels: Sequence[str]) -> list[int | None]:
 
 def _in_order(said: str, labels: Sequence[str]) -> list[int]:
     """Return the candidates that a text names, in the order in which it does."""
-    names = sorted(set(labels), key=len, reverse=True)
+    of: dict[str, int] = {}
+    bare = [_YEAR.sub("", label) for label in labels]
+    for index, label in enumerate(labels):
+        of.setdefault(label, index)
+        if bare.count(bare[index]) == 1:
+            of.setdefault(bare[index], index)
+    names = sorted((name for name in of if name), key=len, reverse=True)
     pattern = rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)"
-    return [labels.index(found) for found in re.findall(pattern, said)]
+    return [of[found] for found in re.findall(pattern, said)] if names else []
 
 
 def _json_values(text: str) -> Iterator[Any]:
@@ -238,8 +262,8 @@ def _names_of(value: Any) -> Iterator[str]:
         keys += [key for key in fields if key not in keys and not any(word in key for word in _TALK)]
         for key in keys:
             yield from _names_of(fields[key])
-    elif isinstance(value, str):
-        yield value
+    elif isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        yield str(value)
 
 
 def _first_line(text: str) -> str:
@@ -309,7 +333,7 @@ def _without_denied(said: str, labels: Sequence[str]) -> list[str]:
     pieces: list[str] = []
     start = 0
     for found in pattern.finditer(said):
-        if _DENIED.search(said, start, found.start()) or _DENIED.search(said[: found.start()]):
+        if _DENIED.search(said[: found.start()]) or _TURNED_DOWN.match(said, found.end()):
             pieces.append(said[start : found.start()])
             start = found.end()
     return [*pieces, said[start:]]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 __all__ = ["ModelText", "SpokenStream", "read_text", "spoken"]
 
 _NAMES = (
-    r"think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad|inner_monologue"
-    r"|seed:think|\|begin_of_thought\|"
+    r"think|thinking|thought|thoughts|reason|reasoning|reasoning_content|reflection|analysis|scratchpad"
+    r"|inner_monologue|seed:think|seed:cot_budget_reflect|\|begin_of_thought\|"
 )
 # An opening mark, whose name says which closing one belongs to it.
 _OPEN = re.compile(
@@ -33,9 +33,19 @@ _MARK = re.compile(
     r"<\|(?:im_start|start|start_header_id)\|>\s*\w*(?:<\|end_header_id\|>)?|<\|[^|<>\s]{1,40}\|>"
 )
 _END_MARK = re.compile(
-    r"</?s>|<end_of_turn>|<start_of_turn>(?:model)?|<eos>|<bos>|</?(?:answer|final|response|output)>",
+    r"</?s>|<end_of_turn>|<start_of_turn>(?:model)?|<eos>|<bos>|\[/?INST\]"
+    r"|</?(?:answer|final|final_answer|response|output|result|ranking|title|(?:search_)?query)>",
     re.IGNORECASE,
 )
+# Other marks of the same, by what each is written as here: Cohere's, Gemma's, escaped ones, chat pages' <details>.
+_LIKE_THINK = re.compile(
+    r"(?P<open><\|(?:START_THINKING|thinking|think)\|>|<unused94>(?:thought\b)?|\[BEGIN OF THOUGHT\]"
+    rf"|&lt;(?:{_NAMES})&gt;|<details\b[^<>]*\btype=[\"']?reasoning[^<>]*>)"
+    r"|(?P<close><\|(?:END_THINKING|/thinking|/think)\|>|<unused95>|\[END OF THOUGHT\]"
+    rf"|&lt;/(?:{_NAMES})&gt;)|(?P<empty><(?:{_NAMES})\s*/>)",
+    re.IGNORECASE,
+)
+_DETAILS_END = re.compile(r"</details\s*>", re.IGNORECASE)
 _FENCE = re.compile(r"^\s*(?:```|~~~)[\w+-]*\s*$")
 _HEADING = re.compile(r"^\s*#{1,6}\s+(.*?)\s*#*\s*$")
 # Headings that only say what follows; another one ("# Alien") may be the answer itself.
@@ -90,7 +100,7 @@ def read_text(raw: str) -> ModelText:
     >>> read_text("```\nslow films\n```").text
     'slow films'
     """
-    said, thoughts, unclosed = _without_thoughts(_by_channel(raw))
+    said, thoughts, unclosed = _without_thoughts(_in_think(raw))
     return ModelText(_bare(said), "\n".join(thoughts), unclosed)
 
 
@@ -113,6 +123,19 @@ def _by_channel(raw: str) -> str:
     if _BARE_CHANNEL.match(raw) and (end := _BARE_FINAL.search(raw)):
         return f"<think>{raw[: end.start()]}</think>{raw[end.end() :]}"
     return raw
+
+
+def _in_think(raw: str) -> str:
+    """Write thoughts as ``<think>``, whichever way a model marks them."""
+    details = False
+
+    def mark(found: re.Match[str]) -> str:
+        nonlocal details
+        details = details or found[0].lower().startswith("<details")
+        return "" if found["empty"] else "</think>" if found["close"] else "<think>"
+
+    text = _LIKE_THINK.sub(mark, raw)
+    return _by_channel(_DETAILS_END.sub("</think>", text) if details else text)
 
 
 def _without_thoughts(text: str) -> tuple[str, list[str], bool]:
@@ -158,7 +181,9 @@ def _closing_of(text: str, opening: re.Match[str]) -> tuple[int, int] | None:
         if depth == 0:
             return found.start(), found.end()
     # Thoughts may speak of an opening mark that they do not close: then the last closing one ends them.
+    # Models also close one mark by another ("<think>...</thinking>").
     last = [found for found in marks.finditer(text, opening.end()) if found["close"]]
+    last = last or list(_CLOSE_ANY.finditer(text, opening.end()))
     return (last[-1].start(), last[-1].end()) if last else None
 
 
@@ -203,7 +228,7 @@ class SpokenStream:
         if not self._is_clear():
             return ""
         self._open = False
-        shown, self._held = _without_thoughts(_by_channel(self._held))[0].lstrip(), ""
+        shown, self._held = _without_thoughts(_in_think(self._held))[0].lstrip(), ""
         return shown
 
     def end(self) -> str:
@@ -214,9 +239,9 @@ class SpokenStream:
 
     def _is_clear(self) -> bool:
         """Say whether the answer has begun."""
-        text = self._held.lstrip()
-        if text[:1] in ("<", "[", "◁", "`"):
-            said, thoughts, unclosed = _without_thoughts(_by_channel(text))
+        text = _in_think(self._held.lstrip())
+        if text[:1] in ("<", "[", "◁", "`", "&"):
+            said, thoughts, unclosed = _without_thoughts(text)
             if unclosed:
                 return False
             if thoughts:

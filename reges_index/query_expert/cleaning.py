@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from reges_index.dialogue import one_line
@@ -20,8 +21,10 @@ _ANNOUNCED = re.compile(
     rf"(?:(?:here(?:['’]?s| is)|this is)\b[^:.!?]*\bquery\b[^:.!?]*:{_GAP}(?=\S)|(?={_NAME}))",
     re.IGNORECASE,
 )
+# What a list or a quotation puts before a line; of numbers only the first, since "2. Weltkrieg" is a query.
+_BULLET = re.compile(r"^\s*(?:[-*•>]|1[.)])\s+(?=\S)")
 # Pairs that a model puts around a whole query.
-_WRAPPERS = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("*", "*"), ("_", "_"))
+_WRAPPERS = (("**", "**"), ('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("*", "*"), ("_", "_"))
 
 
 def clean_query(text: str) -> str:
@@ -35,7 +38,8 @@ def clean_query(text: str) -> str:
     >>> clean_query('Here is a query:\n\nSearch query: "slow thrillers like \'Heat\'"')
     "slow thrillers like 'Heat'"
     """
-    spoken_lines = [_unwrapped(one_line(line)) for line in spoken(text).splitlines()]
+    said = spoken(text)
+    spoken_lines = [_unwrapped(one_line(line)) for line in (_in_json(said) or said).splitlines()]
     labelled = [
         line for line in spoken_lines if _LABEL.match(line) and re.search(r"\w", _LABEL.sub("", line))
     ]
@@ -45,8 +49,22 @@ def clean_query(text: str) -> str:
     return next((line for line in written if not line.endswith(":")), written[0] if written else "")
 
 
+def _in_json(said: str) -> str:
+    """Return the query of an answer that is JSON: the first text in it, one that is named a query first."""
+    if said[:1] not in ("{", "["):
+        return ""
+    try:
+        found = json.loads(said)
+    except (ValueError, RecursionError):
+        return ""
+    if isinstance(found, dict):
+        named = [value for key, value in found.items() if "query" in key.lower()]
+        found = [*named, *found.values()]
+    return next((value for value in found if isinstance(value, str) and value.strip()), "")
+
+
 def _unlabelled(line: str) -> str:
-    return _LABEL.sub("", _ANNOUNCED.sub("", line))
+    return _LABEL.sub("", _ANNOUNCED.sub("", _BULLET.sub("", line)))
 
 
 def _unwrapped(line: str) -> str:

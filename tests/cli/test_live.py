@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from reges_index.cli.engine import EngineOptions, build_engine
 
 from reges_index import ItemCatalog, LiveCatalog, ReGeSQueryEngine, demo_catalog
+from reges_index.cli.engine_options import EngineOptions
 from reges_index.cli.ui import _Engines
 from tests.cli.conftest import call
 
@@ -23,7 +23,7 @@ def place(request, tmp_path):
 
 
 def test_commands_read_the_live_version(place, films, tiny):
-    engine, catalog = build_engine(EngineOptions(store=place, name="films", model=str(tiny)))
+    engine, catalog = EngineOptions(store=place, name="films", llm=str(tiny)).engine()
     assert isinstance(catalog, LiveCatalog)
     assert len(engine.recommend("A quiet film?").ranking) == 6
     call("index", films, "--store", place, "--name", "films", "--quiet").fails(2, "is live", "swap")
@@ -31,12 +31,12 @@ def test_commands_read_the_live_version(place, films, tiny):
 
 
 def test_the_web_chat_offers_a_live_catalog_once(place, tiny):
-    engines = _Engines(EngineOptions(store=place, name="books", model=str(tiny)))
+    engines = _Engines(EngineOptions(store=place, name="books", llm=str(tiny)))
     books, films = engines.catalogs()
     assert (books.name, films.base_name, len(films)) == ("books", "films", 6)
     assert len(engines(films).recommend("A quiet film?").ranking) == 6
     assert engines(books) is engines.engine
-    [films, books] = _Engines(EngineOptions(store=place, name="films", model=str(tiny))).catalogs()
+    [films, books] = _Engines(EngineOptions(store=place, name="films", llm=str(tiny))).catalogs()
     assert (films.base_name, books.name) == ("films", "books")
 
 

@@ -37,6 +37,14 @@ SAYS_SLOW_FILMS = [
     "Okay, let's think this through: slow films",
     "<answer>slow films</answer>",
     "slow films</s>",
+    "<|START_THINKING|>They want space.<|END_THINKING|><|START_RESPONSE|>slow films<|END_RESPONSE|>",
+    "<unused94>thought\nThey want space.<unused95>slow films",
+    "&lt;think&gt;They want space.&lt;/think&gt;slow films",
+    '<details type="reasoning"><summary>Thought for 3 s</summary>\n> They want\n</details>\nslow films',
+    "<think>They want space.</thinking>\nslow films",
+    "<think/>slow films",
+    "<search_query>slow films</search_query>",
+    "[INST] slow films [/INST]",
 ]
 
 
@@ -66,6 +74,20 @@ ORDINARY = [
 @pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_text_stays(text):
     assert spoken(text) == text.removeprefix("# ")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '```json\n{"query": "slow films"}\n```',
+        '["slow films"]',
+        "- slow films",
+        "1. slow films",
+        "> slow films",
+    ],
+)
+def test_a_query_in_json_or_in_a_list(raw):
+    assert clean_query(raw) == "slow films"
 
 
 def test_a_labelled_query_goes_before_other_lines():
