@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +38,8 @@ _SIDES: dict[str, Literal["user", "assistant"]] = {
     **dict.fromkeys(
         (
             *("user", "human", "seeker", "customer", "client", "shopper", "buyer", "visitor", "guest"),
-            *("initiator", "usr", "prompter", "caller", "member", "enduser"),
+            *("initiator", "usr", "prompter", "caller", "member", "enduser", "me", "person", "student"),
+            *("questioner", "asker", "inquirer", "humanmessage", "humanmessagechunk", "reader", "viewer"),
         ),
         "user",
     ),
@@ -44,16 +47,28 @@ _SIDES: dict[str, Literal["user", "assistant"]] = {
         (
             *("assistant", "model", "chatbot", "ai", "bot", "recommender", "agent", "gpt", "llm", "wizard"),
             *("respondent", "advisor", "expert", "seller", "salesperson", "operator", "support", "chatgpt"),
+            *("aiassistant", "virtualassistant", "claude", "gemini", "consultant", "librarian", "aimessage"),
+            *("aimessagechunk", "recommendationsystem", "recsys", "crs"),
         ),
         "assistant",
     ),
 }
 # What else chat APIs put between the two: no part of the dialogue, left out and counted.
-_ASIDES = frozenset({"system", "developer", "tool", "function", "ipython", "context", "observation"})
+_ASIDES = frozenset(
+    {"system", "developer", "tool", "function", "ipython", "context", "observation"}
+    | {"systemmessage", "toolmessage", "functionmessage"}
+)
+_IN_NAMES = str.maketrans("", "", "-_ ")
 # Keys under which messages hold their speaker and their text, the usual ones first.
-_ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
+_ROLE_KEYS = ("role", "from", "speaker", "author", "sender", "type", "event")
 _TEXT_PARTS = ("text", "input_text", "output_text", "multimodal_text", "markdown")
-_TEXT_KEYS = ("content", "blocks", "parts", "value", "text", "message")
+_TEXT_KEYS = ("content", "blocks", "parts", "value", "text", "message", "utterance")
+# Keys under which whole dialogues hold their messages.
+_MESSAGES_KEYS = (
+    *("messages", "conversations", "contents", "conversation", "dialogue", "dialog", "chat_history"),
+    *("history", "turns", "input", "events"),
+)
+_SAID_BY = re.compile(r"\s*[*_]*([A-Za-z][A-Za-z _-]{1,24}?)[*_]*\s*:[*_]*\s*(.*)", re.DOTALL)
 
 
 def as_id(value: Any) -> Any:
@@ -89,6 +104,7 @@ class Message(BaseModel):
     def _from_any_log(cls, raw: Any) -> Any:
         if not isinstance(raw, Mapping):
             return raw
+        raw = _unpacked(raw)
         role, text = _first_of(raw, _ROLE_KEYS), _first_of(raw, _TEXT_KEYS)
         found: dict[str, Any] = {}
         if role is not None:
@@ -104,6 +120,17 @@ class Message(BaseModel):
         return found
 
 
+def _unpacked(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a message as LangChain dumps it (``data`` or ``kwargs`` inside) like any other."""
+    inner = next((raw[key] for key in ("data", "kwargs") if isinstance(raw.get(key), Mapping)), None)
+    if inner is None or _first_of(raw, _TEXT_KEYS) is not None or "role" in raw:
+        return raw
+    kind = raw["type"] if raw.get("type") not in (None, "constructor") else inner.get("type")
+    if kind is None and isinstance(raw.get("id"), list) and raw["id"]:
+        kind = raw["id"][-1]
+    return {**inner, "type": kind}
+
+
 def _first_of(raw: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """Return the first of the keys that holds something, or else the first that is there."""
     there = [key for key in keys if key in raw]
@@ -114,7 +141,7 @@ def _folded_role(role: Any) -> str:
     role = getattr(role, "value", role)
     if isinstance(role, Mapping):  # ChatGPT's exports: {"author": {"role": "user"}}
         role = role.get("role") or role.get("name")
-    return role.strip().casefold().replace("-", "").replace("_", "") if isinstance(role, str) else ""
+    return role.strip().casefold().translate(_IN_NAMES) if isinstance(role, str) else ""
 
 
 def _text_of(content: Any) -> Any:
@@ -138,8 +165,11 @@ def _is_aside(message: Any) -> bool:
         return _folded_role(message.role) in _ASIDES
     if not isinstance(message, Mapping):
         return False
+    message = _unpacked(message)
     role, text = _first_of(message, _ROLE_KEYS), _first_of(message, _TEXT_KEYS)
     if role is not None and _folded_role(message[role]) in _ASIDES:
+        return True
+    if str(message.get("type", "")).startswith(("function_call", "reasoning")):  # of OpenAI's Responses API
         return True
     return text is not None and role is not None and _text_of(message[text]) == "" and message[text] != ""
 
@@ -255,8 +285,9 @@ def _json(text: str, where: str) -> Any:
 
 def _parse_turn(raw: Any, where: str) -> Turn:
     if isinstance(raw, Mapping) and "messages" not in raw:
-        # ShareGPT's and Gemini's names of the same.
-        raw = {"messages" if key in ("conversations", "contents") else key: raw[key] for key in raw}
+        key = next((key for key in _MESSAGES_KEYS if isinstance(raw.get(key), list)), None)
+        if key is not None:
+            raw = {"messages": raw[key], **{other: raw[other] for other in raw if other != key}}
     if not isinstance(raw, Mapping) or "messages" not in raw:
         raise InputError(
             f"{where}: expected a JSON object with 'messages'",
@@ -282,16 +313,20 @@ def _read_text(path: Path) -> str:
 
 def _decode(data: bytes, where: str) -> str:
     try:
-        return data.decode("utf-8-sig")
+        is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes files
+        return data.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
+        raise InputError(
+            f"{where}: not {error.encoding.upper()} (byte {error.start})", hint="convert it to UTF-8"
+        ) from error
 
 
 def read_conversation(path: str | Path) -> Turn:
     """Read one dialogue; ``-`` reads standard input.
 
     It may be a JSON object with ``messages``, a bare JSON list of messages, JSON Lines with a message a line,
-    or plain text: what the user says.
+    or plain text: what the user says, or a transcript whose lines begin with "User:", "Assistant:" and
+    the like.
 
     Raises
     ------
@@ -301,7 +336,7 @@ def read_conversation(path: str | Path) -> Turn:
     where = "standard input" if str(path) == "-" else str(path)
     text = _decode(sys.stdin.buffer.read(), where) if str(path) == "-" else _read_text(Path(path))
     if not text.lstrip().startswith(("{", "[")):
-        return _parse_turn({"messages": [{"role": "user", "content": text.strip()}]}, where)
+        return _parse_turn({"messages": _transcript(text)}, where)
     lines = [line for _, line in _numbered_lines(text)]
     try:
         raw = _json(text, where)
@@ -314,6 +349,23 @@ def read_conversation(path: str | Path) -> Turn:
     elif isinstance(raw, Mapping) and "messages" not in raw and _first_of(raw, _ROLE_KEYS):
         raw = {"messages": [raw]}
     return _parse_turn(raw, where)
+
+
+def _transcript(text: str) -> list[dict[str, str]]:
+    """Return what plain text says: messages where its lines name both sides, else one of the user."""
+    said: list[dict[str, str]] = []
+    for line in text.strip().split("\n"):
+        by = _SAID_BY.fullmatch(line)
+        if by is not None and _folded_role(by[1]) in _SIDES:
+            said.append({"role": by[1], "content": by[2]})
+        elif said:
+            said[-1]["content"] += f"\n{line}"
+        else:
+            break
+    # "Expert: I am none" is no transcript, so the user has to speak in it.
+    if any(_SIDES[_folded_role(message["role"])] == "user" for message in said):
+        return said
+    return [{"role": "user", "content": text.strip()}]
 
 
 def read_turns(path: str | Path) -> list[Turn]:

@@ -37,7 +37,7 @@ _END_MARK = re.compile(
     r"|</?(?:answer|final|final_answer|response|output|result|ranking|title|(?:search_)?query)>",
     re.IGNORECASE,
 )
-# Other marks of the same, by what each is written as here: Cohere's, Gemma's, escaped ones, chat pages' <details>.
+# Other marks of the same, written as these: Cohere's, Gemma's, escaped ones, the <details> of chat pages.
 _LIKE_THINK = re.compile(
     r"(?P<open><\|(?:START_THINKING|thinking|think)\|>|<unused94>(?:thought\b)?|\[BEGIN OF THOUGHT\]"
     rf"|&lt;(?:{_NAMES})&gt;|<details\b[^<>]*\btype=[\"']?reasoning[^<>]*>)"

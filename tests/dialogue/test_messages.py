@@ -199,3 +199,51 @@ def test_plain_text_is_what_the_user_says(tmp_path, monkeypatch):
     assert read_conversation("-").messages == (Message(role="user", content="a quiet film\nabout the sea"),)
     (tmp_path / "wish.txt").write_text("something funny", encoding="utf-8")
     assert read_conversation(tmp_path / "wish.txt").messages[0].content == "something funny"
+
+
+HI_YO = [("user", "hi"), ("assistant", "yo")]
+OTHER_LOGS = {
+    "langchain": [{"type": "human", "content": "hi"}, {"type": "ai", "content": "yo"}],
+    "langchain_dump": [
+        {"type": "human", "data": {"content": "hi"}},
+        {"type": "system", "data": {"content": "be nice"}},
+        {"type": "ai", "data": {"content": "yo", "type": "ai"}},
+    ],
+    "langchain_dumps": [
+        {"lc": 1, "type": "constructor", "id": ["schema", "HumanMessage"], "kwargs": {"content": "hi"}},
+        {"lc": 1, "type": "constructor", "id": ["schema", "AIMessage"], "kwargs": {"content": "yo"}},
+    ],
+    "rasa": {"events": [{"event": "user", "text": "hi"}, {"event": "bot", "text": "yo"}]},
+    "history": {"chat_history": [{"role": "Me", "message": "hi"}, {"role": "AI Assistant", "message": "yo"}]},
+    "responses": {
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+            {"type": "function_call", "name": "find", "arguments": "{}"},
+            {"type": "function_call_output", "output": "Heat"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "yo"}]},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("log", OTHER_LOGS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_logs_of_other_libraries(log, encoding, tmp_path):
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(OTHER_LOGS[log]), encoding=encoding)
+    assert [(m.role, m.content) for m in read_conversation(path).messages] == HI_YO
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("User: hi\nAssistant: yo", HI_YO),
+        ("**Seeker:** hi\nRecommender: yo\nthere", [("user", "hi"), ("assistant", "yo\nthere")]),
+        ("Expert: I am none", [("user", "Expert: I am none")]),
+        ("Films: slow ones", [("user", "Films: slow ones")]),
+    ],
+)
+def test_a_transcript(text, said, tmp_path):
+    path = tmp_path / "log.txt"
+    path.write_text(text)
+    assert [(m.role, m.content) for m in read_conversation(path).messages] == said

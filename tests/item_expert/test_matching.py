@@ -65,8 +65,10 @@ def test_a_candidate_named_by_its_number(answer):
 
 @pytest.mark.parametrize(
     "answer",
-    ["Heat, Alien, Up", "The order is 2, 1, 3.", "#2 #1 #3", "Rank 1: Heat\nRank 2: Alien\nRank 3: Up"]
-    + ['{"1": "Heat", "2": "Alien", "3": "Up"}', "<ranking>2, 1, 3</ranking>"],
+    [
+        *("Heat, Alien, Up", "The order is 2, 1, 3.", "#2 #1 #3", "<ranking>2, 1, 3</ranking>"),
+        *("Rank 1: Heat\nRank 2: Alien\nRank 3: Up", '{"1": "Heat", "2": "Alien", "3": "Up"}'),
+    ],
 )
 def test_rankings_as_models_write_them(answer):
     assert read_ranking(answer, FILMS).ranked == (1, 0, 2)
