@@ -35,7 +35,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "encoder": ("dialogue", "last_message", "again_dialogue"),
     "words": ("bm25_share", "bm25_last"),
     "titles": ("title_shared",),
-    "similar": ("near_named", "near_best", "people_shared", "genre_shared"),
+    "similar": ("people_shared", "genre_shared"),
     "people": ("people_named",),
     "popularity": ("recommended", "recent"),
     "together": ("together", "together_last"),
@@ -180,12 +180,8 @@ class CatalogSources:
 
     def _company(self, found: dict[str, Floats], state: DialogueState) -> None:
         size = len(self.items)
-        rows = [item.item for item in state.named]
         weights = np.array([_weight(item, state) for item in state.named], dtype=np.float32)
         total = max(float(weights.sum()), 1e-9)
-        mean = (weights[:, None] * self.vectors[rows]).sum(axis=0)
-        found["near_named"] = _centred(self.vectors @ mean) / max(float(np.linalg.norm(mean)), 1e-9)
-        found["near_best"] = _centred((self.vectors @ self.vectors[rows].T).max(axis=1))
         together, last = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.float32)
         shared = {"people_shared": np.zeros(size, np.float32), "genre_shared": np.zeros(size, np.float32)}
         titles = np.zeros(size, dtype=np.float32)

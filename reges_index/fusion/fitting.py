@@ -30,7 +30,6 @@ Floats = npt.NDArray[np.float32]
 _LISTS = (
     "dialogue",
     "last_message",
-    "near_named",
     "bm25_share",
     "together",
     "people_named",
@@ -76,7 +75,7 @@ class ScorerTraining:
     new_share: float = 0.5
     repeat_share: float | None = 1 / 6
     unknown_share: float = 0.5
-    newest: float = 2.0
+    newest: float = 4.0
     best: int = 60
     random: int = 150
     iterations: int = 60
