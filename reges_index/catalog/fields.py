@@ -66,12 +66,18 @@ METADATA = "metadata."
 
 # Names that others give to the fields, best first; compared by `simple_name`.
 FIELD_GUESSES: dict[str, tuple[str, ...]] = {
-    "id": ("id", "item_id", "movie_id", "film_id", "book_id", "product_id", "game_id", "sku", "asin", "isbn"),
+    "id": (
+        *("id", "item_id", "movie_id", "film_id", "book_id", "product_id", "game_id", "app_id", "appid"),
+        *("sku", "asin", "isbn", "tconst", "uuid"),
+    ),
     "title": (
         *("title", "name", "product", "movie_title", "film_title", "book_title", "item_title"),
-        *("product_title", "product_name", "item_name", "original_title"),
+        *("product_title", "product_name", "item_name", "primary_title", "original_title"),
     ),
-    "year": ("year", "release_year", "publication_year", "release_date", "publication_date", "published"),
+    "year": (
+        *("year", "release_year", "publication_year", "original_publication_year", "start_year"),
+        *("release_date", "publication_date", "published"),
+    ),
     "genres": ("genres", "genre", "categories", "category"),
     "abstract": ("abstract", "description", "plot", "summary", "overview", "synopsis"),
     "cast": ("cast", "actors", "stars"),
@@ -92,12 +98,13 @@ _RESERVED = frozenset(
 _REFUSED_STARTS = ("_", "$", "#", "chroma:")
 
 _INT64 = 2**63
-_MISSING = frozenset({"nan", "NaN", "NaT", "<NA>", "null", "NULL", "#N/A"})
-_MISSING_NUMBERS = _MISSING | {"None", "none", "NA", "N/A", "n/a", "-", "?"}
+_MISSING = frozenset({"nan", "NaN", "NaT", "<NA>", "null", "NULL", "#N/A", "\\N", "set()"})
+_MISSING_NUMBERS = _MISSING | {"None", "none", "NA", "N/A", "n/a", "-", "?", "TBA", "TBD"}
 # Thirteen digits and more are numbers of articles (EAN, ISBN), with which nobody reckons.
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,11})")
 _DECIMAL = re.compile(r"[+-]?(0|[1-9]\d*)?\.\d*(e[+-]?\d+)?", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?(0|[1-9]\d*),\d+")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _NO_COMMAS = re.compile(r"['\"]\s+['\"]")
 _QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"")
 _YEAR_IN_TEXT = re.compile(r"(?<!\d)(\d{4})(?!\d)")
@@ -177,6 +184,9 @@ def as_number(text: str, *, decimal_comma: bool = False) -> int | float | None:
         return int(text)
     if decimal_comma and _DECIMAL_COMMA.fullmatch(text):
         text = text.replace(",", ".")
+    if not decimal_comma and _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+        return float(text) if "." in text else int(text)
     if _DECIMAL.fullmatch(text) and any(sign.isdigit() for sign in text):
         number = float(text)
         return number if math.isfinite(number) else None
@@ -285,6 +295,8 @@ def as_year(value: Any) -> int | None:
         return int(float(text))
     years = _YEAR_IN_TEXT.findall(text) if isinstance(value, str) else []
     # A range of years begins with the first of them.
+    if re.search(r"\d\s*B\.?C", text):  # no year of four digits that stands alone
+        years = []
     if len(years) == 1 or (len(years) == 2 and re.fullmatch(r"\d{4}\s*[-–/]\s*\d{4}", text)):
         return int(years[0])
     if isinstance(value, str) and text in _MISSING_NUMBERS:

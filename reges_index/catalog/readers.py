@@ -291,7 +291,10 @@ class _File:
             return list(self.jsonl_rows(text))  # JSON Lines often bear the plain ending
         if isinstance(found, dict):
             lists = [value for value in found.values() if isinstance(value, list)]
-            found = lists[0] if len(lists) == 1 and len(found) == 1 else [found]
+            rows = [value for value in lists if value and all(isinstance(row, dict) for row in value)]
+            # An export's wrapper, such as {"count": 2, "results": [...]}; an item itself has a title.
+            is_wrapper = len(rows) == 1 and not {*map(simple_name, found)} & {*FIELD_GUESSES["title"]}
+            found = rows[0] if is_wrapper else [found]
         if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
             raise InputError(
                 f"{self.path}: is no list of JSON objects", hint="write one object for each item"

@@ -24,7 +24,11 @@ MentionKind: TypeAlias = Literal["title", "dated", "part", "typo"]
 
 # How titles are written.
 _YEAR = r"(?:1[89]|20)\d\d"
-_YEAR_AT_END = re.compile(r"\s*[(\[](\d{4})(?:\s*[-–]\s*(?:\d{4})?)?[)\]]\s*$")
+# "(1999)", "(2005–2013)", IMDb's "(1999/I)" and "(TV 1999)", Wikipedia's "(1999 film)".
+_YEAR_AT_END = re.compile(
+    r"\s*[(\[](?:TV |V |VG )?(\d{4})(?:\s*[-–]\s*(?:\d{4})?|/[IVX]+| (?:film|movie|novel|book|game|video game"
+    r"|TV series|miniseries))?[)\]]\s*$"
+)
 _ENGLISH = ("the", "a", "an")
 _OTHERS = (
     "le",

@@ -23,6 +23,7 @@ from llama_index_instrumentation import get_dispatcher
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.dialogue import Dialogue, DialogueQueryBundle
+from reges_index.dialogue.messages import as_id
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.driver import Do, Work, arun, off_loop, run
 from reges_index.engines.recommendation import Recommendation, ranking_of_retriever
@@ -520,10 +521,14 @@ def as_bundle(dialogue: Dialogue | QueryBundle) -> DialogueQueryBundle:
 
 
 def unique_ids(ids: Iterable[str]) -> list[str]:
-    """Return ids without repeats; a text, which is a sequence of letters, is refused."""
+    """Return ids as text, without repeats; a text, which is a sequence of letters, is refused."""
     if isinstance(ids, str):
         raise InputError(f"exclude_ids is the text {ids!r}", hint=f"give a list: [{ids!r}]")
-    return list(dict.fromkeys(ids))
+    given = [as_id(one) for one in ids]
+    for one in given:
+        if not isinstance(one, str):
+            raise InputError(f"exclude_ids holds {one!r}, which is no id", hint="ids are texts or integers")
+    return list(dict.fromkeys(given))
 
 
 def barring(query: Dialogue | QueryBundle, exclude_ids: Iterable[str]) -> DialogueQueryBundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -116,6 +117,8 @@ class SmallTalkDetector:
         newest = one_line(dialogue[-1].content or "") if dialogue else ""
         if not newest or dialogue[-1].role != MessageRole.USER or len(newest.split()) > self.max_words:
             return False
+        if re.fullmatch(r"/\w+", newest):  # a command of some other chat, such as "/help"
+            return True
         vector = _unit(np.asarray(self._embed_model.get_text_embedding(newest)))
         talk, requests = self._examples
         return bool(np.max(talk @ vector) >= np.max(requests @ vector) + self.margin)

@@ -193,3 +193,32 @@ def test_years(value, year):
 def test_values_that_no_store_keeps(value):
     with pytest.raises(ValueError):
         plain_value(value)
+
+
+def test_tables_of_other_services(tmp_path):
+    path = tmp_path / "i.csv"
+    path.write_text('tconst,primaryTitle,startYear,votes\nt1,Alien,1979,"1,234"\nt2,Heat,\\N,"22,345"\n')
+    one, two = read_catalog(path).items
+    assert (one.id, one.title, one.year, one.metadata) == ("t1", "Alien", 1979, {"votes": 1234})
+    assert (two.year, two.metadata) == (None, {"votes": 22345})
+
+
+def test_a_list_inside_an_export(tmp_path):
+    path = tmp_path / "i.json"
+    path.write_text('{"page": 1, "meta": {"n": 1}, "results": [{"id": 1, "title": "Alien"}]}')
+    assert [item.title for item in read_items(path)] == ["Alien"]
+    path.write_text('{"id": 1, "title": "Alien", "crew": [{"name": "R S"}]}')
+    assert [item.title for item in read_items(path)] == ["Alien"]
+
+
+@pytest.mark.parametrize(
+    ("title", "parts"),
+    [
+        ("Dune (2021 film)", ("Dune", 2021)),
+        ("Alien (1979/I)", ("Alien", 1979)),
+        ("Heat (TV 1995)", ("Heat", 1995)),
+        ("Wonder Woman 1984", ("Wonder Woman 1984", None)),
+    ],
+)
+def test_other_spellings_of_a_year_in_a_title(title, parts):
+    assert parse_title(title) == parts

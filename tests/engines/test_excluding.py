@@ -14,6 +14,7 @@ from reges_index import (
     as_query_engine_tool,
     demo_catalog,
 )
+from reges_index.errors import InputError
 from reges_index.fusion import FusionRetriever
 from tests.builders import item
 from tests.catalog.hashing import HashingEmbedding
@@ -106,3 +107,17 @@ def test_a_fusion_in_front_of_a_stock_engine_keeps_its_probabilities(tiny):
     films = ItemCatalog.from_items(demo_catalog("films")[:12], name="twelve-stock")
     retriever = ReGeSRetriever(FusionRetriever(films, similarity_top_k=4), ReGeSQueryTransform(tiny))
     assert retriever.scores_are_probabilities
+
+
+def test_ids_are_excluded_after_the_one_rule_for_ids():
+    numbered = ItemCatalog.from_items(
+        [item(str(n), f"Title {n}") for n in range(5)], name="numbered", embed_model=HashingEmbedding()
+    )
+    engine = ReGeSQueryEngine.from_defaults(numbered, retriever="vectors", write_query="never")
+    ranking = engine.recommend("something", exclude_ids=[0, " 1 ", 2.0]).ranking
+    assert {candidate if isinstance(candidate, str) else candidate.item.id for candidate in ranking} == {
+        "3",
+        "4",
+    }
+    with pytest.raises(InputError, match="exclude_ids"):
+        engine.query("something", exclude_ids=[1.5])

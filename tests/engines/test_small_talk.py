@@ -13,7 +13,7 @@ def detector():
 
 GREETINGS = """
 hello | Hi! | hey | Good morning! | how are you? | Thanks! | Thank you so much | thx | bye | see you |
-Have a great day! | what's up? | who made you? | Are you a bot? | Great, thank you!
+/help | /reset | Have a great day! | what's up? | who made you? | Are you a bot? | Great, thank you!
 """
 WISHES = """
 a comedy | something scary | another one | no | yes | seen it | Inception | funny | ok | sure |
