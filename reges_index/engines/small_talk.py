@@ -21,6 +21,7 @@ SMALL_TALK = (
     "hey, good morning",
     "good evening, how are you?",
     "how is it going?",
+    "what's up?",
     "I am fine, thanks, and you?",
     "nice to meet you",
     "what is your name?",
