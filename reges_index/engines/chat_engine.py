@@ -35,6 +35,7 @@ from reges_index.engines.item_answers import (
     question_messages,
 )
 from reges_index.engines.query_engine import ReGeSQueryEngine, unique_ids
+from reges_index.engines.reasons import with_reason
 from reges_index.engines.session import OpenTurn, Reply, Session, as_response, endless_memory, whole_sentences
 from reges_index.engines.small_talk import SmallTalkDetector
 from reges_index.errors import ConfigError
@@ -63,6 +64,10 @@ DEFAULT_SMALL_TALK_TMPL = PromptTemplate(
 
 class ReGeSChatEngine(BaseChatEngine):
     """Chat that recommends from the catalog.
+
+    A recommendation is answered with the item's title and year and one reason: the sentence that the query
+    engine's synthesizer had an LLM write (``style="sentence"``), or else what the user asked for and the
+    item's entry share. The bare title is in the response's metadata.
 
     One engine is one session: it holds the memory of one conversation. Engines may share a query engine,
     models and catalog. Calls on one engine wait for each other, so that turns do not mix; only `reset` does
@@ -230,6 +235,8 @@ class ReGeSChatEngine(BaseChatEngine):
         found = yield from self.query_engine.recommending(dialogue, turn.barred)
         response = yield from self.query_engine.answering(found)
         text = yield Do(lambda: str(response), partial(_text_of, response))
+        if found.item is not None and text == one_line(found.item.title):  # no LLM wrote a sentence
+            text = with_reason(found.item, dialogue)
         return Reply(text, found, response)
 
     def _answering(self, asked: Question, item: Item, dialogue: Sequence[ChatMessage]) -> Work[Reply]:

@@ -1,4 +1,4 @@
-"""Answers of a chat from an item's own entry: why it was picked, and what somebody asks about it."""
+"""Answers of a chat to questions about an item, from the item's own entry."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Literal, TypeAlias
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.catalog.item import Item
-from reges_index.dialogue import TitleIndex, normalise, one_line
-from reges_index.dialogue.text import Text, phrase_words
+from reges_index.dialogue import TitleIndex, one_line
+from reges_index.dialogue.text import Text
+from reges_index.engines.reasons import with_reason
 from reges_index.item_expert.synthesizer import answer_title
 
-__all__ = ["QUESTION_PROMPT", "answer_from_entry", "asks_about", "question_messages", "with_reason"]
+__all__ = ["QUESTION_PROMPT", "answer_from_entry", "asks_about", "question_messages"]
 
 Question: TypeAlias = Literal["makers", "cast", "year", "genres", "why", "about", "other"]
 
@@ -53,10 +54,7 @@ _WISH = re.compile(
     r"suggest|all you|i want|i would like|i'd like|looking for)\b",
     re.IGNORECASE,
 )
-_NEGATED = re.compile(r"\b(?:no|not|without|never|less|n't|hate)\b[^.,;!?]*$", re.IGNORECASE)
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _LONGEST_QUESTION = 40
-_STEM = 5
 
 
 def asks_about(message: str, item: Item) -> Question | None:
@@ -94,7 +92,7 @@ def answer_from_entry(question: Question, item: Item, dialogue: Sequence[ChatMes
         "year": f"{title} is from {item.year}." if item.year is not None else "",
         "genres": f"{title}: {_listed(item.genres)}." if item.genres else "",
         "about": f"{title}: {one_line(item.abstract)}" if item.abstract.strip() else "",
-        "why": with_reason(item, dialogue[:-1]),
+        "why": _why(item, dialogue[:-1]),
     }
     if facts.get(question):
         return facts[question]
@@ -102,45 +100,9 @@ def answer_from_entry(question: Question, item: Item, dialogue: Sequence[ChatMes
     return f"My entry does not say more than this: {entry}"
 
 
-def with_reason(item: Item, dialogue: Sequence[ChatMessage]) -> str:
-    """Return the item's title and year with one reason: what was asked for last and its fields share.
-
-    Newer messages of the user come first. Nothing is said that the entry does not hold.
-    """
-    named = answer_title(item)
-    for message in reversed([m for m in dialogue if m.role == MessageRole.USER]):
-        if reason := _shared(item, one_line(message.content or "")):
-            return f"{named}: {reason}"
-    facts = _listed(item.genres[:3])
-    return f"{named}: {facts}." if facts else named
-
-
-def _shared(item: Item, said: str) -> str:
-    for genre in item.genres:
-        for word in phrase_words(genre):
-            found = re.search(rf"\b{re.escape(word[:_STEM])}\w*", said, re.IGNORECASE) if word[2:] else None
-            if found and not _NEGATED.search(said[: found.start()]):
-                return f"{one_line(genre)}, as you asked."
-    plain = f" {normalise(said)} "
-    for name in (*item.creators, *item.cast):
-        if f" {normalise(name)} " in plain:
-            return f"{'by' if name in item.creators else 'with'} {one_line(name)}, as you asked."
-    if item.year is not None and 999 < item.year < 10_000:
-        century, decade = str(item.year)[:2], str(item.year)[2]
-        if re.search(rf"\b(?:{item.year}|(?:{century})?{decade}0'?s)\b", said):
-            return f"from {item.year}, as you asked."
-    return _sentence_about(item, said)
-
-
-def _sentence_about(item: Item, said: str) -> str:
-    """Return the sentence of the abstract that shares the most words with what was said."""
-    wanted = {word[:_STEM] for word in phrase_words(said) if len(word) >= _STEM - 1}
-    best, count = "", 0
-    for sentence in _SENTENCE.split(one_line(item.abstract)):
-        shared = len(wanted & {word[:_STEM] for word in phrase_words(sentence)})
-        if shared > count:
-            best, count = sentence, shared
-    return best
+def _why(item: Item, dialogue: Sequence[ChatMessage]) -> str:
+    told, named = with_reason(item, dialogue), answer_title(item)
+    return told if told != named or not item.genres else f"{named}: {_listed(item.genres[:3])}."
 
 
 def _listed(names: Sequence[str]) -> str:

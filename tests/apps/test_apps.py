@@ -73,16 +73,17 @@ def test_the_chat_app(index, llm):
     chat = chat_app_after.build_chat(index, llm)
     assert isinstance(chat, ReGeSChatEngine)
     answers, sources = chat_app_after.talk(chat, messages)
-    assert set(answers) <= TITLES
-    assert len(set(answers)) == 3  # none is recommended twice
-    assert sources[0] == answers[-1]
+    named = [answer.split(" (")[0] for answer in answers]
+    assert set(named) <= TITLES
+    assert len(set(named)) == 3  # none is recommended twice
+    assert sources[0] == named[-1]
     assert [m.content for m in chat.chat_history] == [
         text for pair in zip(messages, answers, strict=True) for text in pair
     ]
     engine = ReGeSQueryEngine.from_defaults(
         retriever=index.as_retriever(similarity_top_k=6), llm=llm, exclude_mentioned=True
     )
-    assert engine.recommend(messages[0]).item.title == answers[0]
+    assert engine.recommend(messages[0]).item.title == named[0]
     chat.reset()
     assert chat.chat_history == []
     assert chat_app_after.talk(chat, messages[:1])[0] == answers[:1]
@@ -100,4 +101,4 @@ async def test_the_apps_work_asynchronously_too(index, llm):
     assert str(await engine.aquery(QUESTION)) == str(engine.query(QUESTION))
     chat = chat_app_after.build_chat(index, llm)
     stream = await chat.astream_chat("I like slow films at sea")
-    assert "".join([piece async for piece in stream.async_response_gen()]) in TITLES
+    assert "".join([piece async for piece in stream.async_response_gen()]).split(" (")[0] in TITLES

@@ -13,7 +13,7 @@ TITLES = {film[1] for film in FILMS}
 
 
 def answers(text):
-    return [line.split("reges  ", 1)[1] for line in text.splitlines() if "reges  " in line]
+    return [line.split("reges  ", 1)[1].split(" (")[0] for line in text.splitlines() if "reges  " in line]
 
 
 def test_a_conversation_through_a_pipe_with_the_embedded_models(store):

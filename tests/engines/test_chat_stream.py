@@ -70,7 +70,8 @@ async def test_the_reasoning_comes_first_then_the_item(session, few_films, async
     assert " ".join(thought.split())[:20] == stream.metadata["reasoning"][:20]
     assert "".join(piece.delta for piece in pieces) == f"{thought}\n{stream.response}"
     assert pieces[-1].message.content == stream.response == str(stream)
-    assert stream.response in {film.title for film in few_films.items()}
+    assert stream.response.split(" (")[0] == stream.metadata["title"]
+    assert stream.metadata["title"] in {film.title for film in few_films.items()}
     assert len(stream.source_nodes) == 4
     assert stream.sources[0].raw_output.item.id == stream.metadata["item_id"]
     assert [m.content for m in session.chat_history] == ["a space film", stream.response]

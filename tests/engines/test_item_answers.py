@@ -3,7 +3,8 @@
 import pytest
 
 from reges_index.catalog import Item
-from reges_index.engines.item_answers import answer_from_entry, asks_about, with_reason
+from reges_index.engines.item_answers import answer_from_entry, asks_about
+from reges_index.engines.reasons import with_reason
 from tests.builders import chat
 
 ALIEN = Item(
@@ -71,23 +72,67 @@ def test_answers_come_from_the_fields():
         assert "can be dimmed" in answer
 
 
+THRILLER = Item(
+    id="3", title="Gone Girl", year=2014, genres=["thriller", "science fiction"], directors=["David Fincher"],
+    cast=["Rosamund Pike"], abstract="A wife vanishes. A detective doubts her husband, not the songs.",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ("a horror film please", "Horror"),
-        ("anything with Sigourney Weaver", "Sigourney Weaver"),
-        ("something from the 70s", "1979"),
+        ("a horror film please", "You asked for a horror film: A crew answers a call."),
+        ("I want Science-Fiction", "You asked for Science Fiction: A crew answers a call."),
+        ("my wife is a horror fan", "You said “my wife is a horror fan”: A crew answers a call."),
+        (
+            "anything with Sigourney Weaver",
+            "You named Sigourney Weaver, who is in it: A crew answers a call.",
+        ),
+        ("one by ridley scott", "You named Ridley Scott, who directed it: A crew answers a call."),
+        (
+            "something from the 70s",
+            "You asked for something from the 70s, and this is from 1979: A crew answers a call.",
+        ),
         ("where they are hunted aboard a ship", "Something comes aboard and hunts them."),
-        ("no horror, please", "Horror, Science Fiction"),  # its genres: nothing is claimed to be asked for
     ],
 )
 def test_one_reason_from_what_was_asked_and_the_entry(said, reason):
-    answer = with_reason(ALIEN, chat(said))
-    assert answer.startswith("Alien (1979)")
-    assert reason in answer
-    assert ("asked" in answer) is (said != "no horror, please" and "aboard" not in said)
+    assert with_reason(ALIEN, chat(said)) == f"Alien (1979). {reason}"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "no horror, please",
+        "nothing scary, horror or science fiction",
+        "I don't want horror",
+        "I don’t want horror",
+        "I am tired of horror",
+        "I just watched some horror",
+        "not Sigourney Weaver again",
+        "I'm in my 70s",
+        "hm",
+    ],
+)
+def test_what_is_turned_down_or_told_is_no_reason(said):
+    assert with_reason(ALIEN, chat(said)) == "Alien (1979)"
+
+
+def test_a_wish_is_quoted_as_it_was_said():
+    reason = with_reason(THRILLER, chat("Hi! I'd like a really tense thriller for Friday night."))
+    assert reason == "Gone Girl (2014). You asked for a really tense thriller: A wife vanishes."
+    said = "Thrillers, with a detective"
+    assert with_reason(THRILLER, chat(said)).startswith(
+        "Gone Girl (2014). You asked for thrillers: A detective"
+    )
+    for said in ("a non-fiction book about science", "something with songs", "fantastic weekend!"):
+        assert with_reason(THRILLER, chat(said)) == "Gone Girl (2014)"
 
 
 def test_the_newest_message_gives_the_reason():
     assert "Science Fiction" in with_reason(ALIEN, chat("horror", "Heat", "now science fiction"))
+    assert "Science Fiction" in with_reason(ALIEN, chat("horror or science fiction", "Heat", "no horror"))
+    assert "a horror film" in with_reason(ALIEN, chat("a horror film", "Heat", "seen it"))
     assert with_reason(LAMP, chat("hm")) == "Nordlys Desk Lamp"
+    bare = Item(id="4", title="Who?", genres=["jazz"])
+    assert with_reason(bare, chat("jazz!")) == "Who? You asked for jazz."

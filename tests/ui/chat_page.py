@@ -41,6 +41,12 @@ class ChatPage:
         self.finished(answer)
         return answer.locator(".message-content").first.inner_text()
 
+    def picked(self, text):
+        """Send a message and return the title of the item that the answer begins with."""
+        answer, title = self.send(text), self.titles()[0]
+        assert answer.startswith(title)
+        return title
+
     def finished(self, answer):
         """Wait until an answer is complete: the card of its item comes with the first word, the table too."""
         expect(answer.locator(".message-content").first).not_to_have_text("…", timeout=_LONG)

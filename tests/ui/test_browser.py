@@ -35,12 +35,13 @@ def chat(open_page):
 
 def test_a_message_gets_an_item_with_query_and_candidates(chat):
     answer = chat.send("A space film with a slow story, please.")
-    assert answer in TITLES
+    title = chat.titles()[0]
+    assert answer.startswith(title)
+    assert title in TITLES
     assert chat.messages() == ["A space film with a slow story, please.", answer]
-    picked = next(item for item in FILMS if item.title == answer)
+    picked = next(item for item in FILMS if item.title == title)
     assert str(picked.year) in chat.page.locator("#reges-chat .reges-card").inner_text()
     assert chat.query()
-    assert chat.titles()[0] == answer
     assert sorted(chat.ids()) == sorted(item.id for item in FILMS)
     shares, bars = chat.shares(), chat.bars()
     assert shares == sorted(shares, reverse=True)
@@ -57,14 +58,14 @@ def test_an_offered_message_is_sent(chat):
     expect(answer).to_be_visible()
     chat.finished(answer)
     assert chat.messages()[0] == "Surprise me with something unusual."
-    assert chat.messages()[1] in TITLES
+    assert chat.messages()[1].startswith(chat.titles()[0])
 
 
 def test_small_talk_gets_no_item(chat):
     assert chat.send("hello there") not in TITLES
     assert chat.page.locator(".reges-card").count() == 0
     assert chat.ids() == []
-    assert chat.send("A film about a robot") in TITLES
+    assert chat.picked("A film about a robot") in TITLES
 
 
 def test_filters_hold(chat):
@@ -132,7 +133,7 @@ def test_two_users_never_see_one_another(open_page):
 def test_hostile_texts_are_only_texts(chat):
     message = "<img src=x onerror='window.hacked = 7'> **bold** <script>window.hacked = 8</script> ${1 + 1}"
     chat.choose("genres", "Odd")
-    picked = [chat.send(text) for text in (message, "Another one", "One more")]
+    picked = [chat.picked(text) for text in (message, "Another one", "One more")]
     assert set(picked) == {item.title for item in HOSTILE}
     assert chat.messages()[0] == message
     assert "<i>Slanted</i>" in chat.page.locator("#reges-chat").inner_text()
@@ -152,7 +153,7 @@ def test_another_catalog_starts_a_new_conversation(chat):
     chat.choose("catalog", "books")
     expect(chat.page.locator(".reges-head p")).to_contain_text(f"books: {len(BOOKS)} items")
     expect(chat.page.locator("#reges-chat .bot-row")).to_have_count(0)
-    assert chat.send("A long story") in {book.title for book in BOOKS}
+    assert chat.picked("A long story") in {book.title for book in BOOKS}
     assert set(chat.ids()) == {book.id for book in BOOKS}
 
 
@@ -166,7 +167,7 @@ def test_an_error_is_shown_and_the_session_goes_on(chat):
     assert chat.messages() == []
     chat.choose("catalog", "films")
     expect(chat.page.locator(".reges-head p")).to_contain_text("films")
-    assert chat.send("A long story") in TITLES
+    assert chat.picked("A long story") in TITLES
 
 
 def test_the_page_cannot_reach_other_hosts(chat):

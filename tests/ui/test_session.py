@@ -42,7 +42,7 @@ async def test_an_answer_grows_and_is_kept(sessions):
     final = seen[-1]
     assert [len(e.answer) for e in seen] == sorted(len(e.answer) for e in seen)
     assert all(final.answer.startswith(e.answer) for e in seen)
-    assert final.found.item.title == final.answer
+    assert final.answer.startswith(final.found.item.title)
     assert session.exchanges == [final]
     assert await last(session.answer("Another one", FILM)) != final
     assert len(session.exchanges) == 2
