@@ -1,4 +1,4 @@
-"""Make docs/images/web-chat.png: the real page, the demo films, the embedded models.
+"""Make the pictures of the web chat, wide and on a phone: the real page, the demo films, the embedded models.
 
     python docs/images/make_screenshot.py [CHROMIUM]
 
@@ -15,12 +15,13 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-TARGET = Path(__file__).with_name("web-chat.png")
+HERE = Path(__file__).parent
+# Name, width and height of each picture, and whether its screen is touched.
+PICTURES = (("web-chat.png", 1200, 820, False), ("web-chat-phone.png", 400, 860, True))
 DIALOGUE = (
-    "Hi! I loved Alien and Gravity. Something tense in space?",
-    "I know that one. Something newer, please.",
+    "We loved Se7en and Zodiac. A really tense thriller for Friday night?",
+    "Seen it, sorry. And nothing with ghosts, please.",
 )
-GENRE, YEAR_FROM = "science fiction", "2000"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 MINUTE = 60_000  # ms
 
@@ -30,10 +31,9 @@ def main() -> None:
     chromium = sys.argv[1] if len(sys.argv) > 1 else shutil.which("chromium")
     reges = [sys.executable, "-m", "reges_index.cli"]
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("films", "books"):
-            subprocess.run(
-                [*reges, "index", f"demo:{name}", "--store", folder, "--name", name, "-q"], check=True
-            )
+        subprocess.run(
+            [*reges, "index", "demo:films", "--store", folder, "--name", "films", "-q"], check=True
+        )
         command = [*reges, "ui", "--store", folder, "--name", "films", "--port", "0"]
         with (
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
@@ -43,24 +43,22 @@ def main() -> None:
             try:
                 address = server.stdout.readline().split()[0]
                 browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
-                page = browser.new_page(viewport={"width": 1200, "height": 900})
-                page.goto(address)
-                talk(page)
-                page.screenshot(path=TARGET)
+                for name, width, height, is_phone in PICTURES:
+                    size = {"width": width, "height": height}
+                    page = browser.new_page(viewport=size, is_mobile=is_phone, has_touch=is_phone)
+                    page.goto(address)
+                    talk(page)
+                    page.screenshot(path=HERE / name)
+                    page.close()
                 browser.close()
             finally:
                 server.terminate()
 
 
 def talk(page: Page) -> None:
-    """Hold the dialogue; the filters hold from the second message on."""
+    """Hold the dialogue."""
     expect(page.locator(".reges-head p")).to_contain_text("films", timeout=MINUTE)
     for number, message in enumerate(DIALOGUE, 1):
-        if number == 2:
-            page.locator("#reges-genres input").click()
-            page.get_by_role("option", name=GENRE, exact=True).click()
-            page.keyboard.press("Escape")
-            page.locator("#reges-from textarea, #reges-from input").fill(YEAR_FROM)
         page.locator("#reges-box textarea").fill(message)
         page.locator("#reges-box textarea").press("Enter")
         expect(page.locator("#reges-chat .reges-card")).to_have_count(number, timeout=2 * MINUTE)

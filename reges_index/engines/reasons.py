@@ -33,10 +33,12 @@ _PAST = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[.;:!?,]|\bbut\b", re.IGNORECASE)
+_PART = re.compile(r"(?:(?!\bbut\b)[^.;:!?,])*(?:[.;:!?,]|\bbut\b|$)", re.IGNORECASE)
+_SENTENCE_MARK = re.compile(r"[.;:!?]|\bbut\b", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _NAMES = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-Z]\w+")
 # "a really tense" before "thriller": the words of the wish itself.
-_OPENING = re.compile(r"\b(?:an?|some|another)\s+(?:[\w'’-]+\s+){0,2}$", re.IGNORECASE)
+_OPENING = re.compile(r"\b(?:an?|some|another)\s+(?:[\w'’-]+,?\s+){0,3}$", re.IGNORECASE)
 _NO_OPENING = re.compile(
     r"\b(?:who|that|which|for|of|with|like|likes|and|or|to|in|on|fan|friend|bit|lot|little)\b", re.IGNORECASE
 )
@@ -50,7 +52,11 @@ _GOES_ON = re.compile(
     r"today|now|maybe|something|of|like|when|as|at)\Z",
     re.IGNORECASE,
 )
-_BEFORE_IT = re.compile(r"\b(?:against|in|into|about|on|at|of|to|with|from)\s+(?:the\s+)?$", re.IGNORECASE)
+_BEFORE_IT = re.compile(
+    r"\b(?:(?:against|in|into|about|on|at|of|to|with|from)\s+(?:(?:the|my|our|whole|all)\s+)*|"
+    r"for\s+(?:(?:the|my|our|whole|all)\s+)+)$",
+    re.IGNORECASE,
+)
 _LONGEST_QUOTE = 8  # words
 _DID = {
     **{"director": "directed it", "author": "wrote it", "writer": "wrote it", "composer": "composed it"},
@@ -97,7 +103,7 @@ def with_reason(item: Item, dialogue: Sequence[ChatMessage]) -> str:
 def _shared(item: Item, said: Text, refused: set[str]) -> str:
     """Return the sentence on what a message and an entry share; "" where it is nothing."""
     wishes = _TURNED_DOWN.sub(".", said.plain)
-    wishes = ". ".join(part for part in _CLAUSE.split(wishes) if not _PAST.search(part))
+    wishes = "".join(part for part in _PART.findall(wishes) if not _PAST.search(part))
     # Names within a sentence are of other items and of people: no words of the wish.
     wanted = _stems([_NAMES.sub(" ", wishes)], _EMPTY) - refused
     entry = _best_sentence(item, wanted)
@@ -136,7 +142,7 @@ def _asked_for(genre: str, before: str, written: str, after: str, refused: set[s
         whole = f"{clause}{written}{_CLAUSE.split(after)[0]}".strip()
         return f"You said “{whole}”" if len(whole.split()) <= _LONGEST_QUOTE else f"You mentioned {genre}"
     phrase = written.lower() + (kind[0].lower() if kind else "")
-    opening = _OPENING.search(clause)
+    opening = _OPENING.search(_SENTENCE_MARK.split(before)[-1])  # "a slow, quiet"
     if opening is not None and not _NO_OPENING.search(opening[0]) and not _near(opening[0], refused):
         return f"You asked for {opening[0].lower()}{phrase}"
     return f"You asked for {phrase if phrase.endswith('s') else genre}"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 
 from reges_index.catalog import Item
+from reges_index.dialogue import MOVIES, Domain, one_line
 from reges_index.errors import InputError
 
 __all__ = ["Choices", "Facets"]
+
+_SHORT_TITLE = 40
 
 
 @dataclass(frozen=True)
@@ -67,21 +70,40 @@ class Facets:
         None where no item has a year.
     genres
         The most frequent first.
+    title
+        Of one of its items, for an example of what can be asked.
     """
 
     size: int
     first_year: int | None
     last_year: int | None
     genres: tuple[str, ...]
+    title: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> Facets:
         """Collect them from all items of a catalog."""
-        size, years, genres = 0, set[int](), Counter[str]()
+        size, years, genres, title = 0, set[int](), Counter[str](), ""
         for item in items:
             size += 1
             genres.update(set(item.genres))
+            title = title or (item.title if len(item.title) <= _SHORT_TITLE else "")
             if item.year is not None:
                 years.add(item.year)
         ordered = sorted(genres, key=lambda name: (-genres[name], name))
-        return cls(size, min(years, default=None), max(years, default=None), tuple(ordered))
+        return cls(size, min(years, default=None), max(years, default=None), tuple(ordered), title)
+
+    def examples(self, domain: Domain = MOVIES) -> tuple[str, ...]:
+        """Return messages that an empty chat can offer, in the words of the catalog and its domain."""
+        # Films are what is assumed where nobody has said what the items are.
+        told = domain != MOVIES
+        unusual = f"an unusual {domain.noun}" if told else "something unusual"
+        overlooked = f"Which {domain.noun}" if told else "Which one"
+        some, others = (*self.genres[:2], "", "")[:2]
+        made = (
+            f"What do you have in {some}?" if some else "",
+            f"Something like {one_line(self.title)}." if self.title else "",
+            f"{overlooked} in {others} do most people overlook?" if others else "",
+            f"Surprise me with {unusual}.",
+        )
+        return tuple(filter(None, made))

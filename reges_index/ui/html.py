@@ -14,9 +14,18 @@ from reges_index.errors import ReGeSError
 from reges_index.item_expert.ranking import RankedCandidate
 from reges_index.ui.choices import Facets
 
-__all__ = ["candidates_html", "card_html", "header_html", "message_html", "notice_html", "query_html"]
+__all__ = [
+    "candidates_html",
+    "card_html",
+    "header_html",
+    "message_html",
+    "notice_html",
+    "query_html",
+    "status_html",
+]
 
 _ABSTRACT_LIMIT = 320  # characters
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _MARKUP = re.compile(r"<|&(?=[#\w])")
 
 
@@ -52,7 +61,7 @@ def query_html(found: Recommendation | None) -> str:
         return _panel("Searched with", '<p class="reges-empty">Nothing yet.</p>')
     seconds = " · ".join(f"{stage} {value:.2f} s" for stage, value in found.timings.items())
     said = "".join(f"<li>{_text(note)}</li>" for note in notes(found.report))
-    query = found.query if found.query is not None else "The whole conversation; no query was written."
+    query = found.query if found.query is not None else "The whole dialogue"
     body = f'<p class="reges-query">{_text(query)}</p><p class="reges-dim">{seconds}</p>'
     return _panel("Searched with", body + (f'<ul class="reges-notes">{said}</ul>' if said else ""))
 
@@ -101,8 +110,8 @@ def _summary(found: Recommendation, shown: Sequence[RankedCandidate], probable: 
     return " · ".join(parts)
 
 
-def card_html(item: Item) -> str:
-    """Return what is known of a recommended item beside its title."""
+def card_html(item: Item, answer: str = "") -> str:
+    """Return what is known of a recommended item beside its title, and beside what the answer says."""
     facts = [str(item.year)] if item.year is not None else []
     if item.genres:
         facts.append(_names(item.genres))
@@ -112,6 +121,10 @@ def card_html(item: Item) -> str:
     if len(abstract) > _ABSTRACT_LIMIT:
         abstract = abstract[:_ABSTRACT_LIMIT].rsplit(" ", 1)[0] + " …"
     lines = [f'<p class="reges-dim">{" · ".join(facts)}</p>'] if facts else []
+    if abstract:
+        # What the answer has quoted need not be read twice.
+        quoted = next((part for part in _SENTENCE.split(abstract) if part and part in one_line(answer)), "")
+        abstract = one_line(abstract.replace(quoted, "", 1))
     if abstract:
         lines.append(f"<p>{_text(abstract)}</p>")
     return f'<div class="reges-card">{"".join(lines)}</div>' if lines else ""
@@ -123,6 +136,13 @@ def notice_html(error: ReGeSError | None) -> str:
         return ""
     hint = f'<p class="reges-dim">{_text(error.hint)}</p>' if error.hint else ""
     return f'<div class="reges-notice" role="alert"><p>{_text(error.message)}</p>{hint}</div>'
+
+
+def status_html(is_answering: bool) -> str:
+    """Return the line under the message box, which is always there: what is going on."""
+    said = "Answering. The next message can be sent then." if is_answering else "&nbsp;"
+    mark = ' class="reges-running"' if is_answering else ""
+    return f'<p id="reges-state" role="status"{mark}>{said}</p>'
 
 
 def _names(names: Sequence[str]) -> str:

@@ -11,22 +11,15 @@ from llama_index.core.llms.llm import LLM
 
 from reges_index.engines import ReGeSQueryEngine
 from reges_index.models.local_lm import LocalLM
-from reges_index.ui.html import candidates_html, query_html
+from reges_index.ui.html import candidates_html, query_html, status_html
 from reges_index.ui.session import Sessions
 from reges_index.ui.shelf import Catalog, EngineFactory, Shelf
 from reges_index.ui.turns import Turns
 
-__all__ = ["EXAMPLES", "build_ui", "launch_options"]
+__all__ = ["build_ui", "launch_options"]
 
 # Turns at the same time; the model takes them one by one, but a reset must not wait behind them.
 _CONCURRENT = 16
-
-EXAMPLES = (
-    "Surprise me with something unusual.",
-    "Something for a friend who is hard to please.",
-    "What would you take for a quiet weekend?",
-    "The one that most people overlook.",
-)
 
 
 def build_ui(
@@ -38,7 +31,7 @@ def build_ui(
     exclude_mentioned: bool = True,
     top_k: int = 8,
     title: str = "ReGeS",
-    examples: Sequence[str] = EXAMPLES,
+    examples: Sequence[str] | None = None,
     max_sessions: int = 1000,
 ) -> gr.Blocks:
     """Build the web chat, to be launched or mounted in an app of your own.
@@ -64,7 +57,7 @@ def build_ui(
     title
         Of the page.
     examples
-        Messages that an empty chat offers.
+        Messages that an empty chat offers; None makes them of the words of the catalog and its domain.
     max_sessions
         Conversations to keep; the one idle for longest is forgotten first.
 
@@ -85,14 +78,15 @@ def build_ui(
     >>> demo.launch(**launch_options())  # doctest: +SKIP
     """
     shelf = Shelf(engine, catalogs, llm=llm, small_talk=small_talk)
-    turns = Turns(shelf, Sessions(shelf, max_sessions), title=title, top_k=top_k)
+    turns = Turns(shelf, Sessions(shelf, max_sessions), title=title, top_k=top_k, examples=examples)
     names = shelf.names
     # Private: the page is the interface; Gradio then offers no endpoints to other programs.
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
         with gr.Row(elem_id="reges-top"):
             header = gr.HTML(elem_id="reges-header")
-            fresh = gr.Button("New conversation", elem_id="reges-reset", size="sm", scale=0, min_width=170)
+            undo = gr.Button("Undo", elem_id="reges-undo", size="sm", scale=0, min_width=70)
+            fresh = gr.Button("New conversation", elem_id="reges-reset", size="sm", scale=0, min_width=150)
         with gr.Row(elem_id="reges-filters"):
             catalog = gr.Dropdown(
                 names, value=names[0], label="Catalog", visible=len(names) > 1, elem_id="reges-catalog"
@@ -106,7 +100,7 @@ def build_ui(
                 exclude_mentioned, label="Leave out what was named", elem_id="reges-exclude", min_width=220
             )
         with gr.Row(elem_id="reges-main"):
-            with gr.Column(scale=3, min_width=360):
+            with gr.Column(scale=3, min_width=280):
                 chat = gr.Chatbot(
                     elem_id="reges-chat",
                     show_label=False,
@@ -116,7 +110,6 @@ def build_ui(
                     height="auto",
                     layout="bubble",
                     placeholder="What are you looking for?",
-                    examples=[{"text": text} for text in examples],
                     feedback_options=None,
                 )
                 notice = gr.HTML(elem_id="reges-notice", visible=False)
@@ -128,11 +121,12 @@ def build_ui(
                     submit_btn=True,
                     max_lines=6,
                 )
-            with gr.Column(scale=2, min_width=320, elem_id="reges-side"):
+                status = gr.HTML(status_html(False), elem_id="reges-status")
+            with gr.Column(scale=2, min_width=280, elem_id="reges-side"):
                 query = gr.HTML(query_html(None), elem_id="reges-query")
                 candidates = gr.HTML(candidates_html(None, top_k), elem_id="reges-candidates")
 
-        panels = [chat, box, query, candidates, notice]
+        panels = [chat, box, query, candidates, notice, status]
         chosen = [catalog, genres, year_from, year_to, exclude]
         facets = [header, genres, year_from, year_to]
         sent = box.submit(turns.send, [box, *chosen], panels, **quiet)
@@ -142,7 +136,8 @@ def build_ui(
             start_anew(turns.reset, None, panels, cancels=[sent, asked], **quiet)
         # Not `input`: a drop-down may send it again as it loses the focus, and end the next message's turn.
         catalog.change(turns.switch, catalog, [*panels, *facets], cancels=[sent, asked], **quiet)
-        page.load(turns.facets, catalog, facets, **quiet)
+        undo.click(turns.undo, None, panels, **quiet)
+        page.load(turns.facets, catalog, [*facets, chat], **quiet)
     return page.queue(default_concurrency_limit=_CONCURRENT, api_open=False)
 
 

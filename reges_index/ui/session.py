@@ -50,11 +50,24 @@ class Session:
         self._chat: ReGeSChatEngine | None = None
         self._catalog: str | None = None
         self._turn = asyncio.Lock()
+        self._running: object | None = None
         self.exchanges: list[Exchange] = []
 
     def reset(self) -> None:
         """Forget the conversation; a turn under way ends in the old one, which nobody sees any more."""
-        self._chat, self._catalog, self.exchanges = None, None, []
+        self._chat, self._catalog, self.exchanges, self._running = None, None, [], None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a turn of this conversation is under way."""
+        return self._running is not None
+
+    def undo(self) -> str | None:
+        """Take back the last message and the answer to it, and return the message; None if there is none."""
+        if self._chat is None or not self.exchanges:
+            return None
+        self._chat.undo()
+        return self.exchanges.pop().message
 
     async def answer(self, message: str, choices: Choices) -> AsyncGenerator[Exchange, None]:
         """Answer a message, yielding the exchange as it grows; the last one is complete.
@@ -75,20 +88,25 @@ class Session:
                 self._chat = await asyncio.to_thread(self._shelf.chat, choices)
                 self._catalog = choices.catalog
             chat, exchanges = self._chat, self.exchanges  # a reset meanwhile replaces both
+            turn = self._running = object()
             chat.query_engine = engine
             exchange = Exchange(message)
-            stream = await chat.astream_chat(message)
-            pieces = stream.achat_stream
-            assert pieces is not None
             try:
-                async for piece in pieces:
-                    thought, text = _parts(piece.message)
-                    exchange = Exchange(message, text, thought, _found(stream) if text else None)
-                    yield exchange
+                stream = await chat.astream_chat(message)
+                pieces = stream.achat_stream
+                assert pieces is not None
+                try:
+                    async for piece in pieces:
+                        thought, text = _parts(piece.message)
+                        exchange = Exchange(message, text, thought, _found(stream) if text else None)
+                        yield exchange
+                finally:
+                    await pieces.aclose()
+                    if exchange.answer:  # from its first word on, the turn is in the chat engine's memory
+                        exchanges.append(exchange)
             finally:
-                await pieces.aclose()
-                if exchange.answer:  # from its first word on, the turn is in the chat engine's memory
-                    exchanges.append(exchange)
+                if self._running is turn:
+                    self._running = None
 
 
 def _parts(message: ChatMessage) -> tuple[str, str]:

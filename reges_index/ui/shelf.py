@@ -108,6 +108,14 @@ class Shelf:
                 known = self._facets[name] = state, Facets.of(allowed)
         return known[1]
 
+    def examples(self, name: str) -> tuple[str, ...]:
+        """Return messages that an empty chat over a catalog offers."""
+        try:
+            domain = self.base(name).domain
+        except Exception:  # as in `_own_filters`
+            return self.facets(name).examples()
+        return self.facets(name).examples(domain)
+
     def _own_filters(self, name: str) -> MetadataFilters | None:
         try:
             return self.base(name).filters

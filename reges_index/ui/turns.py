@@ -18,6 +18,7 @@ from reges_index.ui.html import (
     message_html,
     notice_html,
     query_html,
+    status_html,
 )
 from reges_index.ui.session import Exchange, Session, Sessions
 from reges_index.ui.shelf import Shelf
@@ -34,11 +35,12 @@ _FRAMES = 12
 class Panels(NamedTuple):
     """Values of the components that a turn changes, in the order of its outputs."""
 
-    chat: list[dict[str, Any]]
+    chat: Any
     box: Any
-    query: str
-    candidates: str
+    query: Any
+    candidates: Any
     notice: dict[str, Any]
+    status: str
 
 
 class Turns:
@@ -54,13 +56,24 @@ class Turns:
         Of the page.
     top_k
         How many candidates to show.
+    examples
+        Messages that an empty chat offers; None makes them of the catalog's words.
     """
 
-    def __init__(self, shelf: Shelf, sessions: Sessions, *, title: str, top_k: int) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        sessions: Sessions,
+        *,
+        title: str,
+        top_k: int,
+        examples: Sequence[str] | None = None,
+    ) -> None:
         self._shelf = shelf
         self._sessions = sessions
         self._title = title
         self._top_k = top_k
+        self._examples = examples
 
     async def send(
         self,
@@ -74,14 +87,18 @@ class Turns:
     ) -> AsyncGenerator[Panels, None]:
         """Answer a message as it is written; an error is shown and leaves the conversation as it was."""
         session = self._session(request)
+        if session.is_answering:
+            yield self._busy(message)
+            return
         try:
             if not message.strip():
                 raise InputError("the message is empty", hint="say what you are looking for")
             choices = Choices(catalog, tuple(genres), _year(year_from), _year(year_to), exclude_mentioned)
             before = list(session.exchanges)
-            yield self._panels([*before, Exchange(message)])
+            yield self._panels([*before, Exchange(message)], is_answering=True)
             async for exchange in session.answer(message, choices):
-                yield self._panels([*before, exchange], box=None)
+                yield self._panels([*before, exchange], box=None, is_answering=True)
+            yield self._panels(session.exchanges, box=None)
         except ReGeSError as error:
             yield self._panels(session.exchanges, box=message, error=error)
         except Exception as error:
@@ -97,8 +114,16 @@ class Turns:
         self._session(request).reset()
         return self._panels([], box=None)
 
+    def undo(self, request: gr.Request) -> Panels:
+        """Take back the last message and the answer to it; the message stands in the box again."""
+        session = self._session(request)
+        if session.is_answering:
+            return self._busy()
+        message = session.undo()
+        return self._panels(session.exchanges, box=message)
+
     def facets(self, catalog: str) -> tuple[Any, ...]:
-        """Return what depends on the catalog: the page's head and the three filters."""
+        """Return what depends on the catalog: the page's head, the filters, what an empty chat offers."""
         facets = self._shelf.facets(catalog)
         first, last = (("" if year is None else str(year)) for year in (facets.first_year, facets.last_year))
         return (
@@ -106,13 +131,24 @@ class Turns:
             gr.update(choices=list(facets.genres), visible=bool(facets.genres)),
             gr.update(placeholder=first, visible=bool(first)),
             gr.update(placeholder=last, visible=bool(last)),
+            gr.update(examples=[{"text": text} for text in self._offers(catalog)]),
         )
+
+    def _offers(self, catalog: str) -> Sequence[str]:
+        return self._shelf.examples(catalog) if self._examples is None else self._examples
 
     def switch(self, catalog: str, request: gr.Request) -> tuple[Any, ...]:
         """Start a new conversation with another catalog, without filters."""
-        header, genres, year_from, year_to = self.facets(catalog)
+        header, genres, year_from, year_to, offers = self.facets(catalog)
         cleared = {**genres, "value": []}, {**year_from, "value": ""}, {**year_to, "value": ""}
-        return (*self.reset(request), header, *cleared)
+        panels = self.reset(request)
+        return (*panels._replace(chat={**offers, "value": panels.chat}), header, *cleared)
+
+    def _busy(self, message: str | None = None) -> Panels:
+        """Say that the turn under way comes first; what it writes into the page stays."""
+        error = InputError("your last message is still being answered", hint="try again when it is")
+        panels = self._panels([], box=message, error=error, is_answering=True)
+        return panels._replace(chat=gr.skip(), query=gr.skip(), candidates=gr.skip())
 
     def _session(self, request: gr.Request) -> Session:
         if not request.session_hash:
@@ -120,7 +156,12 @@ class Turns:
         return self._sessions.of(request.session_hash)
 
     def _panels(
-        self, exchanges: Sequence[Exchange], *, box: str | None = "", error: ReGeSError | None = None
+        self,
+        exchanges: Sequence[Exchange],
+        *,
+        box: str | None = "",
+        error: ReGeSError | None = None,
+        is_answering: bool = False,
     ) -> Panels:
         last = next((e.found for e in reversed(exchanges) if e.found is not None), None)
         return Panels(
@@ -129,6 +170,7 @@ class Turns:
             query=query_html(last),
             candidates=candidates_html(last, self._top_k),
             notice=gr.update(value=notice_html(error), visible=error is not None),
+            status=status_html(is_answering),
         )
 
 
@@ -151,7 +193,7 @@ def _messages(exchange: Exchange) -> list[dict[str, Any]]:
         found.append({"role": "assistant", "content": thought, "metadata": {"title": "Reasoning"}})
     answer: list[Any] = [message_html(exchange.answer) or _THINKING]
     if exchange.found is not None and exchange.found.item is not None:
-        answer.append(gr.HTML(card_html(exchange.found.item)))
+        answer.append(gr.HTML(card_html(exchange.found.item, exchange.answer)))
     return [*found, {"role": "assistant", "content": answer}]
 
 

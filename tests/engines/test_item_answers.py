@@ -125,6 +125,10 @@ def test_a_wish_is_quoted_as_it_was_said():
     assert with_reason(THRILLER, chat(said)).startswith(
         "Gone Girl (2014). You asked for thrillers: A detective"
     )
+    said = "I am after a slow, quiet thriller."
+    assert "You asked for a slow, quiet thriller: " in with_reason(THRILLER, chat(said))
+    said = "a film for the whole family"
+    assert f"You said “{said}”" in with_reason(Item(id="5", title="Coco", genres=["family"]), chat(said))
     for said in ("a non-fiction book about science", "something with songs", "fantastic weekend!"):
         assert with_reason(THRILLER, chat(said)) == "Gone Girl (2014)"
 

@@ -53,11 +53,11 @@ def test_a_message_gets_an_item_with_query_and_candidates(chat):
 
 
 def test_an_offered_message_is_sent(chat):
-    chat.page.get_by_text("Surprise me with something unusual.").click()
+    chat.page.get_by_text("Surprise me with").click()
     answer = chat.page.locator("#reges-chat .bot-row").first
     expect(answer).to_be_visible()
     chat.finished(answer)
-    assert chat.messages()[0] == "Surprise me with something unusual."
+    assert chat.messages()[0].startswith("Surprise me with")
     assert chat.messages()[1].startswith(chat.titles()[0])
 
 

@@ -7,13 +7,14 @@ import pytest
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ThinkingBlock
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
+from reges_index.dialogue import Domain
 from reges_index.errors import ConfigError, InputError, ReGeSError
 from reges_index.ui import Choices, Facets, build_ui
 from reges_index.ui.session import Exchange, Sessions
 from reges_index.ui.shelf import Shelf
 from reges_index.ui.turns import Turns
 from tests.builders import item
-from tests.ui.conftest import FILMS, engine_factory
+from tests.ui.conftest import BOOKS, FILMS, engine_factory
 
 FILM = Choices("films")
 
@@ -123,9 +124,54 @@ async def test_panels_of_a_turn(shelf, sessions):
     assert panels[-1].box != ""  # not touched: the next message may be in it
     assert panels[-1].candidates.count("<tr data-id=") == 3
     assert f"the first 3 of {len(FILMS)} candidates" in panels[-1].candidates
+    assert "Answering" in panels[0].status
+    assert "Answering" not in panels[-1].status
     empty = turns.reset(Request())
     assert empty.chat == []
     assert "<tr data-id=" not in empty.candidates
+
+
+async def test_a_second_message_waits_and_is_not_lost(shelf, sessions):
+    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+    running = send(turns, "A space film")
+    await anext(running)
+    await anext(running)
+    [busy] = [panels async for panels in send(turns, "An old one")]
+    assert "still being answered" in busy.notice["value"]
+    assert busy.box == "An old one"
+    assert "still being answered" in turns.undo(Request()).notice["value"]
+    *_, end = [panels async for panels in running]
+    assert end.chat[0]["content"] == "A space film"
+    *_, end = [panels async for panels in send(turns, busy.box)]
+    assert [m["content"] for m in end.chat if m["role"] == "user"] == ["A space film", "An old one"]
+
+
+async def test_undo_takes_the_last_turn_back(shelf, sessions):
+    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+    *_, first = [panels async for panels in send(turns, "A space film")]
+    *_, second = [panels async for panels in send(turns, "An old one")]
+    back = turns.undo(Request())
+    assert back.box == "An old one"
+    assert [m["content"] for m in back.chat if m["role"] == "user"] == ["A space film"]
+    assert back.candidates == first.candidates
+    *_, again = [panels async for panels in send(turns, back.box)]
+    assert again.candidates == second.candidates  # what had been recommended may be again
+    turns.undo(Request())
+    turns.undo(Request())
+    assert turns.undo(Request()).chat == []
+
+
+def test_an_empty_chat_speaks_the_catalog_s_words(shelf, sessions):
+    offers = Turns(shelf, sessions, title="ReGeS", top_k=3).facets("books")[-1]["examples"]
+    said = " ".join(offer["text"] for offer in offers)
+    assert BOOKS[0].genres[0] in said or BOOKS[0].title in said
+    assert "film" not in said
+    assert "movie" not in said
+    facets = Facets.of([item("1", "Nordlys Desk Lamp", None, genres=["lamp"])])
+    assert "Surprise me with an unusual product." in facets.examples(Domain("product"))
+    assert Facets.of([]).examples() == ("Surprise me with something unusual.",)
+    own = Turns(shelf, sessions, title="ReGeS", top_k=3, examples=["Mine"])
+    assert own.facets("books")[-1]["examples"] == [{"text": "Mine"}]
 
 
 async def test_unforeseen_errors_are_told_without_what_they_say(catalogs, caplog):
