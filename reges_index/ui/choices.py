@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 
 from reges_index.catalog import Item
-from reges_index.dialogue import MOVIES, Domain, one_line
+from reges_index.dialogue import one_line
+from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import InputError
 
 __all__ = ["Choices", "Facets"]

@@ -7,7 +7,7 @@ import pytest
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ThinkingBlock
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
-from reges_index.dialogue import Domain
+from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError, InputError, ReGeSError
 from reges_index.ui import Choices, Facets, build_ui
 from reges_index.ui.session import Exchange, Sessions
