@@ -1,4 +1,4 @@
-"""The demo catalogs that ship with the package: small shops of four kinds, with dialogues for each."""
+"""The demo catalogs that ship with the package: small shops of five kinds, with dialogues for each."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ DEMOS: dict[str, Demo] = {
         "hikinggear-",
         f"{_WRITTEN}makers and products are invented, all texts were written for it",
     ),
+    "houseplants": Demo(
+        Domain("house plant", "house plants"),
+        "houseplants-",
+        f"{_WRITTEN}the texts about known plants and all turns were written for it",
+    ),
     "recipes": Demo(
         Domain("recipe", "recipes"), "recipes-", f"{_WRITTEN}the texts about known dishes were written for it"
     ),
@@ -66,7 +71,7 @@ def demo_catalog(name: str = "films") -> list[Item]:
     Parameters
     ----------
     name
-        "books", "films", "hikinggear" or "recipes".
+        "books", "films", "hikinggear", "houseplants" or "recipes".
 
     Raises
     ------

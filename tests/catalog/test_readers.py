@@ -145,7 +145,7 @@ def test_demo_catalogs():
     assert len(demo_catalog("hikinggear")) == len(demo_catalog("recipes")) == 80
     with pytest.raises(InputError, match=r"no demo catalog 'cars'") as caught:
         demo_catalog("cars")
-    assert "books, films, hikinggear, recipes" in caught.value.hint
+    assert "books, films, hikinggear, houseplants, recipes" in caught.value.hint
     assert demo_domain("hikinggear") == demo_domain("hikinggear-finland") == DEMOS["hikinggear"].domain
     assert demo_domain("film-thriller").noun == "movie"
     assert {demo_domain(name).noun for name in demo_dialogues()} == {d.domain.noun for d in DEMOS.values()}
