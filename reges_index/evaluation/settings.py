@@ -76,7 +76,10 @@ class EvaluationSettings(Section):
         "none is given.",
     )
     name: str = Field(default="items", description="Name of the catalog within the store.")
-    encoder: str | None = Field(default=None, description="The embedding model; all-MiniLM-L6-v2 by default.")
+    encoder: str | None = Field(
+        default=None,
+        description="The embedding model; by default R, and all-MiniLM-L6-v2 for the stock rows of domains.",
+    )
     resamples: int = Field(default=10_000, ge=100, description="Bootstrap samples, and swaps of the tests.")
     seed: int = Field(default=0, ge=0, description="Of intervals, tests and draws.")
     level: float = Field(default=0.95, gt=0, lt=1, description="Of the intervals.")

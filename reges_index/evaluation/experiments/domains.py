@@ -379,7 +379,7 @@ def build_domain_lab(
         domains = read_domains(str(settings.domains), limit=settings.limit)
     else:
         domains, old = read_topic_changes()
-    encoders: dict[str, BaseEmbedding | str | None] = {"stock retriever": settings.encoder}
+    encoders: dict[str, BaseEmbedding | str | None] = {"stock retriever": settings.encoder or "minilm"}
     lab = DomainLab(
         domains=domains,
         folder=Path(str(settings.out)),
