@@ -10,10 +10,22 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from reges_index.dialogue.measure import TextMeasure, surely_longer
 from reges_index.dialogue.text import one_line
 
-__all__ = ["HISTORY_FORMAT", "RenderedHistory", "newest_text", "render_history", "role_name", "search_text"]
+__all__ = [
+    "HISTORY_FORMAT",
+    "SEARCH_KEY",
+    "RenderedHistory",
+    "newest_text",
+    "render_history",
+    "role_name",
+    "search_text",
+    "searched_words",
+]
 
 # Part of every prompt hash: change it whenever the text below changes.
 HISTORY_FORMAT = "history-v1"
+
+SEARCH_KEY = "search_text"
+"""In a message's ``additional_kwargs``: what of it is searched with, in place of its content."""
 
 # The paper's words for the two sides (section 2.3, prompt templates of section 3.3).
 _ROLE_NAMES = {MessageRole.USER: "seeker", MessageRole.ASSISTANT: "recommender"}
@@ -56,13 +68,22 @@ def newest_text(dialogue: Sequence[ChatMessage], count: int) -> str:
     return " ".join(one_line(m.content or "") for m in dialogue[-count:]) if count else ""
 
 
+def searched_words(message: ChatMessage) -> str:
+    """Return the words of a message that are searched with, on one line.
+
+    Of a chat's own answer these are the item's title (`SEARCH_KEY`): the reason that stands behind it would
+    be taken for a wish.
+    """
+    return one_line(str(message.additional_kwargs.get(SEARCH_KEY, message.content or "")))
+
+
 def search_text(messages: Sequence[ChatMessage]) -> str:
     """Return a dialogue as a text to search with: the bare words of each message, newest message first.
 
     Encoders cut long texts at their end, so the newest wish comes first. Names of roles are left out, since
     an encoder takes "seeker" for a thing that is sought.
     """
-    return "\n".join(line for m in reversed(messages) if (line := one_line(m.content or "")))
+    return "\n".join(words for message in reversed(messages) if (words := searched_words(message)))
 
 
 def render_history(

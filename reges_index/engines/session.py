@@ -17,6 +17,7 @@ from llama_index.core.tools import ToolOutput
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import one_line
+from reges_index.dialogue.render import SEARCH_KEY
 from reges_index.driver import Do, Work
 from reges_index.engines.recommendation import Recommendation
 
@@ -186,7 +187,12 @@ class Session:
         memory, history = self.memory, turn.history
         if history is not None:
             yield Do(partial(self._locked, memory.set, history), partial(memory.aset, history))
-        for message in (turn.user, ChatMessage(role=MessageRole.ASSISTANT, content=reply.text)):
+        # The next turn searches with the title alone, and with nothing of small talk.
+        title = reply.found.item.title if reply.found and reply.found.item else ""
+        answer = ChatMessage(
+            role=MessageRole.ASSISTANT, content=reply.text, additional_kwargs={SEARCH_KEY: title}
+        )
+        for message in (turn.user, answer):
             yield Do(partial(self._locked, memory.put, message), partial(memory.aput, message))
         picked = [reply.found.item.id] if reply.found and reply.found.item else []
         with self._writing:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from llama_index.core.base.llms.types import ChatMessage
 
 from reges_index.catalog.item import Item
-from reges_index.dialogue import one_line
+from reges_index.dialogue.render import search_text, searched_words
 from reges_index.errors import InputError
 from reges_index.fusion.lexical import BM25, Attributes, item_attributes
 from reges_index.fusion.state import DialogueState, NamedItem, StateReader
@@ -62,10 +62,10 @@ _FADE = 0.85
 def dialogue_texts(messages: Sequence[ChatMessage]) -> tuple[str, str]:
     """Return the texts that are embedded: the dialogue, newest message first, and its last message.
 
-    Encoders cut long texts at their end, so the newest message has to come first.
+    See `reges_index.dialogue.render.search_text`.
     """
-    lines = [line for message in messages if (line := one_line(message.content or ""))]
-    return "\n".join(reversed(lines)), lines[-1] if lines else ""
+    lines = [words for message in messages if (words := searched_words(message))]
+    return search_text(messages), lines[-1] if lines else ""
 
 
 def check_sources(names: SourceSwitch) -> frozenset[str]:

@@ -7,6 +7,7 @@ from llama_index.core.chat_engine import CondensePlusContextChatEngine
 from llama_index.core.memory import ChatMemoryBuffer
 
 from reges_index import (
+    DialogueQueryBundle,
     ItemCatalog,
     QueryDecoding,
     ReGeSChatEngine,
@@ -301,3 +302,12 @@ def test_undo_takes_back_a_message_and_what_was_recommended(session):
     assert session.undo()
     assert session.chat_history == []
     assert session.chat("a film").metadata["item_id"] == first.metadata["item_id"]
+
+
+def test_the_next_turn_searches_with_the_title_of_an_answer_and_not_with_its_reason(films):
+    chat = ReGeSChatEngine.from_defaults(films)
+    first = chat.chat("A slow film in space, please.")
+    title = first.metadata["title"]
+    wish = ChatMessage(role="user", content="Now a cartoon for the kids.")
+    bundle = DialogueQueryBundle.from_dialogue([*chat.chat_history, wish])
+    assert bundle.embedding_strs[0].splitlines()[1] == title
