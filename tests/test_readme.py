@@ -50,7 +50,7 @@ def ran(folder):
     from reges_index import ItemCatalog, LocalLM, demo_catalog
 
     # What a reader has: an index with plain MiniLM vectors, and an LLM.
-    gear = ItemCatalog.from_items(demo_catalog("hikinggear"), embed_model="all-MiniLM-L6-v2")
+    gear = ItemCatalog.from_items(demo_catalog("hikinggear"), embed_model="minilm")
     names = {"__name__": "readme", "index": gear.as_index(), "llm": LocalLM.default()}
     pairs = []
     with pytest.MonkeyPatch.context() as patch:

@@ -19,10 +19,32 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def broken_promises(notebook):
+    """Return what the answers of a notebook lack, or hold, against the expectations written at their cells.
+
+    ``metadata.expect``: in the first ``lines`` printed, each of ``must`` and one of ``must_any`` stands, and none
+    of ``must_not``.
+    """
+    found = []
+    for cell in code_cells(notebook):
+        expect = cell.metadata.get("expect")
+        if expect is None:
+            continue
+        shown = "\n".join(printed(cell).strip().splitlines()[: expect["lines"]])
+        found += [f"{word!r} is missing in {shown!r}" for word in expect.get("must", []) if word not in shown]
+        found += [f"{word!r} stands in {shown!r}" for word in expect.get("must_not", []) if word in shown]
+        some = expect.get("must_any", [])
+        if some and not any(word in shown for word in some):
+            found.append(f"none of {some} is in {shown!r}")
+    return found
+
+
 def printed(cell):
-    """Return all text that a cell left behind."""
+    """Return all text that a cell left behind; not what was logged."""
     texts = []
     for output in cell.outputs:
+        if output.get("name") == "stderr":
+            continue
         data = output.get("data", {})
         texts += [output.get("text", ""), *(text for kind, text in data.items() if kind.startswith("text/"))]
     return "\n".join(texts)
@@ -46,6 +68,7 @@ def test_runs_and_leaves_nothing_behind(path, tmp_path, monkeypatch):
     )
     client.execute()  # raises CellExecutionError
     assert any(printed(cell) for cell in code_cells(notebook))
+    assert not broken_promises(notebook)
     assert {file: file.stat().st_mtime_ns for file in EXAMPLES.rglob("*")} == before
     assert not list(tmp_path.iterdir())
 
@@ -63,11 +86,25 @@ def test_kept_outputs_are_of_one_whole_run(path):
 
 
 @each
+def test_kept_answers_keep_what_their_dialogues_ask_for(path):
+    assert not broken_promises(nbformat.read(path, as_version=4))
+
+
+def test_most_notebooks_say_what_their_answers_must_hold():
+    told = [
+        path
+        for path in NOTEBOOKS
+        if any("expect" in cell.metadata for cell in code_cells(nbformat.read(path, as_version=4)))
+    ]
+    assert len(told) >= 5
+
+
+@each
 def test_kept_text_names_no_folder_of_the_machine_it_was_made_on(path):
     found = MACHINE.findall(path.read_text(encoding="utf-8"))
     assert not found
     for cell in nbformat.read(path, as_version=4).cells:
-        assert not cell.metadata, "execution times change with every run"
+        assert not set(cell.metadata) - {"expect"}, "execution times change with every run"
 
 
 def test_the_list_of_examples_has_each_of_them():
