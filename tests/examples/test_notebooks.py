@@ -22,8 +22,8 @@ def code_cells(notebook):
 def broken_promises(notebook):
     """Return what the answers of a notebook lack, or hold, against the expectations written at their cells.
 
-    ``metadata.expect``: in the first ``lines`` printed, each of ``must`` and one of ``must_any`` stands, and none
-    of ``must_not``.
+    ``metadata.expect``: in the first ``lines`` printed, each of ``must`` and one of ``must_any`` stands, and
+    none of ``must_not``.
     """
     found = []
     for cell in code_cells(notebook):
