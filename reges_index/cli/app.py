@@ -6,23 +6,15 @@ import errno
 import io
 import logging
 import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from reges_index.cli.catalog import catalog_app
-from reges_index.cli.chat import chat
-from reges_index.cli.doctor import doctor
-from reges_index.cli.evaluate import data_app, evaluate
-from reges_index.cli.finetune import finetune_app
-from reges_index.cli.index import index
 from reges_index.cli.output import errors, print_error
-from reges_index.cli.predict import predict
-from reges_index.cli.presets import presets
-from reges_index.cli.recommend import recommend
-from reges_index.cli.ui import ui
 from reges_index.errors import ReGeSError, StorageError
 
 __all__ = ["app", "run"]
@@ -30,10 +22,53 @@ __all__ = ["app", "run"]
 INTERRUPTED = 130
 # Libraries that log at INFO what only matters with --verbose, or warn of what this package handles.
 _NOISY = ("httpx", "sentence_transformers", "chromadb")
+_LOOKS: dict[str, Any] = {
+    "add_completion": False,
+    "rich_markup_mode": "rich",
+    "pretty_exceptions_enable": False,
+}
+# Where each command is; it is imported when it is asked for, with the libraries that it needs.
+_PLACES = {
+    "index": "index:index",
+    "catalog": "catalog:catalog_app",
+    "recommend": "recommend:recommend",
+    "chat": "chat:chat",
+    "ui": "ui:ui",
+    "predict": "predict:predict",
+    "presets": "presets:presets",
+    "evaluate": "evaluate:evaluate",
+    "doctor": "doctor:doctor",
+    "finetune": "finetune:finetune_app",
+    "data": "data:data_app",
+}
+
+
+class _Places(Mapping[str, Any]):
+    """The commands by name."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, attribute = _PLACES[name].split(":")
+        found = getattr(import_module(f"reges_index.cli.{module}"), attribute)
+        alone = typer.Typer(**_LOOKS)
+        if isinstance(found, typer.Typer):
+            alone.add_typer(found, name=name)
+        else:
+            alone.command(name)(found)
+        return typer.main.get_group(alone).commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
 
 
 class _Commands(TyperGroup):
     """All commands; an error of ours becomes one message on stderr and the error's exit code."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = _Places()  # type: ignore[assignment]
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -67,24 +102,11 @@ app = typer.Typer(
     name="reges",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
+    **_LOOKS,
     help="Conversational recommendation with ReGeS: a dialogue in, one catalog item out.",
     epilog="Exit codes: 0 done, 1 other error, 2 bad input, 3 catalog or store, 4 model or adapter, "
     "5 disk, 6 training, 130 interrupted.",
 )
-app.command()(index)
-app.add_typer(catalog_app, name="catalog")
-app.command()(recommend)
-app.command()(chat)
-app.command()(ui)
-app.command()(predict)
-app.command()(presets)
-app.command()(evaluate)
-app.command()(doctor)
-app.add_typer(finetune_app, name="finetune")
-app.add_typer(data_app, name="data")
 
 
 def _show_version(value: bool) -> None:

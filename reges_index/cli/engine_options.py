@@ -84,8 +84,11 @@ def settings_option(name: str) -> Any:
     members = _members(declared.annotation)
     typed = next((a for a in members if get_origin(a) is Literal or a in (bool, int, float)), str)
     flags = _FLAGS.get(name, (f"--{name.replace('_', '-')}",))
+    number = typed in (int, float)
+    least = next((limit.ge for limit in declared.metadata if number and hasattr(limit, "ge")), None)
     option = typer.Option(
         *flags,
+        min=least,
         help=declared.description,
         show_default=False,
         rich_help_panel=_PANELS.get(section[0]) if section else None,

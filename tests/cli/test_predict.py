@@ -107,7 +107,9 @@ def test_other_settings_do_not_mix(predict, tmp_path):
     assert predict("--limit", 1).code == 0
     out = tmp_path / "out.jsonl"
     before = out.read_bytes()
-    predict("--similarity-top-k", 3, "--domain", "book").fails(2, "domain, similarity_top_k", "--out")
+    predict("--similarity-top-k", 3, "--domain", "book").fails(
+        2, "domain, similarity_top_k", "another output file"
+    )
     beside = out.with_name("out.jsonl.run.json")
     beside.write_text("{")
     predict().fails(2, "does not say how it was made")
@@ -133,7 +135,7 @@ def test_another_catalog_or_adapter_under_the_same_name_is_refused(
     rows_now[0]["abstract"] = "Another story."
     assert call("index", write_jsonl(tmp_path / "new.jsonl", rows_now), "--store", mine, "--quiet").code == 0
     found = call(*words)
-    found.fails(2, "has changed since: catalog (then", "--out")
+    found.fails(2, "has changed since: catalog (then", "another output file")
     assert "adapter (" not in found.err
     assert call("index", films, "--store", mine, "--quiet").code == 0
     save_tiny_adapter(adapter, seed=1)
@@ -153,7 +155,7 @@ def test_conversations_that_changed_under_the_same_ids_are_refused(predict, turn
     changed = rows(turns)
     changed[0]["messages"][0]["content"] += " And funny."
     predict(conversations=write_jsonl(tmp_path / "changed.jsonl", changed)).fails(
-        2, f"1 of its turns have other messages or mentions now: {changed[0]['id']}", "--out"
+        2, f"1 of its turns have other messages or mentions now: {changed[0]['id']}", "another output file"
     )
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
@@ -169,7 +171,7 @@ def test_two_processes_do_not_write_one_file(predict, tmp_path):
         if not (tmp_path / "out.jsonl.run.json").exists():
             time.sleep(0.05)
             continue
-        predict(*words).fails(2, "another process writes to", "--out")
+        predict(*words).fails(2, "another process writes to", "another output file")
         break
     process.kill()
     process.wait()
@@ -240,7 +242,7 @@ def test_a_full_disk_keeps_what_was_finished(predict, tmp_path):
     before = out.read_bytes()
     with no_file_longer_than(len(before) + 10):
         found = predict()
-    found.fails(5, "out.jsonl", "finished predictions are kept")
+    found.fails(5, "out.jsonl cannot be written", "run again: it goes on")
     assert out.read_bytes().startswith(before)
     assert predict("--json").json["predicted"] == 5
     assert len(rows(out)) == 20_006

@@ -95,7 +95,7 @@ def test_a_pipeline_file(store, tiny, turns, tmp_path):
     out = tmp_path / "out.jsonl"
     words = ("predict", "--pipeline", file, "--conversations", turns, "--out", out, "--quiet", "--json")
     assert call(*words, "--limit", 2).json["predicted"] == 2
-    call(*words, "--set", "seed=4").fails(2, "other settings: rerank")
+    call(*words, "--set", "seed=4").fails(2, "other settings: seed (seed was 0, now 4)")
     chat = call("chat", "--pipeline", file, input="Something scary in space, please.\n\n")
     assert chat.code == 0
     assert "reges" in chat.out
