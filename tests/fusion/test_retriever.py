@@ -15,6 +15,7 @@ from reges_index.errors import CatalogError, EncoderMismatchError, InputError
 from reges_index.fusion.features import FEATURES, SOURCES, QueryVectors
 from reges_index.fusion.lexical import BM25
 from reges_index.fusion.retriever import FusionRetriever
+from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 from tests.catalog.hashing import HashingEmbedding
 
@@ -267,3 +268,14 @@ def test_it_runs_over_other_stores_and_finds_the_same(catalog, fusion, tmp_path)
         )
         assert ids(there) == ids(here)
         assert [node.score for node in there] == pytest.approx([node.score for node in here], rel=1e-3)
+
+
+def test_an_item_expert_in_a_stock_engine_takes_its_probabilities_for_a_prior(catalog, fusion, tiny):
+    retriever = FusionRetriever(catalog, fusion, similarity_top_k=4)
+    engine = RetrieverQueryEngine(
+        retriever, node_postprocessors=[ReGeSRerank(tiny)], response_synthesizer=ReGeSSynthesizer()
+    )
+    wish = DialogueQueryBundle.from_dialogue("a film about the sea")
+    ranked = ReGeSRerank(tiny).rank(retriever.retrieve(wish), wish)
+    assert ranked.report["rerank"]["prior"] is True
+    assert engine.query(wish).metadata["item_id"] == ranked.candidates[0].item.id
