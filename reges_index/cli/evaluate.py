@@ -60,7 +60,7 @@ def _options() -> list[inspect.Parameter]:
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[
-                    (list[kind] if several else kind) | None,  # type: ignore[valid-type]
+                    (list[kind] if several else kind) | None,
                     typer.Option(option, help=own.description, rich_help_panel=panel),
                 ],
             )

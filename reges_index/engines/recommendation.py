@@ -99,7 +99,7 @@ class Recommendation:
 
 def ranking_of_retriever(nodes: Sequence[NodeWithScore]) -> Ranking:
     """Return the retriever's own order as a ranking, with its scores where these are probabilities."""
-    ranked = []
+    ranked: list[RankedCandidate] = []
     for found in candidates_of(nodes):
         node, place = found.node, found.retrieval_rank
         chance = node.score if node.node.metadata.get(SCORE_KIND) == PROBABILITY else None

@@ -54,8 +54,9 @@ class Reading:
 class Task(Protocol):
     """What is asked of the teacher about each turn."""
 
-    made_by: Mapping[str, Any]
-    """Everything that shapes a row beside the teacher; a file of other settings is not continued."""
+    @property
+    def made_by(self) -> Mapping[str, Any]:
+        """Everything that shapes a row beside the teacher; a file of other settings is not continued."""
 
     def skip(self, turn: Turn) -> str | None:
         """Return the report's list for a turn about which nothing is asked, by name; None to ask."""

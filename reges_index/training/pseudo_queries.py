@@ -23,12 +23,12 @@ from reges_index.dialogue import Turn, one_line
 from reges_index.dialogue.render import HISTORY_FORMAT
 from reges_index.dialogue.wording import MOVIES, Domain, template_hash
 from reges_index.models.local_lm import LocalLM
+from reges_index.query_expert.cleaning import clean_query
 from reges_index.query_expert.prompt import (
     DEFAULT_PSEUDO_QUERY_TMPL,
     QueryPrompt,
     build_pseudo_query_prompt,
 )
-from reges_index.query_expert.transform import clean_query
 from reges_index.training.annotate import (
     Progress,
     Reading,

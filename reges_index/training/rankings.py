@@ -184,7 +184,7 @@ class _Ranking:
                 domain=self._domain, count=min(self._count, len(items)),
             )  # fmt: skip
             return made.messages, bool(made.history.dropped or made.history.shortened)
-        words = {"count": str(self._count), "item_plural": self._domain.plural}
+        words: dict[str, Any] = {"count": str(self._count), "item_plural": self._domain.plural}
 
         def message(history: str) -> ChatMessage:
             text = FREE_TMPL.format(conversation_history=history, **words)

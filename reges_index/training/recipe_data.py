@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from reges_index.catalog import Item, read_items
 from reges_index.dialogue import Turn, read_turns
@@ -99,7 +100,9 @@ class RecipeData:
     def rankings(self, part: DataSet) -> dict[str, list[str]]:
         """Return what fits each turn, best first: the turns' own ``suitable``, else the teacher's ranking."""
         turns, items = self.turns[part.name], self.items[part.name]
-        own = {str(row.get("id")): row.get("suitable") for _, row in json_lines(part.conversations)}
+        own: dict[str, Any] = {
+            str(row.get("id")): row.get("suitable") for _, row in json_lines(part.conversations)
+        }
         found = {turn.id: list(map(str, own[turn.id])) for turn in turns if own.get(turn.id)}
         file = self.rankings_file(part)
         if file is not None:

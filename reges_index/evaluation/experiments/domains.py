@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +15,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.encoder import resolve_encoder
-from reges_index.dialogue import DialogueQueryBundle
+from reges_index.dialogue import DialogueQueryBundle, Turn
 from reges_index.engines import ReGeSQueryEngine
 from reges_index.engines.batch import predict_turns
 from reges_index.errors import ConfigError
@@ -172,12 +172,10 @@ class _DropIn:
     name: str
     engine: RetrieverQueryEngine
 
-    def predict(self, turns: Sequence[Any]) -> list[Prediction]:
-        made = []
+    def predict(self, turns: Sequence[Turn]) -> Iterator[Prediction]:
         for turn in turns:
             nodes = self.engine.retrieve(DialogueQueryBundle.from_dialogue(turn))
-            made.append(Prediction(id=turn.id, ranking=tuple(node.node.node_id for node in nodes)))
-        return made
+            yield Prediction(id=turn.id, ranking=tuple(node.node.node_id for node in nodes))
 
 
 def _drop_in(lab: DomainLab) -> dict[str, ByDomain]:
