@@ -26,8 +26,9 @@ KEY = "sk-secret-0123456789"
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        (None, EncoderName("sentence-transformers", ENCODER_PRESETS["embedded"])),
-        ("embedded", EncoderName("sentence-transformers", ENCODER_PRESETS["embedded"])),
+        (None, EncoderName("reges", "")),
+        ("embedded", EncoderName("reges", "")),
+        ("minilm", EncoderName("sentence-transformers", "sentence-transformers/all-MiniLM-L6-v2")),
         ("bge-large", EncoderName("sentence-transformers", "BAAI/bge-large-en-v1.5")),
         ("./my:model", EncoderName("sentence-transformers", "./my:model")),
         ("dpr:a/b, c/d", EncoderName("dpr", "a/b", context="c/d")),

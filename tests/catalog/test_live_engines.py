@@ -35,7 +35,7 @@ def engine_over(catalog: ItemCatalog | LiveCatalog, lm, fusion: FusionModel | No
     return ReGeSQueryEngine.from_defaults(
         catalog,
         llm=lm,
-        fusion=fusion,
+        retriever=fusion or "vectors",
         query_transform=ReGeSQueryTransform(lm, decoding=QueryDecoding(max_new_tokens=4)),
         similarity_top_k=6,
     )

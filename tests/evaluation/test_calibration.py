@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reges_index.fusion.calibration import BINS
 
-from reges_index.evaluation.calibration import calibrate, calibration_of
+from reges_index.evaluation.calibration import BINS, calibrate, calibration_of
 from reges_index.evaluation.predictions import Prediction, align
 from reges_index.evaluation.report import write_report
 from reges_index.evaluation.scoring import evaluate_systems

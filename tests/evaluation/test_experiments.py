@@ -269,8 +269,8 @@ def test_table_1_names_the_baselines_that_it_lacks(data, catalog, lm, tmp_path):
 def test_the_ablation_is_the_retriever_with_sources_switched_off(finished, data, catalog, fusion):
     lab, _ = finished
     systems = {row["system"] for row in rows(finished, "ablation")}
-    assert {"fusion", "without bm25", "without adapter", "hashing-trigrams"} <= systems
-    for run, without in (("fusion", ()), ("fusion-bm25", ("bm25",))):
+    assert {"fusion", "without words", "without encoder", "hashing-trigrams"} <= systems
+    for run, without in (("fusion", ()), ("fusion-words", ("words",))):
         retriever = FusionRetriever(catalog, fusion, similarity_top_k=200, without=without)
         kept = {p.id: p for p in read_predictions(lab.folder / "runs" / f"{run}.jsonl")}
         for one in data.turns:

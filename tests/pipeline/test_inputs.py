@@ -17,8 +17,7 @@ def test_a_fusion_is_known_by_what_it_ranks_with(few_films, tiny):
         return engine_inputs(engine)["fusion"]
 
     fusion = small_fusion()
-    heavier = replace(fusion.known, linear=fusion.known.linear * 2)
-    again = replace(fusion, known=heavier)
+    again = replace(fusion, scorer=replace(fusion.scorer, linear=fusion.scorer.linear * 2))
     assert dict(again.manifest) == dict(fusion.manifest)
     assert said(fusion) == said(replace(fusion)) != said(again)
     assert said(None) is None

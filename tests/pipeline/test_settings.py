@@ -116,7 +116,7 @@ def test_what_editors_complete_is_what_there_is(kind):
 def test_the_options_of_engines_are_the_settings():
     objects = {"name", "encoder", "llm", "query_llm", "retriever"}
     assert (
-        set(get_type_hints(options.EngineOptions, vars(_hints())))
+        set(get_type_hints(options.EngineOptions, localns=vars(_hints())))
         == set(PipelineSettings.options()) - objects
     )
     assert get_args(options.RerankSettings.model_fields["mode"].annotation)
