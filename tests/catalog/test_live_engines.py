@@ -62,7 +62,7 @@ def test_engines_follow_a_swap_and_keep_to_it_for_a_turn(tiny, fusion, fused: bo
     assert sides(engine.recommend("something scary").ranking) == {False}
     if fused:
         first, second = (engine.retrieve_with(3) for _ in range(2))
-        assert first._workshop is second._workshop  # prepared once for a version
+        assert first._shared is second._shared  # prepared once for a version
 
 
 class Swapping(ReGeSQueryTransform):
@@ -141,7 +141,7 @@ def test_items_come_and_go_while_engines_run(tiny, fusion, fused: bool):
     catalog = ItemCatalog.from_items(FILMS, name="films", embed_model=HashingEmbedding())
     engine = engine_over(catalog, tiny, fusion if fused else None)
     if fused:  # looks at the catalog in every turn, not in every second
-        engine.retrieve_with._fused.retriever().check_every = 0
+        engine.retrieve_with._fused.check_every = 0
     wish = "zyzzyva zyzzyva crawls"
     assert "new" not in engine.recommend(wish).ranking
     new = Item(id="new", title="Beetles", year=2024, abstract="A zyzzyva, a zyzzyva crawls.")
