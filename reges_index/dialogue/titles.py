@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -250,7 +250,7 @@ class TitleIndex:
         )
         for hit in hits:
             if taken.isdisjoint(hit.places):
-                mention = self._mention(read, hit, strict)
+                mention = self._mention(read, hit, strict, taken)
                 if mention is not None or hit.key in self._people:
                     taken.update(hit.places)
                 found += [mention] if mention is not None else []
@@ -365,13 +365,14 @@ class TitleIndex:
 
     # -- one place in a message --------------------------------------------------------------------
 
-    def _mention(self, text: Text, hit: Hit, strict: bool) -> Mention | None:
+    def _mention(self, text: Text, hit: Hit, strict: bool, taken: Collection[int] = ()) -> Mention | None:
         if not self._is_cut_alike(text, hit):
             return None
         before, after = text.around(hit, _AROUND)
         whole, short = self._whole.get(hit.key, []), self._short.get(hit.key, [])
         items = whole or short
-        year = _YEAR_BEHIND.match(after)
+        # In "Alien, 2001: A Space Odyssey" the figure is another title's.
+        year = _YEAR_BEHIND.match(after) if hit.last + 1 not in taken else None
         if not items:
             if not self._is_part(text, hit, int(year[1]) if year else None, strict):
                 return None

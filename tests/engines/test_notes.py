@@ -47,14 +47,14 @@ def test_ways_of_asking_that_failed_are_told_once_each():
     wish, nodes = bundle("something tense"), nodes_of(FILMS)
     with scripted_server() as server:
         rerank = ReGeSRerank(llm_at(server.url))
-        lacking, second = refusal("Unsupported parameter: 'logprobs'"), call(candidate="2")
+        lacking, second = refusal("Unsupported parameter: 'logprobs'"), call(ranking=["2"])
         server.script = [lacking, second, second]
         for _ in range(2):  # the second time, it is not asked for logprobs
             [said] = notes(rerank.rank(nodes, wish).report)
             assert said == "the LLM's server offers no choice by logprobs; it is not asked for any more"
         assert not server.script
         rerank = ReGeSRerank(llm_at(server.url))
-        server.script = [refusal("the prompt is too long"), call(candidate="2")]
+        server.script = [refusal("the prompt is too long"), call(ranking=["2"])]
         [said] = notes(rerank.rank(nodes, wish).report)
         assert said == "no choice by logprobs (BadRequestError (HTTP 400)); the LLM was asked in another way"
         server.script = [letters(A=0.6, B=0.4)]

@@ -36,7 +36,9 @@ async def test_the_title_and_what_is_known(ranked, asynchronous):
     metadata = response.metadata
     assert metadata["item_id"] == best.node_id
     assert metadata["query"] == "tense films"
-    assert metadata["report"] == {"query": {"fallback": False}}
+    assert metadata["report"]["query"] == {"fallback": False}
+    assert metadata["report"]["rerank"]["candidates"] == 2
+    assert set(metadata["report"]) == {"query", "rerank"}
     assert [row["rank"] for row in metadata["candidates"]] == [1, 2]
     assert sum(row["probability"] for row in metadata["candidates"]) == pytest.approx(1)
     assert {row["retrieval_score"] for row in metadata["candidates"]} == {0.9, 0.89}
@@ -62,7 +64,9 @@ async def test_a_sentence_begins_with_the_item(tiny, ranked):
     assert texts[0].startswith(title)
     assert "\n" not in texts[0]
     report = synthesizer.synthesize(bundle("tense").refined(["x"], {"query": {}}), ranked).metadata["report"]
-    assert report == {"query": {}, "answer": {"requests": 0, "retries": 0, "error": None}}
+    assert report["rerank"]["score_source"] == "scored"
+    rest = {part: said for part, said in report.items() if part != "rerank"}
+    assert rest == {"query": {}, "answer": {"requests": 0, "retries": 0, "error": None}}
 
 
 async def test_streams_say_the_same(ranked):
