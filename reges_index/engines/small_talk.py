@@ -11,6 +11,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from numpy.typing import NDArray
 
+from reges_index.catalog.encoder import resolve_encoder
 from reges_index.dialogue import one_line
 
 __all__ = ["SmallTalkDetector"]
@@ -21,7 +22,6 @@ SMALL_TALK = (
     "hey, good morning",
     "good evening, how are you?",
     "how is it going?",
-    "what's up?",
     "I am fine, thanks, and you?",
     "nice to meet you",
     "what is your name?",
@@ -72,7 +72,8 @@ REQUESTS = (
 class SmallTalkDetector:
     """Decide whether the newest message is small talk, by its nearest example sentences.
 
-    The encoder of the catalog is used, so nothing more is loaded. Only short messages are considered:
+    The encoder of the catalog is used, but R's base in R's place: R is trained on wishes and tells less of
+    other talk. It is loaded with the first short message. Only short messages are considered:
     small talk is short, and calling a wish small talk costs more than the other way round.
 
     Parameters
@@ -102,8 +103,13 @@ class SmallTalkDetector:
         self._small_talk, self._requests = list(small_talk), list(requests)
 
     @cached_property
+    def _encoder(self) -> BaseEmbedding:
+        is_r = self._embed_model.class_name() == "ReGeSEmbedding"
+        return resolve_encoder("minilm") if is_r else self._embed_model
+
+    @cached_property
     def _examples(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        vectors = self._embed_model.get_text_embedding_batch([*self._small_talk, *self._requests])
+        vectors = self._encoder.get_text_embedding_batch([*self._small_talk, *self._requests])
         unit = _unit(np.asarray(vectors))
         return unit[: len(self._small_talk)], unit[len(self._small_talk) :]
 
@@ -120,7 +126,7 @@ class SmallTalkDetector:
             return False
         if re.fullmatch(r"/\w+", newest):  # a command of some other chat, such as "/help"
             return True
-        vector = _unit(np.asarray(self._embed_model.get_text_embedding(newest)))
+        vector = _unit(np.asarray(self._encoder.get_text_embedding(newest)))
         talk, requests = self._examples
         return bool(np.max(talk @ vector) >= np.max(requests @ vector) + self.margin)
 

@@ -93,7 +93,6 @@ def test_saving_on_a_full_disk_keeps_the_old_manifest(folder, monkeypatch):
             {},
             "not on tiny-llama-0 .fingerprint ffff",
         ),
-        ({"base_model": "HuggingFaceTB/Other"}, {}, "trained on HuggingFaceTB/Other, not on tiny-llama-0"),
         ({}, {"role": "item-expert"}, "trained as query-expert, not as item-expert"),
         ({}, {"prompt_hash": "other"}, "another prompt .hash abc123, here other"),
     ],
@@ -183,10 +182,7 @@ def test_plain_peft_adapters_are_taken_with_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert check_adapter(path, base=LM) is None
     assert "cannot be checked" in caplog.text
-    other = tiny_lm()
-    other.name = "HuggingFaceTB/Other"
-    with pytest.raises(AdapterError, match="trained on tiny-llama-0, not on HuggingFaceTB/Other"):
-        check_adapter(path, base=other)
+    assert "it was trained on tiny-llama-0" in caplog.text
 
 
 def test_model_card():

@@ -130,12 +130,12 @@ def test_an_adapter_of_another_shape(tmp_path):
     assert same(before, weights(lm.model))
 
 
-def test_a_model_that_brings_adapters_of_its_own(adapter_paths):
+def test_layers_of_adapters_without_the_peft_model_around_them(adapter_paths):
     from peft import PeftModel
 
     tokenizer = tiny_tokenizer()
     own = PeftModel.from_pretrained(tiny_model(vocab_size=len(tokenizer)), adapter_paths["first"])
-    lm = LocalLM(own, tokenizer, name="tiny-llama-0")
+    lm = LocalLM(own.get_base_model(), tokenizer, name="tiny-llama-0")
     assert lm.generate(PROMPTS, max_new_tokens=4)
     with pytest.raises(AdapterError, match="holds adapters that were not loaded here"):
         lm.load_adapter("second", adapter_paths["second"])
