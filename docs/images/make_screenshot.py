@@ -17,7 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 HERE = Path(__file__).parent
 # Name, width and height of each picture, and whether its screen is touched.
-PICTURES = (("web-chat.png", 1200, 820, False), ("web-chat-phone.png", 400, 860, True))
+PICTURES = (("web-chat.png", 1200, 880, False), ("web-chat-phone.png", 400, 860, True))
 DIALOGUE = (
     "We loved Se7en and Zodiac. A really tense thriller for Friday night?",
     "Seen it, sorry. And nothing with ghosts, please.",
@@ -62,6 +62,7 @@ def talk(page: Page) -> None:
         page.locator("#reges-box textarea").fill(message)
         page.locator("#reges-box textarea").press("Enter")
         expect(page.locator("#reges-chat .reges-card")).to_have_count(number, timeout=2 * MINUTE)
+        expect(page.locator(".reges-running")).to_have_count(0, timeout=2 * MINUTE)
     page.wait_for_timeout(1500)  # for the last words and the fonts
 
 

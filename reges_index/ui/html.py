@@ -59,7 +59,13 @@ def query_html(found: Recommendation | None) -> str:
     """Return what the last turn was searched with, how long each stage took, and what was cut."""
     if found is None:
         return _panel("Searched with", '<p class="reges-empty">Nothing yet.</p>')
-    seconds = " · ".join(f"{stage} {value:.2f} s" for stage, value in found.timings.items())
+    ran = {
+        "query": found.query is not None,
+        "rerank": found.report.get("rerank", {}).get("outcome") != "retrieval",
+    }
+    seconds = " · ".join(
+        f"{name} {value:.2f} s" for name, value in found.timings.items() if ran.get(name, True)
+    )
     said = "".join(f"<li>{_text(note)}</li>" for note in notes(found.report))
     query = found.query if found.query is not None else "The whole dialogue"
     body = f'<p class="reges-query">{_text(query)}</p><p class="reges-dim">{seconds}</p>'
@@ -140,7 +146,7 @@ def notice_html(error: ReGeSError | None) -> str:
 
 def status_html(is_answering: bool) -> str:
     """Return the line under the message box, which is always there: what is going on."""
-    said = "Answering. The next message can be sent then." if is_answering else "&nbsp;"
+    said = "Answering. The next message waits." if is_answering else "&nbsp;"
     mark = ' class="reges-running"' if is_answering else ""
     return f'<p id="reges-state" role="status"{mark}>{said}</p>'
 

@@ -28,12 +28,15 @@ class Exchange:
         The item expert's reasoning, where it writes one before the answer.
     found
         None for small talk, and while the answer is on its way.
+    whole
+        The answer as it will be, known from its first word on.
     """
 
     message: str
     answer: str = ""
     thought: str = ""
     found: Recommendation | None = None
+    whole: str = ""
 
 
 class Session:
@@ -98,7 +101,8 @@ class Session:
                 try:
                     async for piece in pieces:
                         thought, text = _parts(piece.message)
-                        exchange = Exchange(message, text, thought, _found(stream) if text else None)
+                        found, whole = (_found(stream), stream.response) if text else (None, "")
+                        exchange = Exchange(message, text, thought, found, whole)
                         yield exchange
                 finally:
                     await pieces.aclose()

@@ -193,7 +193,7 @@ def _messages(exchange: Exchange) -> list[dict[str, Any]]:
         found.append({"role": "assistant", "content": thought, "metadata": {"title": "Reasoning"}})
     answer: list[Any] = [message_html(exchange.answer) or _THINKING]
     if exchange.found is not None and exchange.found.item is not None:
-        answer.append(gr.HTML(card_html(exchange.found.item, exchange.answer)))
+        answer.append(gr.HTML(card_html(exchange.found.item, exchange.whole)))
     return [*found, {"role": "assistant", "content": answer}]
 
 

@@ -50,6 +50,7 @@ class ChatPage:
     def finished(self, answer):
         """Wait until an answer is complete: the card of its item comes with the first word, the table too."""
         expect(answer.locator(".message-content").first).not_to_have_text("…", timeout=_LONG)
+        expect(self.page.locator(".reges-running")).to_have_count(0, timeout=_LONG)
         self.settled()
 
     def settled(self):
