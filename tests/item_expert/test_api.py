@@ -152,7 +152,8 @@ async def test_a_server_without_logprobs_is_not_asked_for_them_again(server, asy
 
 
 async def test_a_refusal_that_all_ways_share_is_an_error_and_nothing_is_given_up(server):
-    server.script += [400, 400, 400, letters(A=0.9)]
+    # Letters, structured output, text, and text without the settings that a server may refuse.
+    server.script += [400, 400, 400, 400, letters(A=0.9)]
     rerank = expert(server, tools=True)
     with pytest.raises(LLMServerError, match="HTTP 400"):
         rerank.rank(nodes_of(FILMS), WISH)
