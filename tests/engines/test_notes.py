@@ -48,11 +48,11 @@ def test_ways_of_asking_that_failed_are_told_once_each():
     with scripted_server() as server:
         rerank = ReGeSRerank(llm_at(server.url))
         lacking, second = refusal("Unsupported parameter: 'logprobs'"), call(ranking=["2"])
-        server.script = [lacking, second, second]
-        for _ in range(2):  # the second time, it is not asked for logprobs
-            [said] = notes(rerank.rank(nodes, wish).report)
-            assert said == "the LLM's server offers no choice by logprobs; it is not asked for any more"
-        assert not server.script
+        server.script = [lacking, second, lacking, second, second]
+        told = [notes(rerank.rank(nodes, wish).report) for _ in range(3)]
+        assert all(len(said) == 1 for said in told)
+        assert not server.script  # after two refusals in a row it is not asked for logprobs
+        assert told[-1] == ["the LLM's server offers no choice by logprobs; it is not asked for any more"]
         rerank = ReGeSRerank(llm_at(server.url))
         server.script = [refusal("the prompt is too long"), call(ranking=["2"])]
         [said] = notes(rerank.rank(nodes, wish).report)
