@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -22,9 +23,11 @@ __all__ = ["app", "run"]
 INTERRUPTED = 130
 # Libraries that log at INFO what only matters with --verbose, or warn of what this package handles.
 _NOISY = ("httpx", "sentence_transformers", "chromadb")
+_ROOMY = 120
 _LOOKS: dict[str, Any] = {
     "add_completion": False,
-    "rich_markup_mode": "rich",
+    # In the boxes of rich there is no room for whole options on a terminal of 80 columns.
+    "rich_markup_mode": "rich" if shutil.get_terminal_size().columns >= _ROOMY else None,
     "pretty_exceptions_enable": False,
 }
 # Where each command is; it is imported when it is asked for, with the libraries that it needs.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -89,3 +90,15 @@ def test_a_reader_that_leaves_early_is_no_crash():
     )
     assert len(found.stdout) == 1
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("command", ["recommend", "chat"])
+def test_options_are_whole_on_a_narrow_terminal(command):
+    run = [sys.executable, "-m", "reges_index.cli", command, "--help"]
+    shown = subprocess.run(
+        run, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}, check=True
+    )
+    assert "…" not in shown.stdout
+    for option in ("--exclude-mentioned / --allow-mentioned", "--similarity-top-k", "--write-query"):
+        assert option in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
