@@ -141,8 +141,13 @@ class EngineOptions(_Options):
             changes["query_domain"] = None
         return base.with_options(**changes).override_texts(self.set or ())
 
-    def place(self) -> tuple[str, str]:
-        """Return store and name of the catalog.
+    def place(self, *, new: bool = False) -> tuple[str, str]:
+        """Return store and name of the catalog: without ``--name`` the only one that the store holds.
+
+        Parameters
+        ----------
+        new
+            Whether the catalog may be made, and is then called "items" where no name is given.
 
         Raises
         ------
@@ -156,7 +161,11 @@ class EngineOptions(_Options):
                 "--store is missing", hint="name a folder, or http://host:port of a Chroma server"
             )
         store_place(store)  # refuses what cannot be one, before anything is written
-        return store, self.name or (saved.catalog if saved is not None and self.store is None else "items")
+        if self.name:
+            return store, self.name
+        if saved is not None and self.store is None:
+            return store, saved.catalog
+        return store, "items" if new else _only_catalog(store)
 
     def catalog(self) -> ItemCatalog | LiveCatalog:
         """Open the catalog; one of a pipeline's file that says so, at its live version."""
@@ -199,6 +208,18 @@ class EngineOptions(_Options):
         from reges_index.pipeline import read_pipeline
 
         return read_pipeline(self.pipeline)
+
+
+def _only_catalog(store: str) -> str:
+    """Return the name of the only catalog of a store; "items" where there are others, or no store yet."""
+    from reges_index.catalog import ItemCatalog
+    from reges_index.errors import StoreNotFoundError
+
+    try:
+        names = ItemCatalog.names(**store_place(store))
+    except StoreNotFoundError:  # whoever opens it says so, with the way out
+        return "items"
+    return names[0] if len(names) == 1 else "items"
 
 
 def _one_name(place: Any) -> Any:

@@ -41,7 +41,7 @@ def index(
     preset or pipeline the encoder is taken, and of a pipeline the store too.
     """
     options = EngineOptions(store=store, name=name, preset=preset, pipeline=pipeline, encoder=encoder)
-    store, name = options.place()
+    store, name = options.place(new=True)
     encoder = options.settings().encoder
     place = store_place(store)
     if name in live_in(store):

@@ -20,8 +20,8 @@ from reges_index.driver import Work, off_loop
 from reges_index.errors import ConfigError
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.exclusion import without_excluded
-from reges_index.item_expert.prior import PROBABILITY, SCORE_KIND
-from reges_index.query_expert.retriever import off_loop_retrieval, with_metadata
+from reges_index.item_expert.prior import marked_probabilities
+from reges_index.query_expert.retriever import off_loop_retrieval
 from reges_index.settings import GIVEN
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def retrieving(
         asked *= 2
     left = allowed[:shown]
     if getattr(retriever, "scores_are_probabilities", False):
-        left = [with_metadata(node, {SCORE_KIND: PROBABILITY}) for node in left]
+        left = marked_probabilities(left)
     return Found(left, len(nodes), len(nodes) - len(allowed))
 
 

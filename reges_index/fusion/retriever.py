@@ -34,8 +34,7 @@ from reges_index.fusion.features import (
 )
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.scorer import log_softmax
-from reges_index.item_expert.prior import PROBABILITY, SCORE_KIND
-from reges_index.query_expert.retriever import with_metadata
+from reges_index.item_expert.prior import marked_probabilities
 
 __all__ = ["FusionRetriever"]
 
@@ -194,7 +193,7 @@ class FusionRetriever(BaseRetriever):
             NodeWithScore(node=items[places[n]].to_node(template), score=float(chances[n])) for n in best
         ]
         # So that an item expert in LlamaIndex's own engines takes them for a prior, too.
-        return [with_metadata(node, {SCORE_KIND: PROBABILITY}) for node in nodes]
+        return marked_probabilities(nodes)
 
     def _places(self, items: Sequence[Item]) -> npt.NDArray[np.int64]:
         """Return the positions of the items that pass the filters."""

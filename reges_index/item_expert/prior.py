@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from llama_index.core.schema import NodeWithScore
 
 from reges_index.errors import InputError
+from reges_index.query_expert.retriever import with_metadata
 
 __all__ = [
     "DEFAULT_WEIGHTS",
@@ -25,6 +26,7 @@ __all__ = [
     "EvidenceKind",
     "combine",
     "log_evidence",
+    "marked_probabilities",
     "mean_evidence",
     "pick_evidence",
     "prior_of",
@@ -46,6 +48,16 @@ PROBABILITY = "probability"
 
 # A probability of 0 would rule a candidate out for good, whatever the other side says.
 _FLOOR = 1e-9
+
+
+def marked_probabilities(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
+    """Return nodes that say of their scores that they are probabilities; those that do are as they were."""
+    return [
+        node
+        if node.node.metadata.get(SCORE_KIND) == PROBABILITY
+        else with_metadata(node, {SCORE_KIND: PROBABILITY})
+        for node in nodes
+    ]
 
 
 def prior_of(

@@ -64,10 +64,18 @@ def ranking_tokens(count: int) -> int:
     return count * _NUMBER_TOKENS + _AROUND_NUMBERS
 
 
+class _AnyNumber:
+    """A way of asking that any number of candidates fits into."""
+
+    def fits(self, size: int) -> bool:  # noqa: ARG002
+        """Say that any number of candidates can be asked about."""
+        return True
+
+
 # -- models in this process ----------------------------------------------------------------------------------
 
 
-class ScoreWay:
+class ScoreWay(_AnyNumber):
     """Every candidate's probability, from one forward of the prompt and one of the trie of labels.
 
     Parameters
@@ -82,10 +90,6 @@ class ScoreWay:
     def __init__(self, backend: LocalBackend, length_penalty: float = 0.0) -> None:
         self._backend = backend
         self.length_penalty = length_penalty
-
-    def fits(self, size: int) -> bool:  # noqa: ARG002
-        """Say that any number of candidates can be scored."""
-        return True
 
     def ask(self, question: Question) -> Work[Selection]:
         """Score the candidates' labels as answers."""
@@ -106,17 +110,13 @@ class ScoreWay:
         )
 
 
-class ConstrainedWay:
+class ConstrainedWay(_AnyNumber):
     """Greedy decoding within the trie of labels: one pick."""
 
     name = "constrained"
 
     def __init__(self, backend: LocalBackend) -> None:
         self._backend = backend
-
-    def fits(self, size: int) -> bool:  # noqa: ARG002
-        """Say that any number of candidates can be chosen from."""
-        return True
 
     def ask(self, question: Question) -> Work[Selection]:
         """Decode one of the labels."""
@@ -131,7 +131,7 @@ class ConstrainedWay:
 # -- text, of any model ------------------------------------------------------------------------------------
 
 
-class TextPickWay:
+class TextPickWay(_AnyNumber):
     """The paper's prompt as it is, with the text matched to the candidates."""
 
     name = "text"
@@ -139,10 +139,6 @@ class TextPickWay:
     def __init__(self, backend: Backend, seed: int = 0) -> None:
         self._backend = backend
         self._seed = seed
-
-    def fits(self, size: int) -> bool:  # noqa: ARG002
-        """Say that every model can be asked for text."""
-        return True
 
     def ask(self, question: Question) -> Work[Selection]:
         """Return the candidate that the text names, or the retriever's order."""
@@ -161,17 +157,13 @@ class TextPickWay:
         return Selection.of_pick(pick, len(question), "matched", answer=answer)
 
 
-class TextRankWay:
+class TextRankWay(_AnyNumber):
     """The ranking prompt, with the numbers or names read from the text."""
 
     name = "text"
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-
-    def fits(self, size: int) -> bool:  # noqa: ARG002
-        """Say that every model can be asked for text."""
-        return True
 
     def ask(self, question: Question) -> Work[Selection]:
         """Return the ranking that the text lists, or the retriever's order."""
@@ -211,17 +203,13 @@ def gives_structure(llm: LLM) -> bool:
     return bool(llm.metadata.is_function_calling_model or (by_schema is not None and by_schema()))
 
 
-class StructuredPickWay:
+class StructuredPickWay(_AnyNumber):
     """A candidate's number in a schema that admits no other."""
 
     name = "structured"
 
     def __init__(self, backend: ApiBackend) -> None:
         self._backend = backend
-
-    def fits(self, size: int) -> bool:  # noqa: ARG002
-        """Say that any number of candidates can be asked about."""
-        return True
 
     def ask(self, question: Question) -> Work[Selection]:
         """Return the candidate of the number that comes."""
@@ -243,17 +231,13 @@ class StructuredPickWay:
         return Selection.of_pick(pick, len(question), "structured", answer=prompt.labels[pick])
 
 
-class StructuredRankWay:
+class StructuredRankWay(_AnyNumber):
     """A list of candidates' numbers, each from an enum of all numbers."""
 
     name = "structured"
 
     def __init__(self, backend: ApiBackend) -> None:
         self._backend = backend
-
-    def fits(self, size: int) -> bool:  # noqa: ARG002
-        """Say that any number of candidates can be asked about."""
-        return True
 
     def ask(self, question: Question) -> Work[Selection]:
         """Return the ranking of the numbers that come."""

@@ -159,11 +159,6 @@ class ExpertTraining(BaseModel):
         return self
 
     @property
-    def examples_per_step(self) -> int:
-        """Examples that an optimizer step takes."""
-        return self.batch_size * self.gradient_accumulation
-
-    @property
     def needs_ranks(self) -> bool:
         """Whether hard negatives have to name the rank of the targets too: see `read_retrieved`."""
         return self.missed_share < 1 or self.candidate_order == "retrieved"

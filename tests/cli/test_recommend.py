@@ -227,3 +227,12 @@ def test_a_wish_is_taken_as_text(store, tiny):
     assert json.loads(found.out)["recommendation"]["title"]
     for wrong in ([], ["a film", "--conversation", "-"]):
         call("recommend", *wrong, "--store", store).fails(2, "--conversation")
+
+
+def test_the_only_catalog_of_a_store_needs_no_name(tmp_path):
+    store = tmp_path / "store"
+    assert call("index", "demo:recipes", "--store", store, "--name", "kitchen", "-q").code == 0
+    wish = ("recommend", "something cold for a hot day", "--store", store)
+    assert call(*wish).code == 0
+    assert call("index", "demo:hikinggear", "--store", store, "--name", "gear", "-q").code == 0
+    call(*wish).fails(3, "catalogs there: gear, kitchen")
