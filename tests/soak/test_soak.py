@@ -36,7 +36,7 @@ def test_soak():
     # The run was a test at all: both catalogs were live, and turns were under way while they changed places.
     assert min(found["turns_by_catalog"].get(side, 0) for side in "ab") > size.turns // 10
     assert found["turns_that_saw_a_swap"] > 0
-    # Of those begun during a switch either catalog is right, so most have to begin outside one. How many do not
-    # is a matter of what else the machine is doing.
+    # Of a turn begun during a switch either catalog is right, so most have to begin outside one. How many do
+    # not depends on what else the machine is doing.
     assert found["turns_begun_during_a_switch"] <= size.turns // 4
     assert found["growth"] < MOST_GROWTH
