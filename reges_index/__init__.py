@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from reges_index.catalog.demo import demo_dialogue as demo_dialogue
     from reges_index.catalog.item import Item as Item
     from reges_index.catalog.live import LiveCatalog as LiveCatalog
+    from reges_index.catalog.local_encoders import ReGeSEmbedding as ReGeSEmbedding
     from reges_index.catalog.readers import read_items as read_items
-    from reges_index.catalog.reges_embedding import ReGeSEmbedding as ReGeSEmbedding
     from reges_index.dialogue.bundle import DialogueQueryBundle as DialogueQueryBundle
     from reges_index.dialogue.messages import Turn as Turn
     from reges_index.dialogue.messages import read_turns as read_turns
@@ -67,7 +67,7 @@ else:
             "QueryDecoding": "settings",
             "QueryWrittenEvent": "query_expert.events",
             "ReGeSChatEngine": "engines.chat_engine",
-            "ReGeSEmbedding": "catalog.reges_embedding",
+            "ReGeSEmbedding": "catalog.local_encoders",
             "ReGeSError": "errors",
             "ReGeSLLM": "models.llm",
             "ReGeSQueryEngine": "engines.query_engine",

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from reges_index.catalog.item import TextTemplate as TextTemplate
     from reges_index.catalog.live import LiveCatalog as LiveCatalog
     from reges_index.catalog.live_versions import CatalogVersion as CatalogVersion
+    from reges_index.catalog.local_encoders import ReGeSEmbedding as ReGeSEmbedding
     from reges_index.catalog.reader import CatalogReader as CatalogReader
     from reges_index.catalog.reader import Contents as Contents
     from reges_index.catalog.readers import read_items as read_items
-    from reges_index.catalog.reges_embedding import ReGeSEmbedding as ReGeSEmbedding
     from reges_index.catalog.retriever import CatalogRetriever as CatalogRetriever
     from reges_index.catalog.sync import SyncReport as SyncReport
     from reges_index.catalog.vector_store import CatalogVectorStore as CatalogVectorStore
@@ -44,7 +44,7 @@ else:
             "Item": "item",
             "ItemCatalog": "catalog",
             "LiveCatalog": "live",
-            "ReGeSEmbedding": "reges_embedding",
+            "ReGeSEmbedding": "local_encoders",
             "SyncReport": "sync",
             "TextTemplate": "item",
             "demo_catalog": "demo",

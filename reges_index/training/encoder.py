@@ -26,7 +26,7 @@ from sentence_transformers import SentenceTransformer
 from torch.nn.utils import parametrize
 
 from reges_index.catalog import resolve_encoder
-from reges_index.catalog.reges_embedding import CONFIG, MANIFEST, WEIGHTS
+from reges_index.catalog.local_encoders import CONFIG, MANIFEST, WEIGHTS
 from reges_index.errors import ConfigError, TrainingError
 from reges_index.files import write_files
 from reges_index.fusion.features import dialogue_texts

@@ -10,7 +10,7 @@ from llama_index.core.schema import TextNode
 
 from reges_index.catalog import Item, ItemCatalog, ReGeSEmbedding, resolve_encoder
 from reges_index.catalog.encoder import DEFAULT_ENCODER, encoder_identity, encoder_spec, identity_name
-from reges_index.catalog.reges_embedding import adapter_folder
+from reges_index.catalog.encoder_names import adapter_folder
 from reges_index.errors import ConfigError, ModelError, ModelNotFoundError
 
 SHELF = {
