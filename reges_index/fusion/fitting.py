@@ -1,10 +1,10 @@
-"""Fitting a fusion: statistics out of fold, features of each turn, and the scorer on top of them."""
+"""Fitting a fusion: statistics out of fold, features of each turn, and the weights on top of them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,20 @@ from reges_index.dialogue import Turn
 from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES, CatalogSources, QueryVectors
 from reges_index.fusion.model import FusionModel
-from reges_index.fusion.scorer import Scorer
 from reges_index.fusion.state import DialogueState
 from reges_index.fusion.statistics import ItemStatistics, Observation
 
-__all__ = ["Example", "ScorerTraining", "TrainSet", "fit_fusion", "fit_scorer", "make_examples", "recalls"]
+__all__ = [
+    "SPLICED",
+    "Example",
+    "ScorerTraining",
+    "TrainSet",
+    "fit_fusion",
+    "fit_weights",
+    "make_examples",
+    "recalls",
+    "spliced_turns",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +45,18 @@ _LISTS = (
     "recommended",
 )
 _IS_NAMED = FEATURES.index("is_named")
-# Log-odds that `_adjust_repeats` looks among, and how often it halves them: to within 0.001.
+SPLICED = "spliced"
+"""Group of the examples with a change of topic, which are for learning and not for judging."""
+# A turn with more messages of the user is no short one.
+_SHORT = 2
+# Log-odds that `_shift_of_repeats` looks among, and how often it halves them: to within 0.001.
 _SHIFTS = (-6.0, 6.0)
 _HALVINGS = 14
 
 
 @dataclass(frozen=True)
 class ScorerTraining:
-    """Settings of `fit_scorer`, chosen by cross-validation (finetune/FUSION.md).
+    """Settings of `fit_weights`, chosen by cross-validation and on the dev sets (finetune/FUSION.md).
 
     Attributes
     ----------
@@ -52,40 +65,25 @@ class ScorerTraining:
     new_share
         Share of the loss that leaves named items out of softmax and targets (the protocol ``new``).
     repeat_share
-        What share of recommendations repeats a named item where statistics are known; None leaves it at the
-        train sets'. Labels differ in it: 7 % in the train sets, one in six in the data as a whole.
-    unknown_share
-        How much turns of catalogs with statistics count once more as turns of a catalog without any.
-    newest
-        Log-odds by which likeness to the newest message weighs more than was learnt. Dialogues that change
-        the topic are rare among those that are learnt from, and people who do so are lost otherwise. Chosen
-        on the dev sets and on ``reges evaluate --experiment topic_change``.
+        What share of recommendations repeats a named item; None leaves it at the train sets'. Labels differ
+        in it: 7 % in the train sets, one in six in the data as a whole.
+    spliced
+        What dialogues with a change of topic count together, beside 1 for those of the train sets. They are
+        made by putting another dialogue before a short one. Real ones are rare, and without any the fusion
+        clings to what was asked for first.
     best, random
         Candidates by each list, and at random from the rest.
     iterations
-        Of L-BFGS for the weighted sum.
-    hidden, networks
-        Units of the correction (0 leaves the weighted sum as it is), and corrections from different first
-        weights of which the mean is used.
-    epochs, batch_size, learning_rate, weight_decay, dropout
-        Of the correction, by AdamW with a one-cycle schedule.
+        Of L-BFGS.
     """
 
     l2: float = 1e-2
     new_share: float = 0.5
     repeat_share: float | None = 1 / 6
-    unknown_share: float = 0.5
-    newest: float = 4.0
+    spliced: float = 0.4
     best: int = 60
     random: int = 150
     iterations: int = 60
-    hidden: int = 0
-    networks: int = 4
-    epochs: int = 8
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 3e-2
-    dropout: float = 0.3
 
 
 @dataclass
@@ -102,10 +100,8 @@ class TrainSet:
         The catalog, with empty statistics.
     vectors
         Of each turn.
-    fit_from
-        The scorer is fitted on the dialogues behind this share of them: the encoder has not seen those.
-    counted
-        Whether its dialogues count as statistics.
+    spliced
+        Of the same catalog, turns with a change of topic (`spliced_turns`), for the fit alone.
     states, targets
         Of each turn: its state, and catalog positions of its targets, those outside the catalog left out.
     """
@@ -114,8 +110,7 @@ class TrainSet:
     turns: Sequence[Turn]
     sources: CatalogSources
     vectors: list[QueryVectors]
-    fit_from: float = 0.0
-    counted: bool = True
+    spliced: TrainSet | None = None
     states: list[DialogueState] = field(init=False)
     targets: list[list[int]] = field(init=False)
 
@@ -124,11 +119,10 @@ class TrainSet:
         self.states = [self.sources.reader.read(turn.chat) for turn in self.turns]
         self.targets = [[place[t] for t in dict.fromkeys(turn.targets) if t in place] for turn in self.turns]
 
-    @property
-    def places(self) -> npt.NDArray[np.float64]:
-        """Return where each turn's dialogue lies among all, from 0 to below 1."""
-        names = {key: n for n, key in enumerate(dict.fromkeys(t.dialog_id or t.id for t in self.turns))}
-        return np.array([names[t.dialog_id or t.id] / max(1, len(names)) for t in self.turns])
+    def blocks(self, names: Mapping[str, int], folds: int) -> npt.NDArray[np.int64]:
+        """Return each turn's fold: blocks next to each other in time, a dialogue whole in one of them."""
+        places = np.array([names[turn.dialog_id or turn.id] for turn in self.turns], dtype=np.int64)
+        return places * folds // max(1, len(names))
 
     def observations(self, rows: Sequence[int]) -> list[Observation]:
         """Return what the dialogues of these turns say about items, one observation a dialogue."""
@@ -151,6 +145,26 @@ class TrainSet:
         ]
 
 
+def spliced_turns(turns: Sequence[Turn]) -> list[Turn]:
+    """Return each turn whose user has spoken at most twice behind the messages of another dialogue.
+
+    What is asked for last is then something else than what was asked for before. Which dialogue comes before
+    which is drawn, the same in every run.
+    """
+    rng = np.random.default_rng(0)
+    found = []
+    for turn in turns:
+        if sum(message.role == "user" for message in turn.messages) > _SHORT:
+            continue
+        before = turns[int(rng.integers(len(turns)))]
+        messages = list(before.messages)
+        while messages and messages[-1].role == "user":  # an answer came before the user changed the topic
+            messages.pop()
+        if messages and before.dialog_id != turn.dialog_id:
+            found.append(turn.model_copy(update={"messages": (*messages, *turn.messages)}))
+    return found
+
+
 @dataclass(frozen=True)
 class Example:
     """Candidates of one turn, C of them.
@@ -166,8 +180,6 @@ class Example:
         ones, so that the softmax is over the whole catalog.
     weight
         What the turn counts.
-    known
-        Whether statistics of the catalog were there.
     group
         Of which data set.
     """
@@ -177,52 +189,56 @@ class Example:
     named: npt.NDArray[np.bool_]
     log_counts: Floats
     weight: float
-    known: bool
     group: str
 
 
 def make_examples(sets: Sequence[TrainSet], settings: ScorerTraining, *, folds: int = 3) -> list[Example]:
-    """Make the features of all turns to fit on, with statistics of other dialogues.
+    """Make the features of all turns with a target, with statistics of the other folds' dialogues.
 
-    Sets with statistics count as much as those without, whatever their sizes.
+    Those of spliced turns stand behind, in the groups of `SPLICED`.
 
     Raises
     ------
     TrainingError
-        If no turn to fit on has a target in its catalog.
+        If no turn has a target in its catalog.
     """
     rng = np.random.default_rng(0)
-    nothing = ItemStatistics.count([])
     found: list[Example] = []
+    extra: list[Example] = []
     for train in sets:
-        places = train.places
-        blocks = (
-            (places * folds).astype(int) if train.fit_from <= 0 else (places >= train.fit_from).astype(int)
-        )
-        rows = [n for n in range(len(train.turns)) if places[n] >= train.fit_from and train.targets[n]]
-        kinds: list[tuple[bool, float]] = [(False, 1.0)]
-        if train.counted:
-            kinds = [(True, 1.0), (False, settings.unknown_share)]
-        bound: dict[int, CatalogSources] = {}
-        for row in rows:
-            for known, weight in kinds:
-                if not weight:
-                    continue
-                block = int(blocks[row]) if known else -1
-                if block not in bound:
-                    outside = np.flatnonzero(blocks != block).tolist() if known else []
-                    seen = ItemStatistics.count(train.observations(outside)) if known else nothing
-                    bound[block] = train.sources.with_statistics(seen)
-                matrix = bound[block].features(
-                    train.turns[row].chat, train.vectors[row], state=train.states[row]
-                )
-                found.append(_example(train, row, matrix, settings, rng, weight, known))
-        logger.info("features of %s: %d turns", train.name, len(rows))
+        names = {key: n for n, key in enumerate(dict.fromkeys(t.dialog_id or t.id for t in train.turns))}
+        blocks = train.blocks(names, folds)
+        spliced = train.spliced
+        for block in range(folds):
+            seen = ItemStatistics.count(train.observations(np.flatnonzero(blocks != block).tolist()))
+            bound = train.sources.with_statistics(seen)
+            found += _examples(train, np.flatnonzero(blocks == block), bound, settings, rng)
+            if spliced is not None and settings.spliced:
+                rows = np.flatnonzero(spliced.blocks(names, folds) == block)
+                extra += _examples(spliced, rows, bound, settings, rng)
+        logger.info("features of %s: %d turns", train.name, len(train.turns))
     if not found:
         raise TrainingError(
             "no turn to fit a fusion on has a target in its catalog",
             hint="give train turns whose targets are in the catalog",
         )
+    weight = settings.spliced * len(found) / max(1, len(extra))
+    return found + [replace(example, weight=weight, group=SPLICED) for example in extra]
+
+
+def _examples(
+    train: TrainSet,
+    rows: Iterable[int],
+    sources: CatalogSources,
+    settings: ScorerTraining,
+    rng: np.random.Generator,
+) -> list[Example]:
+    """Return the examples of those turns that have a target."""
+    found = []
+    for row in rows:
+        if train.targets[row]:
+            matrix = sources.features(train.turns[row].chat, train.vectors[row], state=train.states[row])
+            found.append(_example(train, row, matrix, settings, rng))
     return found
 
 
@@ -232,8 +248,6 @@ def _example(
     matrix: Floats,
     settings: ScorerTraining,
     rng: np.random.Generator,
-    weight: float,
-    known: bool,
 ) -> Example:
     """Pick the candidates of a turn from its whole feature matrix, shape (N, F)."""
     size, targets = len(matrix), train.targets[row]
@@ -251,7 +265,7 @@ def _example(
     if len(drawn):
         log_counts[-len(drawn) :] = np.log(len(rest) / len(drawn))
     is_target, is_named = np.isin(items, targets), np.isin(items, list(named))
-    return Example(matrix[items], is_target, is_named, log_counts, weight, known, train.name)
+    return Example(matrix[items], is_target, is_named, log_counts, 1.0, train.name)
 
 
 @dataclass(frozen=True)
@@ -284,16 +298,6 @@ class _Packed:
         weights = torch.tensor([example.weight for example in usable])
         return cls(features * scale, offsets, targets, named, weights, scale)
 
-    def rows(self, rows: torch.Tensor) -> _Packed:
-        return _Packed(
-            self.features[rows],
-            self.offsets[rows],
-            self.targets[rows],
-            self.named[rows],
-            self.weights[rows],
-            self.scale,
-        )
-
     def loss(self, scores: torch.Tensor, new_share: float) -> torch.Tensor:
         """Return the cross-entropy of scores of shape (E, C), part of it without named items."""
         scores = scores + self.offsets
@@ -314,17 +318,15 @@ def _cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.logsumexp(scores, 1) - (scores * targets).sum(1) / targets.sum(1).clamp(min=1)
 
 
-def fit_scorer(
-    examples: Sequence[Example], settings: ScorerTraining, *, without: Collection[str] = (), seed: int = 0
-) -> Scorer:
-    """Return a scorer by listwise softmax: the weighted sum first, then the correction on top of it.
+def fit_weights(
+    examples: Sequence[Example], settings: ScorerTraining, *, without: Collection[str] = ()
+) -> Floats:
+    """Return the weight of each feature, shape (F,), by a softmax over each turn's candidates.
 
     Parameters
     ----------
     without
         Features that get no weight.
-    seed
-        Of the hidden units' first weights, the dropout and the order of examples.
 
     Raises
     ------
@@ -337,19 +339,6 @@ def fit_scorer(
             hint="give train turns of more dialogues whose targets are in the catalog",
         )
     packed = _Packed.of(examples, without)
-    linear = _weighted_sum(packed, settings)
-    scorer = Scorer.weighted((linear * packed.scale).numpy())
-    if settings.hidden and settings.networks:
-        scorer = Scorer.mean(
-            [_corrected(packed, linear, settings, seed + n) for n in range(settings.networks)]
-        )
-    if settings.repeat_share is not None and "is_named" not in without:
-        known = [example for example in examples if example.known]
-        scorer = _adjust_repeats(known, scorer, settings.repeat_share) if known else scorer
-    return scorer if "last_message" in without else scorer.shifted("last_message", settings.newest)
-
-
-def _weighted_sum(packed: _Packed, settings: ScorerTraining) -> torch.Tensor:
     weights = torch.zeros(len(FEATURES), requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=settings.iterations, line_search_fn="strong_wolfe")
 
@@ -360,61 +349,20 @@ def _weighted_sum(packed: _Packed, settings: ScorerTraining) -> torch.Tensor:
         return value
 
     optimizer.step(closure)
-    return weights.detach()
+    found: Floats = (weights.detach() * packed.scale).numpy()
+    if settings.repeat_share is not None and "is_named" not in without:
+        usual = [example for example in examples if example.group != SPLICED]
+        found[_IS_NAMED] += _shift_of_repeats(usual, found, settings.repeat_share)
+    return found
 
 
-class _Network(torch.nn.Module):
-    def __init__(self, linear: torch.Tensor, settings: ScorerTraining) -> None:
-        super().__init__()
-        self.linear = torch.nn.Parameter(linear.clone())
-        self.units = torch.nn.Linear(len(FEATURES), settings.hidden)
-        # It begins as the weighted sum: the correction is 0 until it has learnt something.
-        self.out = torch.nn.Parameter(torch.zeros(settings.hidden))
-        self.dropout = torch.nn.Dropout(settings.dropout)
+def _shift_of_repeats(examples: Sequence[Example], weights: Floats, share: float) -> float:
+    """Return the log-odds that give all named items together a mean probability of ``share``.
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        correction = self.dropout(torch.tanh(self.units(features))) @ self.out
-        scores: torch.Tensor = features @ self.linear + correction
-        return scores
-
-
-def _corrected(packed: _Packed, linear: torch.Tensor, settings: ScorerTraining, seed: int) -> Scorer:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = _Network(linear, settings)
-        groups: list[dict[str, Any]] = [
-            {"params": [network.linear], "weight_decay": 0.0},
-            {"params": [*network.units.parameters(), network.out], "weight_decay": settings.weight_decay},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
-        count = len(packed.features)
-        steps = settings.epochs * -(-count // settings.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
-        for _ in range(settings.epochs):
-            for rows in torch.randperm(count).split(settings.batch_size):
-                batch = packed.rows(rows)
-                loss = batch.loss(network(batch.features), settings.new_share)
-                loss = loss + settings.l2 * (network.linear**2).sum()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    scale = packed.scale
-    return Scorer(
-        linear=(network.linear.detach() * scale).numpy(),
-        hidden=np.ascontiguousarray((network.units.weight.detach() * scale).T.numpy()),
-        offset=network.units.bias.detach().numpy(),
-        out=network.out.detach().numpy(),
-    )
-
-
-def _adjust_repeats(examples: Sequence[Example], scorer: Scorer, share: float) -> Scorer:
-    """Return a scorer whose mean probability of all named items is ``share``, by moving one log-odds.
-
-    Where that is out of reach (too few turns name an item) the very scorer comes back, with a warning.
+    Where that is out of reach (too few turns name an item) it is 0, with a warning.
     """
     scored = [
-        (scorer(its.features) + its.log_counts, its.features[:, _IS_NAMED], its.named) for its in examples
+        (its.features @ weights + its.log_counts, its.features[:, _IS_NAMED], its.named) for its in examples
     ]
     low, high = _SHIFTS
     most = _named_mass(scored, high)
@@ -424,14 +372,14 @@ def _adjust_repeats(examples: Sequence[Example], scorer: Scorer, share: float) -
             "turns; their weight stays as learnt",
             *(100 * share, 100 * most),
         )
-        return scorer
+        return 0.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if _named_mass(scored, middle) < share:
             low = middle
         else:
             high = middle
-    return scorer.shifted("is_named", middle)
+    return middle
 
 
 def _named_mass(scored: Sequence[tuple[Floats, Floats, npt.NDArray[np.bool_]]], shift: float) -> float:
@@ -442,11 +390,11 @@ def _named_mass(scored: Sequence[tuple[Floats, Floats, npt.NDArray[np.bool_]]], 
     return float(np.mean(masses))
 
 
-def recalls(judged: Sequence[tuple[Example, Scorer]], *, new: bool = False) -> dict[str, float | None]:
+def recalls(judged: Sequence[tuple[Example, Floats]], *, new: bool = False) -> dict[str, float | None]:
     """Return recall at 1, 5, 10 and 50 of targets among the candidates; with ``new``, without named items."""
     ranks: list[int] = []
-    for example, scorer in judged:
-        scores = scorer(example.features)
+    for example, weights in judged:
+        scores = example.features @ weights
         rivals = ~example.named if new else np.ones(len(scores), dtype=bool)
         ranks += [
             int((scores[rivals] > scores[place]).sum()) + 1
@@ -467,7 +415,7 @@ def fit_fusion(
     *,
     without: Collection[str] = (),
 ) -> FusionModel:
-    """Fit the scorer on the examples, and count the statistics over all dialogues."""
-    seen = [o for its in sets if its.counted for o in its.observations(range(len(its.turns)))]
-    scorer = fit_scorer(examples, settings, without=without)
-    return FusionModel(ItemStatistics.count(seen), scorer, manifest)
+    """Fit the weights on the examples, and count the statistics over all dialogues."""
+    seen = [o for its in sets for o in its.observations(range(len(its.turns)))]
+    weights = fit_weights(examples, settings, without=without)
+    return FusionModel(ItemStatistics.count(seen), weights, manifest)

@@ -21,12 +21,11 @@ from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.errors import ModelError, ModelNotFoundError
 from reges_index.files import write_files
 from reges_index.fusion.features import FEATURES
-from reges_index.fusion.scorer import TENSORS, Scorer
 from reges_index.fusion.statistics import ItemStatistics
 
 __all__ = ["FORMAT", "FusionModel"]
 
-FORMAT = "reges-fusion/4"
+FORMAT = "reges-fusion/5"
 _TENSORS, _MANIFEST = "fusion.safetensors", "fusion.json"
 # Of the tensors' file, in the manifest's.
 _CHECKSUM = "tensors_sha256"
@@ -41,14 +40,14 @@ class FusionModel:
     ----------
     statistics
         Counts over the train dialogues.
-    scorer
-        What gives the scores, in any catalog: statistics that it does not have are 0 there.
+    weights
+        Shape (F,): of each of `FEATURES`, in any catalog: statistics that it does not have are 0 there.
     manifest
         Encoder, data and versions it was made with, and how.
     """
 
     statistics: ItemStatistics
-    scorer: Scorer
+    weights: npt.NDArray[np.float32]
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -102,7 +101,7 @@ class FusionModel:
             f"statistics.{name}": getattr(self.statistics, name) for name in _STATISTICS
         }
         tensors["statistics.pairs"] = self.statistics.pairs.astype(np.int32)
-        tensors |= {f"scorer.{name}": getattr(self.scorer, name) for name in TENSORS}
+        tensors["weights"] = self.weights
         return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
     @classmethod
@@ -143,8 +142,7 @@ class FusionModel:
         try:
             counts = {name: tensors[f"statistics.{name}"] for name in _STATISTICS}
             counts["pairs"] = counts["pairs"].astype(np.int64)
-            scorer = Scorer(**{name: tensors[f"scorer.{name}"] for name in TENSORS})
-            return cls(ItemStatistics(**counts), scorer, manifest)
+            return cls(ItemStatistics(**counts), tensors["weights"], manifest)
         except KeyError as error:
             raise ModelError(f"{folder} lacks {error}", hint="copy or train it again") from error
 

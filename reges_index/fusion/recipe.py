@@ -13,18 +13,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from reges_index.catalog import read_items
 from reges_index.catalog.encoder import encoder_identity
 from reges_index.catalog.encoder_names import name_beside
-from reges_index.dialogue import read_turns
+from reges_index.dialogue import Turn, read_turns
 from reges_index.errors import ConfigError
 from reges_index.files import load_yaml, sha256_of
 from reges_index.fusion.features import SOURCES, CatalogSources, QueryVectors, check_sources, dialogue_texts
 from reges_index.fusion.fitting import (
+    SPLICED,
     Example,
     ScorerTraining,
     TrainSet,
     fit_fusion,
-    fit_scorer,
+    fit_weights,
     make_examples,
     recalls,
+    spliced_turns,
 )
 from reges_index.fusion.statistics import ItemStatistics
 from reges_index.fusion.vector_cache import VectorCache
@@ -49,14 +51,7 @@ class FusionRecipe(BaseModel):
     Attributes
     ----------
     data
-        Train sets whose dialogues also count as statistics; of each the turns and the catalog.
-    fit_from
-        The scorer is fitted on the last of their dialogues, those behind this share. Take those that the
-        encoder's training has kept out, or else what it finds there is too good to be true.
-    domains
-        Folder in which every folder is a data set of ``catalog.jsonl`` and ``turns.jsonl``.
-    kept_out
-        Which of these the scorer is fitted on, as catalogs without statistics.
+        Train sets; of each the turns and the catalog.
     out
         Folder of the model.
     cache
@@ -66,7 +61,7 @@ class FusionRecipe(BaseModel):
     without
         Sources that get no weight.
     folds
-        Of the cross-validation, and of the statistics where ``fit_from`` is 0.
+        Of the statistics, which come from other dialogues than a turn's own, and of the cross-validation.
     training
         Settings of the fit.
     """
@@ -74,9 +69,6 @@ class FusionRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: tuple[_DataSet, ...] = ()
-    fit_from: float = Field(default=0.0, ge=0, lt=1)
-    domains: Path | None = None
-    kept_out: tuple[str, ...] = ()
     out: Path
     cache: Path
     encoder: str = "reges"
@@ -84,31 +76,14 @@ class FusionRecipe(BaseModel):
     folds: int = Field(default=3, ge=2)
     training: ScorerTraining = ScorerTraining()
 
-    def places(self) -> list[_DataSet]:
-        """Return all data sets that are read."""
-        found = list(self.data)
-        if self.domains is not None:
-            for name in self.kept_out:
-                folder = self.domains / name
-                found.append(
-                    _DataSet(
-                        name=name, conversations=folder / "turns.jsonl", catalog=folder / "catalog.jsonl"
-                    )
-                )
-        return found
-
     def train_sets(self, embed_model: BaseEmbedding | None = None) -> list[TrainSet]:
         """Read and embed all data sets; an encoder that is given goes before the recipe's."""
         cache = VectorCache(self.cache, embed_model or self.encoder)
-        counted = len(self.data)
-        return [
-            _train_set(its, cache, self.fit_from if number < counted else 0.0, number < counted)
-            for number, its in enumerate(self.places())
-        ]
+        return [_train_set(its, cache, spliced=self.training.spliced > 0) for its in self.data]
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the fit as plain data."""
-        return self.model_dump(mode="json", include={"fit_from", "without", "folds", "training"})
+        return self.model_dump(mode="json", include={"without", "folds", "training"})
 
     def manifest(self, embed_model: BaseEmbedding | None = None) -> dict[str, Any]:
         """Return what the model records: encoder, data by hash, settings, versions."""
@@ -125,20 +100,24 @@ class FusionRecipe(BaseModel):
                     "name": its.name,
                     **{kind: sha256_of(getattr(its, kind)) for kind in ("conversations", "catalog")},
                 }
-                for its in self.places()
+                for its in self.data
             ],
             "settings": self.settings(),
             "versions": {name: version(name) for name in names},
         }
 
 
-def _train_set(its: _DataSet, cache: VectorCache, fit_from: float, counted: bool) -> TrainSet:
+def _train_set(its: _DataSet, cache: VectorCache, *, spliced: bool) -> TrainSet:
     turns, items = read_turns(its.conversations), read_items(its.catalog)
     sources = CatalogSources(items, cache.texts([item.text() for item in items]), ItemStatistics.count([]))
-    texts = [dialogue_texts(turn.chat) for turn in turns]
-    found = cache.queries([text for pair in texts for text in pair])
-    vectors = [QueryVectors(found[2 * n], found[2 * n + 1]) for n in range(len(turns))]
-    return TrainSet(its.name, turns, sources, vectors, fit_from, counted)
+
+    def embedded(turns: Sequence[Turn], others: TrainSet | None = None) -> TrainSet:
+        texts = [dialogue_texts(turn.chat) for turn in turns]
+        found = cache.queries([text for pair in texts for text in pair])
+        vectors = [QueryVectors(found[2 * n], found[2 * n + 1]) for n in range(len(turns))]
+        return TrainSet(its.name, turns, sources, vectors, others)
+
+    return embedded(turns, embedded(spliced_turns(turns)) if spliced else None)
 
 
 def read_recipe(path: str | Path) -> FusionRecipe:
@@ -154,7 +133,7 @@ def read_recipe(path: str | Path) -> FusionRecipe:
     source = Path(path)
     hint = "see finetune/recipes/fusion.yaml"
     recipe = load_yaml(source, FusionRecipe, hint=hint)
-    if not recipe.places():
+    if not recipe.data:
         raise ConfigError(f"{source}: names no data set", hint=hint)
     folder = source.parent
     data = tuple(
@@ -166,7 +145,6 @@ def read_recipe(path: str | Path) -> FusionRecipe:
             "encoder": name_beside(folder, recipe.encoder),
             "out": folder / recipe.out,
             "cache": folder / recipe.cache,
-            "domains": None if recipe.domains is None else folder / recipe.domains,
             "data": data,
         }
     )
@@ -201,15 +179,15 @@ def _cross_validate(
     for number, example in enumerate(examples):
         groups.setdefault(example.group, []).append(number)
     fold = {n: place * recipe.folds // len(its) for its in groups.values() for place, n in enumerate(its)}
-    scorers = []
+    weights = []
     for block in range(recipe.folds):
         others = [example for n, example in enumerate(examples) if fold[n] != block]
-        scorers.append(fit_scorer(others, recipe.training, without=without))
+        weights.append(fit_weights(others, recipe.training, without=without))
     found: dict[str, dict[str, dict[str, float | None]]] = {"all": {}, "new": {}}
     for name, its in groups.items():
-        # Turns that count once more without statistics are for learning, not for judging.
-        usual = any(examples[n].known for n in its)
-        judged = [(examples[n], scorers[fold[n]]) for n in its if examples[n].known or not usual]
+        if name == SPLICED:
+            continue
+        judged = [(examples[n], weights[fold[n]]) for n in its]
         for protocol, scores in found.items():
             scores[name] = recalls(judged, new=protocol == "new")
     return found

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,14 +33,13 @@ from reges_index.fusion.features import (
     dialogue_texts,
 )
 from reges_index.fusion.model import FusionModel
-from reges_index.fusion.scorer import log_softmax
 from reges_index.item_expert.prior import marked_probabilities
 
 __all__ = ["FusionRetriever"]
 
 logger = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 
 # A look at the catalog is followed by this many times its own length without one.
 _LOOKS = 20
@@ -185,8 +184,9 @@ class FusionRetriever(BaseRetriever):
         places = self._places(items)
         if not len(places):
             return []
-        scores = self._scores(query_bundle, prepared.sources)[places]
-        chances = np.exp(log_softmax(scores))
+        # In double precision, so that the probabilities sum to 1.
+        scores = self._scores(query_bundle, prepared.sources)[places].astype(np.float64)
+        chances = np.exp(scores - np.logaddexp.reduce(scores))
         best = np.argsort(-scores, kind="stable")[: self.similarity_top_k]
         template = self.catalog.template
         nodes = [
@@ -207,7 +207,8 @@ class FusionRetriever(BaseRetriever):
         messages = dialogue_of(bundle)
         matrix = sources.features(messages, self._embed(messages))
         matrix[:, columns_of(self.without)] = 0
-        return self.model.scorer(matrix)
+        scores: Floats = matrix @ self.model.weights
+        return scores
 
     def _embed(self, messages: Sequence[ChatMessage]) -> QueryVectors:
         whole, last = dialogue_texts(messages)

@@ -321,14 +321,14 @@ class RecipeSteps:
         settings = {
             "fit": fusion.settings(),
             "encoder": asdict(encoder_identity(self.embed_model or fusion.encoder)),
-            "data": [its.name for its in fusion.places()],
+            "data": [its.name for its in fusion.data],
         }
         return Step(
             "fusion",
             lambda: train_by_recipe(fusion, embed_model=self.embed_model).to_dict(),
             (fusion.out,),
             settings,
-            tuple(path for its in fusion.places() for path in (its.conversations, its.catalog)),
+            tuple(path for its in fusion.data for path in (its.conversations, its.catalog)),
         )
 
     def recommend(self) -> None:

@@ -13,7 +13,7 @@ cache: kept
 folds: 2
 data:
   - {name: films, conversations: turns.jsonl, catalog: films.jsonl}
-training: {l2: 1.0e-3, best: 3, random: 2, hidden: 4, networks: 1, epochs: 3}
+training: {l2: 1.0e-3, best: 3, random: 2, spliced: 0.2}
 """
 
 

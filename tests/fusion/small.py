@@ -13,7 +13,7 @@ from tests.catalog.hashing import DIMENSION, HashingEmbedding
 from .films import FILMS, train_turns
 
 ENCODER = {"name": "test/hashing-trigrams", "dimension": DIMENSION}
-SETTINGS = ScorerTraining(l2=1e-3, best=3, random=2, hidden=4, networks=1, epochs=3)
+SETTINGS = ScorerTraining(l2=1e-3, best=3, random=2, spliced=0.0)
 
 
 def embed(texts):

@@ -11,14 +11,12 @@ from reges_index.catalog.encoder import encoder_identity
 from reges_index.errors import ModelError, ModelNotFoundError, StorageError
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.model import FusionModel
-from reges_index.fusion.scorer import TENSORS
 
 
 def test_what_is_saved_is_loaded(fusion, tmp_path):
     fusion.save(tmp_path / "made")
     loaded = FusionModel.load(tmp_path / "made")
-    for name in TENSORS:
-        assert np.array_equal(getattr(loaded.scorer, name), getattr(fusion.scorer, name))
+    assert np.array_equal(loaded.weights, fusion.weights)
     assert np.array_equal(loaded.statistics.pairs, fusion.statistics.pairs)
     assert np.array_equal(loaded.statistics.ids, fusion.statistics.ids)
     assert loaded.manifest["encoder"] == fusion.manifest["encoder"]
@@ -73,7 +71,7 @@ def test_two_models_of_one_fingerprint_are_the_same(fusion, tmp_path):
     fusion.save(tmp_path)
     loaded = FusionModel.load(tmp_path)
     assert FusionModel.load(tmp_path).fingerprint == loaded.fingerprint
-    assert replace(loaded, scorer=loaded.scorer.shifted("is_named", 0.1)).fingerprint != loaded.fingerprint
+    assert replace(loaded, weights=loaded.weights + 0.1).fingerprint != loaded.fingerprint
 
 
 def test_the_shipped_model_is_small_and_loads():
@@ -86,7 +84,8 @@ def test_the_shipped_model_is_small_and_loads():
     assert model.manifest["encoder"]["name"] == encoder_identity("reges").name
     assert len(model.manifest["data"]) >= 1
     assert len(FEATURES) <= 20
-    assert all(np.isfinite(getattr(model.scorer, name)).all() for name in TENSORS)
+    assert model.weights.shape == (len(FEATURES),)
+    assert np.isfinite(model.weights).all()
 
 
 def test_a_full_disk_leaves_the_older_model_whole(fusion, tmp_path, monkeypatch):
@@ -101,14 +100,14 @@ def test_a_full_disk_leaves_the_older_model_whole(fusion, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(StorageError, match="No space left"):
-        replace(fusion, scorer=fusion.scorer.shifted("is_named", 1.0)).save(tmp_path)
+        replace(fusion, weights=fusion.weights + 1).save(tmp_path)
     monkeypatch.undo()
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_tensors_of_another_save_are_refused(fusion, tmp_path):
     fusion.save(tmp_path / "old")
-    replace(fusion, scorer=fusion.scorer.shifted("is_named", 1.0)).save(tmp_path / "new")
+    replace(fusion, weights=fusion.weights + 1).save(tmp_path / "new")
     # What a kill between tensors and manifest leaves.
     tensors = (tmp_path / "new" / "fusion.safetensors").read_bytes()
     (tmp_path / "old" / "fusion.safetensors").write_bytes(tensors)

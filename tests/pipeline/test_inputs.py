@@ -17,7 +17,7 @@ def test_a_fusion_is_known_by_what_it_ranks_with(few_films, tiny):
         return engine_inputs(engine)["fusion"]
 
     fusion = small_fusion()
-    again = replace(fusion, scorer=replace(fusion.scorer, linear=fusion.scorer.linear * 2))
+    again = replace(fusion, weights=fusion.weights * 2)
     assert dict(again.manifest) == dict(fusion.manifest)
     assert said(fusion) == said(replace(fusion)) != said(again)
     assert said(None) is None
