@@ -449,18 +449,25 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
     # -- LlamaIndex --------------------------------------------------------------------------------
 
-    def query(self, str_or_query_bundle: QueryType, *, exclude_ids: Iterable[str] = ()) -> RESPONSE_TYPE:
-        """Answer as every LlamaIndex query engine does; items of ``exclude_ids`` are not recommended."""
+    def query(
+        self, str_or_query_bundle: QueryType | Dialogue, *, exclude_ids: Iterable[str] = ()
+    ) -> RESPONSE_TYPE:
+        """Answer as every LlamaIndex query engine does, also to a list of messages.
+
+        Items of ``exclude_ids`` are not recommended.
+        """
         return run(self._asked(str_or_query_bundle, exclude_ids))
 
     async def aquery(
-        self, str_or_query_bundle: QueryType, *, exclude_ids: Iterable[str] = ()
+        self, str_or_query_bundle: QueryType | Dialogue, *, exclude_ids: Iterable[str] = ()
     ) -> RESPONSE_TYPE:
         """Answer without blocking the event loop; see `query`."""
         return await arun(self._asked(str_or_query_bundle, exclude_ids))
 
-    def _asked(self, query: QueryType, exclude_ids: Iterable[str]) -> Work[RESPONSE_TYPE]:
+    def _asked(self, query: QueryType | Dialogue, exclude_ids: Iterable[str]) -> Work[RESPONSE_TYPE]:
         # What BaseQueryEngine does around `_query`, which knows no items that must not be recommended.
+        if not isinstance(query, str | QueryBundle):
+            query = as_bundle(query)
         dispatcher.event(QueryStartEvent(query=query))
         with self.callback_manager.as_trace("query"):
             bundle = QueryBundle(query) if isinstance(query, str) else query

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
 
@@ -18,9 +17,6 @@ from reges_index.fusion.state import genre_stem
 __all__ = ["BM25", "Attributes", "item_attributes"]
 
 Floats = npt.NDArray[np.float32]
-
-# bm25s sets its own logger to DEBUG when it is imported, past whatever the application has chosen.
-logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 
 class BM25:
@@ -36,6 +32,10 @@ class BM25:
     """
 
     def __init__(self, texts: Sequence[str], words: Callable[[str], Sequence[str]] = phrase_words) -> None:
+        import bm25s  # here, because it loads numba
+
+        # It has set its own logger to DEBUG, past whatever the application has chosen.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
         self._size = len(texts)
         self._words = words
         documents = [[w for w in words(text) if w not in _stop_words()] for text in texts]

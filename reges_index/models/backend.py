@@ -36,7 +36,16 @@ if TYPE_CHECKING:  # torch and transformers are loaded where there is a local mo
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["AUTO", "ApiBackend", "Backend", "LocalBackend", "chat_in_loop", "resolve_backend", "text_of"]
+__all__ = [
+    "AUTO",
+    "ApiBackend",
+    "Backend",
+    "LocalBackend",
+    "chat_in_loop",
+    "local_model_of",
+    "resolve_backend",
+    "text_of",
+]
 
 # The default of every ``adapter`` argument: the adapter of the component's role, where it is loaded.
 AUTO = "auto"

@@ -20,7 +20,6 @@ from huggingface_hub.errors import (
 )
 
 from reges_index.errors import ModelNotFoundError
-from reges_index.models.gguf_cache import converted
 
 __all__ = ["EMBEDDED_BASE", "BaseLocation", "find_embedded_gguf", "resolve_base"]
 
@@ -95,6 +94,8 @@ def resolve_base(name: str | None = None, *, revision: str | None = None) -> Bas
     if embedded and revision is None:
         gguf = find_embedded_gguf()
         if gguf is not None:
+            from reges_index.models.gguf_cache import converted  # loads torch
+
             return BaseLocation(converted(gguf), EMBEDDED_BASE, "package")
     folder = Path(wanted).expanduser()
     if folder.is_dir():

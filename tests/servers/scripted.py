@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -29,8 +30,44 @@ def refusal(message: str, status: int = 400) -> dict[str, Any]:
     return {"status": status, "message": message}
 
 
+# What stands in a request, and what it then asks for; the last two are those of LlamaIndex's own rerankers.
+_MARKS = {
+    "formulate a good natural-language search query": "query",
+    "Think step by step": "reasoning",
+    "numbers of the": "ranking",
+    "as well \nas the relevance score": "LLMRerank",
+    "You are RankGPT": "RankGPTRerank",
+}
+
+
+def asked_for(body: dict[str, Any]) -> str:
+    """Return what a request asks for: "letters", "tool", or one of `_MARKS`; else "text"."""
+    for field, kind in (("logprobs", "letters"), ("tools", "tool")):
+        if body.get(field):
+            return kind
+    said = "".join(str(message["content"]) for message in body["messages"])
+    return next((kind for mark, kind in _MARKS.items() if mark in said), "text")
+
+
+def sensible(body: dict[str, Any]) -> str | dict[str, Any]:
+    """Answer as a model does that understands what it is asked, and likes what is listed last."""
+    said = "".join(str(message["content"]) for message in body["messages"])
+    listed = [int(number) for number in re.findall(r"^\[?(?:Document )?(\d+)[.\]:]", said, re.MULTILINE)]
+    best = range(max(listed, default=1), 0, -1)[:10]
+    replies: dict[str, Any] = {
+        "letters": letters(A=0.2, C=0.6),
+        "tool": call(ranking=[str(number) for number in best]),
+        "query": "a tense film in space with a mystery",
+        "reasoning": "The seeker likes space and a mystery.",
+        "LLMRerank": "\n".join(f"Doc: {number}, Relevance: 7" for number in best),
+        "RankGPTRerank": " > ".join(f"[{number}]" for number in best),
+        "text": "Gladly.",
+    }
+    return replies.get(asked_for(body), ", ".join(map(str, best)))
+
+
 class ScriptedServer:
-    """``script`` holds the replies to come, ``requests`` what came.
+    """``script`` holds the replies to come, ``requests`` what came; ``answer`` replies behind the script.
 
     A reply is a text, `call`, `letters`, a status or a `refusal`, or ``{"body": ...}`` as it is. Streams are
     sent in the words of a text, or in the pieces of a list.
@@ -39,13 +76,14 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.script: list[str | int | list[Any] | dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
+        self.answer: Callable[[dict[str, Any]], Any] | None = None
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 owner.requests.append(body)
-                reply = owner.script.pop(0)
+                reply = owner.answer(body) if owner.answer and not owner.script else owner.script.pop(0)
                 if isinstance(reply, int):
                     reply = refusal("broken", reply)
                 status = reply.get("status", 200) if isinstance(reply, dict) else 200
