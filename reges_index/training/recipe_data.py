@@ -71,7 +71,7 @@ class RecipeData:
 
     def check(self) -> None:
         """Read everything that is there already: hours later would be a bad time to find a typo."""
-        for its in self.fusion.places() if self.fusion is not None else ():
+        for its in self.fusion.data if self.fusion is not None else ():
             for path in (its.conversations, its.catalog):
                 if not path.is_file():
                     raise InputError(
