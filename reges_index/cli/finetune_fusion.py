@@ -11,7 +11,7 @@ from reges_index.cli.output import print_json, say
 from reges_index.cli.parts import AsJson
 
 if TYPE_CHECKING:
-    from reges_index.fusion.recipe import FusionReport
+    from reges_index.training.fusion import FusionReport
 
 __all__ = ["encoder", "fusion"]
 
@@ -43,7 +43,7 @@ def fusion(
     as_json: AsJson = False,
 ) -> None:
     """Fit a fusion: statistics of the train dialogues, and what each feature weighs."""
-    from reges_index.fusion.recipe import read_recipe, train_by_recipe
+    from reges_index.training.fusion import read_recipe, train_by_recipe
 
     _print(train_by_recipe(read_recipe(recipe), out=out), as_json)
 

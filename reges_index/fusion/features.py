@@ -14,6 +14,7 @@ from reges_index.catalog.item import Item
 from reges_index.dialogue.render import search_text, searched_words
 from reges_index.errors import InputError
 from reges_index.fusion.lexical import BM25, Attributes, item_attributes
+from reges_index.fusion.neighbours import BoundNeighbours, Neighbours
 from reges_index.fusion.state import DialogueState, NamedItem, StateReader
 from reges_index.fusion.statistics import BoundStatistics, ItemStatistics
 
@@ -39,6 +40,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "people": ("people_named",),
     "popularity": ("recommended", "recent"),
     "together": ("together", "together_last"),
+    "neighbours": ("recommended_nearby",),
     "mentions": ("is_named", "is_last", "named_by_user", "is_in_last_message", "named_long_ago"),
 }
 """Sources that can be switched off, and the features that each one gives."""
@@ -50,7 +52,7 @@ FEATURES = tuple(name for names in SOURCES.values() for name in names)
 # Alien, so it weighs differently there, and `again_dialogue` is what speaks for naming one again.
 _ABOUT_OTHERS = tuple(
     name
-    for source in ("encoder", "words", "titles", "similar", "people", "together")
+    for source in ("encoder", "words", "titles", "similar", "people", "together", "neighbours")
     for name in SOURCES[source]
     if name != "again_dialogue"
 )
@@ -110,11 +112,17 @@ class CatalogSources:
         N items, of any domain; whatever they lack (people, genres, statistics) counts for nothing.
     vectors
         Shape (N, d): their vectors, unit length.
-    statistics
+    statistics, neighbours
         Of train dialogues.
     """
 
-    def __init__(self, items: Sequence[Item], vectors: Floats, statistics: ItemStatistics) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        vectors: Floats,
+        statistics: ItemStatistics,
+        neighbours: Neighbours | None = None,
+    ) -> None:
         self.items = tuple(items)
         self.vectors = vectors
         self.reader = StateReader(items)
@@ -123,17 +131,18 @@ class CatalogSources:
         self._people: Attributes = attributes["people"]
         self._genres: Attributes = attributes["genres"]
         self._title_words: Attributes = attributes["titles"]
-        self._bind(statistics)
+        self._bind(statistics, neighbours)
 
-    def with_statistics(self, statistics: ItemStatistics) -> CatalogSources:
-        """Return the same catalog with other statistics; for fits on folds."""
+    def with_statistics(self, statistics: ItemStatistics, neighbours: Neighbours) -> CatalogSources:
+        """Return the same catalog with other train dialogues; for fits on folds."""
         other = object.__new__(CatalogSources)
         other.__dict__.update(self.__dict__)
-        other._bind(statistics)
+        other._bind(statistics, neighbours)
         return other
 
-    def _bind(self, statistics: ItemStatistics) -> None:
+    def _bind(self, statistics: ItemStatistics, neighbours: Neighbours | None) -> None:
         self.statistics: BoundStatistics = statistics.bind(self.items)
+        self._neighbours: BoundNeighbours | None = None if neighbours is None else neighbours.bind(self.items)
         # Half a catalog known is as good as all of it: rare items are unknown in the train sets too.
         share = min(1.0, 2 * self.statistics.known)
         counts = {"recommended": self.statistics.recommended, "recent": self.statistics.recent}
@@ -154,6 +163,8 @@ class CatalogSources:
         found: dict[str, Floats] = dict(self._static)
         found["dialogue"] = _centred(self.vectors @ vectors.dialogue)
         found["last_message"] = _centred(self.vectors @ vectors.last)
+        if self._neighbours is not None:
+            found["recommended_nearby"] = self._neighbours.scores(vectors.dialogue)
         self._words(found, messages)
         self._wishes(found, state)
         if state.named:

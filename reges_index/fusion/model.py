@@ -21,6 +21,7 @@ from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.errors import ModelError, ModelNotFoundError
 from reges_index.files import write_files
 from reges_index.fusion.features import FEATURES
+from reges_index.fusion.neighbours import Neighbours
 from reges_index.fusion.statistics import ItemStatistics
 
 __all__ = ["FORMAT", "FusionModel"]
@@ -29,6 +30,7 @@ FORMAT = "reges-fusion/5"
 _TENSORS, _MANIFEST = "fusion.safetensors", "fusion.json"
 # Of the tensors' file, in the manifest's.
 _CHECKSUM = "tensors_sha256"
+_NEIGHBOURS = ("vectors", "starts", "titles", "shares")
 _STATISTICS = ("ids", "titles", "recommended", "recent", "named", "pairs", "pair_counts")
 
 
@@ -40,6 +42,8 @@ class FusionModel:
     ----------
     statistics
         Counts over the train dialogues.
+    neighbours
+        These dialogues by their vectors.
     weights
         Shape (F,): of each of `FEATURES`, in any catalog: statistics that it does not have are 0 there.
     manifest
@@ -47,6 +51,7 @@ class FusionModel:
     """
 
     statistics: ItemStatistics
+    neighbours: Neighbours
     weights: npt.NDArray[np.float32]
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
@@ -101,6 +106,7 @@ class FusionModel:
             f"statistics.{name}": getattr(self.statistics, name) for name in _STATISTICS
         }
         tensors["statistics.pairs"] = self.statistics.pairs.astype(np.int32)
+        tensors |= {f"neighbours.{name}": getattr(self.neighbours, name) for name in _NEIGHBOURS}
         tensors["weights"] = self.weights
         return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
@@ -142,7 +148,8 @@ class FusionModel:
         try:
             counts = {name: tensors[f"statistics.{name}"] for name in _STATISTICS}
             counts["pairs"] = counts["pairs"].astype(np.int64)
-            return cls(ItemStatistics(**counts), tensors["weights"], manifest)
+            neighbours = Neighbours(**{name: tensors[f"neighbours.{name}"] for name in _NEIGHBOURS})
+            return cls(ItemStatistics(**counts), neighbours, tensors["weights"], manifest)
         except KeyError as error:
             raise ModelError(f"{folder} lacks {error}", hint="copy or train it again") from error
 

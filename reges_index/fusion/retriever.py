@@ -167,7 +167,9 @@ class FusionRetriever(BaseRetriever):
         )  # before the rows: a change in between is then seen by the next look
         items, vectors = self.catalog.contents()
         lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-        return _Prepared(mark, CatalogSources(items, vectors / lengths, self.model.statistics))
+        return _Prepared(
+            mark, CatalogSources(items, vectors / lengths, self.model.statistics, self.model.neighbours)
+        )
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         nodes = self._ranked(query_bundle, self._ready())

@@ -192,7 +192,7 @@ class Recipe(_Section):
     cot
         Train the item expert to write down preferences first (section 3.7.2).
     fusion
-        Recipe of a fusion (`reges_index.fusion.recipe`), which is trained as the last step into the folder
+        Recipe of a fusion (`reges_index.training.fusion`), which is trained as the last step into the folder
         ``fusion`` of the run, whatever ``out`` it names itself; None leaves it out.
     item_noun, item_plural
         What an item is called.

@@ -14,7 +14,7 @@ from reges_index.dialogue import Turn, read_turns
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import InputError
 from reges_index.files import json_lines
-from reges_index.fusion.recipe import FusionRecipe, read_recipe
+from reges_index.training.fusion import FusionRecipe, read_recipe
 from reges_index.training.pseudo_queries import read_pseudo_queries, read_reasoning
 from reges_index.training.rankings import labelled, read_rankings
 from reges_index.training.recipe import DataSet, Recipe

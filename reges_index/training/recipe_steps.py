@@ -15,7 +15,6 @@ from reges_index.catalog import ItemCatalog
 from reges_index.catalog.encoder import encoder_identity
 from reges_index.dialogue import Turn
 from reges_index.errors import ModelError
-from reges_index.fusion.recipe import train_by_recipe
 from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.models.adapters import DataFile
 from reges_index.models.local_lm import LocalLM
@@ -23,6 +22,7 @@ from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.annotate import TeacherReport
 from reges_index.training.config import ExpertTraining
+from reges_index.training.fusion import train_by_recipe
 from reges_index.training.item_expert import train_item_expert
 from reges_index.training.leaks import TitleLeaks
 from reges_index.training.negatives import mine_negatives

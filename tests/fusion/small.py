@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from reges_index.fusion.features import CatalogSources, QueryVectors, dialogue_texts
-from reges_index.fusion.fitting import ScorerTraining, TrainSet, fit_fusion, make_examples
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.statistics import ItemStatistics
+from reges_index.training.fusion_fitting import ScorerTraining, TrainSet, fit_fusion, make_examples
 from tests.catalog.hashing import DIMENSION, HashingEmbedding
 
 from .films import FILMS, train_turns

@@ -1,5 +1,6 @@
 """Recipes and the cache of vectors."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 
 from reges_index.errors import ConfigError, InputError, StorageError, TrainingError
 from reges_index.fusion.model import FusionModel
-from reges_index.fusion.recipe import read_recipe, train_by_recipe
-from reges_index.fusion.vector_cache import VectorCache
+from reges_index.training.fusion import read_recipe, train_by_recipe
+from reges_index.training.vector_cache import VectorCache
 from tests.catalog.hashing import HashingEmbedding
 
+from .films import FILMS
 from .recipes import write_recipe
+from .small import embed
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +72,24 @@ def test_a_recipe_is_fitted_and_judged_out_of_fold(tmp_path):
     assert FusionModel.load(again.out).fingerprint == made.fingerprint
 
 
+def test_a_teachers_rankings_move_the_answer(tmp_path):
+    path = write_recipe(tmp_path)
+    plain = train_by_recipe(read_recipe(path), embed_model=HashingEmbedding())
+    turns = [json.loads(line) for line in (tmp_path / "turns.jsonl").read_text("utf-8").splitlines()]
+    ranked = "".join(json.dumps({"id": turn["id"], "ranking": ["f7", "f1"]}) + "\n" for turn in turns)
+    (tmp_path / "ranked.jsonl").write_text(ranked, "utf-8")
+    text = path.read_text("utf-8").replace(
+        "catalog: films.jsonl", "catalog: films.jsonl, teacher_rankings: ranked.jsonl"
+    )
+    taught = train_by_recipe(
+        read_recipe(write(tmp_path, text)), out=tmp_path / "taught", embed_model=HashingEmbedding()
+    )
+    bound = [FusionModel.load(report.out).neighbours.bind(FILMS) for report in (plain, taught)]
+    vector = embed(["a story of Paris"])[0]
+    before, after = (its.scores(vector)[6] for its in bound)
+    assert after > before
+
+
 def test_turns_without_targets_teach_nothing(tmp_path):
     path = write_recipe(tmp_path)
     turns = (tmp_path / "turns.jsonl").read_text("utf-8")
@@ -92,7 +113,7 @@ def test_vectors_are_made_once(tmp_path, monkeypatch):
     def no_encoder(*_args):
         raise AssertionError("embedded again")
 
-    monkeypatch.setattr("reges_index.fusion.vector_cache.resolve_encoder", no_encoder)
+    monkeypatch.setattr("reges_index.training.vector_cache.resolve_encoder", no_encoder)
     again = VectorCache(tmp_path / "kept", "embedded").queries(["a ship", "a deer in the wood"])
     assert np.array_equal(again, first[[1, 0]])
     assert cache.queries([]).shape == (0, 384)
@@ -120,11 +141,11 @@ def test_a_kill_while_vectors_are_written_leaves_the_older_ones(tmp_path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("reges_index.fusion.vector_cache.np.savez", killed)
+        patched.setattr("reges_index.training.vector_cache.np.savez", killed)
         with pytest.raises(KeyboardInterrupt):
             vectors_of(tmp_path).queries(["a deer in the wood"])
     monkeypatch.setattr(
-        "reges_index.fusion.vector_cache.resolve_encoder", lambda _encoder: pytest.fail("again")
+        "reges_index.training.vector_cache.resolve_encoder", lambda _encoder: pytest.fail("again")
     )
     assert np.array_equal(vectors_of(tmp_path).queries(["a ship"]), first)
     assert len(list(tmp_path.iterdir())) == 1

@@ -16,6 +16,7 @@ from reges_index.dialogue import Turn
 from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES, CatalogSources, QueryVectors
 from reges_index.fusion.model import FusionModel
+from reges_index.fusion.neighbours import Neighbours, shares_of
 from reges_index.fusion.state import DialogueState
 from reges_index.fusion.statistics import ItemStatistics, Observation
 
@@ -27,6 +28,7 @@ __all__ = [
     "fit_fusion",
     "fit_weights",
     "make_examples",
+    "neighbours_of",
     "recalls",
     "spliced_turns",
 ]
@@ -43,6 +45,7 @@ _LISTS = (
     "together",
     "people_named",
     "recommended",
+    "recommended_nearby",
 )
 _IS_NAMED = FEATURES.index("is_named")
 SPLICED = "spliced"
@@ -71,6 +74,9 @@ class ScorerTraining:
         What dialogues with a change of topic count together, beside 1 for those of the train sets. They are
         made by putting another dialogue before a short one. Real ones are rare, and without any the fusion
         clings to what was asked for first.
+    teacher_share
+        Where a teacher has ranked items for a dialogue, the share that these have of its word in
+        `Neighbours`; the targets have the rest.
     best, random
         Candidates by each list, and at random from the rest.
     iterations
@@ -81,6 +87,7 @@ class ScorerTraining:
     new_share: float = 0.5
     repeat_share: float | None = 1 / 6
     spliced: float = 0.4
+    teacher_share: float = 0.7
     best: int = 60
     random: int = 150
     iterations: int = 60
@@ -100,6 +107,8 @@ class TrainSet:
         The catalog, with empty statistics.
     vectors
         Of each turn.
+    rankings
+        A teacher's ranking of each turn, as catalog positions, best first; empty where there is none.
     spliced
         Of the same catalog, turns with a change of topic (`spliced_turns`), for the fit alone.
     states, targets
@@ -110,6 +119,7 @@ class TrainSet:
     turns: Sequence[Turn]
     sources: CatalogSources
     vectors: list[QueryVectors]
+    rankings: Sequence[Sequence[int]] = ()
     spliced: TrainSet | None = None
     states: list[DialogueState] = field(init=False)
     targets: list[list[int]] = field(init=False)
@@ -210,12 +220,16 @@ def make_examples(sets: Sequence[TrainSet], settings: ScorerTraining, *, folds: 
         blocks = train.blocks(names, folds)
         spliced = train.spliced
         for block in range(folds):
-            seen = ItemStatistics.count(train.observations(np.flatnonzero(blocks != block).tolist()))
-            bound = train.sources.with_statistics(seen)
+            rows = np.flatnonzero(blocks != block).tolist()
+            seen = ItemStatistics.count(train.observations(rows))
+            others = [(its, range(len(its.turns))) for its in sets if its is not train]
+            bound = train.sources.with_statistics(
+                seen, neighbours_of([(train, rows), *others], settings.teacher_share)
+            )
             found += _examples(train, np.flatnonzero(blocks == block), bound, settings, rng)
             if spliced is not None and settings.spliced:
-                rows = np.flatnonzero(spliced.blocks(names, folds) == block)
-                extra += _examples(spliced, rows, bound, settings, rng)
+                short = np.flatnonzero(spliced.blocks(names, folds) == block)
+                extra += _examples(spliced, short, bound, settings, rng)
         logger.info("features of %s: %d turns", train.name, len(train.turns))
     if not found:
         raise TrainingError(
@@ -224,6 +238,20 @@ def make_examples(sets: Sequence[TrainSet], settings: ScorerTraining, *, folds: 
         )
     weight = settings.spliced * len(found) / max(1, len(extra))
     return found + [replace(example, weight=weight, group=SPLICED) for example in extra]
+
+
+def neighbours_of(rows: Iterable[tuple[TrainSet, Iterable[int]]], teacher_share: float) -> Neighbours:
+    """Return the dialogues of these turns by their vectors, and what was, or should be, recommended."""
+    vectors, words = [], []
+    for its, numbers in rows:
+        items = its.sources.items
+        for row in numbers:
+            ranking = [items[n] for n in its.rankings[row]] if its.rankings else []
+            targets = [items[n] for n in its.targets[row]]
+            if targets or ranking:
+                vectors.append(its.vectors[row].dialogue)
+                words.append(shares_of(targets, ranking, teacher_share))
+    return Neighbours.count(vectors, words)
 
 
 def _examples(
@@ -418,4 +446,5 @@ def fit_fusion(
     """Fit the weights on the examples, and count the statistics over all dialogues."""
     seen = [o for its in sets for o in its.observations(range(len(its.turns)))]
     weights = fit_weights(examples, settings, without=without)
-    return FusionModel(ItemStatistics.count(seen), weights, manifest)
+    neighbours = neighbours_of(((its, range(len(its.turns))) for its in sets), settings.teacher_share)
+    return FusionModel(ItemStatistics.count(seen), neighbours, weights, manifest)

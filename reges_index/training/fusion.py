@@ -17,7 +17,8 @@ from reges_index.dialogue import Turn, read_turns
 from reges_index.errors import ConfigError
 from reges_index.files import load_yaml, sha256_of
 from reges_index.fusion.features import SOURCES, CatalogSources, QueryVectors, check_sources, dialogue_texts
-from reges_index.fusion.fitting import (
+from reges_index.fusion.statistics import ItemStatistics
+from reges_index.training.fusion_fitting import (
     SPLICED,
     Example,
     ScorerTraining,
@@ -28,8 +29,8 @@ from reges_index.fusion.fitting import (
     recalls,
     spliced_turns,
 )
-from reges_index.fusion.statistics import ItemStatistics
-from reges_index.fusion.vector_cache import VectorCache
+from reges_index.training.rankings import read_rankings
+from reges_index.training.vector_cache import VectorCache
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -43,6 +44,16 @@ class _DataSet(BaseModel):
     name: str
     conversations: Path
     catalog: Path
+    teacher_rankings: Path | None = None
+
+    def files(self) -> dict[str, Path]:
+        """Return what is there of the three."""
+        found = {
+            "conversations": self.conversations,
+            "catalog": self.catalog,
+            "teacher_rankings": self.teacher_rankings,
+        }
+        return {kind: path for kind, path in found.items() if path is not None}
 
 
 class FusionRecipe(BaseModel):
@@ -51,7 +62,8 @@ class FusionRecipe(BaseModel):
     Attributes
     ----------
     data
-        Train sets; of each the turns and the catalog.
+        Train sets; of each the turns, the catalog, and a teacher's rankings where there are some
+        (`reges finetune teacher-rankings`).
     out
         Folder of the model.
     cache
@@ -98,7 +110,7 @@ class FusionRecipe(BaseModel):
             "data": [
                 {
                     "name": its.name,
-                    **{kind: sha256_of(getattr(its, kind)) for kind in ("conversations", "catalog")},
+                    **{kind: sha256_of(path) for kind, path in its.files().items()},
                 }
                 for its in self.data
             ],
@@ -111,13 +123,21 @@ def _train_set(its: _DataSet, cache: VectorCache, *, spliced: bool) -> TrainSet:
     turns, items = read_turns(its.conversations), read_items(its.catalog)
     sources = CatalogSources(items, cache.texts([item.text() for item in items]), ItemStatistics.count([]))
 
-    def embedded(turns: Sequence[Turn], others: TrainSet | None = None) -> TrainSet:
+    rankings: list[list[int]] = []
+    if its.teacher_rankings is not None:
+        place = {item.id: number for number, item in enumerate(items)}
+        ranked = read_rankings(its.teacher_rankings, turns=turns, items=items)
+        rankings = [[place[i] for i in ranked.get(turn.id, ())] for turn in turns]
+
+    def embedded(
+        turns: Sequence[Turn], rankings: Sequence[Sequence[int]] = (), more: TrainSet | None = None
+    ) -> TrainSet:
         texts = [dialogue_texts(turn.chat) for turn in turns]
         found = cache.queries([text for pair in texts for text in pair])
         vectors = [QueryVectors(found[2 * n], found[2 * n + 1]) for n in range(len(turns))]
-        return TrainSet(its.name, turns, sources, vectors, others)
+        return TrainSet(its.name, turns, sources, vectors, rankings, more)
 
-    return embedded(turns, embedded(spliced_turns(turns)) if spliced else None)
+    return embedded(turns, rankings, embedded(spliced_turns(turns)) if spliced else None)
 
 
 def read_recipe(path: str | Path) -> FusionRecipe:
@@ -137,7 +157,7 @@ def read_recipe(path: str | Path) -> FusionRecipe:
         raise ConfigError(f"{source}: names no data set", hint=hint)
     folder = source.parent
     data = tuple(
-        its.model_copy(update={"conversations": folder / its.conversations, "catalog": folder / its.catalog})
+        its.model_copy(update={kind: folder / path for kind, path in its.files().items()})
         for its in recipe.data
     )
     return recipe.model_copy(
