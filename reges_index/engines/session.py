@@ -20,7 +20,7 @@ from reges_index.dialogue import one_line
 from reges_index.dialogue.render import SEARCH_KEY
 from reges_index.driver import Do, Work
 from reges_index.engines.recommendation import Recommendation
-from reges_index.engines.small_talk import wish_in
+from reges_index.engines.small_talk import is_known
 
 __all__ = ["OpenTurn", "Reply", "Session", "as_response", "endless_memory", "whole_sentences"]
 
@@ -171,8 +171,8 @@ class Session:
         ours = self._exclude_recommended and history is None
         before = list(self._recommended) if ours else []
         last = self._last if history is None else None
-        if last is not None:  # an earlier message holds the wish
-            user = _searched_as(user, wish_in(user.content or ""))
+        if last is not None and is_known(user.content or ""):  # the wish is in an earlier message
+            user = _searched_as(user, "")
         return OpenTurn(user, history, [*before, *exclude_ids], before, self._resets, last)
 
     def dialogue(self, turn: OpenTurn) -> Work[Sequence[ChatMessage]]:
@@ -214,8 +214,6 @@ class Session:
 
 def _searched_as(message: ChatMessage, words: str) -> ChatMessage:
     """Return a message whose ``words`` alone are searched with."""
-    if words == message.content:
-        return message
     return message.model_copy(update={"additional_kwargs": {**message.additional_kwargs, SEARCH_KEY: words}})
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reges_index.catalog.encoder import resolve_encoder
 from reges_index.dialogue import one_line
 
-__all__ = ["SmallTalkDetector", "accepts", "ready_reply", "wish_in"]
+__all__ = ["SmallTalkDetector", "accepts", "is_known", "ready_reply"]
 
 SMALL_TALK = (
     "hi",
@@ -84,7 +84,7 @@ _KNOWN = re.compile(
     r"(?:(?:no|nope|sorry|oh|well|yes|yeah|but|and|ok)\s+)*"
     r"(?:(?:i|we|they|he|she)(?:['’]?ve| have| has|['’]d)?\s+)?(?:(?:already|just)\s+)?"
     r"(?:not|seen|saw|read|watched|know|knew|tried|own|have|had|got|played|heard)\s+"
-    rf"{_THAT}(?:\s+(?:already|before|once|twice|yesterday|last \w+|too|many times|sorry|please))*",
+    rf"{_THAT}(?:\s+(?:already|before|once|twice|yesterday|last \w+|too|many times|please))*|sorry|no",
     re.IGNORECASE,
 )
 _READY = (
@@ -112,10 +112,10 @@ def ready_reply(message: str, title: str = "") -> str:
     return f"{said or 'I am listening.'} {'' if said == 'Goodbye!' else 'What are you looking for?'}".rstrip()
 
 
-def wish_in(message: str) -> str:
-    """Return what of a message is a wish, without clauses that only say that the last item is known."""
-    clauses = re.split(r"(?<=[.!?;,])\s+", one_line(message))
-    return " ".join(clause for clause in clauses if not _KNOWN.fullmatch(clause.rstrip(".!?;, ")))
+def is_known(message: str) -> bool:
+    """Say whether a message only tells that the last item is known or not wanted: "Seen it." is no wish."""
+    clauses = re.split(r"[.!?;,]+", one_line(message))
+    return all(_KNOWN.fullmatch(clause.strip()) for clause in clauses if clause.strip())
 
 
 class SmallTalkDetector:
