@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from reges_index.catalog.catalog import ItemCatalog as ItemCatalog
+    from reges_index.catalog.catalog import SyncReport as SyncReport
     from reges_index.catalog.demo import demo_catalog as demo_catalog
     from reges_index.catalog.demo import demo_catalogs as demo_catalogs
     from reges_index.catalog.encoder import EncoderIdentity as EncoderIdentity
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
     from reges_index.catalog.item import DEFAULT_TEMPLATE as DEFAULT_TEMPLATE
     from reges_index.catalog.item import Item as Item
     from reges_index.catalog.item import TextTemplate as TextTemplate
+    from reges_index.catalog.live import CatalogVersion as CatalogVersion
     from reges_index.catalog.live import LiveCatalog as LiveCatalog
-    from reges_index.catalog.live_versions import CatalogVersion as CatalogVersion
     from reges_index.catalog.local_encoders import ReGeSEmbedding as ReGeSEmbedding
     from reges_index.catalog.reader import CatalogReader as CatalogReader
+    from reges_index.catalog.reader import CatalogRetriever as CatalogRetriever
     from reges_index.catalog.reader import Contents as Contents
     from reges_index.catalog.readers import read_items as read_items
-    from reges_index.catalog.retriever import CatalogRetriever as CatalogRetriever
-    from reges_index.catalog.sync import SyncReport as SyncReport
     from reges_index.catalog.vector_store import CatalogVectorStore as CatalogVectorStore
 else:
     from reges_index._lazy import lazy_names
@@ -34,9 +34,9 @@ else:
         __name__,
         {
             "CatalogReader": "reader",
-            "CatalogRetriever": "retriever",
+            "CatalogRetriever": "reader",
             "CatalogVectorStore": "vector_store",
-            "CatalogVersion": "live_versions",
+            "CatalogVersion": "live",
             "Contents": "reader",
             "DEFAULT_TEMPLATE": "item",
             "EncoderIdentity": "encoder",
@@ -45,7 +45,7 @@ else:
             "ItemCatalog": "catalog",
             "LiveCatalog": "live",
             "ReGeSEmbedding": "local_encoders",
-            "SyncReport": "sync",
+            "SyncReport": "catalog",
             "TextTemplate": "item",
             "demo_catalog": "demo",
             "demo_catalogs": "demo",

@@ -6,13 +6,11 @@ Importing it loads the client library, which need not be installed.
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from llama_index.core.bridge.pydantic import Field
 from llama_index.embeddings.openai import OpenAIEmbedding
+from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, ValidationError
 from tenacity import AsyncRetrying, Retrying
 
 from reges_index.driver import Do, Work, arun, run
@@ -111,11 +109,13 @@ class ApiEmbedding(OpenAIEmbedding):
         return told
 
     def _hint(self, error: Exception, status: int | None, where: str) -> str:
+        if isinstance(error, UnreadableVectorsError):
+            return f"does {where} speak OpenAI's protocol for embeddings? the address usually ends in /v1"
+        if status is None:
+            return f"is the server running, and reachable at {where}?"
         if status in (401, 403):
-            return (
-                "check the key: OPENAI_API_KEY in the environment for openai:, OPENAI_LIKE_API_KEY for "
-                "openai-like:"
-            )
+            keys = "OPENAI_API_KEY in the environment for openai:, OPENAI_LIKE_API_KEY for openai-like:"
+            return f"check the key: {keys}"
         if status == 404:
             return (
                 f"does the server know a model {self.model_name!r}? its address usually ends in /v1: {where}"
@@ -124,13 +124,9 @@ class ApiEmbedding(OpenAIEmbedding):
             asked = retry_after_s(error)
             wait = f"the server asks to wait {asked:.0f} s; " if asked else ""
             return f"{wait}send less at once, or go on later: what was indexed is kept"
-        if status is not None and status >= 500:
+        if status >= 500:
             return "look into the server's log, or try again later"
-        if status is not None:
-            return "a text may be longer than the model takes, or the batch too large for the server"
-        if isinstance(error, UnreadableVectorsError):
-            return f"does {where} speak OpenAI's protocol for embeddings? the address usually ends in /v1"
-        return f"is the server running, and reachable at {where}?"
+        return "a text may be longer than the model takes, or the batch too large for the server"
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -139,6 +135,23 @@ def _may_pass(error: BaseException) -> bool:
 
 class UnreadableVectorsError(Exception):
     """The server answered something that is not one vector for each text."""
+
+
+def _floats(told: Any) -> Any:
+    return (
+        np.frombuffer(base64.b64decode(told, validate=True), "<f4").tolist()
+        if isinstance(told, str)
+        else told
+    )
+
+
+class _Row(BaseModel):
+    index: int | None = None  # some servers leave it out
+    embedding: Annotated[list[FiniteFloat], BeforeValidator(_floats), Field(min_length=1)]
+
+
+class _Answer(BaseModel):
+    data: list[_Row]
 
 
 def vectors_of(body: bytes, count: int) -> list[list[float]]:
@@ -157,38 +170,18 @@ def vectors_of(body: bytes, count: int) -> list[list[float]]:
         If it is anything else: no JSON, other JSON, more or fewer vectors, numbers that are not finite.
     """
     try:
-        answer = json.loads(body)
-    except ValueError:  # UnicodeDecodeError is one, too
+        rows = _Answer.model_validate_json(body).data
+    except ValidationError as error:
+        problem = error.errors(include_input=False)[0]
+        where = ".".join(map(str, problem["loc"])) or "it"
         shown = body[:_SHOWN].decode(errors="replace")
-        raise UnreadableVectorsError(f"the answer is no JSON: {shown!r}") from None
-    rows = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UnreadableVectorsError("the answer has no list of embeddings under 'data'")
+        said = f"the answer {shown!r} holds no vectors: {where}: {problem['msg']}"
+        raise UnreadableVectorsError(said) from None
     if len(rows) != count:
         raise UnreadableVectorsError(f"{len(rows)} vectors came for {count} texts")
-    vectors = [_vector(row.get("embedding")) for row in _in_order(rows)]
-    lengths = {len(vector) for vector in vectors}
-    if len(lengths) > 1 or 0 in lengths:
-        raise UnreadableVectorsError(f"the vectors have the dimensions {sorted(lengths)}")
-    return vectors
-
-
-def _in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    places = [row.get("index") for row in rows]
-    if any(place is None for place in places):  # some servers leave it out
-        return list(rows)
-    if sorted(map(str, places)) != sorted(map(str, range(len(rows)))):
-        raise UnreadableVectorsError(f"the vectors have the numbers {places[:5]}, not 0 to {len(rows) - 1}")
-    return sorted(rows, key=lambda row: int(row["index"]))
-
-
-def _vector(told: Any) -> list[float]:
-    try:
-        found = np.frombuffer(base64.b64decode(told, validate=True), "<f4") if isinstance(told, str) else told
-        vector = np.asarray(found, dtype=np.float64)
-    except (ValueError, TypeError):
-        raise UnreadableVectorsError("a vector is no list of numbers") from None
-    if vector.ndim != 1 or not np.isfinite(vector).all():
-        raise UnreadableVectorsError("a vector is no list of finite numbers")
-    numbers: list[float] = vector.tolist()
-    return numbers
+    places = [row.index for row in rows if row.index is not None]
+    if places and sorted(places) != list(range(count)):
+        raise UnreadableVectorsError(f"the vectors have the numbers {places[:5]}, not 0 to {count - 1}")
+    if lengths := {len(row.embedding) for row in rows} - {len(rows[0].embedding)}:
+        raise UnreadableVectorsError(f"the vectors have different dimensions, such as {min(lengths)}")
+    return [row.embedding for row in sorted(rows, key=lambda row: row.index or 0)]

@@ -1,32 +1,32 @@
-"""`ItemCatalog`: the item set I of paper section 2.2, kept in a vector store."""
+"""`ItemCatalog`: the item set I of paper section 2.2, kept in a vector store.
+
+A sync embeds only what changed. Each batch is one atomic write of whole rows, keyed by item id, and removing
+comes last. So a sync that was killed leaves rows that are right in themselves, and the next one finds by
+their hashes what is missing.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from rich.console import Console
+from rich.progress import track
 
-from reges_index.catalog.encoder import EncoderIdentity, encoder_identity, resolve_encoder
+from reges_index.catalog.encoder import EncoderIdentity, encoder_identity
 from reges_index.catalog.fields import FieldNames
 from reges_index.catalog.item import DEFAULT_TEMPLATE, Item, TextTemplate
 from reges_index.catalog.live_state import listed_once, live_catalogs
 from reges_index.catalog.place import CatalogPlace, StoreLocation, check_name
 from reges_index.catalog.reader import CatalogReader
-from reges_index.catalog.stores import table_at, table_of
-from reges_index.catalog.stores.base import Table, Writer
-from reges_index.catalog.sync import (
-    SyncReport,
-    default_encoder_of,
-    open_table,
-    sync_table,
-    unique_items,
-    where_of,
-)
+from reges_index.catalog.stores import default_encoder_of, open_table, table_at, table_of
+from reges_index.catalog.stores.base import HASH_KEY, AnyTable, Row, Table, item_row
 from reges_index.dialogue import TitleIndex
 from reges_index.errors import CatalogError, InputError
 
@@ -35,11 +35,43 @@ if TYPE_CHECKING:
 
     from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
-__all__ = ["ItemCatalog", "table_in"]
+__all__ = ["ItemCatalog", "SyncReport", "table_in", "unique_items"]
 
 logger = logging.getLogger(__name__)
 
 _SYNC_BATCH = 256
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a sync did, in items, and how long it took."""
+
+    added: int
+    changed: int
+    removed: int
+    unchanged: int
+    seconds: float
+
+
+def unique_items(items: Iterable[Item]) -> list[Item]:
+    """Return the items as a list.
+
+    Raises
+    ------
+    InputError
+        If there are none, or two have the same id.
+    """
+    seen: dict[str, Item] = {}
+    for item in items:
+        if item.id in seen:
+            raise InputError(
+                f"id {item.id!r} occurs twice ({seen[item.id].title!r} and {item.title!r})",
+                hint="ids must be unique; titles need not be",
+            )
+        seen[item.id] = item
+    if not seen:
+        raise InputError("the catalog is empty", hint="a catalog needs at least one item")
+    return list(seen.values())
 
 
 def table_in(
@@ -52,6 +84,9 @@ def table_in(
     InputError
         If no store is named, or more than one.
     """
+    if unknown := sorted(place.keys() - CatalogPlace.__annotations__.keys()):
+        known = ", ".join(CatalogPlace.__annotations__)
+        raise TypeError(f"unknown option {unknown[0]!r} of a catalog; there are persist_dir, {known}")
     url, vector_store = place.get("url"), place.get("vector_store")
     location = StoreLocation.of(persist_dir, url)
     if vector_store is not None:
@@ -68,7 +103,7 @@ def table_in(
 
 
 class ItemCatalog(CatalogReader):
-    """Items in a vector store; made by `open`, `from_items` or `from_defaults`.
+    """Items in a vector store; made by `open` or `from_items`.
 
     The store is Chroma's unless you say otherwise: a folder ``qdrant:FOLDER`` or ``lancedb:FOLDER``, or a
     vector store of LlamaIndex's that you have (Chroma, Qdrant, LanceDB). All of them keep the same items,
@@ -108,20 +143,16 @@ class ItemCatalog(CatalogReader):
     def __init__(
         self,
         table: Table,
-        *,
-        identity: EncoderIdentity,
+        encoder: EncoderIdentity,
         embed_model: BaseEmbedding | str | None,
         template: TextTemplate,
-        is_read_only: bool,
-        field_names: FieldNames | None = None,
+        field_names: FieldNames,
+        *,
+        create: bool,
     ) -> None:
-        self._table = table
-        self._identity = identity
-        self._embed_model = embed_model
-        self._template = template
-        self._is_read_only = is_read_only
-        self._field_names = field_names or FieldNames()
-        self._notes: Counter[str] = Counter()
+        super().__init__(encoder, embed_model, template)
+        self._field_names = field_names
+        self._table = open_table(table, encoder, template, field_names, create=create)
 
     @classmethod
     def open(
@@ -155,7 +186,6 @@ class ItemCatalog(CatalogReader):
         ModelNotFoundError
             If the encoder cannot be found.
         """
-        _known(place)
         table, _ = table_in(persist_dir, place, create=create)
         return cls.over(table, create=create, **place)
 
@@ -166,15 +196,8 @@ class ItemCatalog(CatalogReader):
         if embed_model is None or embed_model == "embedded":
             embed_model = default_encoder_of(table)
         identity = encoder_identity(embed_model, template)
-        is_foreign = open_table(table, identity, create=create)
-        return cls(
-            table,
-            identity=identity,
-            embed_model=embed_model,
-            template=template,
-            is_read_only=is_foreign,
-            field_names=FieldNames.of(place.get("field_names"), place.get("title_key")),
-        )
+        names = FieldNames.of(place.get("field_names"), place.get("title_key"))
+        return cls(table, identity, embed_model, template, names, create=create)
 
     @classmethod
     def from_vector_store(
@@ -207,20 +230,6 @@ class ItemCatalog(CatalogReader):
         catalog.sync(checked, show_progress=show_progress)
         return catalog
 
-    @classmethod
-    def from_defaults(
-        cls,
-        items: Iterable[Item] | None = None,
-        *,
-        persist_dir: str | Path | None = None,
-        show_progress: bool = False,
-        **place: Unpack[CatalogPlace],
-    ) -> ItemCatalog:
-        """Return `from_items` if there are items, else `open`."""
-        if items is None:
-            return cls.open(persist_dir, **place)
-        return cls.from_items(items, persist_dir=persist_dir, show_progress=show_progress, **place)
-
     @staticmethod
     def names(
         persist_dir: str | Path | None = None, *, url: str | None = None, versions: bool = False
@@ -249,39 +258,9 @@ class ItemCatalog(CatalogReader):
         return listed_once(held, live_catalogs(location.persist_dir))
 
     @property
-    def table(self) -> Table:
+    def table(self) -> AnyTable:
         """The table that holds the items."""
         return self._table
-
-    @property
-    def encoder(self) -> EncoderIdentity:
-        """What the catalog's vectors were made with (of a catalog made elsewhere: what it is opened with)."""
-        return self._identity
-
-    @property
-    def embed_model(self) -> BaseEmbedding:
-        """The encoder, loaded on first use."""
-        return resolve_encoder(self._embed_model)
-
-    @property
-    def template(self) -> TextTemplate:
-        """Template of the embedded text."""
-        return self._template
-
-    @property
-    def is_read_only(self) -> bool:
-        """Whether it was made elsewhere, so that this package does not write to it."""
-        return self._is_read_only
-
-    @property
-    def field_names(self) -> FieldNames:
-        """Which metadata keys of a catalog made elsewhere hold which fields."""
-        return self._field_names
-
-    @property
-    def notes(self) -> Counter[str]:
-        """What was left out or guessed in a catalog made elsewhere, by what it was, with how often."""
-        return self._notes
 
     def beside(self, name: str, *, create: bool = True) -> ItemCatalog:
         """Return another catalog of the same store and encoder; errors as for `open`.
@@ -292,14 +271,8 @@ class ItemCatalog(CatalogReader):
             Make it, empty, if it is not there.
         """
         table = self._table.sibling(check_name(name))
-        is_foreign = open_table(table, self._identity, create=create)
         return ItemCatalog(
-            table,
-            identity=self._identity,
-            embed_model=self._embed_model,
-            template=self._template,
-            is_read_only=is_foreign,
-            field_names=self._field_names,
+            table, self.encoder, self._embed_model, self.template, self._field_names, create=create
         )
 
     def sync(
@@ -338,17 +311,13 @@ class ItemCatalog(CatalogReader):
         StorageError
             If the disk is full or the folder cannot be written. What was written stays.
         """
-        return self._write(
-            items, show_progress=show_progress, batch_size=batch_size, remove_others=True, source=source
-        )
+        return self._write(items, batch_size, show_progress, remove_others=True, source=source)
 
     def add(
         self, items: Iterable[Item], *, show_progress: bool = False, batch_size: int = _SYNC_BATCH
     ) -> SyncReport:
         """Add items, or replace those that have changed, and leave all others; else as `sync`."""
-        return self._write(
-            items, show_progress=show_progress, batch_size=batch_size, remove_others=False, source=None
-        )
+        return self._write(items, batch_size, show_progress, remove_others=False)
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove items.
@@ -370,10 +339,9 @@ class ItemCatalog(CatalogReader):
         gone = list(dict.fromkeys(ids))
         with self._writing() as writer:
             self.get(gone)
-            if gone and len(gone) >= self.table.count():
+            if gone and len(gone) >= writer.count():
                 raise InputError("no item would be left", hint="a catalog needs at least one item")
-            for start in range(0, len(gone), self.table.batch_size):
-                writer.delete(gone[start : start + self.table.batch_size])
+            writer.delete(gone)
             writer.finish()
         return len(gone)
 
@@ -385,66 +353,85 @@ class ItemCatalog(CatalogReader):
         CatalogError
             If it was made elsewhere.
         """
-        self._refuse_foreign()
         self.table.drop()
 
     def _write(
         self,
         items: Iterable[Item],
-        *,
-        show_progress: bool,
         batch_size: int,
+        show_progress: bool,
+        *,
         remove_others: bool,
-        source: CatalogReader | None,
+        source: CatalogReader | None = None,
     ) -> SyncReport:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}", hint="write at least one item at a time")
-        self._refuse_foreign()
         if source is not None:
-            source.encoder.check(self.encoder, where_of(source.table))
-        checked = unique_items(items)
-        with self._writing() as writer:
-            report = sync_table(
-                self.table,
-                writer,
-                checked,
-                lambda: self.embed_model,
-                self.template,
-                batch_size=min(batch_size, self.table.batch_size),
-                show_progress=show_progress,
-                remove_others=remove_others,
-                source=None if source is None else source.table,
+            source.encoder.check(self.encoder, source.table.label)
+        wanted = {item.id: item for item in unique_items(items)}
+        batch_size = min(batch_size, self.table.batch_size)
+        started = time.perf_counter()
+        with self._writing() as table:
+            stored = table.marks()
+            todo = [item for item in wanted.values() if stored.get(item.id) != item.content_hash]
+            added = sum(item.id not in stored for item in todo)
+            gone = [item_id for item_id in stored if item_id not in wanted] if remove_others else []
+            known = source.table.marks() if source is not None and todo else {}
+            # Texts of like length together, so that little is spent on padding. The longest first: what does
+            # not fit into memory fails at once, not at the end.
+            rows = sorted(
+                (item_row(item, self.template) for item in todo), key=lambda row: -len(row.document)
             )
-            writer.finish()
+            starts = track(
+                range(0, len(rows), batch_size),
+                "Embedding items",
+                console=Console(stderr=True),
+                disable=not (show_progress and todo),
+            )
+            for start in starts:
+                batch = rows[start : start + batch_size]
+                ready = [row.id for row in batch if known.get(row.id) == row.metadata[HASH_KEY]]
+                table.write(batch, self._vectors_of(batch, ready, source))
+            table.delete(gone)
+            expected = len(wanted) if remove_others else len(stored) + added
+            if (count := table.count()) != expected:
+                raise CatalogError(
+                    f"{table.label} holds {count} items after a write that should have left {expected}",
+                    hint="another program writes to it at the same time; let one finish, then sync again",
+                )
+            table.finish()
+        seconds = time.perf_counter() - started
+        report = SyncReport(added, len(todo) - added, len(gone), len(wanted) - len(todo), seconds)
+        logger.info("synced %s: %s", table.name, report)
         return report
 
-    def _refuse_foreign(self) -> None:
-        if self.is_read_only:
-            raise CatalogError(
-                f"{where_of(self.table)} was made elsewhere and is only read",
-                hint="make a catalog of its items: ItemCatalog.from_items(catalog.items(), ...)",
-            )
+    def _vectors_of(
+        self, rows: Sequence[Row], ready: Sequence[str], source: CatalogReader | None
+    ) -> list[list[float]]:
+        """Take the vectors that are ready from the source, and embed the texts of the other rows."""
+        found: dict[str, list[float]] = {}
+        if source is not None:
+            for row in source.table.rows(ready, with_vectors=True):
+                if row.vector is not None:
+                    found[row.id] = row.vector.tolist()
+        if rest := [row for row in rows if row.id not in found]:
+            embedded = self.embed_model.get_text_embedding_batch([row.document for row in rest])
+            found.update(zip((row.id for row in rest), embedded, strict=True))
+        return [found[row.id] for row in rows]
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
-        self._refuse_foreign()
-        where = where_of(self.table)
+    def _writing(self) -> Iterator[Table]:
         with self.table.writing() as writer:
-            if (recorded := writer.identity()) is not None:  # made anew by another process since we opened it
-                recorded.check(self.encoder, where)
-            if writer.broken:
+            record = writer.record()
+            if record.identity is not None:  # made anew meanwhile, perhaps
+                record.identity.check(self.encoder, writer.label)
+            if record.broken:
                 logger.warning(
                     "%s: a write was killed while its vector index was saved; all items are embedded again",
-                    where,
+                    writer.label,
                 )
                 writer.recreate(self.encoder)
             try:
                 yield writer
             finally:
                 self.changes += 1  # also where it failed half-way
-
-
-def _known(place: Mapping[str, Any]) -> None:
-    if unknown := sorted(place.keys() - CatalogPlace.__annotations__.keys()):
-        known = ", ".join(CatalogPlace.__annotations__)
-        raise TypeError(f"unknown option {unknown[0]!r} of a catalog; there are persist_dir, {known}")

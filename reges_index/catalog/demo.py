@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 from reges_index.catalog.item import Item
@@ -13,6 +13,7 @@ from reges_index.errors import InputError
 
 __all__ = ["DEMOS", "Demo", "demo_catalog", "demo_catalogs", "demo_dialogue", "demo_dialogues", "demo_domain"]
 
+_FOLDER = Path(__file__).parent / "demo"
 _WRITTEN = "Apache-2.0, as the package; "
 
 
@@ -78,17 +79,13 @@ def demo_catalog(name: str = "films") -> list[Item]:
     InputError
         If there is no such catalog.
     """
-    if name not in DEMOS:
-        raise InputError(f"no demo catalog {name!r}", hint=f"there are: {', '.join(demo_catalogs())}")
-    source = resources.files("reges_index.catalog") / "demo" / f"{name}.jsonl"
-    with resources.as_file(source) as path:
-        return read_items(path)
+    _check("catalog ", name, demo_catalogs())
+    return read_items(_FOLDER / f"{name}.jsonl")
 
 
 def demo_dialogues() -> list[str]:
     """Names of the demo dialogues, sorted."""
-    folder = resources.files("reges_index.catalog") / "demo" / "dialogues"
-    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir())
+    return sorted(path.stem for path in (_FOLDER / "dialogues").iterdir())
 
 
 def demo_dialogue(name: str = "film-thriller") -> Turn:
@@ -99,12 +96,8 @@ def demo_dialogue(name: str = "film-thriller") -> Turn:
     InputError
         If there is no such dialogue.
     """
-    names = demo_dialogues()
-    if name not in names:
-        raise InputError(f"no demo dialogue {name!r}", hint=f"there are: {', '.join(names)}")
-    source = resources.files("reges_index.catalog") / "demo" / "dialogues" / f"{name}.json"
-    with resources.as_file(source) as path:
-        return read_conversation(path)
+    _check("dialogue ", name, demo_dialogues())
+    return read_conversation(_FOLDER / "dialogues" / f"{name}.json")
 
 
 def demo_domain(name: str) -> Domain:
@@ -118,4 +111,13 @@ def demo_domain(name: str) -> Domain:
     for catalog, demo in DEMOS.items():
         if name == catalog or name.startswith(demo.prefix):
             return demo.domain
-    raise InputError(f"no demo {name!r}", hint=f"there are: {', '.join([*DEMOS, *demo_dialogues()])}")
+    raise _unknown("", name, [*DEMOS, *demo_dialogues()])
+
+
+def _check(kind: str, name: str, names: list[str]) -> None:
+    if name not in names:
+        raise _unknown(kind, name, names)
+
+
+def _unknown(kind: str, name: str, names: list[str]) -> InputError:
+    return InputError(f"no demo {kind}{name!r}", hint=f"there are: {', '.join(names)}")

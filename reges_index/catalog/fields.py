@@ -10,7 +10,7 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -28,6 +28,7 @@ __all__ = [
     "as_names",
     "as_number",
     "as_year",
+    "common_sign",
     "is_missing",
     "is_reserved_key",
     "parse_title",
@@ -103,8 +104,9 @@ _MISSING_NUMBERS = _MISSING | {"None", "none", "NA", "N/A", "n/a", "-", "?", "TB
 # Thirteen digits and more are numbers of articles (EAN, ISBN), with which nobody reckons.
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,11})")
 _DECIMAL = re.compile(r"[+-]?(0|[1-9]\d*)?\.\d*(e[+-]?\d+)?", re.IGNORECASE)
-_DECIMAL_COMMA = re.compile(r"[+-]?(0|[1-9]\d*),\d+")
+_DECIMAL_COMMA = re.compile(r"[+-]?(0|[1-9]\d*|[1-9]\d{0,2}(?:\.\d{3})+),\d+")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_SIGNS = "$€£¥₹%"
 _NO_COMMAS = re.compile(r"['\"]\s+['\"]")
 _QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"")
 _YEAR_IN_TEXT = re.compile(r"(?<!\d)(\d{4})(?!\d)")
@@ -183,7 +185,7 @@ def as_number(text: str, *, decimal_comma: bool = False) -> int | float | None:
     if _INTEGER.fullmatch(text):
         return int(text)
     if decimal_comma and _DECIMAL_COMMA.fullmatch(text):
-        text = text.replace(",", ".")
+        text = text.replace(".", "").replace(",", ".")
     if not decimal_comma and _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
         return float(text) if "." in text else int(text)
@@ -191,6 +193,16 @@ def as_number(text: str, *, decimal_comma: bool = False) -> int | float | None:
         number = float(text)
         return number if math.isfinite(number) else None
     return None
+
+
+def common_sign(texts: Iterable[str]) -> str:
+    """Return the sign ($, €, %, ...) that all texts, besides empty ones, begin or end with; "" for none."""
+    told = [text.strip() for text in texts if text.strip() not in {"", *_MISSING_NUMBERS}]
+
+    def bears(text: str, sign: str) -> bool:
+        return text.count(sign) == 1 and sign in (text.lstrip("+-")[:1], text[-1])
+
+    return next((sign for sign in _SIGNS if told and all(bears(text, sign) for text in told)), "")
 
 
 def typed_text(texts: Iterable[str], *, decimal_comma: bool = False) -> tuple[str, list[Plain | None]]:
@@ -217,14 +229,11 @@ def typed_text(texts: Iterable[str], *, decimal_comma: bool = False) -> tuple[st
     return "text", [text if text in filled else None for text in given]
 
 
-def as_names(value: Any, separators: Sequence[str] = ("|", ";"), *, is_people: bool = False) -> Any:
+def as_names(value: Any, *, is_people: bool = False) -> list[str]:
     """Read names from a list, a list written as text, a list of objects with names, or a separated text.
 
-    Parameters
-    ----------
-    separators
-        What splits a text. A comma splits one as well; names of people only where no part is a single word,
-        since "Austen, Jane" is one name.
+    ``|``, ``;`` and commas separate; names of people commas only where no part is a single word, since
+    "Austen, Jane" is one name.
     """
     if isinstance(value, str):
         value = value.strip()
@@ -232,9 +241,7 @@ def as_names(value: Any, separators: Sequence[str] = ("|", ";"), *, is_people: b
             return []
         if (listed := _read_list(value)) is not None:
             return listed
-        parts = [value]
-        for separator in separators:
-            parts = [piece for part in parts for piece in part.split(separator)]
+        parts = re.split(r"[|;]", value)
         if len(parts) == 1 and "," in value:
             pieces = [piece.strip() for piece in value.split(",")]
             if not is_people or all(" " in piece for piece in pieces):
@@ -326,7 +333,7 @@ def plain_value(value: Any) -> Plain | None:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"is {value}")
+            raise ValueError(f"is {value}, which is not finite")
         return float(value)
     if isinstance(value, (list, tuple, set, frozenset)) and all(
         isinstance(entry, str) or (isinstance(entry, Mapping) and "name" in entry) for entry in value

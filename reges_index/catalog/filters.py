@@ -5,14 +5,15 @@ substring search. Here a filter is first brought into a small tree of tests, its
 fields that there are, and each store translates that.
 
 A value passes a test by these rules. ``==`` (also CONTAINS) holds if the item's value is equal or is a list
-that has it; numbers are equal whether written 5 or 5.0, and True is no number. ``!=`` is its opposite, so an
-item without the key passes. IN and ANY need one of the values, ALL each of them, NIN none. ``<``, ``<=``,
-``>`` and ``>=`` compare numbers with numbers; anything else does not pass.
+that has it; what is equal is said by `facet`, which every store keeps for each value. ``!=`` is its opposite,
+so an item without the key passes. IN and ANY need one of the values, ALL each of them, NIN none. ``<``,
+``<=``, ``>`` and ``>=`` compare numbers with numbers; anything else does not pass.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -26,6 +27,7 @@ from llama_index.core.vector_stores.types import (
 
 from reges_index.catalog.fields import as_number
 from reges_index.errors import InputError
+from reges_index.files import hash_of
 
 if TYPE_CHECKING:
     from reges_index.catalog.item import Item
@@ -36,7 +38,10 @@ __all__ = [
     "Group",
     "Scalar",
     "all_of",
-    "checked",
+    "check_keys",
+    "facet",
+    "facets_of",
+    "is_number",
     "item_values",
     "parse_filters",
     "passes",
@@ -51,10 +56,10 @@ _ORDER = {
     FilterOperator.LTE: "<=",
 }
 # Every catalog has these, whether or not an item has a value there.
-_KINDS: dict[str, type] = {
-    **{"id": str, "title": str, "year": int, "genres": list, "cast": list},
-    **{"creators": list, "creator_role": list},
-}
+_FIELDS = frozenset({"id", "title", "year", "genres", "cast", "creators", "creator_role"})
+_IDS = frozenset({"id", "document_id"})
+# A longer text is kept as its hash.
+_LONGEST_FACET = 100
 _COMPARE = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
 # Operator, sign of its tests, and how the tests for several values are joined.
 _MEMBERSHIP: dict[FilterOperator, tuple[str, Literal["and", "or"]]] = {
@@ -165,13 +170,44 @@ def item_values(item: Item) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None and value != []}
 
 
-def checked(
-    where: Filter,
-    values: Iterable[Mapping[str, Any]],
-    place: str,
-    known: dict[str, type] | None = None,
-) -> Filter:
-    """Check the keys of a filter, and bring its values into the form that the items have.
+def is_number(value: Any) -> bool:
+    """Whether a value can be compared with numbers."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def facet(key: str, value: Scalar) -> str:
+    """Return the text that stands for a value of a field: the same for values that count as equal.
+
+    Texts are equal whatever their case, and to the number or the boolean that they spell: "Crime" and
+    "crime"; 5, 5.0 and "5"; True and "true". Ids are equal as they are written.
+    """
+    number = as_number(value) if isinstance(value, str) else value
+    text = str(value).strip().casefold()
+    if key in _IDS:
+        kind, text = "text", str(value)
+    elif isinstance(value, bool) or text in ("true", "false"):
+        kind = "boolean"
+    elif number is not None:
+        # Beyond the range where floats are exact, integers keep their digits.
+        whole = isinstance(number, int) or number.is_integer()
+        kind, text = "number", str(int(number)) if whole else repr(number)
+    else:
+        kind, text = "text", text if len(text) <= _LONGEST_FACET else hash_of(text)
+    return json.dumps([key, kind, text])
+
+
+def facets_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the facets of all values, of lists those of each entry."""
+    entries = ((key, value if isinstance(value, (list, tuple)) else [value]) for key, value in values.items())
+    return list(
+        dict.fromkeys(
+            facet(key, value) for key, listed in entries for value in listed if isinstance(value, Scalar)
+        )
+    )
+
+
+def check_keys(where: Filter, values: Iterable[Mapping[str, Any]], place: str, known: set[str]) -> None:
+    """Check the keys of a filter.
 
     Parameters
     ----------
@@ -180,69 +216,46 @@ def checked(
     place
         Of the items, as messages name it.
     known
-        Fields that were found before, with the kinds of their values; what is found is added.
+        Fields that were found before; what is found is added.
 
     Raises
     ------
     InputError
-        If no item has a field of that name; the message says which there are.
+        If no item has a field of that name; the message says which there are. If a year is no number.
     """
-    kinds: dict[str, type] = {} if known is None else known
-    kinds.update(_KINDS)
-    wanted = _keys(where)
+    for check in _checks(where):
+        if check.key == "year" and isinstance(check.value, str) and as_number(check.value) is None:
+            raise InputError(f"filter on 'year' has the value {check.value!r}", hint="it holds numbers")
+    wanted = {check.key for check in _checks(where)}
+    known |= _FIELDS
     is_empty = True
-    if not wanted <= kinds.keys():
-        for one in values:
-            is_empty = False
-            kinds.update((key, type(value)) for key, value in one.items() if key not in kinds)
-            if wanted <= kinds.keys():
-                break
-        if not is_empty and (unknown := sorted(wanted - kinds.keys())):
-            near = difflib.get_close_matches(unknown[0].lower(), kinds, 1)
-            meant = f"; {near[0]!r} perhaps?" if near else ""
-            raise InputError(
-                f"filter on {unknown[0]!r}: no item of {place} has that{meant}",
-                hint=f"fields to filter on are {', '.join(sorted(kinds))}",
-            )
-    return _fitted(where, kinds)
+    for one in values if wanted - known else ():
+        is_empty = False
+        known |= one.keys()
+        if wanted <= known:
+            break
+    if not is_empty and (unknown := sorted(wanted - known)):
+        near = difflib.get_close_matches(unknown[0].lower(), known, n=1)
+        meant = f"; {near[0]!r} perhaps?" if near else ""
+        raise InputError(
+            f"filter on {unknown[0]!r}: no item of {place} has that{meant}",
+            hint=f"fields to filter on are {', '.join(sorted(known))}",
+        )
 
 
-def _keys(where: Filter) -> set[str]:
-    if isinstance(where, Check):
-        return {where.key}
-    return set().union(*map(_keys, where.parts))
+def _checks(where: Filter) -> list[Check]:
+    return [where] if isinstance(where, Check) else [check for part in where.parts for check in _checks(part)]
 
 
-def _fitted(where: Filter, kinds: Mapping[str, type]) -> Filter:
-    if isinstance(where, Group):
-        return Group(where.joint, tuple(_fitted(part, kinds) for part in where.parts))
-    kind, value = kinds.get(where.key, str), where.value
-    if where.key == "id" and isinstance(value, int) and not isinstance(value, bool):
-        return where._replace(value=str(value))
-    if kind in (int, float) and isinstance(value, str):
-        number = as_number(value)
-        if number is not None:
-            return where._replace(value=number)
-        if where.key in _KINDS:
-            raise InputError(f"filter on {where.key!r} has the value {value!r}", hint="it holds numbers")
-    return where
-
-
-def passes(where: Filter | None, metadata: Mapping[str, Any]) -> bool:
-    """Whether an item's metadata passes a filter: what every store must agree with."""
+def passes(where: Filter | None, values: Mapping[str, Any]) -> bool:
+    """Whether an item's values pass a filter: what every store must agree with."""
     if where is None:
         return True
     if isinstance(where, Group):
-        return (all if where.joint == "and" else any)(passes(part, metadata) for part in where.parts)
-    value = metadata.get(where.key)
+        return (all if where.joint == "and" else any)(passes(part, values) for part in where.parts)
+    value = values.get(where.key)
     if where.sign in _COMPARE:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         compare: Callable[[Any, Any], bool] = _COMPARE[where.sign]
-        return is_number and compare(value, where.value)
-    values = value if isinstance(value, (list, tuple)) else [value]
-    found = any(_equal(entry, where.value) for entry in values)
-    return found if where.sign == "==" else not found
-
-
-def _equal(one: Any, other: Scalar) -> bool:
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+        return is_number(value) and compare(value, where.value)
+    is_equal = facet(where.key, where.value) in facets_of({where.key: value})
+    return is_equal if where.sign == "==" else not is_equal

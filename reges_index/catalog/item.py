@@ -2,32 +2,64 @@
 
 Also its text, which is all of it that the retriever sees, and its form as a LlamaIndex node. Vector stores of
 LlamaIndex take flat metadata only (text and numbers), so a node holds lists as JSON text and leaves out what
-is None or empty. ``reges_item`` marks the nodes written here and says which of their keys are lists.
+is None or empty. ``reges_item`` marks the nodes written here and says which of their keys are lists. Nodes of
+others are read as items too, by the usual names of their fields.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections import Counter
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from reges_index.catalog.fields import ROLES, FieldNames, is_reserved_key, plural_of, role_of
-from reges_index.catalog.nodes import MARKER, cleaned, foreign_fields
+from reges_index.catalog.fields import (
+    FIELD_GUESSES,
+    ROLES,
+    FieldNames,
+    Plain,
+    as_names,
+    as_number,
+    as_year,
+    is_missing,
+    is_reserved_key,
+    parse_title,
+    plain_value,
+    plural_of,
+    role_of,
+    simple_name,
+    typed_text,
+)
 from reges_index.dialogue.messages import as_id
 from reges_index.errors import CatalogError
 
 if TYPE_CHECKING:
     from llama_index.core.schema import BaseNode, NodeWithScore, TextNode
 
-__all__ = ["DEFAULT_TEMPLATE", "Item", "TextTemplate", "as_item_nodes", "render_default"]
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "MARKER",
+    "Item",
+    "TextTemplate",
+    "as_item_nodes",
+    "field_keys",
+    "item_id",
+    "render_default",
+]
 
-_INT64 = 2**63
+logger = logging.getLogger(__name__)
+
+MARKER = "reges_item"
+"""Metadata key of nodes made by this package."""
+
+_BOOKKEEPING = frozenset({"document_id", "doc_id", "ref_doc_id"})
+_TITLE_LIMIT = 200
+_said: set[str] = set()
+
 _NODE_FORMAT = 2
 _BYLINES = {
     "director": "Directed by",
@@ -161,10 +193,11 @@ class Item(BaseModel):
         for key, entry in value.items():
             if is_reserved_key(key):
                 raise ValueError(f"metadata key {key!r} is reserved; use another name")
-            if isinstance(entry, float) and not math.isfinite(entry):
-                raise ValueError(f"metadata {key!r} is {entry}; only finite numbers can be stored")
-            if isinstance(entry, int) and not -_INT64 <= entry < _INT64:
-                raise ValueError(f"metadata {key!r} does not fit into 64 bits; store it as text")
+            if isinstance(entry, (int, float)):
+                try:
+                    plain_value(entry)
+                except ValueError as error:
+                    raise ValueError(f"metadata {key!r} {error}; no store keeps that") from error
         return value
 
     @model_validator(mode="after")
@@ -248,36 +281,31 @@ class Item(BaseModel):
         )
 
     @classmethod
-    def from_node(
-        cls,
-        node: BaseNode,
-        names: FieldNames | Mapping[str, str] | None = None,
-        *,
-        notes: Counter[str] | None = None,
-    ) -> Item:
+    def from_node(cls, node: BaseNode, names: FieldNames | Mapping[str, str] | None = None) -> Item:
         """Return the item that a node stands for.
 
-        For nodes of `to_node` this is the very item. For any other node see
-        `reges_index.catalog.nodes.foreign_fields`: fields are found by their usual names, values that no
-        store can keep are left out, and a chunk stands for its document.
+        For nodes of `to_node` this is the very item. Of any other node fields are found by their usual names:
+        the title is the metadata's (``title``, ``name``, ``product``, ...), or else the first line of the
+        text; year and article are taken out of it. The abstract is the metadata's, or else the node's text.
+        Lists and numbers written as text are read as such, everything else becomes metadata, and what no
+        store can keep is left out. A chunk stands for its document. What is guessed or left out is logged
+        once.
 
         Parameters
         ----------
         names
             Which metadata keys hold which fields, where they are not called as usual:
             ``{"title": "product"}``.
-        notes
-            Counts what was left out or guessed, by what it was.
 
         Raises
         ------
         CatalogError
-            If the node was written by a version with another format.
+            If the node was written by a version with another format, or cannot be read as an item.
         """
         if MARKER in node.metadata:
-            return cls(**_own_fields(node, notes))
+            return cls(**_own_fields(node))
         try:
-            return cls(**foreign_fields(node, FieldNames.of(names), notes))
+            return cls(**_foreign_fields(node, FieldNames.of(names)))
         except ValidationError as error:
             problem = error.errors()[0]
             raise CatalogError(
@@ -286,14 +314,12 @@ class Item(BaseModel):
             ) from error
 
 
-def as_item_nodes(
-    nodes: Sequence[NodeWithScore], names: FieldNames, notes: Counter[str] | None = None
-) -> list[NodeWithScore]:
+def as_item_nodes(nodes: Sequence[NodeWithScore], names: FieldNames) -> list[NodeWithScore]:
     """Return nodes with those made elsewhere replaced by those of their items, whose fields are known."""
     return [
         node
         if MARKER in node.node.metadata
-        else node.model_copy(update={"node": Item.from_node(node.node, names, notes=notes).to_node()})
+        else node.model_copy(update={"node": Item.from_node(node.node, names).to_node()})
         for node in nodes
     ]
 
@@ -312,7 +338,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _own_fields(node: BaseNode, notes: Counter[str] | None) -> dict[str, Any]:
+def _own_fields(node: BaseNode) -> dict[str, Any]:
     metadata = dict(node.metadata)
     marker = json.loads(metadata.pop(MARKER))
     if marker["format"] != _NODE_FORMAT:
@@ -333,8 +359,139 @@ def _own_fields(node: BaseNode, notes: Counter[str] | None) -> dict[str, Any]:
     lists = {key: json.loads(metadata.pop(key)) for key in marker["lists"] if key in metadata}
     # Keys that a pipeline added after us (a file path, say) are kept if an item may have them.
     rest = {key: value for key, value in metadata.items() if not is_reserved_key(key) and value is not None}
-    fields["metadata"] = {**lists, **cleaned(rest, node.node_id, notes)}
+    fields["metadata"] = {**lists, **_kept(rest, node.node_id)}
     return fields
+
+
+def item_id(node: BaseNode, names: FieldNames | None = None) -> str:
+    """Return the id of the item that a node stands for, without reading the rest of it.
+
+    A chunk stands for its document, so its item has the document's id; any other node its own.
+    """
+    if MARKER in node.metadata:
+        return node.node_id
+    key = (names.keys if names else {}).get("id")
+    if key is not None and not is_missing(value := node.metadata.get(key)):
+        return str(value).strip()
+    document = node.ref_doc_id
+    return document if document and document != "None" else node.node_id
+
+
+def field_keys(metadata: Mapping[str, Any], names: FieldNames) -> dict[str, str]:
+    """Return which metadata key holds which field of an item: as it is named, or else by its usual names."""
+    taken = set(names.keys.values())
+    by_name: dict[str, str] = {}
+    for key, value in metadata.items():
+        if key not in taken and not is_missing(value):
+            by_name.setdefault(simple_name(key), key)
+    found = {field: key for field, key in names.keys.items() if not is_missing(metadata.get(key))}
+    for field, guesses in FIELD_GUESSES.items():
+        if field != "id" and field not in names.keys:
+            guessed = next((by_name[guess] for guess in guesses if guess in by_name), None)
+            if guessed is not None and guessed not in found.values():
+                found[field] = guessed
+    return found
+
+
+def _foreign_fields(node: BaseNode, names: FieldNames) -> dict[str, Any]:
+    """Return the fields of the item that a node made elsewhere stands for, by the input names of `Item`."""
+    from llama_index.core.schema import MetadataMode
+
+    metadata = {
+        key: value.tolist() if hasattr(value, "tolist") else value  # numpy's
+        for key, value in node.metadata.items()
+        if key not in _BOOKKEEPING
+    }
+    keys = field_keys(metadata, names)
+    given = {field: metadata[key] for field, key in keys.items()}
+    for field, key in keys.items():
+        # Of a whole date the year is not all that it says.
+        if field != "year" or not isinstance(given[field], str) or as_number(given[field]) is not None:
+            metadata.pop(key, None)
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    fields: dict[str, Any] = {"id": item_id(node, names)}
+    title = str(given.get("title", "")).strip()
+    if title and (key := keys["title"]) not in ("title", names.keys.get("title")):
+        _say(f"{key!r} of nodes made elsewhere is taken for their title")
+    elif not title:
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        title = first.strip()[:_TITLE_LIMIT] or fields["id"]
+        stand_in = "the first line of their text" if first else "their id"
+        _say(
+            f"nodes without a title: {stand_in} stands in (node {node.node_id!r}); title_key='KEY' names the "
+            "key that holds it",
+            once="no title",
+        )
+    year = None
+    try:
+        year = as_year(given.get("year"))
+    except ValueError:
+        metadata.pop(keys["year"], None)
+        metadata["year_text"] = str(given["year"])
+    if year is not None and not -9999 <= year <= 9999:
+        metadata["year_text"], year = str(year), None
+    if names.parse_titles:
+        plain, year = parse_title(title, year)
+        if plain != title:
+            _say(f"year and article are read out of titles such as {title!r}", once="parsed")
+        title = plain
+    fields.update(title=title, year=year, genres=as_names(given.get("genres")))
+    people = {field: as_names(given[field], is_people=True) for field in ("cast", *ROLES) if field in given}
+    fields.update(people, abstract=str(given.get("abstract", text)))
+    if metadata.get(keys.get("year", "")) is not None and is_reserved_key(keys["year"]):
+        del metadata[keys["year"]]
+    renamed = {
+        # A reserved name keeps its value under a name that is free.
+        f"node_{key.lstrip('_$#').replace('chroma:', 'chroma_')}" if is_reserved_key(key) else key: value
+        for key, value in metadata.items()
+    }
+    told = {field: _unicode(value) for field, value in fields.items()}
+    return {**told, "metadata": _typed(_kept(renamed, node.node_id))}
+
+
+def _kept(metadata: Mapping[str, Any], node_id: str) -> dict[str, Plain]:
+    """Return the values that a store can keep; the others are left out, which is told once a key."""
+    kept: dict[str, Plain] = {}
+    for key, value in metadata.items():
+        try:
+            plain = plain_value(value)
+        except ValueError as error:
+            _say(
+                f"metadata {key!r} of node {node_id!r} {error}: the value is left out",
+                once=f"left out {key}",
+            )
+            continue
+        if plain is not None or isinstance(value, str) or value == []:
+            kept[key] = value if plain is None else plain
+    return kept
+
+
+def _typed(metadata: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Make numbers and lists of texts that are such, as in tables; what says nothing is left out."""
+    typed: dict[str, Plain] = {}
+    for key, value in metadata.items():
+        if isinstance(value, str):
+            number = as_number(value)
+            read = typed_text([value])[1][0] if number is None else number
+            if read is not None and not is_missing(read):
+                typed[key] = read
+        elif value != []:
+            typed[key] = value
+    return typed
+
+
+def _unicode(value: Any) -> Any:
+    """Replace what is no Unicode in texts and names."""
+    if isinstance(value, list):
+        return list(map(_unicode, value))
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+
+
+def _say(message: str, *, once: str = "") -> None:
+    """Warn the first time."""
+    if (once or message) not in _said:
+        _said.add(once or message)
+        logger.warning("%s", message)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from reges_index.catalog.place import StoreLocation, is_url
-from reges_index.catalog.stores.guards import store_errors
+from reges_index.catalog.place import StoreLocation, is_url, store_errors
 from reges_index.errors import CatalogError
+from reges_index.files import write_text
 
 __all__ = [
     "LiveState",
@@ -25,8 +25,6 @@ __all__ = [
     "usual_state_file",
     "version_name",
 ]
-
-_FORMAT = 1
 
 
 def usual_state_file(folder: Path, name: str) -> Path:
@@ -68,8 +66,7 @@ def listed_once(names: Iterable[str], live: Mapping[str, LiveState]) -> list[str
     return sorted(bases | present - made)
 
 
-@dataclass(frozen=True)
-class LiveState:
+class LiveState(BaseModel):
     """The versions there are, and which of them was live when.
 
     Parameters
@@ -84,10 +81,19 @@ class LiveState:
         Versions that were made by the caller: pruning forgets them, and leaves them in the store.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
     names: dict[int, str]
     history: tuple[int, ...]
     following: int
-    borrowed: frozenset[int] = field(default_factory=frozenset)
+    borrowed: frozenset[int] = frozenset()
+
+    @model_validator(mode="after")
+    def _names_a_live_version(self) -> LiveState:
+        if not self.history or not set(self.history) <= self.names.keys():
+            raise ValueError("it names no live version")
+        return self
 
     @property
     def live(self) -> int:
@@ -113,27 +119,28 @@ class LiveState:
     def with_version(self, name: str, *, is_borrowed: bool) -> LiveState:
         """Add a version and make it the live one."""
         number = self.following
-        return replace(
-            self,
-            names={**self.names, number: name},
-            history=(*self.history, number),
-            following=number + 1,
-            borrowed=self.borrowed | {number} if is_borrowed else self.borrowed,
-        )
+        added = {
+            "names": {**self.names, number: name},
+            "history": (*self.history, number),
+            "following": number + 1,
+            "borrowed": self.borrowed | {number} if is_borrowed else self.borrowed,
+        }
+        return self.model_copy(update=added)
 
     def without(self, numbers: frozenset[int]) -> LiveState:
         """Forget versions, none of them the live one."""
-        return replace(
-            self,
-            names={number: name for number, name in self.names.items() if number not in numbers},
-            history=tuple(number for number in self.history if number not in numbers),
-            borrowed=self.borrowed - numbers,
-        )
+        left = {
+            "names": {number: name for number, name in self.names.items() if number not in numbers},
+            "history": tuple(number for number in self.history if number not in numbers),
+            "borrowed": self.borrowed - numbers,
+        }
+        return self.model_copy(update=left)
 
 
 def first_state(name: str, *, is_borrowed: bool = True) -> LiveState:
     """Return the state of a catalog that was never swapped: one version, which is live."""
-    return LiveState({1: name}, (1,), 2, frozenset({1}) if is_borrowed else frozenset())
+    borrowed = frozenset({1}) if is_borrowed else frozenset()
+    return LiveState(names={1: name}, history=(1,), following=2, borrowed=borrowed)
 
 
 class StateFile:
@@ -148,18 +155,18 @@ class StateFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[int, int] | None = None
+        self._lock = FileLock(f"{path}.lock")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Let one process at a time change the state."""
         with store_errors(str(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(f"{self.path}.lock")
-            lock.acquire()
+            self._lock.acquire()
         try:
             yield
         finally:
-            lock.release()
+            self._lock.release()
 
     def changed(self) -> LiveState | None:
         """Return the state if the file is another one than at the last look, else None.
@@ -169,29 +176,16 @@ class StateFile:
         CatalogError
             If the file is not what was written.
         """
+        if not self.path.exists():
+            return None
         try:
-            with self.path.open("rb") as file:
+            with store_errors(str(self.path)), self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 seen = (status.st_ino, status.st_mtime_ns)
                 if seen == self._seen:
                     return None
-                values = json.loads(file.read())
-            if values.pop("format") != _FORMAT:
-                raise ValueError("another format")
-            state = LiveState(
-                names={int(number): str(name) for number, name in values["names"].items()},
-                history=tuple(map(int, values["history"])),
-                following=int(values["following"]),
-                borrowed=frozenset(map(int, values["borrowed"])),
-            )
-            if not state.history or not set(state.history) <= state.names.keys():
-                raise ValueError("it names no live version")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            with store_errors(str(self.path)):
-                raise error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+                state = LiveState.model_validate_json(file.read())
+        except ValidationError as error:
             raise CatalogError(
                 f"{self.path} is damaged: {error}",
                 hint="delete it: the catalog then starts again from the version that bears its plain name",
@@ -205,13 +199,6 @@ class StateFile:
 
     def write(self, state: LiveState) -> None:
         """Replace the file; call it inside `locked`."""
-        values = {"format": _FORMAT, **asdict(state), "borrowed": sorted(state.borrowed)}
-        draft = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        with store_errors(str(self.path)):
-            try:
-                draft.write_text(json.dumps(values), "utf-8")
-                status = draft.stat()
-                draft.replace(self.path)
-            finally:
-                draft.unlink(missing_ok=True)
+        write_text(self.path, state.model_dump_json())
+        status = self.path.stat()
         self._seen = (status.st_ino, status.st_mtime_ns)

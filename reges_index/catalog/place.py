@@ -1,15 +1,20 @@
-"""Where catalogs are kept: folders, servers and memory, and the options that say which."""
+"""Where catalogs are kept: folders, servers and memory, with their locks and errors."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import urlsplit
 
-from reges_index.errors import InputError
+from filelock import FileLock
+
+from reges_index.errors import InputError, ReGeSError, StorageError
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -18,10 +23,38 @@ if TYPE_CHECKING:
     from reges_index.catalog.fields import FieldNames
     from reges_index.catalog.item import TextTemplate
 
-__all__ = ["KINDS", "CatalogPlace", "StoreLocation", "check_name", "host_and_port", "is_url", "place_of"]
+__all__ = [
+    "ERRNO_REASONS",
+    "KINDS",
+    "LOCK_FILE",
+    "STORAGE_HINT",
+    "CatalogPlace",
+    "StoreLocation",
+    "check_name",
+    "host_and_port",
+    "is_url",
+    "place_of",
+    "store_errors",
+    "write_lock",
+]
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("chroma", "qdrant", "lancedb")
 """Kinds of store that hold catalogs."""
+
+LOCK_FILE = ".reges.lock"
+
+ERRNO_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file size limit is reached",
+    errno.EROFS: "it is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EIO: "the disk does not answer",
+}
+STORAGE_HINT = "free some space or choose a folder that can be written; the sync goes on where it stopped"
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 
@@ -136,3 +169,54 @@ def host_and_port(url: str) -> tuple[str, int, bool]:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.path.strip("/"):
         raise InputError(f"{url!r} is no address of a Chroma server", hint="write it as http://host:port")
     return parts.hostname, port or (443 if parts.scheme == "https" else 8000), parts.scheme == "https"
+
+
+@contextmanager
+def store_errors(
+    where: str, explained: Callable[[Exception], ReGeSError | None] | None = None
+) -> Iterator[None]:
+    """Translate errors of the file system and of a store's library into those of this package.
+
+    Parameters
+    ----------
+    where
+        What the errors name.
+    explained
+        Returns what an error of the library means; None if it is none.
+    """
+    try:
+        yield
+    except ReGeSError:
+        raise
+    except OSError as error:
+        reason = ERRNO_REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise StorageError(f"{where}: {reason}", hint=STORAGE_HINT) from error
+    except Exception as error:
+        told = explained(error) if explained is not None else None
+        if told is None:
+            raise
+        raise told from error
+
+
+@contextmanager
+def write_lock(location: StoreLocation, *, wait: bool = True) -> Iterator[bool]:
+    """Let one process at a time write to a folder; the operating system frees the lock of a killed one.
+
+    Tells whether the lock is held, which it always is in the end unless `wait` is false. Servers and memory
+    have no folder to lock: memory belongs to one process, and on a server syncs of the same items may overlap
+    without harm, while those of different items need care by the caller.
+    """
+    if location.persist_dir is None:
+        yield True
+        return
+    lock = FileLock(location.persist_dir / LOCK_FILE)
+    with store_errors(str(location)):
+        with suppress(TimeoutError):
+            lock.acquire(blocking=False)
+        if wait and not lock.is_locked:
+            logger.info("waiting for another process that writes to %s", location)
+            lock.acquire()
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()

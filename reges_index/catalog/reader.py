@@ -1,39 +1,33 @@
-"""What can be asked of a catalog, whichever store it is in, and whoever has filled it.
-
-A table that was made elsewhere is read by the same rules as a file (`reges_index.catalog.nodes`): its rows
-become items, chunks of one document one item, and filters see the items' fields. That takes a look at all
-rows for whatever is more than a plain search; such tables are small beside what this package writes itself.
-"""
+"""What can be asked of a catalog, whichever store it is in, and whoever has filled it."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from llama_index.core import VectorStoreIndex
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.schema import NodeWithScore
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from reges_index.catalog.encoder import EncoderIdentity, embed_queries
-from reges_index.catalog.fields import FieldNames
-from reges_index.catalog.filters import Filter, checked, item_values, parse_filters, passes
+from reges_index.catalog.encoder import EncoderIdentity, embed_queries, resolve_encoder
 from reges_index.catalog.item import Item, TextTemplate
-from reges_index.catalog.nodes import field_keys
-from reges_index.catalog.retriever import CatalogRetriever
-from reges_index.catalog.stores.base import Hits, Stored, Table, hybrid_search, row_node
-from reges_index.catalog.sync import where_of
+from reges_index.catalog.stores.base import AdoptedTable, AnyTable, Hit, filter_of, item_of, row_node
 from reges_index.catalog.vector_store import CatalogVectorStore
 from reges_index.errors import CatalogError, InputError
 
-__all__ = ["CatalogReader", "Contents"]
+__all__ = ["CatalogReader", "CatalogRetriever", "Contents"]
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_IDS = 10
 
@@ -53,60 +47,45 @@ class Contents(NamedTuple):
     vectors: npt.NDArray[np.float32]
 
 
-@dataclass
-class _Adopted:
-    """An item of a table that was made elsewhere: its rows (chunks), and all that it can be filtered by."""
-
-    item: Item
-    rows: list[Stored]
-    values: dict[str, Any]
-
-
 class CatalogReader(ABC):
     """Reading of items: by id, by query, by filter, or all of them.
 
     Every call reads one table from beginning to end, also where the class behind it swaps tables.
+
+    Attributes
+    ----------
+    encoder
+        What the vectors were made with (of a catalog made elsewhere: what it is opened with).
+    template
+        Of the embedded text.
     """
+
+    def __init__(
+        self, encoder: EncoderIdentity, embed_model: BaseEmbedding | str | None, template: TextTemplate
+    ) -> None:
+        self.encoder = encoder
+        self.template = template
+        self._embed_model = embed_model
 
     @property
     @abstractmethod
-    def table(self) -> Table:
+    def table(self) -> AnyTable:
         """The table to read, in whatever store it is."""
 
     @contextmanager
-    def lent(self) -> Iterator[Table]:
+    def lent(self) -> Iterator[AnyTable]:
         """Lend the table for one call; it stays what it is until the call ends."""
         yield self.table
 
     @property
-    @abstractmethod
-    def encoder(self) -> EncoderIdentity:
-        """What the vectors were made with (of a catalog made elsewhere: what it is opened with)."""
-
-    @property
-    @abstractmethod
     def embed_model(self) -> BaseEmbedding:
         """The encoder, loaded on first use."""
+        return resolve_encoder(self._embed_model)
 
     @property
-    @abstractmethod
-    def template(self) -> TextTemplate:
-        """Template of the embedded text."""
-
-    @property
-    @abstractmethod
     def is_read_only(self) -> bool:
         """Whether it was made elsewhere, so that this package does not write to it."""
-
-    @property
-    @abstractmethod
-    def field_names(self) -> FieldNames:
-        """Which metadata keys of a catalog made elsewhere hold which fields."""
-
-    @property
-    @abstractmethod
-    def notes(self) -> Counter[str]:
-        """What was left out or guessed in a catalog made elsewhere, by what it was, with how often."""
+        return isinstance(self.table, AdoptedTable)
 
     @property
     def name(self) -> str:
@@ -121,25 +100,13 @@ class CatalogReader(ABC):
         InputError
             If a filter names a field that no item has; the message says which there are.
         """
-        where = parse_filters(filters)
         with self.lent() as table:
-            if self.is_read_only:
-                return sorted(one.item.id for one in self._adopted(table, where))
-            return sorted(table.ids(self._checked(table, where)))
+            return sorted(table.ids(filter_of(table, filters)))
 
     def items(self) -> Iterator[Item]:
         """Iterate over all items in the order of `ids`."""
         with self.lent() as table:
-            if self.is_read_only:
-                adopted = self._adopted(table)
-                yield from sorted((one.item for one in adopted), key=lambda item: item.id)
-                return
-            ids = sorted(table.ids())
-            for start in range(0, len(ids), table.batch_size):
-                part = ids[start : start + table.batch_size]
-                found = {row.id: self.item_of(row) for row in table.rows(part)}
-                # One that was removed meanwhile is no item any more.
-                yield from (found[item_id] for item_id in part if item_id in found)
+            yield from map(item_of, table.rows(sorted(table.ids())))
 
     def get(self, ids: Sequence[str]) -> list[Item]:
         """Return items by id, in the order asked for.
@@ -153,20 +120,16 @@ class CatalogReader(ABC):
             raise InputError(f"ids is the text {ids!r}", hint="pass a list of ids")
         distinct = list(dict.fromkeys(ids))
         with self.lent() as table:
-            found = self._found(table, distinct)
+            found = {row.id: item_of(row) for row in table.rows(distinct)}
         if missing := [item_id for item_id in distinct if item_id not in found]:
             shown = ", ".join(map(repr, missing[:_SHOWN_IDS]))
             more = f" and {len(missing) - _SHOWN_IDS} more" if len(missing) > _SHOWN_IDS else ""
-            raise CatalogError(
-                f"{where_of(table)} has no item {shown}{more}", hint="ids() lists what it holds"
-            )
+            raise CatalogError(f"{table.label} has no item {shown}{more}", hint="ids() lists what it holds")
         return [found[item_id] for item_id in ids]
 
     def held(self, ids: Sequence[str]) -> set[str]:
         """Return which of the ids are in the catalog now."""
         with self.lent() as table:
-            if self.is_read_only:
-                return set(self._found(table, ids))
             return {row.id for row in table.rows(list(dict.fromkeys(ids)))}
 
     def contents(self) -> Contents:
@@ -175,34 +138,25 @@ class CatalogReader(ABC):
         Where an item has several chunks, its vector is their mean.
         """
         with self.lent() as table:
-            if self.is_read_only:
-                adopted = self._adopted(table, with_vectors=True)
-                found = [(one.item, [row.vector for row in one.rows]) for one in adopted]
-            else:
-                rows = table.rows(table.ids(), with_vectors=True)
-                found = [(self.item_of(row), [row.vector]) for row in rows]
-        found.sort(key=lambda one: one[0].id)
-        vectors = np.zeros((len(found), self.encoder.dimension), dtype=np.float32)
-        for number, (_, of_item) in enumerate(found):
-            vectors[number] = np.mean([vector for vector in of_item if vector is not None], axis=0)
-        return Contents(tuple(item for item, _ in found), vectors)
+            rows = list(table.rows(sorted(table.ids()), with_vectors=True))
+        vectors = np.array([row.vector for row in rows], dtype=np.float32)
+        return Contents(tuple(map(item_of, rows)), vectors.reshape(len(rows), self.encoder.dimension))
 
     def fingerprint(self) -> str:
         """Return a hash (SHA-256, hex) of the content: equal for equal items, in any store.
 
         Takes the hashes that are kept with the items, so it is cheap beside reading them.
         """
-        named = self.field_names if self.is_read_only else FieldNames()
-        digest = hashlib.sha256(b"" if named == FieldNames() else repr(named).encode())
         with self.lent() as table:
             marks = table.marks()
+        digest = hashlib.sha256()
         for item_id, mark in sorted(marks.items()):
             digest.update(f"{item_id}\0{mark}\0".encode(errors="surrogatepass"))
         return digest.hexdigest()
 
     def __len__(self) -> int:
         with self.lent() as table:
-            return len(self._adopted(table)) if self.is_read_only else table.count()
+            return table.count()
 
     def __contains__(self, item_id: object) -> bool:
         return isinstance(item_id, str) and bool(self.held([item_id]))
@@ -236,10 +190,7 @@ class CatalogReader(ABC):
         """
         [vector] = self._vectors([query] if isinstance(query, str) else [list(query)])
         with self.lent() as table:
-            where = parse_filters(filters)
-            if self.is_read_only:
-                return self._item_nodes(*self._search_adopted(table, vector, top_k, where))
-            [hits] = table.search([vector], top_k, where=self._checked(table, where))
+            [hits] = table.search([vector], top_k, where=filter_of(table, filters))
         return _nodes(hits)
 
     def query_hybrid(
@@ -259,13 +210,7 @@ class CatalogReader(ABC):
         """
         [vector] = self._vectors([text])
         with self.lent() as table:
-            where = parse_filters(filters)
-            if not self.is_read_only:
-                where = self._checked(table, where)
-                return _nodes(hybrid_search(table, text, vector, top_k, where=where))
-            hits = hybrid_search(table, text, vector, max(top_k, table.count()))
-            passing = None if where is None else {one.item.id for one in self._adopted(table, where)}
-            return self._item_nodes(*self._distinct(hits, top_k, passing))
+            return _nodes(table.search_hybrid(text, vector, top_k, where=filter_of(table, filters)))
 
     def retrieve_batch(
         self,
@@ -292,18 +237,14 @@ class CatalogReader(ABC):
         """
         vectors = self._vectors(queries)
         with self.lent() as table:
-            where = parse_filters(filters)
-            if self.is_read_only:
-                each = [self._search_adopted(table, vector, top_k, where) for vector in vectors]
-                return [[(item.id, score) for item, score in zip(*one, strict=True)] for one in each]
-            where = self._checked(table, where)
-            found = table.search(vectors, top_k, where=where, with_rows=False)
-        return [list(zip(hits.ids, hits.scores, strict=True)) for hits in found]
+            found = table.search(vectors, top_k, where=filter_of(table, filters), with_rows=False)
+        return [[(hit.row.id, hit.score) for hit in hits] for hits in found]
 
     def as_index(self) -> VectorStoreIndex:
         """Return the catalog, as it is now, as an ordinary LlamaIndex index."""
-        store = CatalogVectorStore(self.table, read_only=self.is_read_only, limits=self.row_limits)
-        return VectorStoreIndex.from_vector_store(store, embed_model=self.embed_model)
+        return VectorStoreIndex.from_vector_store(
+            CatalogVectorStore(self.table), embed_model=self.embed_model
+        )
 
     def as_retriever(
         self, similarity_top_k: int = 50, filters: MetadataFilters | None = None, *, hybrid: bool = False
@@ -314,102 +255,6 @@ class CatalogReader(ABC):
         """
         return CatalogRetriever(self, similarity_top_k, filters, hybrid=hybrid)
 
-    def item_of(self, row: Stored) -> Item:
-        """Return the item of a row."""
-        node = row_node(row.id, row.document, row.metadata)
-        if self.is_read_only:
-            return Item.from_node(node, self.field_names, notes=self.notes)
-        item = Item.from_node(node)
-        # A chunk that somebody has put into a table of ours is an item of its own.
-        return item if item.id == row.id else item.model_copy(update={"id": row.id})
-
-    def row_limits(
-        self, table: Table, filters: MetadataFilters | None
-    ) -> tuple[Filter | None, list[str] | None]:
-        """Return what a search of a table's rows has to obey: a filter, or the ids of the rows that pass."""
-        where = parse_filters(filters)
-        if where is None or not self.is_read_only:
-            return self._checked(table, where), None
-        return None, [row.id for one in self._adopted(table, where) for row in one.rows]
-
-    def _checked(self, table: Table, where: Filter | None) -> Filter | None:
-        if where is None:
-            return None
-        values = (item_values(self.item_of(row)) for row in table.rows(table.ids()))
-        known: dict[str, type] = self.__dict__.setdefault("_known_fields", {})
-        return checked(where, values, where_of(table), known)
-
-    # -- tables that were made elsewhere -----------------------------------------------------------------
-
-    def _adopted(
-        self, table: Table, where: Filter | None = None, *, with_vectors: bool = False
-    ) -> list[_Adopted]:
-        found: dict[str, _Adopted] = {}
-        for row in sorted(table.rows(table.ids(), with_vectors=with_vectors), key=lambda row: row.id):
-            if (item := self._readable(row)) is None:
-                continue
-            if item.id in found:
-                found[item.id].rows.append(row)
-                continue
-            values = item_values(item)
-            metadata = row_node(row.id, row.document, row.metadata).metadata
-            for field, key in field_keys(metadata, self.field_names).items():
-                if field in values:
-                    values.setdefault(key, values[field])
-            for key, value in metadata.items():
-                if isinstance(value, (str, int, float)):
-                    values.setdefault(key, value)
-            found[item.id] = _Adopted(item, [row], values)
-        if where is None:
-            return list(found.values())
-        where = checked(where, (one.values for one in found.values()), where_of(table))
-        return [one for one in found.values() if passes(where, one.values)]
-
-    def _readable(self, row: Stored) -> Item | None:
-        try:
-            return self.item_of(row)
-        except CatalogError:
-            self.notes["rows that cannot be read left out"] += 1
-            return None
-
-    def _found(self, table: Table, ids: Sequence[str]) -> dict[str, Item]:
-        if self.is_read_only:
-            wanted = set(ids)
-            return {one.item.id: one.item for one in self._adopted(table) if one.item.id in wanted}
-        return {row.id: self.item_of(row) for row in table.rows(ids)}
-
-    def _search_adopted(
-        self, table: Table, vector: Sequence[float], top_k: int, where: Filter | None
-    ) -> tuple[list[Item], list[float]]:
-        """Search for items, each of which may have several rows."""
-        among = None
-        if where is not None:
-            among = [row.id for one in self._adopted(table, where) for row in one.rows]
-            if not among:
-                return [], []
-        size = top_k
-        while True:
-            [hits] = table.search([vector], size, among=among)
-            items, scores = self._distinct(hits, top_k)
-            if len(items) >= top_k or len(hits.ids) < size:
-                return items, scores
-            size *= 2
-
-    def _distinct(
-        self, hits: Hits, top_k: int, passing: set[str] | None = None
-    ) -> tuple[list[Item], list[float]]:
-        best: dict[str, tuple[Item, float]] = {}
-        for row, score in zip(hits.rows, hits.scores, strict=True):
-            item = self._readable(row)
-            if item is not None and (passing is None or item.id in passing):
-                best.setdefault(item.id, (item, score))
-        found = list(best.values())[:top_k]
-        return [item for item, _ in found], [score for _, score in found]
-
-    def _item_nodes(self, items: Sequence[Item], scores: Sequence[float]) -> list[NodeWithScore]:
-        nodes = (item.to_node(self.template) for item in items)
-        return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, scores, strict=True)]
-
     def _vectors(self, queries: Sequence[str | Sequence[float]]) -> list[list[float]]:
         texts = [query for query in queries if isinstance(query, str)]
         if any(not text.strip() for text in texts):
@@ -419,13 +264,72 @@ class CatalogReader(ABC):
         for vector in vectors:
             if len(vector) != self.encoder.dimension:
                 raise InputError(
-                    f"a query vector has {len(vector)} numbers, {where_of(self.table)} has "
+                    f"a query vector has {len(vector)} numbers, {self.table.label} has "
                     f"{self.encoder.dimension}",
                     hint="embed queries with the catalog's own encoder",
                 )
         return vectors
 
 
-def _nodes(hits: Hits) -> list[NodeWithScore]:
-    nodes = (row_node(row.id, row.document, row.metadata) for row in hits.rows)
-    return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, hits.scores, strict=True)]
+def _nodes(hits: Sequence[Hit]) -> list[NodeWithScore]:
+    return [NodeWithScore(node=row_node(hit.row), score=hit.score) for hit in hits]
+
+
+class CatalogRetriever(BaseRetriever):
+    """Retrieves items by the cosine of query and item text.
+
+    Uses ``QueryBundle.embedding`` if there is one, else the mean over ``embedding_strs`` (that is
+    ``custom_embedding_strs``, or the query itself). Async calls run in a thread and leave the loop free.
+
+    Parameters
+    ----------
+    catalog
+        Where to look.
+    similarity_top_k
+        How many items; more than there are returns all.
+    filters
+        Restrictions on metadata; see `reges_index.catalog.filters` for lists.
+    callback_manager
+        As everywhere in LlamaIndex.
+    hybrid
+        Search by words and vector together, where the store can (`CatalogReader.query_hybrid`). Takes the
+        texts to embed as the words to look for; an embedding in the bundle is not used then.
+
+    Raises
+    ------
+    InputError
+        If `similarity_top_k` is below 1.
+    """
+
+    def __init__(
+        self,
+        catalog: CatalogReader,
+        similarity_top_k: int = 50,
+        filters: MetadataFilters | None = None,
+        callback_manager: CallbackManager | None = None,
+        *,
+        hybrid: bool = False,
+    ) -> None:
+        if similarity_top_k < 1:
+            raise InputError(f"similarity_top_k is {similarity_top_k}", hint="ask for at least one item")
+        self.catalog = catalog
+        self.similarity_top_k = similarity_top_k
+        self.filters = filters
+        self.hybrid = hybrid
+        super().__init__(callback_manager=callback_manager)
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        vector = query_bundle.embedding
+        if vector is None or self.hybrid:
+            texts = [text for text in query_bundle.embedding_strs if text.strip()]
+            if not texts:
+                raise InputError("the query is empty", hint="pass a text or an embedding")
+            if self.hybrid:
+                return self.catalog.query_hybrid(
+                    "\n".join(texts), self.similarity_top_k, filters=self.filters
+                )
+            vector = self.catalog.embed_model.get_agg_embedding_from_queries(texts)
+        return self.catalog.query(vector, self.similarity_top_k, filters=self.filters)
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)

@@ -13,7 +13,8 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -26,6 +27,7 @@ from reges_index.catalog.fields import (
     METADATA,
     as_names,
     as_year,
+    common_sign,
     is_missing,
     is_reserved_key,
     parse_title,
@@ -77,7 +79,6 @@ def read_items(
     columns: Mapping[str, str] | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
-    separators: Sequence[str] = ("|", ";"),
     parse_titles: bool = True,
 ) -> list[Item]:
     """Read a catalog file; what was guessed is logged as one warning (`read_catalog` returns it).
@@ -97,8 +98,6 @@ def read_items(
         Of the file; None takes UTF-8 or what its byte order mark says.
     delimiter
         Between the cells of a table; None finds out which of ``, ; | tab`` it is.
-    separators
-        What splits a text cell into a list of names (genres, creators, cast), besides commas.
     parse_titles
         Take year and article out of titles such as "Matrix, The (1999)".
 
@@ -113,15 +112,7 @@ def read_items(
         If the file is missing, empty, of an unknown format or encoding, has a malformed line, a mapped column
         that is not there, an item without id or title, a year that is none, or an id twice.
     """
-    found = read_catalog(
-        path,
-        format=format,
-        columns=columns,
-        encoding=encoding,
-        delimiter=delimiter,
-        separators=separators,
-        parse_titles=parse_titles,
-    )
+    found = read_catalog(path, format, columns, encoding, delimiter, parse_titles)
     if found.notes:
         logger.warning("%s was read so: %s", path, "; ".join(found.notes))
     return found.items
@@ -129,12 +120,10 @@ def read_items(
 
 def read_catalog(
     path: str | Path,
-    *,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
-    separators: Sequence[str] = ("|", ";"),
     parse_titles: bool = True,
 ) -> ReadItems:
     """Read a catalog file and return what was guessed with its items; the rest is as for `read_items`."""
@@ -147,29 +136,29 @@ def read_catalog(
             hint="give the file the ending .jsonl, .json, .csv or .tsv, or pass format= to read_items",
         )
     text = file.decode(encoding)
+    is_table = kind in ("csv", "tsv")
     decimal_comma = False
-    if kind in ("csv", "tsv"):
+    if is_table:
         text, skipped, cut = file.delimiter(text, "\t" if kind == "tsv" else None, delimiter)
         rows, decimal_comma = file.table(text, cut, skipped), cut != ","
     else:
         rows = file.json_rows(text) if kind == "json" else list(file.jsonl_rows(text))
     if not rows:
         raise InputError(f"{path}: the catalog is empty", hint="a catalog needs at least one item")
-    targets = file.targets(rows, is_table=kind in ("csv", "tsv"))
-    if kind in ("csv", "tsv") or _are_texts(rows):
+    targets = file.targets(rows, is_table=is_table)
+    if is_table or _are_texts(rows):
         file.type_columns(rows, targets, decimal_comma)
-    items: list[Item] = []
-    seen: dict[str, int] = {}
+    items: dict[str, Item] = {}
+    lines: dict[str, int] = {}
     for line, row in rows:
-        item = file.item(line, row, targets, separators, parse_titles)
-        if item.id in seen:
+        item = file.item(line, row, targets, parse_titles)
+        if item.id in items:
             raise InputError(
-                f"{path}: id {item.id!r} occurs twice, on lines {seen[item.id]} and {line}",
+                f"{path}: id {item.id!r} occurs twice, on lines {lines[item.id]} and {line}",
                 hint="ids must be unique; titles need not be",
             )
-        seen[item.id] = line
-        items.append(item)
-    return ReadItems(items, file.told())
+        items[item.id], lines[item.id] = item, line
+    return ReadItems(list(items.values()), file.told())
 
 
 class _File:
@@ -194,22 +183,21 @@ class _File:
         self.examples.setdefault(note, example)
 
     def told(self) -> list[str]:
-        return [
-            *self.notes,
-            *(f"{note}: {n}, such as {self.examples[note]}" for note, n in self.counts.items()),
-        ]
+        counted = [f"{note}: {n}, such as {self.examples[note]}" for note, n in self.counts.items()]
+        return [*self.notes, *counted]
+
+    def wrong(self, line: int, what: str, hint: str) -> InputError:
+        return InputError(f"{self.path}: line {line}: {what}", hint=hint)
 
     # -- bytes and text ----------------------------------------------------------------------------------
 
     def decode(self, encoding: str | None) -> str:
         try:
             data = self.path.read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{self.path}: no such file", hint="check the path") from None
         except OSError as error:
-            raise InputError(
-                f"{self.path}: cannot be read: {error.strerror}", hint="check the path"
-            ) from error
+            missing = isinstance(error, FileNotFoundError)
+            said = "no such file" if missing else f"cannot be read: {error.strerror}"
+            raise InputError(f"{self.path}: {said}", hint="check the path") from error
         if encoding is None:
             encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
             odd, even = data[1:400:2], data[0:400:2]
@@ -227,10 +215,9 @@ class _File:
             ) from None
         except UnicodeDecodeError as error:
             line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
-            raise InputError(
-                f"{self.path}: line {line}: not {encoding}: {error.reason} (byte {error.start})",
-                hint="pass the file's encoding, for example encoding='latin-1' (--encoding latin-1)",
-            ) from error
+            hint = "pass the file's encoding, for example encoding='latin-1' (--encoding latin-1)"
+            said = f"not {encoding}: {error.reason} (byte {error.start})"
+            raise self.wrong(line, said, hint) from error
 
     def delimiter(self, text: str, usual: str | None, given: str | None) -> tuple[str, int, str]:
         """Return the text without Excel's ``sep=`` line, the lines this leaves out, and the delimiter."""
@@ -243,19 +230,17 @@ class _File:
                     f"{self.path}: the delimiter {given!r} is no single character",
                     hint="pass one, such as ';', or 'tab'",
                 )
-        elif told:
-            cut = told[1]
         else:
-            cut = usual or self._sniff(text)
-        if given is None and cut not in (",", usual):
-            self.notes.append(f"its delimiter is {'tab' if cut == chr(9) else repr(cut)}")
+            cut = told[1] if told else usual or self._sniff(text)
+            if cut not in (",", usual):
+                self.notes.append(f"its delimiter is {'tab' if cut == chr(9) else repr(cut)}")
         return text, skipped, cut
 
     def _sniff(self, text: str) -> str:
         def score(cut: str) -> tuple[bool, bool, float, int]:
             try:
                 reader = csv.reader(io.StringIO(text, newline=""), delimiter=cut)
-                rows = [row for _, row in zip(range(_SNIFFED_ROWS), reader, strict=False) if any(row)]
+                rows = [row for row in islice(reader, _SNIFFED_ROWS) if any(row)]
             except csv.Error:
                 rows = []
             if not rows or len(rows[0]) < 2:
@@ -278,10 +263,9 @@ class _File:
             try:
                 row = json.loads(line, strict=False)  # raw control characters inside strings are let through
             except (json.JSONDecodeError, RecursionError) as error:
-                raise InputError(f"{self.path}: line {number}: malformed JSON: {error}", hint=hint) from error
+                raise self.wrong(number, f"malformed JSON: {error}", hint) from error
             if not isinstance(row, dict):
-                kind = type(row).__name__
-                raise InputError(f"{self.path}: line {number}: expected a JSON object, got {kind}", hint=hint)
+                raise self.wrong(number, f"expected a JSON object, got {type(row).__name__}", hint)
             yield number, row
 
     def json_rows(self, text: str) -> _Rows:
@@ -302,40 +286,30 @@ class _File:
         return list(enumerate(found, start=1))
 
     def table(self, text: str, delimiter: str, skipped: int) -> _Rows:
-        limit = csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # abstracts may be long
-        try:
-            return self._table(text, delimiter, skipped)
-        finally:
-            csv.field_size_limit(limit)
-
-    def _table(self, text: str, delimiter: str, skipped: int) -> _Rows:
+        csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # abstracts may be long
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        start = 1
+        start = 1 + skipped
         header: list[str] | None = None
         cells_of: list[tuple[int, list[str]]] = []
         try:
             for cells in reader:
-                line, start = start, reader.line_num + 1
+                line, start = start, reader.line_num + 1 + skipped
                 if not any(cell.strip() for cell in cells):
                     continue
                 if header is None:
                     header = [cell.strip() for cell in cells]
                     continue
                 if any(cell.strip() for cell in cells[len(header) :]) or len(cells) < len(header):
-                    raise InputError(
-                        f"{self.path}: line {line + skipped}: {len(cells)} cells, but the header has "
-                        f"{len(header)}",
-                        hint="quote cells that hold the delimiter or line breaks, or name another "
-                        "delimiter=';' (--delimiter ';')",
+                    raise self.wrong(
+                        line,
+                        f"{len(cells)} cells, but the header has {len(header)}",
+                        "quote cells that hold the delimiter or line breaks, or name another delimiter=';' "
+                        "(--delimiter ';')",
                     )
-                cells_of.append((line + skipped, cells[: len(header)]))
+                cells_of.append((line, cells[: len(header)]))
         except csv.Error as error:
-            raise InputError(
-                f"{self.path}: line {start + skipped}: malformed CSV: {error}", hint="check the quotes"
-            ) from error
-        if header is None:
-            return []
-        names = self._header(header, cells_of)
+            raise self.wrong(start, f"malformed CSV: {error}", "check the quotes") from error
+        names = self._header(header or [], cells_of)
         return [
             (line, {name: cell for name, cell in zip(names, cells, strict=True) if name})
             for line, cells in cells_of
@@ -356,9 +330,7 @@ class _File:
                 self.notes.append(f"column {number + 1} has no name and is left out")
         twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
-            raise InputError(
-                f"{self.path}: line 1: column {twice[0]!r} occurs twice", hint="rename one of them"
-            )
+            raise self.wrong(1, f"column {twice[0]!r} occurs twice", "rename one of them")
         return names
 
     def _has_id(self, header: list[str]) -> bool:
@@ -396,10 +368,11 @@ class _File:
             if is_reserved_key(column) and any(not is_missing(row.get(column)) for _, row in rows):
                 free_name = re.sub(r"^\W+|^_+", "", column.removeprefix("chroma:")) or "other"
                 free_name += "_" if is_reserved_key(free_name) else ""
-                raise InputError(
-                    f"{self.path}: line 1: column {column!r} cannot become metadata under that name, which "
-                    "stores or items keep for themselves",
-                    hint=f"give it another: columns={{'metadata.{free_name}': {column!r}}} "
+                raise self.wrong(
+                    1,
+                    f"column {column!r} cannot become metadata under that name, which stores or items keep "
+                    "for themselves",
+                    f"give it another: columns={{'metadata.{free_name}': {column!r}}} "
                     f"(--column 'metadata.{free_name}={column}')",
                 )
             targets[column] = f"{METADATA}{column}"
@@ -411,9 +384,7 @@ class _File:
         if len(columns) == 1:
             hint += "; if this is one line of several cells, name what parts them: delimiter=';' "
             hint += "(--delimiter ';')"
-        raise InputError(
-            f"{self.path}: line 1: no column {column!r} (for {field}); columns are {named}", hint=hint
-        )
+        raise self.wrong(1, f"no column {column!r} (for {field}); columns are {named}", hint)
 
     def _are_years(self, rows: _Rows, column: str) -> bool:
         try:
@@ -427,36 +398,39 @@ class _File:
         for column, target in targets.items():
             if not target.startswith(METADATA):
                 continue
-            texts = [row.get(column) or "" for _, row in rows]
-            kind, values = typed_text(map(str, texts), decimal_comma=decimal_comma)
+            texts = [str(row.get(column) or "") for _, row in rows]
+            kind, values = typed_text(texts, decimal_comma=decimal_comma)
+            words = f"{kind}s"
+            if kind == "text" and (sign := common_sign(texts)):
+                bare = [text.replace(sign, "") for text in texts]
+                kind, values = typed_text(bare, decimal_comma=decimal_comma)
+                words = f"numbers, without {sign}"
+                if kind != "number":
+                    kind, values = typed_text(texts)
             if kind != "text":
-                told.setdefault(kind, []).append(column)
+                told.setdefault(words, []).append(column)
             for (_, row), value in zip(rows, values, strict=True):
                 row[column] = value
-        self.notes += [f"read as {kind}s: {', '.join(columns)}" for kind, columns in told.items()]
+        self.notes += [f"read as {words}: {', '.join(columns)}" for words, columns in told.items()]
 
     # -- items -------------------------------------------------------------------------------------------
 
-    def item(
-        self,
-        line: int,
-        row: Mapping[str, Any],
-        targets: Mapping[str, str],
-        separators: Sequence[str],
-        parse_titles: bool,
-    ) -> Item:
-        where = f"{self.path}: line {line}"
+    def item(self, line: int, row: Mapping[str, Any], targets: Mapping[str, str], parse_titles: bool) -> Item:
         fields: dict[str, Any] = {}
         nested = row.get("metadata")
         metadata: dict[str, Any] = dict(nested) if isinstance(nested, dict) else {}
         for column, target in targets.items():
             value = row.get(column)
             if target in LIST_FIELDS:
-                fields[target] = as_names(value, separators, is_people=target != "genres")
+                fields[target] = as_names(value, is_people=target != "genres")
                 if isinstance(value, str) and len(fields[target]) > 1:
                     self.count(f"lists of {target} were read from text", repr(value[:60]))
             elif target == "year":
-                fields["year"] = self._year(where, value)
+                try:
+                    fields["year"] = as_year(value)
+                except ValueError:
+                    said = f"year: neither an integer nor a date (got {str(value)[:80]!r})"
+                    raise self.wrong(line, said, "correct the line, or map another column") from None
                 if fields["year"] is not None and len(str(value).strip().removesuffix(".0")) > 4:
                     self.count("years were read from dates", repr(value))
                     if simple_name(column) != "year":
@@ -469,48 +443,31 @@ class _File:
             fields["abstract"] = ""
         for name in ("id", "title"):
             if fields.get(name) in (None, ""):
-                raise InputError(
-                    f"{where}: the item has no {name}",
-                    hint=f"fill it in, or map another column with columns={{{name!r}: 'NAME'}} "
-                    f"(--column {name}=NAME)",
-                )
+                hint = f"fill it in, or map another column with columns={{{name!r}: 'NAME'}} "
+                raise self.wrong(line, f"the item has no {name}", f"{hint}(--column {name}=NAME)")
         if parse_titles and isinstance(title := fields["title"], str):
             fields["title"], fields["year"] = parse_title(title, fields.get("year"))
             if fields["title"] != title:
                 example = f"{title!r} (parse_titles=False, --keep-titles: as they are)"
                 self.count("year and article were taken out of titles", example)
+        kept = {}
+        for key, value in metadata.items():
+            try:
+                plain = plain_value(value)
+            except ValueError as error:
+                self.count(f"{key} {error} and was left out", f"line {line}")
+                continue
+            if plain is not None:
+                kept[key] = plain
         given = {key: value for key, value in fields.items() if value is not None}
         try:
-            return Item(**given, metadata=self._metadata(where, metadata))
+            return Item(**given, metadata=kept)
         except ValidationError as error:
             problem = error.errors()[0]
             field = ".".join(str(part) for part in problem["loc"][:2]) or "item"
             reason = problem["msg"].removeprefix("Value error, ")
-            raise InputError(
-                f"{where}: {field}: {reason} (got {str(problem['input'])[:80]!r})",
-                hint="correct the line, or map another column",
-            ) from error
-
-    def _year(self, where: str, value: Any) -> int | None:
-        try:
-            return as_year(value)
-        except ValueError:
-            raise InputError(
-                f"{where}: year: neither an integer nor a date (got {str(value)[:80]!r})",
-                hint="correct the line, or map another column",
-            ) from None
-
-    def _metadata(self, where: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {}
-        for key, value in values.items():
-            try:
-                plain = plain_value(value)
-            except ValueError as error:
-                self.count(f"{key} {error} and was left out", where.rpartition(": ")[2])
-                continue
-            if plain is not None:
-                kept[key] = plain
-        return kept
+            said = f"{field}: {reason} (got {str(problem['input'])[:80]!r})"
+            raise self.wrong(line, said, "correct the line, or map another column") from error
 
 
 def _are_texts(rows: _Rows) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -20,14 +20,12 @@ from llama_index.core.vector_stores.types import (
 )
 
 from reges_index.catalog.filters import Check, Filter
-from reges_index.catalog.stores.base import Hits, Stored, Table, Writer, hybrid_search, node_row, row_node
+from reges_index.catalog.stores.base import AnyTable, Hit, Table, filter_of, node_row, row_node
 from reges_index.errors import CatalogError, InputError
 
 __all__ = ["CatalogVectorStore"]
 
 _MMR_PREFETCH = 4.0
-
-_Limits: TypeAlias = Callable[[Table, MetadataFilters | None], tuple[Filter | None, list[str] | None]]
 
 
 class CatalogVectorStore(BasePydanticVectorStore):
@@ -41,25 +39,17 @@ class CatalogVectorStore(BasePydanticVectorStore):
     ----------
     table
         The catalog's table.
-    read_only
-        Refuse to write, for tables that were made elsewhere.
-    limits
-        Turns filters into what a search of the table's rows has to obey (`CatalogReader.row_limits`).
     """
 
     stores_text: bool = True
     flat_metadata: bool = False
     is_embedding_query: bool = True
 
-    _table: Table = PrivateAttr()
-    _read_only: bool = PrivateAttr()
-    _limits: _Limits = PrivateAttr()
+    _table: AnyTable = PrivateAttr()
 
-    def __init__(self, table: Table, *, limits: _Limits, read_only: bool = False) -> None:
+    def __init__(self, table: AnyTable) -> None:
         super().__init__(stores_text=True)
         self._table = table
-        self._read_only = read_only
-        self._limits = limits
 
     @classmethod
     def class_name(cls) -> str:
@@ -67,12 +57,7 @@ class CatalogVectorStore(BasePydanticVectorStore):
         return "ReGeSCatalogVectorStore"
 
     @property
-    def client(self) -> Table:
-        """The catalog's table."""
-        return self._table
-
-    @property
-    def table(self) -> Table:
+    def client(self) -> AnyTable:
         """The catalog's table."""
         return self._table
 
@@ -106,10 +91,7 @@ class CatalogVectorStore(BasePydanticVectorStore):
         if not node_ids and filters is None:
             return
         with self._writing() as writer:
-            found = self._ids(node_ids or None, filters)
-            size = self._table.batch_size
-            for start in range(0, len(found), size):
-                writer.delete(found[start : start + size])
+            writer.delete(self._ids(node_ids or None, filters))
 
     def clear(self) -> None:
         """Delete all nodes."""
@@ -122,7 +104,7 @@ class CatalogVectorStore(BasePydanticVectorStore):
     ) -> list[BaseNode]:
         """Return nodes by id, by filter, or all of them, in the store's order."""
         found = self._ids(node_ids or None, filters)
-        return [_node(row) for row in self._table.rows(found)]
+        return list(map(row_node, self._table.rows(found)))
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Find nodes; modes DEFAULT, MMR and, where the store has it, HYBRID.
@@ -134,29 +116,25 @@ class CatalogVectorStore(BasePydanticVectorStore):
         """
         if not query.query_embedding:
             raise InputError("the query is empty", hint="pass a query text or an embedding")
-        where, among = self._limits(self._table, query.filters)
+        where = filter_of(self._table, query.filters)
+        embedding, wanted = query.query_embedding, query.similarity_top_k
         if query.mode is VectorStoreQueryMode.MMR:
-            return self._diverse(query, where, among, **kwargs)
-        if query.mode is VectorStoreQueryMode.HYBRID:
+            hits = self._diverse(embedding, wanted, where, **kwargs)
+        elif query.mode is VectorStoreQueryMode.HYBRID:
             if not (query.query_str or "").strip():
                 raise InputError("a hybrid query has no text", hint="pass a query text with the embedding")
-            text = query.query_str or ""
-            wanted = query.similarity_top_k if among is None else max(1, self._table.count())
-            hits = hybrid_search(self._table, text, query.query_embedding, wanted, where=where)
-            if among is not None:
-                passing = [n for n, row_id in enumerate(hits.ids) if row_id in set(among)]
-                kept = passing[: query.similarity_top_k]
-                ids, scores, rows = hits
-                hits = Hits([ids[n] for n in kept], [scores[n] for n in kept], [rows[n] for n in kept])
+            hits = self._table.search_hybrid(query.query_str or "", embedding, wanted, where=where)
         elif query.mode is VectorStoreQueryMode.DEFAULT:
-            wanted = query.similarity_top_k
-            [hits] = self._table.search([query.query_embedding], wanted, where=where, among=among)
+            [hits] = self._table.search([embedding], wanted, where=where)
         else:
             raise InputError(
                 f"query mode {query.mode.value!r} is not supported", hint="use 'default', 'mmr' or 'hybrid'"
             )
-        nodes = list(map(_node, hits.rows))
-        return VectorStoreQueryResult(nodes=nodes, similarities=hits.scores, ids=hits.ids)
+        return VectorStoreQueryResult(
+            nodes=[row_node(hit.row) for hit in hits],
+            similarities=[hit.score for hit in hits],
+            ids=[hit.row.id for hit in hits],
+        )
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Do `query` in a thread, which leaves the event loop free."""
@@ -164,57 +142,41 @@ class CatalogVectorStore(BasePydanticVectorStore):
 
     def _diverse(
         self,
-        query: VectorStoreQuery,
+        embedding: list[float],
+        top_k: int,
         where: Filter | None,
-        among: list[str] | None,
         *,
         mmr_threshold: float | None = None,
         mmr_prefetch_factor: float = _MMR_PREFETCH,
         **_kwargs: Any,
-    ) -> VectorStoreQueryResult:
-        assert query.query_embedding is not None  # checked by `query`
-        wanted = max(query.similarity_top_k, int(query.similarity_top_k * mmr_prefetch_factor))
-        [hits] = self._table.search(
-            [query.query_embedding], wanted, where=where, among=among, with_vectors=True
-        )
-        if not hits.rows:
-            return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
+    ) -> list[Hit]:
+        size = max(top_k, int(top_k * mmr_prefetch_factor))
+        [hits] = self._table.search([embedding], size, where=where, with_vectors=True)
+        if not hits:
+            return []
         _, chosen = get_top_k_mmr_embeddings(
-            query.query_embedding,
-            np.stack([row.vector for row in hits.rows if row.vector is not None]).tolist(),
-            similarity_top_k=query.similarity_top_k,
-            embedding_ids=list(range(len(hits.ids))),
+            embedding,
+            np.stack([hit.row.vector for hit in hits if hit.row.vector is not None]).tolist(),
+            similarity_top_k=top_k,
+            embedding_ids=list(range(len(hits))),
             mmr_threshold=mmr_threshold,
         )
-        return VectorStoreQueryResult(
-            nodes=[_node(hits.rows[i]) for i in chosen],
-            similarities=[hits.scores[i] for i in chosen],
-            ids=[hits.ids[i] for i in chosen],
-        )
+        return [hits[number] for number in chosen]
 
     def _ids(self, node_ids: list[str] | None, filters: MetadataFilters | None) -> list[str]:
-        where, among = self._limits(self._table, filters)
-        if node_ids is None or where is not None or among is not None:
-            found = self._table.ids(where) if among is None else among
-            return found if node_ids is None else sorted(set(found) & set(node_ids))
-        return [row.id for row in self._table.rows(node_ids)]
+        where = filter_of(self._table, filters)
+        if node_ids is None:
+            return self._table.ids(where)
+        passing = None if where is None else set(self._table.ids(where))
+        found = [row.id for row in self._table.rows(node_ids)]
+        return found if passing is None else [row_id for row_id in found if row_id in passing]
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
-        where = f"catalog {self._table.name!r} in {self._table.place}"
-        if self._read_only:
-            raise CatalogError(
-                f"{where} was made elsewhere and is only read",
-                hint="make a catalog of your own with ItemCatalog.from_items",
-            )
+    def _writing(self) -> Iterator[Table]:
         with self._table.writing() as writer:
-            if writer.broken:
+            if writer.record().broken:
                 raise CatalogError(
-                    f"{where} was killed while its vector index was written",
+                    f"{self._table.label} was killed while its vector index was written",
                     hint="sync its items again, which makes it anew",
                 )
             yield writer
-
-
-def _node(row: Stored) -> BaseNode:
-    return row_node(row.id, row.document, row.metadata)

@@ -44,41 +44,6 @@ def cosine(query: str, text: str) -> float:
     return float(np.dot(embedding.get_query_embedding(query), embedding.get_text_embedding(text)))
 
 
-def test_contents(catalog: ItemCatalog):
-    assert list(catalog.items()) == FILMS
-    assert catalog.ids() == ["a", "b", "c", "d"]
-    assert len(catalog) == 4
-    assert "a" in catalog
-    assert "z" not in catalog
-    assert 3 not in catalog
-    assert catalog.get(["c", "a", "c"]) == [FILMS[2], FILMS[0], FILMS[2]]
-    assert catalog.get([]) == []
-    with pytest.raises(CatalogError, match="has no item 'x', 'y'"):
-        catalog.get(["a", "x", "y"])
-    with pytest.raises(InputError, match="list of ids"):
-        catalog.get("a")
-    assert (catalog.name, catalog.encoder.name, catalog.encoder.dimension) == (
-        "items",
-        "test/hashing-trigrams",
-        64,
-    )
-
-
-def test_scores_are_cosines_in_order(catalog: ItemCatalog):
-    query = "alien ship"
-    hits = catalog.as_retriever(similarity_top_k=100).retrieve(query)
-    assert sorted(hit.node_id for hit in hits) == ["a", "b", "c", "d"]
-    for hit in hits:
-        assert hit.score == pytest.approx(cosine(query, hit.text), abs=1e-5)
-        assert Item.from_node(hit.node) in FILMS
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    through_index = catalog.as_index().as_retriever(similarity_top_k=100).retrieve(query)
-    assert [(hit.node_id, hit.score) for hit in through_index] == [(hit.node_id, hit.score) for hit in hits]
-    [batch] = catalog.retrieve_batch([query], 100)
-    assert batch == [(hit.node_id, hit.score) for hit in hits]
-    assert len(catalog.as_retriever(similarity_top_k=2).retrieve(query)) == 2
-
-
 def test_retriever_uses_what_the_bundle_asks_to_embed(catalog: ItemCatalog):
     retriever = catalog.as_retriever(similarity_top_k=4)
     embedding = HashingEmbedding()
@@ -119,17 +84,6 @@ FILTERS = [
     ("runtime", Op.GT, 100, "a"),
     ("good", Op.EQ, True, "a"),
 ]
-
-
-@pytest.mark.parametrize(("key", "operator", "value", "expected"), FILTERS)
-def test_filters(catalog: ItemCatalog, key: str, operator: FilterOperator, value, expected: str):
-    filters = MetadataFilters(
-        filters=[MetadataFilter.model_construct(key=key, value=value, operator=operator)]
-    )
-    hits = catalog.as_retriever(filters=filters).retrieve("x")
-    assert "".join(sorted(hit.node_id for hit in hits)) == expected
-    hits = catalog.as_index().as_retriever(similarity_top_k=9, filters=filters).retrieve("x")
-    assert "".join(sorted(hit.node_id for hit in hits)) == expected
 
 
 def test_nested_filters(catalog: ItemCatalog):
@@ -179,40 +133,6 @@ def test_in_stock_query_engine(catalog: ItemCatalog):
     assert response.source_nodes[0].node_id == "c"
 
 
-def test_mmr(catalog: ItemCatalog):
-    index = catalog.as_index()
-    hits = index.as_retriever(similarity_top_k=3, vector_store_query_mode="mmr").retrieve("alien")
-    assert len({hit.node_id for hit in hits}) == 3
-    assert all(hit.score == pytest.approx(cosine("alien", hit.text), abs=1e-5) for hit in hits)
-    with pytest.raises(InputError, match="'hybrid' is not supported"):
-        index.as_retriever(vector_store_query_mode="hybrid").retrieve("alien")
-
-
-def test_index_writes(catalog: ItemCatalog):
-    index = catalog.as_index()
-    index.insert_nodes([Item(id="a", title="Aliens", year=1986).to_node(), TextNode(id_="n", text="a note")])
-    assert catalog.get(["a"]) == [Item(id="a", title="Aliens", year=1986)]
-    assert len(catalog) == 5
-    store = index.vector_store
-    assert {node.node_id for node in store.get_nodes()} == {"a", "b", "c", "d", "n"}
-    store.delete_nodes(["n"])
-    store.delete_nodes(filters=MetadataFilters(filters=[MetadataFilter(key="genres", value="Romance")]))
-    store.delete_nodes([])
-    assert catalog.ids() == ["a", "b", "d"]
-    report = catalog.sync(FILMS)
-    assert (report.added, report.changed, report.unchanged) == (1, 1, 2)
-    assert list(catalog.items()) == FILMS
-    store.clear()
-    assert len(catalog) == 0
-    assert catalog.query("x") == []
-
-
-def test_in_memory_catalogs_are_apart():
-    one = ItemCatalog.from_items(FILMS[:1], embed_model=HashingEmbedding())
-    two = ItemCatalog.from_items(FILMS[1:], embed_model=HashingEmbedding())
-    assert (one.ids(), two.ids()) == (["a"], ["b", "c", "d"])
-
-
 def test_another_encoder_is_refused(tmp_path):
     ItemCatalog.from_items(FILMS, persist_dir=tmp_path, embed_model=HashingEmbedding())
     wide = HashingEmbedding(dimension=32)
@@ -247,8 +167,6 @@ def test_names_and_missing(tmp_path):
         ItemCatalog.open()
     with pytest.raises(InputError, match="both persist_dir and url"):
         ItemCatalog.open(tmp_path, url="http://localhost:1")
-    assert ItemCatalog.from_defaults(persist_dir=tmp_path, name="films", embed_model=HashingEmbedding()).ids()
-    assert len(ItemCatalog.from_defaults(FILMS, embed_model=HashingEmbedding())) == 4
 
 
 @pytest.mark.parametrize("space", ["l2", "cosine", "ip"])

@@ -71,32 +71,14 @@ def test_films_hold_the_hard_cases_of_title_matching() -> None:
     assert {"Alien", "Aliens", "Alien 3"} <= {film["title"] for film in films}
 
 
-def test_films_span_decades_and_genres() -> None:
-    films = read("films.jsonl")
-    assert len({film["year"] // 10 for film in films}) >= 10
-    assert len({genre for film in films for genre in film["genres"]}) >= 15
-
-
-def test_turns_name_items_of_the_catalog(titles: dict[str, str]) -> None:
+def test_turns_name_books_that_are_there_but_never_their_target(titles: dict[str, str]) -> None:
     turns = read("books_turns.jsonl")
-    assert len(turns) >= 45
-    assert len({turn["id"] for turn in turns}) == len(turns)
+    assert len({turn["id"] for turn in turns}) == len(turns) >= 45
     for turn in turns:
         assert turn["targets"], turn["id"]
         assert {*turn["targets"], *turn["mentioned"]} <= titles.keys(), turn["id"]
-        assert not set(turn["targets"]) & set(turn["mentioned"]), turn["id"]
-
-
-def test_turns_do_not_leak_their_target(titles: dict[str, str]) -> None:
-    for turn in read("books_turns.jsonl"):
-        leaked = [titles[item] for item in turn["targets"] if names(titles[item], text_of(turn))]
-        assert leaked == [], turn["id"]
-
-
-def test_mentioned_books_are_in_the_messages(titles: dict[str, str]) -> None:
-    for turn in read("books_turns.jsonl"):
-        absent = [titles[item] for item in turn["mentioned"] if not names(titles[item], text_of(turn))]
-        assert absent == [], turn["id"]
+        assert not any(names(titles[item], text_of(turn)) for item in turn["targets"]), turn["id"]
+        assert all(names(titles[item], text_of(turn)) for item in turn["mentioned"]), turn["id"]
 
 
 @pytest.mark.parametrize("row", [*read("books_turns.jsonl")], ids=lambda row: row["id"])

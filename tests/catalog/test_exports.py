@@ -85,6 +85,10 @@ def test_titles_that_hold_the_year():
         ("2001: A Space Odyssey", None, ("2001: A Space Odyssey", None)),
         ("(1999)", None, ("(1999)", None)),
         ("Hello, Dolly", None, ("Hello, Dolly", None)),
+        ("Dune (2021 film)", None, ("Dune", 2021)),
+        ("Alien (1979/I)", None, ("Alien", 1979)),
+        ("Heat (TV 1995)", None, ("Heat", 1995)),
+        ("Wonder Woman 1984", None, ("Wonder Woman 1984", None)),
     ],
 )
 def test_parse_title(title: str, year: int | None, expected: tuple[str, int | None]):
@@ -195,6 +199,30 @@ def test_values_that_no_store_keeps(value):
         plain_value(value)
 
 
+@pytest.mark.parametrize(
+    ("cells", "values", "sign"),
+    [
+        (["$9.99", "$1,250", ""], [9.99, 1250, None], "$"),
+        (["95%", "7.5 %", "n/a"], [95, 7.5, None], "%"),
+        (["$9.99", "free", "$1"], ["$9.99", "free", "$1"], ""),
+        (["$9.99", "8 €", "$1"], ["$9.99", "8 €", "$1"], ""),
+        (["$9.99", "8", "$1"], ["$9.99", "8", "$1"], ""),
+    ],
+)
+def test_prices_and_shares_are_numbers_where_the_whole_column_is_so(tmp_path, cells, values, sign):
+    path = tmp_path / "i.csv"
+    path.write_text("id,title,worth\n" + "".join(f'{n},T{n},"{cell}"\n' for n, cell in enumerate(cells)))
+    found = read_catalog(path)
+    assert [item.metadata.get("worth") for item in found.items] == values
+    assert (f"read as numbers, without {sign}: worth" in found.notes) == bool(sign)
+
+
+def test_prices_with_a_decimal_comma(tmp_path):
+    path = tmp_path / "i.csv"
+    path.write_text("id;title;price\n1;T;1.299,00 €\n2;U;-5,5 €\n")
+    assert [item.metadata["price"] for item in read_catalog(path).items] == [1299, -5.5]
+
+
 def test_tables_of_other_services(tmp_path):
     path = tmp_path / "i.csv"
     path.write_text('tconst,primaryTitle,startYear,votes\nt1,Alien,1979,"1,234"\nt2,Heat,\\N,"22,345"\n')
@@ -209,16 +237,3 @@ def test_a_list_inside_an_export(tmp_path):
     assert [item.title for item in read_items(path)] == ["Alien"]
     path.write_text('{"id": 1, "title": "Alien", "crew": [{"name": "R S"}]}')
     assert [item.title for item in read_items(path)] == ["Alien"]
-
-
-@pytest.mark.parametrize(
-    ("title", "parts"),
-    [
-        ("Dune (2021 film)", ("Dune", 2021)),
-        ("Alien (1979/I)", ("Alien", 1979)),
-        ("Heat (TV 1995)", ("Heat", 1995)),
-        ("Wonder Woman 1984", ("Wonder Woman 1984", None)),
-    ],
-)
-def test_other_spellings_of_a_year_in_a_title(title, parts):
-    assert parse_title(title) == parts

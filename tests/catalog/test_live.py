@@ -14,7 +14,6 @@ import pytest
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
 
 from reges_index.catalog import Item, ItemCatalog, LiveCatalog
-from reges_index.catalog.live_versions import LiveVersions
 from reges_index.errors import CatalogError, EncoderMismatchError, InputError, StoreNotFoundError
 from tests.catalog.hashing import HashingEmbedding
 from tests.catalog.test_stores import Failing
@@ -237,7 +236,7 @@ def test_a_swap_that_fails_once_it_is_done_leaves_the_new_version(tmp_path: Path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(LiveVersions, "told", interrupted)
+        patch.setattr(LiveCatalog, "_told", interrupted)
         with pytest.raises(KeyboardInterrupt):
             live.swap(of("b"))
     assert live.ids() == [item.id for item in of("b")]
@@ -303,6 +302,9 @@ def test_a_damaged_state_file(tmp_path: Path):
         with pytest.raises(CatalogError, match=r"\.reges-live-films\.json is damaged") as caught:
             LiveCatalog.open(**where)
         assert "delete it" in caught.value.hint
+        with pytest.raises(CatalogError, match="is damaged"):
+            ItemCatalog.names(tmp_path)
+    assert ItemCatalog.names(tmp_path, versions=True) == ["films"]
     file.unlink()
     assert LiveCatalog.open(**where).ids() == [item.id for item in of("a")]
 
@@ -389,7 +391,7 @@ def test_readers_do_not_wait_for_a_swap_and_see_no_mixture(live: LiveCatalog):
             return super()._get_text_embeddings(texts)
 
     live = LiveCatalog(ItemCatalog.from_items(of("a"), embed_model=HashingEmbedding()))
-    live._versions.first._embed_model = Slow()
+    live._first._embed_model = Slow()
     swapping = threading.Thread(target=live.swap, args=[of("b")])
     swapping.start()
     assert building.wait(30)
@@ -454,14 +456,6 @@ def test_a_live_catalog_is_listed_once_and_the_callers_own_stay(tmp_path: Path, 
     assert ItemCatalog.names(folder) == ["festival", "films", "films.v9", "films.view"]
     live.current.drop()
     assert ItemCatalog.names(folder) == ["festival", "films.v9", "films.view"]
-
-
-def test_names_say_that_a_state_file_is_damaged(tmp_path: Path):
-    LiveCatalog.from_items(of("a"), persist_dir=tmp_path, name="films", embed_model=HashingEmbedding())
-    (tmp_path / ".reges-live-films.json").write_text("{")
-    with pytest.raises(CatalogError, match=r"\.reges-live-films\.json is damaged"):
-        ItemCatalog.names(tmp_path)
-    assert ItemCatalog.names(tmp_path, versions=True) == ["films"]
 
 
 def test_pruning_nothing_writes_nothing(tmp_path: Path):

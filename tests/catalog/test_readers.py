@@ -152,12 +152,3 @@ def test_demo_catalogs():
     assert talked_of == {demo.domain.noun for name, demo in DEMOS.items() if name != "houseplants"}
     assert len(demo_catalog("houseplants")) == 80  # this one has turns to train on, and no dialogue to show
     assert all(demo.licence for demo in DEMOS.values())
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize(("name", "count"), [("inspired", 1123), ("redial", 6281)])
-def test_shared_catalogs(name: str, count: int):
-    path = Path(__file__).parents[3] / "shared" / "data" / name / "catalog.jsonl"
-    if not path.exists():
-        pytest.skip("no shared data here")
-    assert len(read_items(path)) == count

@@ -169,21 +169,6 @@ def test_full_disk(tiny_disk: Path):
     assert len(ItemCatalog.open(tiny_disk / "store", embed_model=HashingEmbedding())) == 2000
 
 
-def test_server(server: str):
-    with pytest.raises(StoreNotFoundError, match="no catalog 'films'"):
-        ItemCatalog.open(url=server, name="films", embed_model=HashingEmbedding())
-    catalog = ItemCatalog.from_items(FILMS, url=server, name="films", embed_model=HashingEmbedding())
-    report = catalog.sync([*FILMS[5:], Item(id="x", title="Alien", year=1979)])
-    assert (report.added, report.changed, report.removed, report.unchanged) == (1, 0, 5, 15)
-    other = ItemCatalog.open(url=server, name="films", embed_model=HashingEmbedding())
-    assert sorted(other.items(), key=lambda item: item.id) == list(catalog.items())
-    best = other.as_retriever(1).retrieve("alien")[0]
-    assert best.node_id == "x"
-    assert best.score == pytest.approx(catalog.query("alien", 1)[0].score)
-    assert other.as_index().as_retriever(similarity_top_k=1).retrieve("alien")[0].node_id == "x"
-    assert "films" in ItemCatalog.names(url=server)  # other tests have theirs there
-
-
 def test_no_server():
     with pytest.raises(StoreNotFoundError, match="no Chroma server answers"):
         ItemCatalog.open(url="http://127.0.0.1:9", embed_model=HashingEmbedding())

@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shutil
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,22 +30,78 @@ from chromadb.api import ClientAPI
 from chromadb.api.client import AdminClient
 from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings
+from chromadb.errors import ChromaError, NotFoundError
 
-from reges_index.catalog.place import StoreLocation, host_and_port
-from reges_index.catalog.stores.guards import LOCK_FILE, free_to_write, store_errors, write_lock
-from reges_index.errors import CatalogError, StoreNotFoundError
+from reges_index.catalog.place import (
+    ERRNO_REASONS,
+    LOCK_FILE,
+    STORAGE_HINT,
+    StoreLocation,
+    host_and_port,
+    store_errors,
+    write_lock,
+)
+from reges_index.errors import CatalogError, ReGeSError, StorageError, StoreNotFoundError
+from reges_index.files import write_text
 
-__all__ = ["StoreHandle", "Write", "delete_collection", "open_client"]
+__all__ = ["StoreHandle", "delete_collection", "explained"]
 
 logger = logging.getLogger(__name__)
 
 _naming = threading.Lock()
 
 _DATABASE_FILE = "chroma.sqlite3"
+_JOURNAL_FILE = ".reges-journal.json"
+
+# What SQLite and the operating system say inside Chroma's errors, which carry text only.
+_SQLITE_CODE = re.compile(r"\(code: (\d+)\)")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_SQLITE_REASONS = {
+    8: "it is read-only",
+    10: "the disk does not answer",
+    13: "the disk is full",
+    14: "no access",
+}
+_SQLITE_DAMAGED = {11, 26}
+# Less than this and SQLite cannot even begin a write; Chroma then names no cause.
+_NEEDED_BYTES = 1 << 20
 
 Files = dict[str, list[int]]
 
-_JOURNAL_FILE = ".reges-journal.json"
+
+def explained(where: str, error: Exception, folder: Path | None = None) -> ReGeSError | None:
+    """Return what an error of Chroma means; None if it is none of Chroma's.
+
+    Parameters
+    ----------
+    where
+        What the error names.
+    folder
+        Of the store that is written to: looked at when Chroma does not say why it failed.
+    """
+    text = str(error)
+    if isinstance(error, NotFoundError):
+        return StoreNotFoundError(f"{where}: {text}", hint="it was deleted; index the items again")
+    if isinstance(error, httpx.HTTPError):
+        return CatalogError(
+            f"{where}: the Chroma server does not answer: {text}", hint="is `chroma run` still running?"
+        )
+    if not isinstance(error, ChromaError):
+        return None
+    code = _SQLITE_CODE.search(text)
+    primary = int(code[1]) & 0xFF if code else 0  # the high bits of SQLite's codes only say more
+    system = _OS_ERROR.search(text)
+    reason = _SQLITE_REASONS.get(primary) or (ERRNO_REASONS.get(int(system[1])) if system else None)
+    if not reason and folder and folder.is_dir() and shutil.disk_usage(folder).free < _NEEDED_BYTES:
+        reason = "the disk is full"
+    if reason:
+        return StorageError(f"{where}: {reason} ({text})", hint=STORAGE_HINT)
+    if primary in _SQLITE_DAMAGED or "hnsw segment" in text:
+        return CatalogError(
+            f"{where}: the store cannot be read ({text})",
+            hint="the store is half-written or damaged: delete the folder and index the items again",
+        )
+    return CatalogError(f"{where}: Chroma says: {text}", hint="see Chroma's message")
 
 
 @dataclass(frozen=True)
@@ -62,10 +120,10 @@ class Journal:
     revision: str = ""
     pending: dict[str, Files] = field(default_factory=dict)
 
-    def broken(self, folder: Path) -> set[str]:
-        """Return the collections whose index files were being written when their writer was killed."""
-        files = index_files(folder)
-        return {name for name, before in self.pending.items() if before != files}
+    def broken(self, folder: Path) -> dict[str, Files]:
+        """Return what is pending of collections whose writer was killed while index files were written."""
+        files = index_files(folder) if self.pending else {}
+        return {name: before for name, before in self.pending.items() if before != files}
 
 
 def read_journal(folder: Path) -> Journal:
@@ -87,18 +145,6 @@ def read_journal(folder: Path) -> Journal:
         ) from error
 
 
-def write_journal(folder: Path, pending: dict[str, Files]) -> Journal:
-    """Write a journal with a new revision; whole or not at all."""
-    journal = Journal(uuid.uuid4().hex, pending)
-    draft = folder / f"{_JOURNAL_FILE}.{os.getpid()}"
-    try:
-        draft.write_text(json.dumps(asdict(journal)), "utf-8")
-        draft.replace(folder / _JOURNAL_FILE)
-    finally:
-        draft.unlink(missing_ok=True)
-    return journal
-
-
 def index_files(folder: Path) -> Files:
     """Return size (bytes) and time of change (ns) of Chroma's saved index files.
 
@@ -111,35 +157,6 @@ def index_files(folder: Path) -> Files:
             status = path.stat()
             states[path.relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns]
     return states
-
-
-def open_client(location: StoreLocation, *, create: bool, anew: bool = False) -> ClientAPI:
-    """Open a store.
-
-    Parameters
-    ----------
-    location
-        Where it is. Every in-memory store is a new one, isolated from all others of the process.
-    create
-        Make the folder if it is missing.
-    anew
-        Read a folder that is open already from the disk again.
-
-    Raises
-    ------
-    StoreNotFoundError
-        If there is no store in the folder and `create` is false, or no server answers.
-    StorageError
-        If the folder cannot be written or the disk is full.
-    CatalogError
-        If the store is damaged.
-    """
-    with store_errors(str(location)):
-        if location.url is not None:
-            return _server_client(location.url)
-        if location.persist_dir is None:
-            return _memory_client()
-        return _folder_client(location.persist_dir, create, anew=anew)
 
 
 class _SharedSettings(Settings):
@@ -156,7 +173,7 @@ class _SharedSettings(Settings):
         return dict(self) == {**dict(other), "anonymized_telemetry": self.anonymized_telemetry}
 
 
-def _folder_client(folder: Path, create: bool, *, anew: bool) -> ClientAPI:
+def _folder_client(folder: Path, *, create: bool, anew: bool) -> ClientAPI:
     if not (folder / _DATABASE_FILE).is_file() and not create:
         parts = [path for path in folder.glob("*") if path.name != LOCK_FILE] if folder.is_dir() else []
         found = f"a folder without {_DATABASE_FILE}" if parts else "no store"
@@ -211,50 +228,53 @@ def _server_client(url: str) -> ClientAPI:
         ) from error
 
 
-def delete_collection(client: ClientAPI, name: str, *, broken: bool = False) -> None:
+def delete_collection(client: ClientAPI, name: str, *, is_broken: bool = False) -> None:
     """Delete a collection and everything that its rows leave behind.
 
-    Chroma keeps the values of metadata lists (genres, cast) of a deleted collection under row numbers that it
-    gives to rows of later ones: an item without genres would then pass a filter for the genre of another that
-    is long gone. Deleting the rows first takes their lists with them; where the index is ``broken`` rows
-    cannot be deleted, and the lists stay.
+    Chroma keeps the values of metadata lists of a deleted collection under row numbers that it gives to rows
+    of later ones: an item would then pass a filter for the genre of another that is long gone. Deleting the
+    rows first takes their lists with them; where the index is broken rows cannot be deleted, and the lists
+    stay.
     """
-    if broken:
-        client.delete_collection(name)
-        return
-    collection = client.get_collection(name)
-    ids = collection.get(include=[])["ids"]
+    ids = [] if is_broken else client.get_collection(name).get(include=[])["ids"]
     size = client.get_max_batch_size()
     for start in range(0, len(ids), size):
-        collection.delete(ids=ids[start : start + size])
+        client.get_collection(name).delete(ids=ids[start : start + size])
     client.delete_collection(name)
 
 
-class _Lease:
-    """A client and how many calls use it; closed when it is retired and the last call is done."""
+class _Open:
+    """A client; closed once neither its handle nor a call that is under way has this any more."""
 
-    def __init__(self, client: ClientAPI, location: StoreLocation) -> None:
+    def __init__(self, client: ClientAPI, *, is_emptied: bool) -> None:
         self.client = client
-        self.in_memory = location.persist_dir is None and location.url is None
-        self.closed = False
-        self.users = 0
-        self.retired = False
+        # Once only: Chroma counts closings by path, and the path may belong to a newer client by then.
+        weakref.finalize(self, _close, client, is_emptied).atexit = False
+
+
+def _close(client: ClientAPI, is_emptied: bool) -> None:
+    if is_emptied:  # all in-memory stores share one system that lives on and would keep the rows
+        for collection in client.list_collections():
+            delete_collection(client, collection.name)
+    client.close()
 
 
 class StoreHandle:
     """An open store. Get it by `StoreHandle.of`; catalogs of one folder share it.
 
+    Errors are those of `reges_index.catalog.stores.table_at`.
+
     Parameters
     ----------
     location
-        Where the store is.
+        Where the store is. Every in-memory store is a new one, isolated from all others of the process.
     create
-        Whether to make the folder.
+        Make the folder if it is missing.
     client
         For memory that somebody else has opened, and that is theirs to empty.
     """
 
-    _open: ClassVar[weakref.WeakValueDictionary[Path, StoreHandle]] = weakref.WeakValueDictionary()
+    _handles: ClassVar[weakref.WeakValueDictionary[Path, StoreHandle]] = weakref.WeakValueDictionary()
     _opening = threading.Lock()
 
     def __init__(self, location: StoreLocation, *, create: bool, client: ClientAPI | None = None) -> None:
@@ -262,142 +282,114 @@ class StoreHandle:
         self._folder = location.persist_dir
         self._state = threading.RLock()
         self._write = threading.RLock()
-        self._is_writing = False
+        self._written: str | None = None  # the collection that is being written
+        self._broken: dict[str, Files] = {}
+        self._has_begun = False
         self._revision = read_journal(self._folder).revision if self._folder else ""
-        self._lease = _Lease(client or open_client(location, create=create), location)
-        self._lease.in_memory &= client is None
-        self.batch_size: int = self._lease.client.get_max_batch_size()
-        weakref.finalize(self, _retire, self._lease).atexit = False
+        self._open = self._opened(create=create) if client is None else _Open(client, is_emptied=False)
+        self.batch_size: int = self._open.client.get_max_batch_size()
 
     @classmethod
     def of(cls, location: StoreLocation, *, create: bool) -> StoreHandle:
         """Return the process's handle of a folder, or a new one for memory and servers."""
-        if location.persist_dir is None:
+        folder = location.persist_dir
+        if folder is None:
             return cls(location, create=create)
         with cls._opening:
-            handle = cls._open.get(location.persist_dir)
+            handle = cls._handles.get(folder)
             # A folder that was deleted meanwhile must not be served from memory.
-            if handle is None or not (location.persist_dir / "chroma.sqlite3").exists():
+            if handle is None or not (folder / _DATABASE_FILE).exists():
                 if create:
                     with store_errors(str(location)):
-                        location.persist_dir.mkdir(parents=True, exist_ok=True)
+                        folder.mkdir(parents=True, exist_ok=True)
                     # Two processes must not set up the same database at once.
                     with write_lock(location):
                         handle = cls(location, create=True)
                 else:
                     handle = cls(location, create=False)
-                cls._open[location.persist_dir] = handle
+                cls._handles[folder] = handle
             return handle
 
     @contextmanager
     def reading(self) -> Iterator[ClientAPI]:
         """Lend the client, which sees all that any process had written when this was called."""
         with self._state:
-            if self._folder and not self._is_writing:
-                revision = read_journal(self._folder).revision
-                if revision != self._revision:
-                    self._reopen(revision)
-            lease = self._lease
-            lease.users += 1
-        try:
-            yield lease.client
-        finally:
-            with self._state:
-                lease.users -= 1
-                _close_if_done(lease)
+            if self._written is None:
+                self._look()
+            lent = self._open
+        yield lent.client
 
     @contextmanager
-    def writing(self, collection: str) -> Iterator[Write]:
-        """Lend the client for writing to a collection, to one caller of one process at a time."""
+    def writing(self, collection: str) -> Iterator[None]:
+        """Let one caller of one process at a time write to a collection; `reading` lends the client."""
         with self._write, write_lock(self.location):
-            sound: set[str] = set()
-            pending: dict[str, Files] = {}
             with self._state:
-                if self._folder:
-                    journal = read_journal(self._folder)
-                    if journal.revision != self._revision:
-                        self._reopen(journal.revision)
-                    pending = journal.pending
-                    sound = set(pending) - journal.broken(self._folder)
-                self._is_writing = True
-                lease = self._lease
-                lease.users += 1
-
-            def note(names: set[str]) -> None:
-                if self._folder:
-                    files = index_files(self._folder)
-                    # Files of broken collections stay as they were, so that these stay broken.
-                    rest = {name: pending[name] for name in pending if name not in sound | {collection}}
-                    with self._state:
-                        journal = write_journal(self._folder, {**rest, **dict.fromkeys(names, files)})
-                        self._revision = journal.revision
-
-            others = sound - {collection}
-            broken = collection in pending and collection not in sound
+                self._broken = self._look()
+                self._written, self._has_begun = collection, False
             try:
-                yield Write(lease.client, broken, lambda: note(others | {collection}))
-                note(others)
+                yield
+                self._note({})
             finally:
                 with self._state:
-                    self._is_writing = False
-                    lease.users -= 1
-                    _close_if_done(lease)
+                    self._written = None
+
+    def begin(self) -> None:
+        """Note, before the first change of a write, that a kill may now leave a half-saved index."""
+        if not self._has_begun:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Note that what the write has done is in the index: only what follows may be killed."""
+        self._has_begun = True
+        if self._folder and self._written:
+            self._note({self._written: index_files(self._folder)})
+
+    def _note(self, pending: dict[str, Files]) -> None:
+        if self._folder:
+            # Files of broken collections stay as they were, so that these stay broken.
+            others = {name: files for name, files in self._broken.items() if name != self._written}
+            journal = Journal(uuid.uuid4().hex, {**others, **pending})
+            with self._state:
+                write_text(self._folder / _JOURNAL_FILE, json.dumps(asdict(journal)))
+                self._revision = journal.revision
 
     def is_broken(self, collection: str) -> bool:
         """Whether the last write of a collection was killed while Chroma wrote its index files."""
-        if self._folder is None or collection not in read_journal(self._folder).pending:
+        if self._folder is None:
+            return False
+        with self._state:
+            if self._written is not None:
+                return collection in self._broken
+        if collection not in read_journal(self._folder).pending:
             return False
         # Files change while somebody writes; only when nobody does, a difference means harm.
-        with free_to_write(self.location) as is_free:
-            return is_free and collection in read_journal(self._folder).broken(self._folder)
+        with write_lock(self.location, wait=False) as is_held:
+            return is_held and collection in read_journal(self._folder).broken(self._folder)
 
     def refresh(self) -> bool:
         """Open the store anew, unless it is being written to here; return whether that was done."""
         with self._state:
-            if self._folder is None or self._is_writing:
+            if self._folder is None or self._written is not None:
                 return False
-            self._reopen(read_journal(self._folder).revision)
+            self._revision = ""  # none of a journal's, so that it is taken for written by another
+            self._look()
             return True
 
-    def _reopen(self, revision: str) -> None:
-        logger.info("opening %s anew", self.location)
-        client = open_client(self.location, create=False, anew=True)
-        old, self._lease, self._revision = self._lease, _Lease(client, self.location), revision
-        weakref.finalize(self, _retire, self._lease).atexit = False
-        _retire(old)
+    def _look(self) -> dict[str, Files]:
+        """See what other processes have written; return what is pending of broken collections."""
+        if self._folder is None:
+            return {}
+        journal = read_journal(self._folder)
+        if journal.revision != self._revision:
+            logger.info("opening %s anew", self.location)
+            self._open, self._revision = self._opened(create=False, anew=True), journal.revision
+        return journal.broken(self._folder)
 
-
-class Write:
-    """A write in progress.
-
-    Parameters
-    ----------
-    client
-        To write with.
-    broken
-        The last write of this collection was killed while Chroma wrote its index files, so that its vectors
-        cannot be trusted.
-    checkpoint
-        To be called when a batch is in the index: what follows may be killed.
-    """
-
-    def __init__(self, client: ClientAPI, broken: bool, checkpoint: Callable[[], None]) -> None:
-        self.client = client
-        self.broken = broken
-        self.checkpoint = checkpoint
-
-
-def _retire(lease: _Lease) -> None:
-    lease.retired = True
-    _close_if_done(lease)
-
-
-def _close_if_done(lease: _Lease) -> None:
-    # Once only: Chroma counts closings by path, and the path may belong to a newer client by then.
-    if not lease.retired or lease.users or lease.closed:
-        return
-    lease.closed = True
-    if lease.in_memory:  # all in-memory stores share one system that lives on and would keep the rows
-        for collection in lease.client.list_collections():
-            delete_collection(lease.client, collection.name)
-    lease.client.close()
+    def _opened(self, *, create: bool, anew: bool = False) -> _Open:
+        where = str(self.location)
+        with store_errors(where, lambda error: explained(where, error)):
+            if self.location.url is not None:
+                return _Open(_server_client(self.location.url), is_emptied=False)
+            if self._folder is None:
+                return _Open(_memory_client(), is_emptied=True)
+            return _Open(_folder_client(self._folder, create=create, anew=anew), is_emptied=False)

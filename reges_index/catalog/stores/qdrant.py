@@ -20,26 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reges_index.catalog.encoder import EncoderIdentity
-from reges_index.catalog.filters import Check, Filter, Group
+from reges_index.catalog.filters import Filter, Group, facet
+from reges_index.catalog.place import store_errors
 from reges_index.catalog.stores.base import (
+    FACETS_KEY,
+    FORMAT,
     HASH_KEY,
-    Hits,
-    Record,
+    Hit,
     Row,
     Stored,
-    content_mark,
-    cosines,
-    search_size,
+    Table,
+    Wanted,
+    rescored,
     whole_node,
 )
-from reges_index.catalog.stores.guards import store_errors
-from reges_index.errors import (
-    CatalogError,
-    ConfigError,
-    ReGeSError,
-    StorageError,
-    StoreNotFoundError,
-)
+from reges_index.errors import CatalogError, ConfigError, ReGeSError, StorageError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -49,15 +44,12 @@ __all__ = ["QdrantTable"]
 _ID_KEY = "reges_id"
 _TEXT_KEY = "text"
 _VECTOR = "text-dense"  # the name that LlamaIndex's QdrantVectorStore looks for
-_FORMAT = 2
 # Qdrant takes UUIDs and integers only; an item's id becomes a UUID of this family.
 _POINTS = uuid.UUID("6f0b9b0e-5c3c-5e0b-9a56-0c7f6d1f7a11")
 _BATCH = 1000
 # What Qdrant reads as one key; anything else could be taken as a path into the payload.
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _HIDDEN = "reges_key_"
-# From here on floats skip integers.
-_EXACT = 2**53
 _BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 
 _clients: weakref.WeakValueDictionary[Path, QdrantClient] = weakref.WeakValueDictionary()
@@ -66,7 +58,7 @@ _write_locks: weakref.WeakKeyDictionary[QdrantClient, threading.RLock] = weakref
 _opening = threading.Lock()
 
 
-class QdrantTable:
+class QdrantTable(Table):
     """A Qdrant collection as a `Table`.
 
     Parameters
@@ -82,18 +74,16 @@ class QdrantTable:
     def __init__(self, client: QdrantClient, name: str) -> None:
         from qdrant_client.local.qdrant_local import QdrantLocal
 
-        self.name = name
+        super().__init__(name)
         self._client = client
         self.home: Hashable = client
         inner = client._client
+        is_local = isinstance(inner, QdrantLocal)
         self.place = f"qdrant:{inner.location}" if isinstance(inner, QdrantLocal) else "the Qdrant server"
         with _opening:
             # Local mode is plain Python over arrays that grow: a reader beside a writer sees them half-grown.
-            self._lock: AbstractContextManager[Any] = (
-                _locks.setdefault(client, threading.RLock())
-                if isinstance(inner, QdrantLocal)
-                else nullcontext()
-            )
+            lock = _locks.setdefault(client, threading.RLock())
+            self._lock: AbstractContextManager[Any] = lock if is_local else nullcontext()
             # One for each client: tables of one store wait for each other, however often it was opened.
             self._write_lock = _write_locks.setdefault(client, threading.RLock())
 
@@ -101,14 +91,7 @@ class QdrantTable:
     def at(cls, folder: Path, name: str, *, create: bool) -> QdrantTable:
         """Open a folder in local mode; one client for each folder of the process.
 
-        Raises
-        ------
-        StoreNotFoundError
-            If there is no store in the folder and `create` is false.
-        CatalogError
-            If another process has the folder open.
-        ConfigError
-            If qdrant-client is not installed.
+        Errors are those of `reges_index.catalog.stores.table_at`.
         """
         try:
             from qdrant_client import QdrantClient
@@ -116,22 +99,20 @@ class QdrantTable:
             raise ConfigError(
                 "a Qdrant store needs qdrant-client", hint="pip install 'reges-index[stores]'"
             ) from error
-        if not (folder / "meta.json").is_file() and not create:
+        where = f"qdrant:{folder}"
+        is_there = (folder / "meta.json").is_file()
+        if not is_there and not create:
             raise StoreNotFoundError(
-                f"qdrant:{folder}: there is no store", hint="check the path, or index the items there first"
+                f"{where}: there is no store", hint="check the path, or index the items there first"
             )
         with _opening:
-            client = _clients.get(folder)
-            if client is None or not (folder / "meta.json").is_file():
-                with _errors(f"qdrant:{folder}"):
+            client = _clients.get(folder) if is_there else None
+            if client is None:
+                with store_errors(where, lambda error: _explained(where, error)):
                     client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
                 _clients[folder] = client
                 weakref.finalize(client, client._client.close).atexit = True
         return cls(client, name)
-
-    @property
-    def _where(self) -> str:
-        return f"catalog {self.name!r} in {self.place}"
 
     def sibling(self, name: str) -> QdrantTable:
         """Return another collection of the same store."""
@@ -139,127 +120,93 @@ class QdrantTable:
 
     def names(self) -> list[str]:
         """Names of all collections, sorted."""
-        with _errors(self.place), self._lock:
-            return sorted(found.name for found in self._client.get_collections().collections)
-
-    def create(self, identity: EncoderIdentity) -> None:
-        """Make the collection unless it is there."""
-        with self._write_lock:
-            if self.name not in self.names():
-                self._create(identity)
+        with self._calling() as client:
+            return sorted(found.name for found in client.get_collections().collections)
 
     def _create(self, identity: EncoderIdentity) -> None:
         from qdrant_client import models
 
         size = models.VectorParams(size=identity.dimension, distance=models.Distance.COSINE)
-        metadata = {"reges": {"format": _FORMAT, "complete": False, "encoder": asdict(identity)}}
-        with _errors(self._where), self._lock:
-            self._client.create_collection(self.name, vectors_config={_VECTOR: size}, metadata=metadata)
+        note = {"format": FORMAT, "complete": False, "encoder": asdict(identity)}
+        with self._calling() as client:
+            client.create_collection(self.name, vectors_config={_VECTOR: size}, metadata={"reges": note})
 
-    def record(self) -> Record:
-        """Return what the collection says of itself."""
-        note = self._note()
-        if note is None:
-            _, size, _ = self._vector()
-            return Record(None, size, complete=True, broken=False)
-        if note.get("format") != _FORMAT:
-            raise CatalogError(
-                f"{self._where} has catalog format {note.get('format')}, this version reads {_FORMAT}",
-                hint="index the items again, or update reges-index",
-            )
-        identity = EncoderIdentity(**note["encoder"])
-        return Record(identity, identity.dimension, bool(note["complete"]), broken=False)
+    def _note(self) -> dict[str, Any] | None:
+        with self._calling() as client:
+            note: dict[str, Any] | None
+            note = (client.get_collection(self.name).config.metadata or {}).get("reges")
+        return note
 
-    def drop(self) -> None:
-        """Delete the collection."""
-        with self._write_lock, _errors(self._where), self._lock:
-            self._client.delete_collection(self.name)
+    def _dimension(self) -> int:
+        return self._vector()[1]
+
+    def _drop(self) -> None:
+        with self._calling() as client:
+            client.delete_collection(self.name)
 
     def count(self) -> int:
         """Return the number of rows."""
-        with _errors(self._where), self._lock:
-            return int(self._client.count(self.name, exact=True).count)
+        with self._calling() as client:
+            return int(client.count(self.name, exact=True).count)
 
     def ids(self, where: Filter | None = None) -> list[str]:
         """Return the ids of the rows that pass a filter."""
         return [_row_id(point) for point in self._scroll([_ID_KEY], where)]
 
-    def marks(self) -> dict[str, str]:
-        """Return a hash of every row's content."""
-        keys = [_ID_KEY, HASH_KEY]
-        marks = {}
-        unknown = []
-        for point in self._scroll(keys):
-            if (point.payload or {}).get(HASH_KEY):
-                marks[_row_id(point)] = content_mark(point.payload, None)
-            else:
-                unknown.append(_row_id(point))
-        for row in self.rows(unknown):
-            marks[row.id] = content_mark(row.metadata, row.document)
-        return marks
+    def _hashes(self) -> Iterator[tuple[str, str | None]]:
+        for point in self._scroll([_ID_KEY, HASH_KEY]):
+            yield _row_id(point), (point.payload or {}).get(HASH_KEY)
 
-    def rows(self, ids: Sequence[str], *, with_vectors: bool = False) -> Iterator[Stored]:
-        """Iterate over rows, each batch as it is when it is read."""
-        point_id = _given_id if self._note() is None else _point_id
-        for start in range(0, len(ids), _BATCH):
-            part = [point_id(row_id) for row_id in ids[start : start + _BATCH]]
-            with _errors(self._where), self._lock:
-                points = self._client.retrieve(self.name, part, with_payload=True, with_vectors=with_vectors)
-            yield from map(_stored, points)
-
-    def search(
-        self,
-        vectors: Sequence[Sequence[float]],
-        top_k: int,
-        *,
-        where: Filter | None = None,
-        among: Sequence[str] | None = None,
-        with_rows: bool = True,
-        with_vectors: bool = False,
-    ) -> list[Hits]:
-        """Find the nearest rows of each vector."""
-        wanted = search_size(top_k, self.count())
-        if not vectors or not wanted:
-            return [Hits([], [], []) for _ in vectors]
-        using, _, is_cosine = self._vector()
+    def _scroll(self, keys: list[str], where: Filter | None = None) -> Iterator[Any]:
         limits = None if where is None else _filter(where)
-        if among is not None:
-            limits = self._among(among, limits)
+        offset = None
+        while True:
+            with self._calling() as client:
+                points, offset = client.scroll(
+                    self.name, scroll_filter=limits, limit=10 * _BATCH, offset=offset, with_payload=keys
+                )
+            yield from points
+            if offset is None:
+                return
+
+    def _read(self, ids: Sequence[str], with_vectors: bool) -> Iterator[Stored]:
+        points = self._points(ids)
+        with self._calling() as client:
+            found = client.retrieve(self.name, points, with_payload=True, with_vectors=with_vectors)
+        return map(_stored, found)
+
+    def _points(self, ids: Sequence[str]) -> list[Any]:
+        """Return the points' own ids."""
+        if self._note() is not None:
+            return [_point_id(row_id) for row_id in ids]
+        return [int(row_id) if row_id.isdigit() else row_id for row_id in ids]
+
+    def _nearest(self, wanted: Wanted) -> list[list[Hit]]:
+        using, _, is_cosine = self._vector()
+        limits = None if wanted.where is None else _filter(wanted.where)
         found = []
-        for vector in vectors:
-            with _errors(self._where), self._lock:
-                points = self._client.query_points(
+        for vector in wanted.vectors:
+            with self._calling() as client:
+                points = client.query_points(
                     self.name,
                     query=list(vector),
                     using=using,
                     query_filter=limits,
-                    limit=wanted,
-                    with_payload=True if with_rows else [_ID_KEY],
-                    with_vectors=with_vectors or not is_cosine,
+                    limit=wanted.size,
+                    with_payload=True if wanted.with_rows else [_ID_KEY],
+                    with_vectors=wanted.with_vectors or not is_cosine,
                 ).points
-            rows = [_stored(point) for point in points]
-            scores = [min(1.0, max(-1.0, point.score)) for point in points]
-            if not is_cosine and rows:
-                exact = cosines(vector, np.stack([row.vector for row in rows if row.vector is not None]))
-                order = np.argsort(-exact, kind="stable")
-                rows, scores = [rows[n] for n in order], [float(exact[n]) for n in order]
-            found.append(Hits([row.id for row in rows], scores, rows if with_rows else []))
+            hits = [Hit(_stored(point), min(1.0, max(-1.0, point.score))) for point in points]
+            found.append(hits if is_cosine else rescored(vector, [hit.row for hit in hits]))
         return found
 
-    def _among(self, ids: Sequence[str], limits: models.Filter | None) -> models.Filter:
-        from qdrant_client import models
-
-        point_id = _given_id if self._note() is None else _point_id
-        chosen: Any = models.HasIdCondition(has_id=[point_id(row_id) for row_id in ids])
-        return models.Filter(must=[chosen] if limits is None else [chosen, limits])
-
     @contextmanager
-    def writing(self) -> Iterator[_QdrantWriter]:
+    def writing(self) -> Iterator[QdrantTable]:
         """Let one writer at a time in; local mode keeps other processes out of the folder altogether."""
         with self._write_lock:
-            yield _QdrantWriter(self)
+            yield self
 
-    def upsert(self, rows: Sequence[Row], vectors: Sequence[Sequence[float]]) -> None:
+    def write(self, rows: Sequence[Row], vectors: Sequence[Sequence[float]]) -> None:
         """Write whole points."""
         from qdrant_client import models
 
@@ -267,89 +214,73 @@ class QdrantTable:
             models.PointStruct(id=_point_id(row.id), payload=_payload(row), vector={_VECTOR: list(vector)})
             for row, vector in zip(rows, vectors, strict=True)
         ]
-        with _errors(self._where), self._lock:
-            self._client.upsert(self.name, points, wait=True)
+        with self._calling() as client:
+            client.upsert(self.name, points, wait=True)
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Delete points by item id."""
+    def _delete(self, ids: Sequence[str]) -> None:
         from qdrant_client import models
 
-        selector = models.PointIdsList(points=[_point_id(row_id) for row_id in ids])
-        with _errors(self._where), self._lock:
-            self._client.delete(self.name, selector, wait=True)
+        with self._calling() as client:
+            client.delete(self.name, models.PointIdsList(points=list(map(_point_id, ids))), wait=True)
 
-    def mark_complete(self) -> None:
+    def finish(self) -> None:
         """Record that the table holds a whole catalog."""
         note = self._note()
         if note is not None and not note["complete"]:
-            with _errors(self._where), self._lock:
-                self._client.update_collection(self.name, metadata={"reges": {**note, "complete": True}})
-
-    def recreate(self, identity: EncoderIdentity) -> None:
-        """Start anew with an empty collection."""
-        self.drop()
-        self._create(identity)
-
-    def _info(self) -> Any:
-        if self.name not in (names := self.names()):
-            known = f"catalogs there: {', '.join(names)}" if names else "the store is empty"
-            raise StoreNotFoundError(f"{self.place}: there is no catalog {self.name!r}", hint=known)
-        with _errors(self._where), self._lock:
-            return self._client.get_collection(self.name)
-
-    def _note(self) -> dict[str, Any] | None:
-        note: dict[str, Any] | None = (self._info().config.metadata or {}).get("reges")
-        return note
+            with self._calling() as client:
+                client.update_collection(self.name, metadata={"reges": {**note, "complete": True}})
 
     def _vector(self) -> tuple[str | None, int, bool]:
         """Return name, size and whether the distance is cosine, of the one vector that a point has."""
         from qdrant_client import models
 
-        params = self._info().config.params.vectors
+        with self._calling() as client:
+            params: Any = client.get_collection(self.name).config.params.vectors
+        name = None
         if isinstance(params, dict):
-            name = _VECTOR if _VECTOR in params else next(iter(params), "")
-            if not name:
+            if not params:
                 raise CatalogError(
-                    f"{self._where} has no dense vectors", hint="a catalog needs one vector an item"
+                    f"{self.label} has no dense vectors", hint="a catalog needs one vector an item"
                 )
+            name = _VECTOR if _VECTOR in params else next(iter(params))
             params = params[name]
-        else:
-            name = None
         return name, int(params.size), params.distance == models.Distance.COSINE
 
-    def _scroll(self, keys: list[str], where: Filter | None = None) -> Iterator[Any]:
-        limits = None if where is None else _filter(where)
-        offset = None
-        while True:
-            with _errors(self._where), self._lock:
-                points, offset = self._client.scroll(
-                    self.name, scroll_filter=limits, limit=10 * _BATCH, offset=offset, with_payload=keys
-                )
-            yield from points
-            if offset is None:
-                return
+    @contextmanager
+    def _calling(self) -> Iterator[QdrantClient]:
+        with store_errors(self.label, lambda error: _explained(self.label, error)), self._lock:
+            yield self._client
 
 
-class _QdrantWriter:
-    broken = False
+def _explained(where: str, error: Exception) -> ReGeSError | None:
+    """Return what an error of qdrant-client means: a plain RuntimeError or ValueError in local mode."""
+    from grpc import RpcError
+    from qdrant_client.http.exceptions import ApiException
 
-    def __init__(self, table: QdrantTable) -> None:
-        self._table = table
-        self.recreate = table.recreate
-        self.write = table.upsert
-        self.delete = table.delete
-        self.finish = table.mark_complete
-
-    def identity(self) -> EncoderIdentity | None:
-        return self._table.record().identity
+    text = str(error)
+    if "already accessed" in text:
+        return CatalogError(
+            f"{where}: another process has the folder open, and Qdrant's local mode allows one",
+            hint="end the other process, or run a Qdrant server and pass a client of it",
+        )
+    if isinstance(error, sqlite3.Error):
+        if "full" in text or "readonly" in text:
+            return StorageError(f"{where}: {text}", hint="free some space, then sync again")
+        hint = "delete the folder and index the items again"
+        return CatalogError(f"{where}: the store cannot be read ({text})", hint=hint)
+    if isinstance(error, ValueError) and "not found" in text:
+        return StoreNotFoundError(f"{where}: {text}", hint="it was deleted; index the items again")
+    if isinstance(error, (ApiException, RpcError)):
+        return CatalogError(
+            f"{where}: the Qdrant server says: {text}", hint="is it running, and is the key right?"
+        )
+    if isinstance(error, (RuntimeError, ValueError)):
+        return CatalogError(f"{where}: Qdrant says: {text}", hint="see Qdrant's message")
+    return None
 
 
 def _point_id(item_id: str) -> str:
     return str(uuid.uuid5(_POINTS, item_id))
-
-
-def _given_id(row_id: str) -> str | int:
-    return int(row_id) if row_id.isdigit() else row_id
 
 
 def _row_id(point: Any) -> str:
@@ -359,6 +290,11 @@ def _row_id(point: Any) -> str:
 def _payload(row: Row) -> dict[str, Any]:
     values = {_payload_key(key): value for key, value in row.metadata.items()}
     return {**values, **whole_node(row), _ID_KEY: row.id}
+
+
+def _payload_key(key: str) -> str:
+    """Return the name of a metadata key in the payload: itself, or its UTF-8 as hex where it has signs."""
+    return key if _PLAIN.fullmatch(key) else _HIDDEN + key.encode(errors="surrogatepass").hex()
 
 
 def _stored(point: Any) -> Stored:
@@ -373,47 +309,6 @@ def _stored(point: Any) -> Stored:
     return Stored(row_id, document, payload, array)
 
 
-@contextmanager
-def _errors(where: str) -> Iterator[None]:
-    """Translate errors of qdrant-client, which are plain RuntimeError and ValueError in local mode."""
-    from grpc import RpcError
-    from qdrant_client.http.exceptions import ApiException
-
-    try:
-        with store_errors(where):
-            yield
-    except ReGeSError:
-        raise
-    except RuntimeError as error:
-        if "already accessed" in str(error):
-            raise CatalogError(
-                f"{where}: another process has the folder open, and Qdrant's local mode allows one",
-                hint="end the other process, or run a Qdrant server and pass a client of it",
-            ) from error
-        raise CatalogError(f"{where}: Qdrant says: {error}", hint="see Qdrant's message") from error
-    except sqlite3.Error as error:
-        if "full" in str(error) or "readonly" in str(error):
-            raise StorageError(f"{where}: {error}", hint="free some space, then sync again") from error
-        raise CatalogError(
-            f"{where}: the store cannot be read ({error})", hint="delete the folder and index the items again"
-        ) from error
-    except (ApiException, RpcError) as error:
-        raise CatalogError(
-            f"{where}: the Qdrant server says: {error}", hint="is it running, and is the key right?"
-        ) from error
-    except ValueError as error:
-        if "not found" in str(error):
-            raise StoreNotFoundError(
-                f"{where}: {error}", hint="it was deleted; index the items again"
-            ) from error
-        raise CatalogError(f"{where}: Qdrant says: {error}", hint="see Qdrant's message") from error
-
-
-def _payload_key(key: str) -> str:
-    """Return the name of a metadata key in the payload: itself, or its UTF-8 as hex where it has signs."""
-    return key if _PLAIN.fullmatch(key) else _HIDDEN + key.encode(errors="surrogatepass").hex()
-
-
 def _filter(where: Filter) -> models.Filter:
     """Translate a filter."""
     from qdrant_client import models
@@ -424,20 +319,6 @@ def _filter(where: Filter) -> models.Filter:
     if where.sign in _BOUNDS:
         bounds = models.Range.model_validate({_BOUNDS[where.sign]: where.value})
         return models.Filter(must=[models.FieldCondition(key=_payload_key(where.key), range=bounds)])
-    equal = _equal(where)
-    # "Should" needs one of them; the opposite is that none holds.
-    return models.Filter(should=equal) if where.sign == "==" else models.Filter(must_not=equal)
-
-
-def _equal(check: Check) -> list[Any]:
-    """Conditions of which one holds when the value, or an entry of it, is equal."""
-    from qdrant_client import models
-
-    key, value = _payload_key(check.key), check.value
-    found = []
-    if not isinstance(value, float):
-        found.append(models.FieldCondition(key=key, match=models.MatchValue(value=value)))
-    if isinstance(value, float) or (not isinstance(value, (bool, str)) and abs(value) <= _EXACT):
-        same = models.Range(gte=value, lte=value)
-        found.append(models.FieldCondition(key=key, range=same))
-    return found
+    wanted = models.MatchValue(value=facet(where.key, where.value))
+    equal: list[Any] = [models.FieldCondition(key=FACETS_KEY, match=wanted)]
+    return models.Filter(must=equal) if where.sign == "==" else models.Filter(must_not=equal)
