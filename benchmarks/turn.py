@@ -1,13 +1,12 @@
 """Where the time of a turn goes, for three configurations.
 
-    OMP_NUM_THREADS=1 python benchmarks/turn.py --turns 10
+    OMP_NUM_THREADS=1 python -m benchmarks.turn --turns 10
 
 Over the demo films and demo dialogues, in one process:
 
 - ``embedded``  the default: the fusion retrieves, and there is neither query nor item expert
 - ``own LLM``   an LLM of the user's own, here a server on this machine that answers at once, so that what is
-left
-  is what this package adds to the time of the LLM itself
+  left is what this package adds to the time of the LLM itself
 - ``local``     both experts are the embedded SmolLM2-135M over plain vectors, as in the paper
 
 A row is the median over the turns, in milliseconds of wall time; ``first`` is the first turn, in which models
@@ -21,14 +20,11 @@ import argparse
 import json
 import statistics
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from reges_index import ItemCatalog, ReGeSQueryEngine
 from reges_index.catalog import demo_catalog
+from tests.servers.scripted import scripted_server, sensible
 
 LIMIT = 0.3
 STAGES = ("query", "retrieval", "rerank")
@@ -53,37 +49,6 @@ def dialogues(count: int) -> list[list[dict[str, str]]]:
             said.append({"role": "user", "content": WISHES[(number + step) % len(WISHES)]})
         made.append(said)
     return made
-
-
-class _Ranks(BaseHTTPRequestHandler):
-    """Answers every chat with the numbers of the first ten candidates, backwards."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        message = {"role": "assistant", "content": ", ".join(map(str, range(10, 0, -1)))}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-        text = json.dumps({**body, "usage": usage}).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """Run a server of OpenAI's protocol on this machine and give its address."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _Ranks)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{http.server_port}/v1"
-    finally:
-        http.shutdown()
 
 
 def measure(engine: ReGeSQueryEngine, turns: int) -> dict[str, float]:
@@ -117,10 +82,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     catalog = ItemCatalog.from_items(demo_catalog("films"), name="films")
-    with server() as url:
+    with scripted_server() as server:
+        server.answer = sensible
         configurations = {
             "embedded": {},
-            "own LLM": {"llm": f"openai-like:m@{url}", "mode": "rank"},
+            "own LLM": {"llm": f"openai-like:m@{server.url}", "mode": "rank"},
             "local": {"llm": "embedded", "retriever": "vectors"},
         }
         found = {

@@ -9,7 +9,7 @@ import doctest
 import inspect
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n?```text\n(.*?)^```)?", re.MUL
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-def run_page(page: str, names: dict[str, Any], instead: Mapping[str, str] | None = None) -> list[str]:
+def run_page(
+    page: str,
+    names: dict[str, Any],
+    instead: Mapping[str, str] | None = None,
+    after: Callable[[], object] = lambda: None,
+) -> list[str]:
     """Run the blocks of a page from top to bottom in one module; return what each printed.
 
     Parameters
@@ -30,6 +35,8 @@ def run_page(page: str, names: dict[str, Any], instead: Mapping[str, str] | None
         What the blocks find, and what they leave.
     instead
         Texts of the blocks and what stands in their place, such as the address of a server.
+    after
+        Called after each block.
 
     Raises
     ------
@@ -47,6 +54,7 @@ def run_page(page: str, names: dict[str, Any], instead: Mapping[str, str] | None
             if inspect.isawaitable(result):
                 asyncio.run(_awaited(result))
         printed.append(out.getvalue())
+        after()
         fits = not shown or doctest.OutputChecker().check_output(shown, printed[-1], _FLAGS)
         assert fits, f"{page}, block {number} prints\n{printed[-1]}and the page shows\n{shown}"
     return printed

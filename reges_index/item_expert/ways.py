@@ -299,6 +299,8 @@ class LetterWay:
     def __init__(self, backend: ApiBackend, min_mass: float) -> None:
         self._backend = backend
         self._min_mass = min_mass
+        # One for all turns, so that these share its connections.
+        self._llm: Any = single_attempt(backend.llm, max_tokens=1, logprobs=True, top_logprobs=_TOP)
         self._is_chat = bool(backend.llm.metadata.is_chat_model)
 
     def fits(self, size: int) -> bool:
@@ -314,8 +316,7 @@ class LetterWay:
             If there are none, no letter is among them, or the letters have less than the least mass.
         """
         prompt = yield from question.prompt("select")
-        llm: Any = single_attempt(self._backend.llm, max_tokens=1, logprobs=True, top_logprobs=_TOP)
-        messages = lettered(prompt)
+        llm, messages = self._llm, lettered(prompt)
         if self._is_chat:
             step = Do(lambda: llm.chat(messages), lambda: chat_in_loop(llm, messages))
         else:  # not chat(), which for models without a chat endpoint loses the logprobs on the way

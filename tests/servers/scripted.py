@@ -30,13 +30,13 @@ def refusal(message: str, status: int = 400) -> dict[str, Any]:
     return {"status": status, "message": message}
 
 
-# What stands in a request, and what it then asks for; the last two are those of LlamaIndex's own rerankers.
+# What stands in a request, and what it then asks for; the first two are those of LlamaIndex's own rerankers.
 _MARKS = {
+    "The relevance score is a number": "LLMRerank",
+    "You are RankGPT": "RankGPTRerank",
     "formulate a good natural-language search query": "query",
     "Think step by step": "reasoning",
     "numbers of the": "ranking",
-    "as well \nas the relevance score": "LLMRerank",
-    "You are RankGPT": "RankGPTRerank",
 }
 
 
@@ -45,15 +45,20 @@ def asked_for(body: dict[str, Any]) -> str:
     for field, kind in (("logprobs", "letters"), ("tools", "tool")):
         if body.get(field):
             return kind
-    said = "".join(str(message["content"]) for message in body["messages"])
-    return next((kind for mark, kind in _MARKS.items() if mark in said), "text")
+    return next((kind for mark, kind in _MARKS.items() if mark in _said(body)), "text")
+
+
+def _said(body: dict[str, Any]) -> str:
+    return "\n".join(str(message["content"]) for message in body["messages"])
 
 
 def sensible(body: dict[str, Any]) -> str | dict[str, Any]:
     """Answer as a model does that understands what it is asked, and likes what is listed last."""
-    said = "".join(str(message["content"]) for message in body["messages"])
-    listed = [int(number) for number in re.findall(r"^\[?(?:Document )?(\d+)[.\]:]", said, re.MULTILINE)]
-    best = range(max(listed, default=1), 0, -1)[:10]
+    pattern = re.compile(r"^\[?(?:Document )?(\d+)[.\]:]", re.MULTILINE)
+    count = 0
+    for number in map(int, pattern.findall(_said(body))):  # other numbers are years and titles
+        count += number == count + 1
+    best = range(count, 0, -1)[:10]
     replies: dict[str, Any] = {
         "letters": letters(A=0.2, C=0.6),
         "tool": call(ranking=[str(number) for number in best]),
@@ -108,8 +113,10 @@ class ScriptedServer:
             def log_message(self, *args: Any) -> None:
                 """Keep the test output clean."""
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 128  # the usual five are refused in a crowd
+
+        self._http = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
