@@ -36,7 +36,7 @@ from llama_index.core.postprocessor.rankGPT_rerank import RankGPTRerank
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from reges_index.models.local_lm import LocalLM
-from reges_index.models.tree_scoring import prefill, score_separately
+from reges_index.models.scoring import prefill, score_separately
 
 FILMS = Path(__file__).parents[1] / "reges_index" / "catalog" / "demo" / "films.jsonl"
 TARGETS = {1000: 1.45, 4000: 1.25}

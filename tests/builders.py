@@ -7,10 +7,15 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+import pytest
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.schema import NodeWithScore
 
-from reges_index import DialogueQueryBundle, Item
+from reges_index import DialogueQueryBundle, Item, ReGeSRerank
+from reges_index.item_expert import Ranking
+
+BOTH_WAYS = pytest.mark.parametrize("asynchronous", [False, True])
+"""The same in plain code and in an event loop."""
 
 
 def chat(*texts: str) -> tuple[ChatMessage, ...]:
@@ -30,6 +35,14 @@ def item(id_: str, title: str, year: int | None = None, abstract: str = "", **fi
 def nodes_of(items: Sequence[Item]) -> list[NodeWithScore]:
     """Nodes as a retriever gives them, scores falling from 0.9."""
     return [NodeWithScore(node=it.to_node(), score=0.9 - 0.01 * n) for n, it in enumerate(items)]
+
+
+async def ranked(
+    rerank: ReGeSRerank, items: Sequence[Item], wish: DialogueQueryBundle, asynchronous: bool, **known: Any
+) -> Ranking:
+    """What an item expert makes of some items, which a retriever has given in this order."""
+    nodes = nodes_of(items)
+    return await rerank.arank(nodes, wish, **known) if asynchronous else rerank.rank(nodes, wish, **known)
 
 
 async def ticks_during(work: Awaitable[Any]) -> tuple[Any, int, float]:

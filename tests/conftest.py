@@ -57,6 +57,24 @@ def tiny():
     return lm
 
 
+@pytest.fixture
+def server():
+    """A server on this machine that answers what it is told; see `tests.servers.scripted`."""
+    from tests.servers.scripted import scripted_server
+
+    with scripted_server() as scripted:
+        yield scripted
+
+
+@pytest.fixture
+def between(server):
+    """A proxy before it that breaks connections on purpose; see `tests.servers.proxy`."""
+    from tests.servers.proxy import fault_proxy
+
+    with fault_proxy(server.url) as proxy:
+        yield proxy
+
+
 @pytest.fixture(scope="session")
 def few_films():
     """Twelve demo films in memory, with an encoder that hashes trigrams."""

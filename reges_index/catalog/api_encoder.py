@@ -11,20 +11,18 @@ from typing import Annotated, Any
 import numpy as np
 from llama_index.embeddings.openai import OpenAIEmbedding
 from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, ValidationError
-from tenacity import AsyncRetrying, Retrying
 
 from reges_index.driver import Do, Work, arun, run
 from reges_index.errors import EncoderServerError
-from reges_index.remote.faults import (
-    fault_kind,
+from reges_index.remote import (
+    Attempts,
+    RetryPolicy,
     http_status,
     is_transient,
     retry_after_s,
-    safe_cause,
     server_address,
-    without_secrets,
+    server_error,
 )
-from reges_index.remote.retries import RetryPolicy, attempts_of
 
 __all__ = ["ApiEmbedding", "UnreadableVectorsError", "vectors_of"]
 
@@ -69,8 +67,7 @@ class ApiEmbedding(OpenAIEmbedding):
         # Without line breaks, as LlamaIndex sends them: vectors must not depend on which class asked.
         lines = [text.replace("\n", " ") for text in texts]
         request = {"input": lines, "model": engine, **self.additional_kwargs}
-        options = RetryPolicy(max_retries=self.max_retries).options(_may_pass, server_address(self))
-        plain, waiting = Retrying(**options), AsyncRetrying(**options)
+        attempts = Attempts(RetryPolicy(max_retries=self.max_retries), _may_pass, server_address(self))
 
         def now() -> list[list[float]]:
             client = self._get_client().with_options(max_retries=0)
@@ -82,31 +79,19 @@ class ApiEmbedding(OpenAIEmbedding):
             return vectors_of(raw.content, len(texts))
 
         try:
-            found: list[list[float]] = yield Do(lambda: plain(now), lambda: waiting(later))
-        except Exception as error:
-            failure = self._failure(error, max(attempts_of(plain), attempts_of(waiting)))
-            if failure is None:
+            found: list[list[float]] = yield from attempts.plan(Do(now, later))
+        except Exception as error:  # whatever a client raises
+            if not _may_pass(error) and http_status(error) is None:  # about neither server nor key
                 raise
+            where = server_address(self)
+            failure = server_error(
+                EncoderServerError, error, self,
+                what=f"encoder {self.model_name!r} at {where} gave no vectors",
+                hint=self._hint(error, http_status(error), where), attempts=attempts.made,
+            )  # fmt: skip
         else:
             return found
         raise failure  # outside of the except block, or the error that may hold the key would be its context
-
-    def _failure(self, error: Exception, attempts: int) -> EncoderServerError | None:
-        """Return what a client's error says of the server, without the key; None if it is about neither."""
-        status, where = http_status(error), server_address(self)
-        if not _may_pass(error) and status is None:
-            return None
-        said = " ".join(without_secrets(str(error), self).split())[:300]
-        times = f" after {attempts} attempts" if attempts > 1 else ""
-        told = EncoderServerError(
-            f"encoder {self.model_name!r} at {where} gave no vectors{times}: {fault_kind(error)}: {said}",
-            hint=self._hint(error, status, where),
-            kind=fault_kind(error),
-            status=status,
-            attempts=attempts,
-        )
-        told.__cause__ = safe_cause(error, self)
-        return told
 
     def _hint(self, error: Exception, status: int | None, where: str) -> str:
         if isinstance(error, UnreadableVectorsError):

@@ -125,7 +125,7 @@ def _language_model() -> Finding:
     from huggingface_hub import try_to_load_from_cache
 
     from reges_index.models.embedded import EMBEDDED_BASE, INSTALL_HINT, find_embedded_gguf
-    from reges_index.models.gguf_cache import cache_folder
+    from reges_index.models.loading import cache_folder
 
     if (gguf := find_embedded_gguf()) is not None:
         folder = cache_folder()

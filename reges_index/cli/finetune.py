@@ -410,8 +410,7 @@ def card(
     as_json: AsJson = False,
 ) -> None:
     """Print an adapter's model card, made from its manifest."""
-    from reges_index.models.adapter_card import model_card
-    from reges_index.models.adapters import needs_manifest
+    from reges_index.models.adapters import model_card, needs_manifest
 
     manifest = needs_manifest(adapter)
     if as_json:

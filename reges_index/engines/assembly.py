@@ -18,7 +18,7 @@ from reges_index.engines.plan import chosen_retriever, writes_query
 from reges_index.engines.retrieval import CatalogSource, RetrieverSource, reads_query
 from reges_index.errors import ConfigError, EncoderMismatchError
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
-from reges_index.models.backend import AUTO, local_model_of
+from reges_index.models.backend import AUTO, wrap_llm
 from reges_index.models.named import open_llm
 from reges_index.settings import GIVEN, NONE, SHIPPED, PipelineSettings
 
@@ -369,7 +369,7 @@ def _model(
             given = _apart(options, folders, adapters)
         else:
             given = open_llm(name, options)
-    local: Any = local_model_of(given)
+    local: Any = wrap_llm(given)
     if folders and local is None:
         raise ConfigError(
             f"{field} {name!r} is behind an API, which loads no adapter folder of ours",

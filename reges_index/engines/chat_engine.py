@@ -41,7 +41,6 @@ from reges_index.engines.small_talk import SmallTalkDetector
 from reges_index.errors import ConfigError
 from reges_index.models.backend import ApiBackend, Backend, resolve_backend
 from reges_index.models.named import model_of, open_llm
-from reges_index.models.text import spoken
 
 if TYPE_CHECKING:
     from llama_index.core.llms.llm import LLM
@@ -227,10 +226,7 @@ class ReGeSChatEngine(BaseChatEngine):
         if self._is_small_talk is not None and (yield off_loop(self._is_small_talk, dialogue)):
             talk = yield off_loop(self._talker)
             messages = yield off_loop(self._talk_messages, talk, dialogue)
-            made = yield Do(
-                partial(talk.generate, [messages], max_new_tokens=48),
-                partial(talk.agenerate, [messages], max_new_tokens=48),
-            )
+            made = yield from talk.said([messages], max_new_tokens=48)
             return Reply(whole_sentences(made[0][0]))
         found = yield from self.query_engine.recommending(dialogue, turn.barred)
         response = yield from self.query_engine.answering(found)
@@ -250,11 +246,8 @@ class ReGeSChatEngine(BaseChatEngine):
         if not isinstance(talk, ApiBackend):
             return Reply(entry, about=item)
         messages = question_messages(dialogue, item)
-        made = yield Do(
-            partial(talk.generate, [messages], max_new_tokens=_ANSWER_TOKENS),
-            partial(talk.agenerate, [messages], max_new_tokens=_ANSWER_TOKENS),
-        )
-        return Reply(one_line(spoken(made[0][0])) or entry, about=item)
+        made = yield from talk.said([messages], max_new_tokens=_ANSWER_TOKENS)
+        return Reply(one_line(made[0][0]) or entry, about=item)
 
     def _turning(
         self,

@@ -11,7 +11,7 @@ from llama_index.core.schema import NodeWithScore
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.item_expert.prior import PROBABILITY, SCORE_KIND
-from reges_index.item_expert.ranking import RankedCandidate, Ranking, candidates_of, item_of, marked_node
+from reges_index.item_expert.ranking import RankedCandidate, Ranking, candidates_of, marked_node
 
 __all__ = ["Recommendation", "ranking_of_retriever"]
 
@@ -61,7 +61,7 @@ class Recommendation:
     @property
     def ranking(self) -> list[str]:
         """Ids of everything retrieved: the ranked candidates, then the rest."""
-        return [c.item.id for c in self.candidates] + [item_of(n.node).id for n in self.rest]
+        return [c.item.id for c in self.candidates] + [Item.from_node(n.node).id for n in self.rest]
 
     @property
     def nodes(self) -> list[NodeWithScore]:

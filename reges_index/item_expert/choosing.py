@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from reges_index.driver import Work, together
 from reges_index.errors import LLMServerError
-from reges_index.item_expert.prior import mean_evidence, rank_evidence
-from reges_index.item_expert.question import Question, Way
-from reges_index.item_expert.selection import NoChoice, Selection
+from reges_index.item_expert.prior import rank_evidence
+from reges_index.item_expert.selection import NoChoice, Selection, best_first
 from reges_index.item_expert.ways import (
-    ConstrainedWay,
-    LetterWay,
-    ScoreWay,
-    StructuredPickWay,
-    StructuredRankWay,
-    TextPickWay,
-    TextRankWay,
+    LETTERS,
+    Question,
+    Way,
+    constrained,
+    for_one_letter,
     gives_structure,
+    letters,
+    scores,
+    structured_pick,
+    structured_ranking,
+    text_pick,
+    text_ranking,
 )
-from reges_index.models.api_answers import UnfitAnswer
-from reges_index.models.api_clients import is_openai_kind
-from reges_index.models.api_faults import is_mistake, is_refused
+from reges_index.models.api_clients import UnfitAnswer, is_openai_kind
+from reges_index.models.api_requests import Offers, is_mistake, is_refused
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
-from reges_index.models.offers import Offers, offers_of
 
-__all__ = ["RankWay", "RerankMode", "try_ways", "ways_of"]
+__all__ = ["RerankMode", "rank_list", "try_ways", "ways_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,28 +60,28 @@ def ways_of(
     structured output, then the paper's prompt as plain chat; "constrained" is the last two of these,
     "generate" the last.
     """
-    text = TextPickWay(backend, seed)
+    text = Way("text", partial(text_pick, backend, seed))
+    rankings = [Way("text", partial(text_ranking, backend))]
     if isinstance(backend, LocalBackend):
-        by_mode: Mapping[str, Way] = {
-            "rank": RankWay([TextRankWay(backend)], None, window=window, passes=passes, seed=seed),
-            "constrained": ConstrainedWay(backend),
-            "generate": text,
-        }
-        return [by_mode.get(mode) or ScoreWay(backend, length_penalty)]
+        if mode == "rank":
+            return [Way("ranking", partial(rank_list, rankings, None, window, passes, seed))]
+        if mode == "constrained":
+            return [Way("constrained", partial(constrained, backend))]
+        return [text if mode == "generate" else Way("scores", partial(scores, backend, length_penalty))]
     assert isinstance(backend, ApiBackend)
-    if mode in ("auto", "score") and backend.manifest is not None:
-        return [text]  # what the server's adapter was trained to write
+    if mode == "generate" or (mode in ("auto", "score") and backend.manifest is not None):
+        return [text]  # with a manifest it is what the server's adapter was trained to write
+    ways: list[Way] = []
+    if is_openai_kind(backend.llm) and mode in ("auto", "reason", "score"):
+        asked = for_one_letter(backend.llm)
+        ways.append(Way("logprobs", partial(letters, backend, asked, min_mass), most=len(LETTERS)))
     structured = gives_structure(backend.llm)
-    letters = [LetterWay(backend, min_mass)] if is_openai_kind(backend.llm) else []
-    if mode in ("auto", "rank", "reason"):
-        ranks: list[Way] = [StructuredRankWay(backend)] if structured else []
-        ranks.append(TextRankWay(backend))
-        rank = RankWay(ranks, offers_of(backend.llm), window=window, passes=passes, seed=seed)
-        return [*letters, rank] if mode != "rank" else [rank]
-    ways: list[Way] = [*letters] if mode == "score" else []
-    if structured and mode != "generate":
-        ways.append(StructuredPickWay(backend))
-    return [*ways, text]
+    if mode in ("score", "constrained"):
+        picks = [Way("structured", partial(structured_pick, backend))] if structured else []
+        return [*ways, *picks, text]
+    if structured:
+        rankings.insert(0, Way("structured", partial(structured_ranking, backend)))
+    return [*ways, Way("ranking", partial(rank_list, rankings, backend.offers, window, passes, seed))]
 
 
 def try_ways(ways: Sequence[Way], question: Question, offers: Offers | None) -> Work[Selection]:
@@ -100,7 +102,7 @@ def try_ways(ways: Sequence[Way], question: Question, offers: Offers | None) -> 
     for way in ways:
         if offers is not None and not offers.has(way.name):
             reasons[way.name] = "given up"
-        elif not way.fits(len(question)):
+        elif way.most is not None and len(question) > way.most:
             reasons[way.name] = "does not fit the prompt"
         else:
             still_open.append(way)
@@ -121,8 +123,11 @@ def try_ways(ways: Sequence[Way], question: Question, offers: Offers | None) -> 
             for name, lasting in turned_down.items():
                 offers.failed(name, lasting=lasting)
             offers.worked(way.name)
+        if not reasons:
+            return selection
         given_up = [w.name for w in ways if offers is not None and not offers.has(w.name)]
-        return selection.after_fallbacks(reasons, given_up)
+        details = {**selection.details, "fallback_reasons": reasons, "given_up": given_up}
+        return replace(selection, fallbacks=selection.fallbacks + len(reasons), details=details)
     raise AssertionError("plain text always gives a selection or an error")
 
 
@@ -133,8 +138,10 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, (NoChoice, UnfitAnswer)) else type(error).__name__
 
 
-class RankWay:
-    """A ranking, also of lists that are too long for one request, and of several orders of one list.
+def rank_list(
+    ways: Sequence[Way], offers: Offers | None, window: int, passes: int, seed: int, question: Question
+) -> Work[Selection]:
+    """Return a ranking, also of lists that are too long for one request, and of several orders of one list.
 
     Parameters
     ----------
@@ -152,74 +159,56 @@ class RankWay:
     seed
         Of the random orders.
     """
+    size, draw = len(question), random.Random(seed)
+    orders = [list(range(size)), *(draw.sample(range(size), size) for _ in range(passes - 1))]
+    found = yield from together([partial(_one_pass, ways, offers, window, question, o) for o in orders])
+    if len(found) == 1:
+        return found[0]
+    details = {**_summed(found), "passes": len(found)}
+    fallbacks = max(selection.fallbacks for selection in found)
+    told = [selection for selection in found if selection.evidence is not None]
+    if not told:
+        return replace(found[0], fallbacks=fallbacks, details=details)
+    said = zip(*(selection.evidence or () for selection in told), strict=True)
+    evidence = tuple(math.fsum(of_one) / len(told) for of_one in said)
+    return replace(
+        told[0], order=best_first(evidence), evidence=evidence, fallbacks=fallbacks, details=details
+    )
 
-    name = "ranking"
 
-    def __init__(
-        self, ways: Sequence[Way], offers: Offers | None, *, window: int, passes: int, seed: int
-    ) -> None:
-        self._ways = ways
-        self._offers = offers
-        self._window = window
-        self._passes = passes
-        self._seed = seed
-
-    def fits(self, size: int) -> bool:  # noqa: ARG002
-        """Say that any number of candidates can be ranked."""
-        return True
-
-    def ask(self, question: Question) -> Work[Selection]:
-        """Return the ranking, merged of all passes."""
-        size = len(question)
-        draw = random.Random(self._seed)
-        orders = [list(range(size)), *(draw.sample(range(size), size) for _ in range(self._passes - 1))]
-        found = yield from together([partial(self._one_pass, question, order) for order in orders])
-        if len(found) == 1:
-            return found[0]
-        told = [selection for selection in found if selection.evidence is not None]
-        details = {**_summed(found), "passes": len(found)}
-        if not told:
-            return replace(found[0], fallbacks=max(s.fallbacks for s in found), details=details)
-        evidence = mean_evidence([selection.evidence for selection in told if selection.evidence])
-        return replace(
-            told[0],
-            order=tuple(sorted(range(size), key=lambda index: (-evidence[index], index))),
-            evidence=evidence,
-            fallbacks=max(selection.fallbacks for selection in found),
-            details=details,
-        )
-
-    def _one_pass(self, question: Question, order: Sequence[int]) -> Work[Selection]:
-        """Rank the list in one order of it, and return the selection in terms of the question's own order."""
-        size, now = len(order), list(order)
-        found: list[Selection] = []
-        ends = [size]
-        while ends[-1] > self._window:
-            ends.append(max(self._window, ends[-1] - max(1, self._window // 2)))
-        # Half a window goes on to the next one, so at least so many have to be placed.
-        best = max(question.best, self._window // 2) if len(ends) > 1 else question.best
-        for end in ends:
-            start = max(0, end - self._window)
-            part = question.part(now[start:end], best)
-            selection = yield from try_ways(self._ways, part, self._offers)
-            now[start:end] = [now[start + index] for index in selection.order]
-            found.append(selection)
-        last = found[-1]
-        if not any(selection.kind == "rank" for selection in found):
-            return replace(last, order=tuple(range(size)), details=_summed(found))
-        # What the last window, with the best of all others, has placed. The others follow in the retriever's
-        # order, or as the windows behind it have left them.
-        placed = now[: int(last.details.get("ranked", 0))]
-        behind = now[len(placed) :] if len(found) > 1 else sorted(set(range(size)) - set(placed))
-        return replace(
-            last,
-            order=(*placed, *behind),
-            outcome="ranked",
-            evidence=rank_evidence(placed, size),
-            kind="rank",
-            fallbacks=max(selection.fallbacks for selection in found),
-            details={**_summed(found), **({"windows": len(found)} if len(found) > 1 else {})},
-        )
+def _one_pass(
+    ways: Sequence[Way], offers: Offers | None, window: int, question: Question, order: Sequence[int]
+) -> Work[Selection]:
+    """Rank the list in one order of it, and return the selection in terms of the question's own order."""
+    size, now = len(order), list(order)
+    found: list[Selection] = []
+    ends = [size]
+    while ends[-1] > window:
+        ends.append(max(window, ends[-1] - max(1, window // 2)))
+    # Half a window goes on to the next one, so at least so many have to be placed.
+    best = max(question.best, window // 2) if len(ends) > 1 else question.best
+    for end in ends:
+        start = max(0, end - window)
+        selection = yield from try_ways(ways, question.part(now[start:end], best), offers)
+        now[start:end] = [now[start + index] for index in selection.order]
+        found.append(selection)
+    last = found[-1]
+    if not any(selection.kind == "rank" for selection in found):
+        return replace(last, order=tuple(range(size)), details=_summed(found))
+    # What the last window, with the best of all others, has placed. The others follow in the retriever's
+    # order, or as the windows behind it have left them.
+    placed = now[: int(last.details.get("ranked", 0))]
+    behind = now[len(placed) :] if len(found) > 1 else sorted(set(range(size)) - set(placed))
+    windows = {"windows": len(found)} if len(found) > 1 else {}
+    return replace(
+        last,
+        order=(*placed, *behind),
+        outcome="ranked",
+        evidence=rank_evidence(placed, size),
+        kind="rank",
+        fallbacks=max(selection.fallbacks for selection in found),
+        details={**_summed(found), **windows},
+    )
 
 
 def _summed(found: Sequence[Selection]) -> dict[str, Any]:

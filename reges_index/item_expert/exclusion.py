@@ -9,8 +9,8 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import Field
 
+from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle, TitleIndex, dialogue_of
-from reges_index.item_expert.ranking import item_of
 
 __all__ = ["ExcludeItems", "without_excluded"]
 
@@ -36,7 +36,7 @@ def without_excluded(
         retrieved is not taken for one that was. Without it, only the titles of the nodes are known.
     """
     barred = set(ids)
-    items = [item_of(node.node) for node in nodes]
+    items = [Item.from_node(node.node) for node in nodes]
     if mentioned:
         known = set(titles.ids) if titles is not None else set()
         strangers = [item for item in items if item.id not in known]

@@ -27,10 +27,10 @@ __all__ = [
     "combine",
     "log_evidence",
     "marked_probabilities",
-    "mean_evidence",
     "pick_evidence",
     "prior_of",
     "rank_evidence",
+    "softmax",
 ]
 
 EvidenceKind: TypeAlias = Literal["rank", "logprobs", "scores", "pick"]
@@ -115,10 +115,8 @@ def combine(prior: Sequence[float], evidence: Sequence[float] | None, weight: fl
     if evidence is None:
         evidence = [0.0] * len(chances)
     scores = [math.log(chance) + weight * told for chance, told in zip(chances, evidence, strict=True)]
-    top = max(scores)
-    shares = [math.exp(score - top) for score in scores]
-    scale = min(1.0, math.fsum(chances)) / math.fsum(shares)
-    return [share * scale for share in shares]
+    mass = min(1.0, math.fsum(chances))
+    return [share * mass for share in softmax(scores)]
 
 
 def rank_evidence(ranked: Sequence[int], size: int) -> tuple[float, ...]:
@@ -155,6 +153,9 @@ def log_evidence(probabilities: Sequence[float]) -> tuple[float, ...]:
     return tuple(math.log(max(chance, _FLOOR)) for chance in probabilities)
 
 
-def mean_evidence(said: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Return the mean of what several answers say of each candidate."""
-    return tuple(math.fsum(told) / len(said) for told in zip(*said, strict=True))
+def softmax(values: Sequence[float]) -> list[float]:
+    """Return exp(v) / sum(exp(v)), computed from the largest value down so that nothing overflows."""
+    top = max(values)
+    shares = [math.exp(value - top) for value in values]
+    total = math.fsum(shares)
+    return [share / total for share in shares]

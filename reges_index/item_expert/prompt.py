@@ -235,19 +235,13 @@ def build_selection_prompt(
         )
     beside_names = max(_LEAST_HISTORY, room - _label_tokens(items, measure, count is not None))
     history = render_history(dialogue, budget=min(budget.history, room, beside_names), measure=measure)
-    try:
-        candidates = render_candidates(
-            items,
-            measure=measure,
-            budget=room - history.tokens,
-            max_detail_tokens=budget.details,
-            numbered=count is not None,
-        )
-    except ValueError as error:
-        raise InputError(
-            f"{len(items)} candidates do not fit into {budget.total} tokens beside the dialogue: {error}",
-            hint="lower similarity_top_k, or raise max_input_tokens, or use a model with a larger context",
-        ) from error
+    candidates = render_candidates(
+        items,
+        measure=measure,
+        budget=room - history.tokens,
+        max_detail_tokens=budget.details,
+        numbered=count is not None,
+    )
     text = template.format(
         candidates="\n" + candidates.text,
         conversation_history="\n" + history.text,
@@ -328,7 +322,7 @@ def render_candidates(
 
     Raises
     ------
-    ValueError
+    InputError
         If the labels alone are over the budget.
     """
     labels = candidate_labels(items)
@@ -339,7 +333,10 @@ def render_candidates(
     if budget is not None:
         room = budget - least
         if room < 0:
-            raise ValueError(f"{len(items)} labels need {least} tokens, the budget is {budget}")
+            raise InputError(
+                f"{len(items)} candidates do not fit: their names need {least} tokens, and {budget} are left",
+                hint="lower similarity_top_k, raise max_input_tokens, or use a model with a larger context",
+            )
         if sum(min(size, cap) if cap is not None else size for size in sizes) > room:
             cap = _even_share(sizes, room)
     shortened = 0

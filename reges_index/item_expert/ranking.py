@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle
-from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.item_expert.selection import Selection
 from reges_index.query_expert.retriever import QUERY_KEY, REPORT_KEY, with_metadata
 
@@ -19,10 +18,7 @@ __all__ = [
     "Candidate",
     "RankedCandidate",
     "Ranking",
-    "candidate_row",
     "candidates_of",
-    "choice_report",
-    "item_of",
     "marked_node",
     "ranked_candidates",
     "response_metadata",
@@ -75,16 +71,11 @@ class Ranking:
     report: dict[str, Any]
 
 
-def item_of(node: BaseNode) -> Item:
-    """Return the item that a node stands for; a chunk of a document stands for the document."""
-    return Item.from_node(node)
-
-
 def candidates_of(nodes: Sequence[NodeWithScore]) -> list[Candidate]:
     """Return one candidate for each item among the nodes, in the order in which they first come."""
     by_item: dict[str, list[tuple[NodeWithScore, Item]]] = {}
     for node in nodes:
-        item = item_of(node.node)
+        item = Item.from_node(node.node)
         by_item.setdefault(item.id, []).append((node, item))
     return [
         Candidate(_whole(chunks), chunks[0][0], place) for place, chunks in enumerate(by_item.values(), 1)
@@ -106,10 +97,9 @@ def ranked_candidates(
     candidates: Sequence[Candidate], selection: Selection, *, keep_retrieval_score: bool
 ) -> tuple[RankedCandidate, ...]:
     """Return the candidates in the order of a selection, with all that is known of each."""
-    thought = selection.reasoning
     ranked = []
     for rank, index in enumerate(selection.order, 1):
-        found = candidates[index]
+        found, thought = candidates[index], selection.reasoning
         probability = selection.probabilities[index] if selection.probabilities else None
         node = marked_node(
             found.node,
@@ -118,36 +108,18 @@ def ranked_candidates(
             keep_retrieval_score=keep_retrieval_score,
             reasoning=thought.text if thought is not None and rank == 1 else None,
         )
-        logprob = selection.logprobs[index] if selection.logprobs else None
         ranked.append(
             RankedCandidate(
-                found.item, rank, probability, logprob, found.node.score, found.retrieval_rank, node
+                item=found.item,
+                rank=rank,
+                probability=probability,
+                logprob=selection.logprobs[index] if selection.logprobs else None,
+                retrieval_score=found.node.score,
+                retrieval_rank=found.retrieval_rank,
+                node=node,
             )
         )
     return tuple(ranked)
-
-
-def choice_report(prompt: SelectionPrompt, selection: Selection) -> dict[str, Any]:
-    """Return what a report says of the prompt and of how the choice came about."""
-    report: dict[str, Any] = {
-        "candidates": len(selection.order),
-        "candidates_shortened": prompt.candidates.shortened,
-        "shortened_by": prompt.candidates.cut_by,
-        "candidate_tokens": prompt.candidates.tokens,
-        "messages_dropped": prompt.history.dropped,
-        "message_shortened": prompt.history.shortened,
-        "outcome": selection.outcome,
-        "answer": selection.answer,
-        # Where the order and, if there are any, the probabilities come from.
-        "score_source": "retrieval" if selection.outcome == "hallucinated" else selection.outcome,
-        "fallbacks": selection.fallbacks,
-        **selection.details,
-    }
-    if (thought := selection.reasoning) is not None:
-        report["reasoning"] = thought.text
-        report["reasoning_tokens"] = thought.tokens
-        report["reasoning_cut"] = thought.cut
-    return report
 
 
 def marked_node(
@@ -176,7 +148,7 @@ def marked_node(
 
 def response_metadata(bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> dict[str, Any]:
     """Return what a response says about the choice, from the ranked nodes and their bundle."""
-    candidates = [candidate_row(node, rank) for rank, node in enumerate(nodes, 1)]
+    candidates = [_row(node, rank) for rank, node in enumerate(nodes, 1)]
     best = candidates[0] if candidates else None
     refined = bundle.custom_embedding_strs
     # In LlamaIndex's own engines the nodes carry what a `ReGeSRetriever` and a `ReGeSRerank` have to say.
@@ -195,9 +167,8 @@ def response_metadata(bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> di
     }
 
 
-def candidate_row(node: NodeWithScore, rank: int) -> dict[str, Any]:
-    """Return one candidate as the command line and the metadata show it."""
-    item = item_of(node.node)
+def _row(node: NodeWithScore, rank: int) -> dict[str, Any]:
+    item = Item.from_node(node.node)
     metadata = node.node.metadata
     probability = metadata.get("probability")
     return {

@@ -13,21 +13,23 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ChatResponseGen
 from llama_index.core.llms.llm import LLM
 
 from reges_index.dialogue.text import normalise, one_line
-from reges_index.driver import Do, off_loop, run
+from reges_index.driver import Do, Work, off_loop, run
 from reges_index.errors import ReGeSError
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
-from reges_index.models.text import SpokenStream, read_text
-from reges_index.models.tracing import chat_ended, chat_started
+from reges_index.models.text import SpokenStream, begins_in_thoughts, read_text
 from reges_index.settings import ReasoningDecoding
 
 __all__ = ["Listener", "Reasoner", "Reasoning", "ReasoningDecoding", "ReasoningStopped", "hear_reasoning"]
+
+T = TypeVar("T")
 
 Listener = Callable[[str], None]
 """Gets each piece of text as it is written, in the thread that writes."""
@@ -76,46 +78,52 @@ class Reasoner:
         self.decoding = decoding
         self._seed = seed
 
-    def write(self, prompt: SelectionPrompt, stop: threading.Event | None = None) -> Reasoning:
-        """Write it; ends early, with `ReasoningStopped`, when ``stop`` is set or the listener raises that.
+    def writing(self, prompt: SelectionPrompt) -> Work[Reasoning]:
+        """Write it; ends early, with `ReasoningStopped`, when the listener raises that.
 
-        An LLM behind an API that nobody listens to answers in one piece, which ``stop`` does not end.
+        A call that is cancelled in an event loop ends at the next token, or ends the API's request.
         """
-        listener = _listener.get()
+        backend, listener, stop = self._backend, _listener.get(), threading.Event()
+        if isinstance(backend, ApiBackend) and listener is None:
+            ((answer,),) = yield from backend.said([prompt.messages])
+            text, tokens, cut = self._within_limit(backend, answer)
+        else:
+            write = partial(self._aloud, prompt.messages, listener, stop)
+            text, tokens, cut = yield Do(write, partial(_until_cancelled, write, stop))
+        return Reasoning(tidy(text, prompt.labels), tokens, cut)
 
-        said = SpokenStream()
+    def _aloud(
+        self, messages: Sequence[ChatMessage], listener: Listener | None, stop: threading.Event
+    ) -> tuple[str, int, bool]:
+        """Write, and pass on what is said as it comes; return text, tokens, and whether the limit cut it."""
+        said = SpokenStream(held=self._may_begin_in_thoughts())
 
         def hear(piece: str) -> None:
-            if stop is not None and stop.is_set():
+            if stop.is_set():
                 raise ReasoningStopped("the turn was cancelled while the item expert reasoned")
             if listener is not None and (shown := said.feed(piece)):
                 listener(shown)
 
-        if isinstance(self._backend, LocalBackend):
-            text, tokens, cut = self._local(self._backend, prompt.messages, hear)
-        else:
-            assert isinstance(self._backend, ApiBackend)
-            text, tokens, cut = self._api(self._backend, prompt.messages, hear if listener else None)
+        written = self._local if isinstance(self._backend, LocalBackend) else self._api
+        text, tokens, cut = written(self._backend, messages, hear)  # type: ignore[arg-type]
         if listener is not None and (shown := said.end()):
             listener(shown)
-        return Reasoning(tidy(text, prompt.labels), tokens, cut)
+        if isinstance(self._backend, ApiBackend):
+            self._backend.offers.begins_in_thoughts = begins_in_thoughts(text)
+        return text, tokens, cut
 
-    async def awrite(self, prompt: SelectionPrompt) -> Reasoning:
-        """Write it off the event loop; a cancelled call ends at the next token, or ends the API's request."""
-        if isinstance(self._backend, ApiBackend) and _listener.get() is None:
-            answer = (await self._backend.agenerate([prompt.messages]))[0][0]
-            text, tokens, cut = self._within_limit(self._backend, answer)
-            return Reasoning(tidy(text, prompt.labels), tokens, cut)
-        stop = threading.Event()
-        try:
-            return await asyncio.to_thread(self.write, prompt, stop)
-        except asyncio.CancelledError:
-            stop.set()
-            raise
+    def _may_begin_in_thoughts(self) -> bool:
+        """Say whether the model's answers may begin with thoughts that no mark opens."""
+        if isinstance(self._backend, LocalBackend):
+            return self._backend.lm.opens_thoughts
+        assert isinstance(self._backend, ApiBackend)
+        return self._backend.offers.begins_in_thoughts
 
     def _local(
         self, backend: LocalBackend, messages: Sequence[ChatMessage], hear: Listener
     ) -> tuple[str, int, bool]:
+        from reges_index.models.llm import chat_response
+
         decoding = self.decoding
         ends = backend.adapter is not None if decoding.one_line is None else decoding.one_line
         options: dict[str, Any] = {
@@ -125,23 +133,18 @@ class Reasoner:
             "stop": ["\n"] if ends else [],
             "seed": self._seed,
         }
-        from reges_index.models.llm import chat_response
-
-        chat_started(messages, model=backend.name, adapter=backend.adapter, options=options)
+        backend.asked(messages, options)
         with backend.lm.stream(messages, adapter=backend.adapter, **options) as stream:
             for piece in stream:
                 hear(piece)
         written = stream.result
         assert written is not None  # the stream has ended, and what goes wrong in it is raised
-        chat_ended(messages, chat_response(written))
-        backend.tell(messages, chat_response(written))
+        backend.answered(messages, chat_response(written))
         return written.text, written.new_tokens, written.finish_reason == "length"
 
     def _api(
-        self, backend: ApiBackend, messages: Sequence[ChatMessage], hear: Listener | None
+        self, backend: ApiBackend, messages: Sequence[ChatMessage], hear: Listener
     ) -> tuple[str, int, bool]:
-        if hear is None:
-            return self._within_limit(backend, backend.generate([messages])[0][0])
         text = ""
         with closing(_streamed(backend, messages)) as pieces:
             for piece in pieces:
@@ -155,6 +158,14 @@ class Reasoner:
         limit, measure = self.decoding.max_new_tokens, backend.measure
         tokens = measure.count(text)
         return (text, tokens, False) if tokens < limit else (measure.head(text, limit), limit, True)
+
+
+async def _until_cancelled(write: Callable[[], T], stop: threading.Event) -> T:
+    try:
+        return await asyncio.to_thread(write)
+    except asyncio.CancelledError:
+        stop.set()
+        raise
 
 
 def _streamed(backend: ApiBackend, messages: Sequence[ChatMessage]) -> Generator[str, None, None]:
@@ -174,7 +185,7 @@ def _streamed(backend: ApiBackend, messages: Sequence[ChatMessage]) -> Generator
             try:
                 reply = next(stream, None)
             except Exception as error:  # of the client library; what has been heard cannot be taken back
-                failure = backend.requests.explain(error)
+                failure = backend.explain(error)
                 if failure is None:
                     raise
             else:
@@ -191,9 +202,9 @@ def tidy(text: str, labels: Sequence[str]) -> str:
     names = {name for label in labels if (name := normalise(label))}
     read = read_text(text)
     kept: list[str] = []
-    # Of a model that has only thought, the thoughts are the reasoning.
-    for line in (read.text or read.thought).splitlines():
+    for line in read.text.splitlines():
         if normalise(line) in names:
             break
         kept.append(line)
-    return one_line(" ".join(kept))
+    # Of a model that has only thought, the thoughts are the reasoning.
+    return one_line(" ".join(kept)) or one_line(read.thought)

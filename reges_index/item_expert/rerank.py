@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.llms.llm import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import PromptTemplate
@@ -20,10 +22,10 @@ from reges_index.catalog.fields import FieldNames
 from reges_index.catalog.item import Item, as_item_nodes
 from reges_index.dialogue import dialogue_of
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.driver import Do, Work, arun, run
+from reges_index.driver import Work, arun, run
 from reges_index.errors import ConfigError, InputError, LLMServerError, ReGeSError
 from reges_index.item_expert.choosing import RerankMode, try_ways, ways_of
-from reges_index.item_expert.events import ItemSelectedEvent, rerank_events
+from reges_index.item_expert.events import CandidateScore, ItemSelectedEvent
 from reges_index.item_expert.prior import DEFAULT_WEIGHTS, pick_evidence, prior_of
 from reges_index.item_expert.prompt import (
     COT_SELECT_TMPL,
@@ -35,22 +37,25 @@ from reges_index.item_expert.prompt import (
     rank_template_after,
     selection_prompt_hash,
 )
-from reges_index.item_expert.question import PromptKind, Question, Way
 from reges_index.item_expert.ranking import (
     Candidate,
     RankedCandidate,
     Ranking,
     candidates_of,
-    choice_report,
     ranked_candidates,
 )
 from reges_index.item_expert.reasoning import Reasoner
 from reges_index.item_expert.selection import Selection
-from reges_index.item_expert.ways import listed_tokens, ranking_tokens
+from reges_index.item_expert.ways import PromptKind, Question, Way, listed_tokens, ranking_tokens
 from reges_index.models.api_requests import Tally, tallied
-from reges_index.models.backend import AUTO, ApiBackend, Backend, LocalBackend, resolve_backend
-from reges_index.models.offers import offers_of
-from reges_index.models.tracing import span
+from reges_index.models.backend import (
+    AUTO,
+    ApiBackend,
+    Backend,
+    LocalBackend,
+    resolve_backend,
+    span,
+)
 from reges_index.query_expert.retriever import REPORT_KEY, with_metadata
 from reges_index.settings import ReasoningDecoding, RerankOptions, RerankSettings
 
@@ -116,13 +121,6 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     """
 
     top_n: int = Field(description="Number of nodes to return.")
-    mode: str = Field(frozen=True, description="auto, rank, score, constrained, generate or reason.")
-    prior: bool | str = Field(description="auto, true or false.")
-    prior_weight: float | None = Field(description="Weight of the model's word; none is by its kind.")
-    pick_probability: float = Field(description="Probability that one pick is right.")
-    keep_retrieval_score: bool = Field(description="Whether to keep the retrieval score in metadata.")
-    on_error: str = Field(description="raise or retrieval_order.")
-    verbose: bool = Field(description="Whether to log the ranking.")
 
     _backend: Backend = PrivateAttr()
     _ways: list[Way] = PrivateAttr()
@@ -151,26 +149,16 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         if top_n < 1:
             raise ConfigError(f"top_n={top_n} would return nothing", hint="use 1 or more")
         chosen = RerankSettings.of(settings, options, where="ReGeSRerank")
-        mode, advised = chosen.mode, {"max_input_tokens": 4096, "max_history_tokens": 1024}
-        fields: dict[str, Any] = {
-            "top_n": top_n,
-            "mode": mode,
-            "prior": chosen.prior,
-            "prior_weight": chosen.prior_weight,
-            "pick_probability": chosen.pick_probability,
-            "keep_retrieval_score": chosen.keep_retrieval_score,
-            "on_error": chosen.on_error,
-            "verbose": chosen.verbose,
-        }
-        super().__init__(**fields)
+        super().__init__(top_n=top_n)  # type: ignore[call-arg]
         self._settings = chosen
         self._names = FieldNames.of(field_names, title_key) if title_key or field_names else None
         self._backend = resolve_backend(llm, role=self._role, adapter=adapter, manifest=manifest)
-        advice = {**advised, **self._backend.inference_settings}
-        default = COT_SELECT_TMPL if mode == "reason" else DEFAULT_SELECT_TMPL
+        advice = {
+            "max_input_tokens": 4096, "max_history_tokens": 1024, **self._backend.inference_settings
+        }  # fmt: skip
         given = options.get("select_prompt") or chosen.select_prompt
         trained = self._backend.trained_template(selection_prompt_hash)
-        self._select_template = as_select_template(given or trained or default)
+        self._select_template = as_select_template(given or trained or self._usual_template)
         if rank_prompt := options.get("rank_prompt") or chosen.rank_prompt:
             self._rank_template = as_select_template(rank_prompt, "rank_prompt")
         self._check_prompts()
@@ -185,11 +173,10 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             "length_penalty": advice.get("length_penalty", 0.0) if penalty is None else penalty,
             **chosen.model_dump(include={"seed", "window", "passes", "min_mass"}),
         }
-        self._ways = ways_of(mode, self._backend, **self._asking)
-        if mode == "reason":
-            self._reasoner = Reasoner(
-                self._backend, chosen.reasoning or ReasoningDecoding(), seed=chosen.seed
-            )
+        self._ways = ways_of(chosen.mode, self._backend, **self._asking)
+        if chosen.mode == "reason":
+            decoding = chosen.reasoning or ReasoningDecoding()
+            self._reasoner = Reasoner(self._backend, decoding, seed=chosen.seed)
 
     @classmethod
     def class_name(cls) -> str:
@@ -202,22 +189,25 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         return cls(llm, **kwargs)
 
     @property
+    def mode(self) -> RerankMode:
+        """How the item expert chooses."""
+        return self._settings.mode
+
+    @property
     def _role(self) -> str:
         return role_of(self.mode)
 
     @property
+    def _usual_template(self) -> PromptTemplate:
+        return COT_SELECT_TMPL if self.mode == "reason" else DEFAULT_SELECT_TMPL
+
+    @property
     def settings(self) -> RerankSettings:
         """The options in force as plain values, with the prompts as they are now."""
-        usual = COT_SELECT_TMPL if self.mode == "reason" else DEFAULT_SELECT_TMPL
         select, ranking = self._select_template.template, self._rank_template
         return self._settings.override(
-            select_prompt=None if select == usual.template else select,
+            select_prompt=None if select == self._usual_template.template else select,
             rank_prompt=None if ranking is None else ranking.template,
-            **{
-                name: getattr(self, name)
-                for name in type(self).model_fields
-                if name in RerankSettings.model_fields
-            },
         )
 
     @property
@@ -367,10 +357,15 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             return Ranking((), {"rerank": {"candidates": 0}})
         if self._names is not None:
             nodes = as_item_nodes(nodes, self._names)
-        events = rerank_events(
-            self.callback_manager, nodes, bundle, model=self._backend.name, top_n=self.top_n
-        )
-        with events as done:
+        model, given = self._backend.name, list(nodes)
+        dispatcher.event(ReRankStartEvent(query=bundle, nodes=given, top_n=self.top_n, model_name=model))
+        payload: dict[str, Any] = {
+            EventPayload.NODES: given,
+            EventPayload.MODEL_NAME: model,
+            EventPayload.QUERY_STR: bundle.query_str,
+            EventPayload.TOP_K: self.top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
             candidates = candidates_of(nodes)
             items = [candidate.item for candidate in candidates]
             question = Question(
@@ -380,19 +375,20 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
             try:
                 selection = yield from self._chosen(question)
             except Exception as problem:  # whatever a client library raises; re-raised unless told otherwise
-                error = self._to_live_with(problem, asked=question.asked is not None)
-                selection = Selection.nothing(len(candidates))
-                selection = replace(selection, fallbacks=1)
-            assert question.asked is not None
+                error = self._to_live_with(problem, asked=bool(question.asked))
+                selection = replace(Selection.nothing(len(candidates)), fallbacks=1)
             selection, of_prior = self._with_prior(selection, candidates, known)
-            return done(self._ranking(candidates, question.asked, selection, of_prior, sent, error))
+            ranking = self._ranking(candidates, question.asked[-1], selection, of_prior, sent, error)
+            ranked = [candidate.node for candidate in ranking.candidates[: self.top_n]]
+            event.on_end(payload={EventPayload.NODES: ranked})
+        dispatcher.event(ReRankEndEvent(nodes=ranked))
+        return ranking
 
     def _chosen(self, question: Question) -> Work[Selection]:
-        offers = offers_of(self._backend.llm) if isinstance(self._backend, ApiBackend) else None
+        offers = self._backend.offers if isinstance(self._backend, ApiBackend) else None
         if self._reasoner is None:
             return (yield from try_ways(self._ways, question, offers))
-        reasoner, prompt = self._reasoner, (yield from question.prompt("select"))
-        thought = yield Do(lambda: reasoner.write(prompt), lambda: reasoner.awrite(prompt))
+        thought = yield from self._reasoner.writing((yield from question.prompt("select")))
         question.after(thought.text, spoken=not isinstance(self._backend, LocalBackend))
         selection = yield from try_ways(self._ways, question, offers)
         return replace(selection, reasoning=thought)
@@ -402,13 +398,13 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     ) -> tuple[Selection, dict[str, Any]]:
         """Return the selection with the retriever's word in it, and what the report says of that."""
         if selection.kind == "pick" and selection.pick is not None:
-            said = pick_evidence(selection.pick, len(candidates), self.pick_probability)
+            said = pick_evidence(selection.pick, len(candidates), self._settings.pick_probability)
             selection = replace(selection, evidence=said)
         nodes = [candidate.node for candidate in candidates]
-        prior = prior_of(nodes, wanted=self.prior, known=known)  # type: ignore[arg-type]  # checked on making
+        prior = prior_of(nodes, wanted=self._settings.prior, known=known)
         if prior is None:
             return selection, {"prior": False, "evidence": selection.kind}
-        weight = self.prior_weight
+        weight = self._settings.prior_weight
         if weight is None:
             weight = self._backend.inference_settings.get("prior_weight")
         if weight is None:
@@ -420,10 +416,10 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         """Return an error that the retriever's order may stand in for, and raise others."""
         mistake = False
         if isinstance(self._backend, ApiBackend):  # what came outside of its requests, as while it streamed
-            error = self._backend.requests.explain(error, parses=True) or error
-            mistake = self._backend.requests.is_mistake(error)
+            error = self._backend.explain(error, parses=True) or error
+            mistake = self._backend.is_mistake(error)
         ours = isinstance(error, (ReGeSError, AssertionError)) and not isinstance(error, LLMServerError)
-        if self.on_error == "raise" or ours or mistake or not asked:
+        if self._settings.on_error == "raise" or ours or mistake or not asked:
             raise error
         # Of other errors the class only: what they say may hold a key.
         what = error.message if isinstance(error, LLMServerError) else type(error).__name__
@@ -439,25 +435,55 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         sent: Tally,
         error: Exception | None,
     ) -> Ranking:
-        ranked = ranked_candidates(candidates, selection, keep_retrieval_score=self.keep_retrieval_score)
+        ranked = ranked_candidates(
+            candidates, selection, keep_retrieval_score=self._settings.keep_retrieval_score
+        )
+        thought = selection.reasoning
         report = {
             "mode": self.mode if isinstance(self._backend, LocalBackend) else "api",
             "adapter": self._backend.adapter,
             "requests": sent.requests,
             "retries": sent.retries,
             "error": error.kind if isinstance(error, LLMServerError) else error and type(error).__name__,
-            **choice_report(prompt, selection),
+            "candidates": len(candidates),
+            "candidates_shortened": prompt.candidates.shortened,
+            "shortened_by": prompt.candidates.cut_by,
+            "candidate_tokens": prompt.candidates.tokens,
+            "messages_dropped": prompt.history.dropped,
+            "message_shortened": prompt.history.shortened,
+            "outcome": selection.outcome,
+            "answer": selection.answer,
+            # Where the order and, if there are any, the probabilities come from.
+            "score_source": "retrieval" if selection.outcome == "hallucinated" else selection.outcome,
+            "fallbacks": selection.fallbacks,
+            **selection.details,
             **of_prior,
         }
+        if thought is not None:
+            report |= {
+                "reasoning": thought.text,
+                "reasoning_tokens": thought.tokens,
+                "reasoning_cut": thought.cut,
+            }
         if error is not None:
             report["outcome"] = "failed"
         dispatcher.event(
-            ItemSelectedEvent.of(
-                prompt, selection, ranked,
-                model=self._backend.name, adapter=self._backend.adapter, outcome=report["outcome"],
+            ItemSelectedEvent(
+                model=self._backend.name,
+                adapter=self._backend.adapter,
+                messages=list(prompt.messages),
+                prompt_tokens=prompt.tokens,
+                history_tokens=prompt.history.tokens,
+                candidate_tokens=prompt.candidates.tokens,
+                item_id=ranked[0].item.id,
+                candidates=[CandidateScore.of(candidate) for candidate in ranked],
+                outcome=report["outcome"],
+                answer=selection.answer,
+                reasoning=thought.text if thought is not None else None,
+                reasoning_tokens=thought.tokens if thought is not None else 0,
             )
-        )  # fmt: skip
-        if self.verbose:
+        )
+        if self._settings.verbose:
             for candidate in ranked[: self.top_n]:
                 logger.info("%3d %s %s", candidate.rank, candidate.probability, candidate.item.title)
         return Ranking(ranked, {"rerank": report})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from reges_index.item_expert.prior import EvidenceKind, combine, log_evidence, rank_evidence
 from reges_index.item_expert.reasoning import Reasoning
 
-__all__ = ["NoChoice", "Outcome", "Selection", "share_among_equals", "softmax"]
+__all__ = ["NoChoice", "Outcome", "Selection", "best_first"]
 
 Outcome = Literal["scored", "logprobs", "ranked", "constrained", "structured", "matched", "hallucinated"]
 
@@ -111,28 +110,13 @@ class Selection:
     ) -> Selection:
         """Build a selection from the model's probability of each candidate."""
         return cls(
-            order=_best_first(probabilities),
+            order=best_first(probabilities),
             outcome=outcome,
             probabilities=tuple(probabilities),
             evidence=log_evidence(probabilities),
             kind="scores" if outcome == "scored" else "logprobs",
             **fields,
         )
-
-    def after_fallbacks(self, reasons: Mapping[str, str], given_up: Sequence[str]) -> Selection:
-        """Return the same choice with what failed before it.
-
-        Parameters
-        ----------
-        reasons
-            Of each way of asking that gave no choice, by its name.
-        given_up
-            The ways that are not tried any more.
-        """
-        if not reasons:
-            return self
-        details = {**self.details, "fallback_reasons": dict(reasons), "given_up": list(given_up)}
-        return replace(self, fallbacks=self.fallbacks + len(reasons), details=details)
 
     def with_prior(self, prior: Sequence[float], weight: float) -> Selection:
         """Return the choice that prior and model make together; without a word of the model the prior's."""
@@ -143,26 +127,6 @@ class Selection:
         return replace(self, order=tuple(order), probabilities=tuple(chances))
 
 
-def _best_first(values: Sequence[float]) -> tuple[int, ...]:
+def best_first(values: Sequence[float]) -> tuple[int, ...]:
+    """Return the indices of values, the largest first; of equals the first."""
     return tuple(sorted(range(len(values)), key=lambda index: (-values[index], index)))
-
-
-def share_among_equals(labels: Sequence[str], probabilities: Sequence[float]) -> list[float]:
-    """Divide a label's probability among the candidates that bear it.
-
-    Parameters
-    ----------
-    labels
-        Of each candidate, repeats allowed.
-    probabilities
-        Of each candidate's label, so that equal labels come with equal values that were counted once.
-    """
-    return [p / labels.count(label) for label, p in zip(labels, probabilities, strict=True)]
-
-
-def softmax(values: Sequence[float]) -> list[float]:
-    """Return exp(v) / sum(exp(v)), computed from the largest value down so that nothing overflows."""
-    top = max(values)
-    weights = [math.exp(value - top) for value in values]
-    total = math.fsum(weights)
-    return [weight / total for weight in weights]

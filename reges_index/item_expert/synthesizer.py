@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -26,9 +25,10 @@ from llama_index_instrumentation import get_dispatcher
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import dialogue_of, one_line, render_history
+from reges_index.driver import Work, arun, run
 from reges_index.errors import ConfigError, LLMServerError
-from reges_index.item_expert.ranking import item_of, response_metadata
-from reges_index.models.api_requests import Tally, tallied
+from reges_index.item_expert.ranking import response_metadata
+from reges_index.models.api_requests import tallied
 from reges_index.models.backend import Backend, resolve_backend
 from reges_index.settings import AnswerSettings
 
@@ -54,21 +54,6 @@ def answer_title(item: Item) -> str:
     title = one_line(item.title)
     year = f"({item.year})"
     return title if item.year is None or title.endswith(year) else f"{title} {year}"
-
-
-@dataclass(frozen=True)
-class _Sentence:
-    """What the model wrote, what that took, and the error if nothing came."""
-
-    text: str | None
-    sent: Tally = field(default_factory=Tally)
-    error: LLMServerError | None = None
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """What the response's report says of it."""
-        error = self.error.kind if self.error is not None else None
-        return {"requests": self.sent.requests, "retries": self.sent.retries, "error": error}
 
 
 class ReGeSSynthesizer(BaseSynthesizer):
@@ -110,19 +95,14 @@ class ReGeSSynthesizer(BaseSynthesizer):
         empty_response: str = NOTHING_TO_RECOMMEND,
     ) -> None:
         # Not super().__init__(): it resolves Settings.llm, which reaches for OpenAI, and titles need no LLM.
-        if style not in ("title", "sentence"):
-            raise ConfigError(f"style={style!r} is unknown", hint="use title or sentence")
-        if on_error not in ("raise", "title"):
-            raise ConfigError(f"on_error={on_error!r} is unknown", hint="use raise or title")
-        self.style = style
-        self.on_error = on_error
+        prompt = PromptTemplate(sentence_prompt) if isinstance(sentence_prompt, str) else sentence_prompt
+        self._settings = AnswerSettings(style=style, streaming=streaming, on_error=on_error)
         self._backend: Backend | None = (
             resolve_backend(llm, role="synthesizer") if style == "sentence" else None
         )
         self._callback_manager = callback_manager or CallbackManager([])
         self._streaming = streaming
         self._empty_response = empty_response
-        prompt = PromptTemplate(sentence_prompt) if isinstance(sentence_prompt, str) else sentence_prompt
         self._sentence_prompt = prompt or DEFAULT_SENTENCE_TMPL
 
     @property
@@ -134,18 +114,10 @@ class ReGeSSynthesizer(BaseSynthesizer):
     def settings(self) -> AnswerSettings:
         """The options in force as plain values, with the prompt as it is now."""
         text, empty = self._sentence_prompt.template, self._empty_response
-        return AnswerSettings(
-            style=self.style,
-            streaming=self._streaming,
+        return self._settings.override(
             sentence_prompt=None if text == DEFAULT_SENTENCE_TMPL.template else text,
             empty_response=None if empty == NOTHING_TO_RECOMMEND else empty,
-            on_error=self.on_error,
         )
-
-    @property
-    def streaming(self) -> bool:
-        """Whether answers come as streams."""
-        return self._streaming
 
     @property
     def empty_response(self) -> str:
@@ -197,14 +169,10 @@ class ReGeSSynthesizer(BaseSynthesizer):
         LLMServerError
             If the server behind the LLM gives no answer and ``on_error`` is "raise".
         """
-        bundle = self._start(query)
-        payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
-        with self._callback_manager.event(CBEventType.SYNTHESIZE, payload=payload) as event:
-            sentence = self._written(bundle, nodes)
-            response = self._respond(bundle, nodes, additional_source_nodes, sentence, is_async=False)
-            event.on_end(payload={EventPayload.RESPONSE: response})
-        dispatcher.event(SynthesizeEndEvent(query=bundle, response=response))
-        return response
+        more = additional_source_nodes or ()
+        return run(
+            self._answering(query, nodes, more, lambda text, **o: StreamingResponse(_words(text), **o))
+        )
 
     async def asynthesize(
         self,
@@ -214,82 +182,54 @@ class ReGeSSynthesizer(BaseSynthesizer):
         **response_kwargs: Any,  # noqa: ARG002
     ) -> RESPONSE_TYPE:
         """Return the answer without blocking the event loop; see `synthesize`."""
-        bundle = self._start(query)
+        more = additional_source_nodes or ()
+        return await arun(
+            self._answering(query, nodes, more, lambda text, **o: AsyncStreamingResponse(_awords(text), **o))
+        )
+
+    def _answering(
+        self,
+        query: QueryType,
+        nodes: Sequence[NodeWithScore],
+        more: Sequence[NodeWithScore],
+        streamed: Callable[..., RESPONSE_TYPE],
+    ) -> Work[RESPONSE_TYPE]:
+        dispatcher.event(SynthesizeStartEvent(query=query))
+        bundle = QueryBundle(query_str=query) if isinstance(query, str) else query
         payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
         with self._callback_manager.event(CBEventType.SYNTHESIZE, payload=payload) as event:
-            sentence = await self._awritten(bundle, nodes)
-            response = self._respond(bundle, nodes, additional_source_nodes, sentence, is_async=True)
+            metadata = response_metadata(bundle, nodes)
+            text = one_line(Item.from_node(nodes[0].node).title) if nodes else self._empty_response
+            if nodes and self._backend is not None:
+                reason, report = yield from self._sentence(self._backend, bundle, nodes[0])
+                metadata["report"] = {**metadata["report"], "answer": report}
+                if reason is not None:
+                    title = answer_title(Item.from_node(nodes[0].node))
+                    text = f"{title}. {reason}" if reason else title
+            respond = streamed if self._streaming else Response
+            response = respond(text, source_nodes=[*nodes, *more], metadata=metadata)
             event.on_end(payload={EventPayload.RESPONSE: response})
         dispatcher.event(SynthesizeEndEvent(query=bundle, response=response))
         return response
 
-    def _written(self, bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> _Sentence | None:
-        if not nodes or self._backend is None:
-            return None
-        request = self._sentence_request(bundle, nodes)
+    def _sentence(
+        self, backend: Backend, bundle: QueryBundle, best: NodeWithScore
+    ) -> Work[tuple[str | None, dict[str, Any]]]:
+        """Return what the model wrote, None if nothing came, and what the report says of it."""
+        history = render_history(dialogue_of(bundle), budget=512, measure=backend.measure)
+        details = backend.measure.head(one_line(Item.from_node(best.node).text()), 160)
+        asked = self._sentence_prompt.format(conversation_history=history.text, item=details)
+        request, text, kind = ChatMessage(role=MessageRole.USER, content=asked), None, None
         with tallied() as sent:
             try:
-                return _Sentence(self._backend.generate([request], max_new_tokens=64)[0][0], sent)
+                ((text,),) = yield from backend.said([[request]], max_new_tokens=64)
             except LLMServerError as error:
-                return self._unwritten(error, sent)
-
-    async def _awritten(self, bundle: QueryBundle, nodes: Sequence[NodeWithScore]) -> _Sentence | None:
-        if not nodes or self._backend is None:
-            return None
-        request = self._sentence_request(bundle, nodes)
-        with tallied() as sent:
-            try:
-                return _Sentence((await self._backend.agenerate([request], max_new_tokens=64))[0][0], sent)
-            except LLMServerError as error:
-                return self._unwritten(error, sent)
-
-    def _unwritten(self, error: LLMServerError, sent: Tally) -> _Sentence:
-        if self.on_error == "raise":
-            raise error
-        logger.warning("no sentence was written, the title is the answer: %s", error.message)
-        return _Sentence(None, sent, error)
-
-    def _respond(
-        self,
-        bundle: QueryBundle,
-        nodes: Sequence[NodeWithScore],
-        additional: Sequence[NodeWithScore] | None,
-        sentence: _Sentence | None,
-        *,
-        is_async: bool,
-    ) -> RESPONSE_TYPE:
-        text = self._compose(nodes, sentence)
-        metadata, sources = response_metadata(bundle, nodes), [*nodes, *(additional or ())]
-        if sentence is not None:
-            metadata["report"] = {**metadata["report"], "answer": sentence.report}
-        if not self._streaming:
-            return Response(text, source_nodes=sources, metadata=metadata)
-        if is_async:
-            return AsyncStreamingResponse(_awords(text), source_nodes=sources, metadata=metadata)
-        return StreamingResponse(_words(text), source_nodes=sources, metadata=metadata)
-
-    def _start(self, query: QueryType) -> QueryBundle:
-        dispatcher.event(SynthesizeStartEvent(query=query))
-        return QueryBundle(query_str=query) if isinstance(query, str) else query
-
-    def _sentence_request(
-        self, bundle: QueryBundle, nodes: Sequence[NodeWithScore]
-    ) -> tuple[ChatMessage, ...]:
-        assert self._backend is not None
-        history = render_history(dialogue_of(bundle), budget=512, measure=self._backend.measure)
-        item = item_of(nodes[0].node)
-        details = self._backend.measure.head(one_line(item.text()), 160)
-        text = self._sentence_prompt.format(conversation_history=history.text, item=details)
-        return (ChatMessage(role=MessageRole.USER, content=text),)
-
-    def _compose(self, nodes: Sequence[NodeWithScore], sentence: _Sentence | None) -> str:
-        if not nodes:
-            return self._empty_response
-        item = item_of(nodes[0].node)
-        if sentence is None or sentence.text is None:
-            return one_line(item.title)
-        reason = one_line(sentence.text)
-        return f"{answer_title(item)}. {reason}" if reason else answer_title(item)
+                if self._settings.on_error == "raise":
+                    raise
+                logger.warning("no sentence was written, the title is the answer: %s", error.message)
+                kind = error.kind
+        report = {"requests": sent.requests, "retries": sent.retries, "error": kind}
+        return None if text is None else one_line(text), report
 
 
 def _words(text: str) -> Generator[str, None, None]:

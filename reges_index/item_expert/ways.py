@@ -1,44 +1,53 @@
-"""Ways of asking a model for its choice: scores, letters, structured output, text; one or a ranking."""
+"""One choice that is asked for, and the ways of asking a model: scores, letters, structured output, text."""
 
 from __future__ import annotations
 
 import logging
 import math
 import string
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
 
 from llama_index.core.base.llms.types import ChatMessage, LogProb
 from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import PromptTemplate
 from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
+from reges_index.catalog.item import Item
 from reges_index.dialogue.measure import TextMeasure
 from reges_index.driver import Do, Work, off_loop
 from reges_index.item_expert.answers import ReadRanking, match_answer, read_list, read_ranking
+from reges_index.item_expert.prior import softmax
 from reges_index.item_expert.prompt import SelectionPrompt
-from reges_index.item_expert.question import Question
-from reges_index.item_expert.selection import NoChoice, Selection, share_among_equals, softmax
+from reges_index.item_expert.selection import NoChoice, Selection
 from reges_index.models.api_clients import single_attempt
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend, chat_in_loop
 from reges_index.models.text import read_text
 
 __all__ = [
     "LETTERS",
-    "ConstrainedWay",
-    "LetterWay",
-    "ScoreWay",
-    "StructuredPickWay",
-    "StructuredRankWay",
-    "TextPickWay",
-    "TextRankWay",
+    "PromptKind",
+    "Question",
+    "Way",
+    "constrained",
+    "for_one_letter",
     "gives_structure",
+    "letters",
     "listed_tokens",
     "ranking_tokens",
     "read_letters",
+    "scores",
+    "structured_pick",
+    "structured_ranking",
+    "text_pick",
+    "text_ranking",
 ]
 
 logger = logging.getLogger(__name__)
+
+PromptKind: TypeAlias = Literal["select", "rank"]
+"""One name is asked for, or a ranking."""
 
 # Single characters, because a tokenizer may split "12" into two tokens, and only one is asked for.
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
@@ -64,19 +73,82 @@ def ranking_tokens(count: int) -> int:
     return count * _NUMBER_TOKENS + _AROUND_NUMBERS
 
 
-class _AnyNumber:
-    """A way of asking that any number of candidates fits into."""
+class Question:
+    """Candidates for one dialogue, and the prompts about them, which are built when they are needed.
 
-    def fits(self, size: int) -> bool:  # noqa: ARG002
-        """Say that any number of candidates can be asked about."""
-        return True
+    Parameters
+    ----------
+    items
+        The candidates, in the order in which the model sees them.
+    build
+        Makes the prompt of a kind for some candidates, and for so many of the best of them.
+    best
+        How many a ranking is to name.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        build: Callable[[Sequence[Item], PromptKind, int], SelectionPrompt],
+        best: int = 1,
+    ) -> None:
+        self.items = items
+        self.best = best
+        self._build = build
+        self._built: dict[PromptKind, SelectionPrompt] = {}
+        self._reasoned: tuple[str, bool] = ("", False)
+        self.asked: list[SelectionPrompt] = []
+        """The prompts that were used so far, here and for parts."""
+
+    def __len__(self) -> int:
+        """Return the number of candidates."""
+        return len(self.items)
+
+    def part(self, indices: Sequence[int], best: int | None = None) -> Question:
+        """Return the question about some of the candidates, in this order."""
+        part = Question([self.items[index] for index in indices], self._build, best or self.best)
+        part._reasoned, part.asked = self._reasoned, self.asked
+        return part
+
+    def prompt(self, kind: PromptKind) -> Work[SelectionPrompt]:
+        """Return the prompt, which is built off the event loop: fifty abstracts take a while to tokenize."""
+        if kind not in self._built:
+            built: SelectionPrompt = yield off_loop(self._build, self.items, kind, min(self.best, len(self)))
+            text, spoken = self._reasoned
+            self._built[kind] = built.after(text, spoken=spoken)
+        self.asked.append(self._built[kind])
+        return self._built[kind]
+
+    def after(self, reasoning: str, *, spoken: bool) -> None:
+        """Ask from now on behind this reasoning; see `SelectionPrompt.after`."""
+        self._reasoned = (reasoning, spoken)
+        self._built.clear()
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of asking a model for a choice.
+
+    Attributes
+    ----------
+    name
+        What reports call it.
+    ask
+        Asks, and reads the answer; `NoChoice` where that makes no choice and another way may make one.
+    most
+        Of how many candidates it can ask; None for any number.
+    """
+
+    name: str
+    ask: Callable[[Question], Work[Selection]]
+    most: int | None = None
 
 
 # -- models in this process ----------------------------------------------------------------------------------
 
 
-class ScoreWay(_AnyNumber):
-    """Every candidate's probability, from one forward of the prompt and one of the trie of labels.
+def scores(backend: LocalBackend, length_penalty: float, question: Question) -> Work[Selection]:
+    """Return every candidate's probability, from one forward of the prompt and one of the trie of labels.
 
     Parameters
     ----------
@@ -84,113 +156,65 @@ class ScoreWay(_AnyNumber):
         Log-probabilities are divided by (tokens of the label) ** length_penalty before they are compared;
         0 is the model's own probability, 1 the mean over the tokens (arXiv 1609.08144, section 7).
     """
-
-    name = "scores"
-
-    def __init__(self, backend: LocalBackend, length_penalty: float = 0.0) -> None:
-        self._backend = backend
-        self.length_penalty = length_penalty
-
-    def ask(self, question: Question) -> Work[Selection]:
-        """Score the candidates' labels as answers."""
-        prompt = yield from question.prompt("select")
-        selection: Selection = yield off_loop(self._score, prompt)
-        return selection
-
-    def _score(self, prompt: SelectionPrompt) -> Selection:
-        labels = list(dict.fromkeys(prompt.labels))
-        scores = self._backend.score(prompt.messages, labels, prompt.answer_start)
-        strength = [score.logprob / score.num_tokens**self.length_penalty for score in scores]
-        by_label = dict(zip(labels, softmax(strength), strict=True))
-        logprob = {label: score.logprob for label, score in zip(labels, scores, strict=True)}
-        return Selection.of_probabilities(
-            share_among_equals(prompt.labels, [by_label[label] for label in prompt.labels]),
-            "scored",
-            logprobs=tuple(logprob[label] for label in prompt.labels),
-        )
+    prompt = yield from question.prompt("select")
+    labels = list(dict.fromkeys(prompt.labels))
+    found = yield off_loop(backend.score, prompt.messages, labels, prompt.answer_start)
+    chances = softmax([score.logprob / score.num_tokens**length_penalty for score in found])
+    # Candidates that bear the same label share its probability.
+    share = {name: p / prompt.labels.count(name) for name, p in zip(labels, chances, strict=True)}
+    logprob = {name: score.logprob for name, score in zip(labels, found, strict=True)}
+    return Selection.of_probabilities(
+        [share[name] for name in prompt.labels],
+        "scored",
+        logprobs=tuple(logprob[name] for name in prompt.labels),
+    )
 
 
-class ConstrainedWay(_AnyNumber):
-    """Greedy decoding within the trie of labels: one pick."""
-
-    name = "constrained"
-
-    def __init__(self, backend: LocalBackend) -> None:
-        self._backend = backend
-
-    def ask(self, question: Question) -> Work[Selection]:
-        """Decode one of the labels."""
-        prompt = yield from question.prompt("select")
-        labels = list(dict.fromkeys(prompt.labels))
-        backend = self._backend
-        chosen: int = yield off_loop(backend.lm.choose, prompt.messages, labels, adapter=backend.adapter)
-        pick = prompt.labels.index(labels[chosen])
-        return Selection.of_pick(pick, len(question), "constrained", answer=labels[chosen])
+def constrained(backend: LocalBackend, question: Question) -> Work[Selection]:
+    """Pick one by greedy decoding within the trie of labels."""
+    prompt = yield from question.prompt("select")
+    labels = list(dict.fromkeys(prompt.labels))
+    chosen: int = yield off_loop(backend.lm.choose, prompt.messages, labels, adapter=backend.adapter)
+    pick = prompt.labels.index(labels[chosen])
+    return Selection.of_pick(pick, len(question), "constrained", answer=labels[chosen])
 
 
 # -- text, of any model ------------------------------------------------------------------------------------
 
 
-class TextPickWay(_AnyNumber):
-    """The paper's prompt as it is, with the text matched to the candidates."""
-
-    name = "text"
-
-    def __init__(self, backend: Backend, seed: int = 0) -> None:
-        self._backend = backend
-        self._seed = seed
-
-    def ask(self, question: Question) -> Work[Selection]:
-        """Return the candidate that the text names, or the retriever's order."""
-        prompt = yield from question.prompt("select")
-        longest = max(self._backend.measure.count(label) for label in prompt.labels)
-        answer = yield from self._backend.write(
-            prompt.messages,
-            max_new_tokens=longest + 8,
-            temperature=_PAPER_TEMPERATURE,
-            seed=self._seed,
-        )
-        pick = match_answer(answer, prompt.labels)
-        if pick is None:
-            logger.warning("the answer %r names no candidate; the retriever's order stands", answer[:80])
-            return Selection.nothing(len(question), answer=answer, **_thinking(answer))
-        return Selection.of_pick(pick, len(question), "matched", answer=answer)
-
-
-class TextRankWay(_AnyNumber):
-    """The ranking prompt, with the numbers or names read from the text."""
-
-    name = "text"
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    def ask(self, question: Question) -> Work[Selection]:
-        """Return the ranking that the text lists, or the retriever's order."""
-        prompt = yield from question.prompt("rank")
-        answer = yield from self._backend.write(
-            prompt.messages, max_new_tokens=ranking_tokens(len(question)), temperature=0.0
-        )
-        read = read_ranking(answer, prompt.labels)
-        if not read.ranked:
-            logger.warning("the answer %r ranks no candidate; the retriever's order stands", answer[:80])
-        return _of_read(read, len(question), answer, **_thinking(answer))
-
-
-def _thinking(answer: str) -> dict[str, Any]:
-    return {"thinking_unclosed": True} if read_text(answer).unclosed else {}
-
-
-def _of_read(read: ReadRanking, size: int, answer: str, **details: Any) -> Selection:
-    return Selection.of_ranking(
-        read.ranked,
-        size,
-        answer=answer,
-        ranked=len(read.ranked),
-        numbers_outside=read.outside,
-        numbers_twice=read.twice,
-        **details,
+def text_pick(backend: Backend, seed: int, question: Question) -> Work[Selection]:
+    """Ask with the paper's prompt as it is, and match the text; else the retriever's order stands."""
+    prompt = yield from question.prompt("select")
+    longest = max(backend.measure.count(label) for label in prompt.labels)
+    ((answer,),) = yield from backend.written(
+        [prompt.messages], max_new_tokens=longest + 8, temperature=_PAPER_TEMPERATURE, seed=seed
     )
+    pick = match_answer(answer, prompt.labels)
+    if pick is None:
+        return _of_nothing(answer, question)
+    return Selection.of_pick(pick, len(question), "matched", answer=answer)
+
+
+def text_ranking(backend: Backend, question: Question) -> Work[Selection]:
+    """Ask with the ranking prompt, and read numbers or names; else the retriever's order stands."""
+    prompt = yield from question.prompt("rank")
+    ((answer,),) = yield from backend.written(
+        [prompt.messages], max_new_tokens=ranking_tokens(len(question)), temperature=0.0
+    )
+    read = read_ranking(answer, prompt.labels)
+    if not read.ranked:
+        return _of_nothing(answer, question, **_counts(read))
+    return Selection.of_ranking(read.ranked, len(question), answer=answer, **_counts(read))
+
+
+def _of_nothing(answer: str, question: Question, **details: Any) -> Selection:
+    logger.warning("the answer %r names no candidate; the retriever's order stands", answer[:80])
+    thinking = {"thinking_unclosed": True} if read_text(answer).unclosed else {}
+    return Selection.nothing(len(question), answer=answer, **details, **thinking)
+
+
+def _counts(read: ReadRanking) -> dict[str, int]:
+    return {"ranked": len(read.ranked), "numbers_outside": read.outside, "numbers_twice": read.twice}
 
 
 # -- structured output of an API ---------------------------------------------------------------------------
@@ -203,63 +227,44 @@ def gives_structure(llm: LLM) -> bool:
     return bool(llm.metadata.is_function_calling_model or (by_schema is not None and by_schema()))
 
 
-class StructuredPickWay(_AnyNumber):
-    """A candidate's number in a schema that admits no other."""
-
-    name = "structured"
-
-    def __init__(self, backend: ApiBackend) -> None:
-        self._backend = backend
-
-    def ask(self, question: Question) -> Work[Selection]:
-        """Return the candidate of the number that comes."""
-        prompt = yield from question.prompt("select")
-        numbered = "\n".join(f"{number}. {label}" for number, label in enumerate(prompt.labels, 1))
-        text = f"{prompt.messages[-1].content}\n\nAnswer with the number of one candidate:\n{numbered}"
-        numbers = _numbers(len(question))
-        only: Any = Literal[tuple(numbers)]
-        schema = create_model(
-            "Choice",
-            __doc__="The chosen candidate.",
-            candidate=(only, Field(description="number of the recommended candidate")),
-        )
-        reply = yield from _structured(self._backend, schema, text)
-        number = getattr(reply, "candidate", None)
-        if number not in numbers:  # some classes give back whatever came
-            raise NoChoice("the answer holds no candidate's number")
-        pick = numbers.index(number)
-        return Selection.of_pick(pick, len(question), "structured", answer=prompt.labels[pick])
+def structured_pick(backend: ApiBackend, question: Question) -> Work[Selection]:
+    """Ask for a candidate's number in a schema that admits no other."""
+    prompt = yield from question.prompt("select")
+    numbers = _numbers(question)
+    listed = "\n".join(f"{number}. {label}" for number, label in zip(numbers, prompt.labels, strict=True))
+    text = f"{prompt.messages[-1].content}\n\nAnswer with the number of one candidate:\n{listed}"
+    only: Any = Literal[tuple(numbers)]
+    schema = create_model(
+        "Choice",
+        __doc__="The chosen candidate.",
+        candidate=(only, Field(description="number of the recommended candidate")),
+    )
+    reply = yield from _structured(backend, schema, text)
+    number = getattr(reply, "candidate", None)
+    if number not in numbers:  # some classes give back whatever came
+        raise NoChoice("the answer holds no candidate's number")
+    pick = numbers.index(number)
+    return Selection.of_pick(pick, len(question), "structured", answer=prompt.labels[pick])
 
 
-class StructuredRankWay(_AnyNumber):
-    """A list of candidates' numbers, each from an enum of all numbers."""
-
-    name = "structured"
-
-    def __init__(self, backend: ApiBackend) -> None:
-        self._backend = backend
-
-    def ask(self, question: Question) -> Work[Selection]:
-        """Return the ranking of the numbers that come."""
-        prompt = yield from question.prompt("rank")
-        # Told to the model as an enum, and read leniently: one number too many is no reason to lose a
-        # ranking.
-        items = {"type": "string", "enum": _numbers(len(question))}
-        numbers: Any = Annotated[list[Any], WithJsonSchema({"type": "array", "items": items})]
-        schema = create_model(
-            "Ranking",
-            __doc__="The best candidates.",
-            ranking=(numbers, Field(description="numbers of the best candidates, the best one first")),
-        )
-        reply = yield from _structured(self._backend, schema, str(prompt.messages[-1].content))
-        listed = getattr(reply, "ranking", None)
-        if not isinstance(listed, (list, tuple)):
-            raise NoChoice("the answer holds no list of candidates")
-        answer = ", ".join(map(str, listed))
-        read = read_list(listed, prompt.labels)
-        if not read.ranked:
-            raise NoChoice("the answer holds no candidate's number")
-        return _of_read(read, len(question), answer)
+def structured_ranking(backend: ApiBackend, question: Question) -> Work[Selection]:
+    """Ask for a list of candidates' numbers, each from an enum of all numbers."""
+    prompt = yield from question.prompt("rank")
+    # Told to the model as an enum, and read leniently: one number too many is no reason to lose a ranking.
+    entries = {"type": "string", "enum": _numbers(question)}
+    numbers: Any = Annotated[list[Any], WithJsonSchema({"type": "array", "items": entries})]
+    schema = create_model(
+        "Ranking",
+        __doc__="The best candidates.",
+        ranking=(numbers, Field(description="numbers of the best candidates, the best one first")),
+    )
+    reply = yield from _structured(backend, schema, str(prompt.messages[-1].content))
+    listed = getattr(reply, "ranking", None)
+    read = read_list(listed if isinstance(listed, (list, tuple)) else (), prompt.labels)
+    if not read.ranked:
+        raise NoChoice("the answer holds no candidate's number")
+    answer = ", ".join(map(str, listed or ()))
+    return Selection.of_ranking(read.ranked, len(question), answer=answer, **_counts(read))
 
 
 def _structured(backend: ApiBackend, schema: type[BaseModel], text: str) -> Work[Any]:
@@ -269,69 +274,52 @@ def _structured(backend: ApiBackend, schema: type[BaseModel], text: str) -> Work
     ask = Do(
         lambda: llm.structured_predict(schema, template), lambda: llm.astructured_predict(schema, template)
     )
-    return (yield from backend.requests.plan(ask, parses=True))
+    return (yield from backend.sending(ask, parses=True))
 
 
-def _numbers(size: int) -> list[str]:
-    return [str(number) for number in range(1, size + 1)]
+def _numbers(question: Question) -> list[str]:
+    return [str(number) for number in range(1, len(question) + 1)]
 
 
 # -- logprobs of an API ------------------------------------------------------------------------------------
 
 
-class LetterWay:
-    """The letter of one candidate, with the probabilities of all letters from the server's logprobs.
+def for_one_letter(llm: LLM) -> LLM:
+    """Return what is asked for a letter: one for all turns, so that these share its connections."""
+    return single_attempt(llm, max_tokens=1, logprobs=True, top_logprobs=_TOP)
 
-    One request of one token. Only for LLMs of OpenAI's kind: other LlamaIndex classes do not agree on how
-    to ask for logprobs.
+
+def letters(backend: ApiBackend, asked: LLM, min_mass: float, question: Question) -> Work[Selection]:
+    """Ask for the letter of one candidate, and take the probabilities of all from the server's logprobs.
+
+    One request of one token; ``letter_mass`` is in the details. Only for LLMs of OpenAI's kind: other
+    LlamaIndex classes do not agree on how to ask for logprobs.
 
     Parameters
     ----------
-    backend
-        The LLM.
+    asked
+        See `for_one_letter`.
     min_mass
         The least probability that the first token is a candidate's letter at all. Below it the letters'
         probabilities are noise (a model that thinks first begins with ``<think>``), and this is no choice.
     """
-
-    name = "logprobs"
-
-    def __init__(self, backend: ApiBackend, min_mass: float) -> None:
-        self._backend = backend
-        self._min_mass = min_mass
-        # One for all turns, so that these share its connections.
-        self._llm: Any = single_attempt(backend.llm, max_tokens=1, logprobs=True, top_logprobs=_TOP)
-        self._is_chat = bool(backend.llm.metadata.is_chat_model)
-
-    def fits(self, size: int) -> bool:
-        """Say whether there is a letter for each candidate (52 at most)."""
-        return size <= len(LETTERS)
-
-    def ask(self, question: Question) -> Work[Selection]:
-        """Return the choice that the first token's logprobs stand for; ``letter_mass`` in its details.
-
-        Raises
-        ------
-        NoChoice
-            If there are none, no letter is among them, or the letters have less than the least mass.
-        """
-        prompt = yield from question.prompt("select")
-        llm, messages = self._llm, lettered(prompt)
-        if self._is_chat:
-            step = Do(lambda: llm.chat(messages), lambda: chat_in_loop(llm, messages))
-        else:  # not chat(), which for models without a chat endpoint loses the logprobs on the way
-            text = llm.messages_to_prompt(messages)
-            step = Do(lambda: llm.complete(text, formatted=True), lambda: llm.acomplete(text, formatted=True))
-        reply = yield from self._backend.requests.plan(step)
-        if not reply.logprobs or not reply.logprobs[0]:
-            said = reply.message.content if hasattr(reply, "message") else reply.text
-            # An empty answer, as of a content filter, has no token that could have any.
-            raise NoChoice("the server gives no logprobs", lasting=bool(said))
-        selection = read_letters(reply.logprobs[0], len(question))
-        mass = selection.details["letter_mass"]
-        if mass < self._min_mass:
-            raise NoChoice(f"the candidates' letters have {mass:.2g} of the probability only")
-        return selection
+    prompt = yield from question.prompt("select")
+    llm, messages = asked, lettered(prompt)
+    if backend.llm.metadata.is_chat_model:
+        step = Do(lambda: llm.chat(messages), lambda: chat_in_loop(llm, messages))
+    else:  # not chat(), which for models without a chat endpoint loses the logprobs on the way
+        text = llm.messages_to_prompt(messages)
+        step = Do(lambda: llm.complete(text, formatted=True), lambda: llm.acomplete(text, formatted=True))
+    reply = yield from backend.sending(step)
+    if not reply.logprobs or not reply.logprobs[0]:
+        said = reply.message.content if hasattr(reply, "message") else reply.text
+        # An empty answer, as of a content filter, has no token that could have any.
+        raise NoChoice("the server gives no logprobs", lasting=bool(said))
+    selection = read_letters(reply.logprobs[0], len(question))
+    mass = selection.details["letter_mass"]
+    if mass < min_mass:
+        raise NoChoice(f"the candidates' letters have {mass:.2g} of the probability only")
+    return selection
 
 
 def lettered(prompt: SelectionPrompt) -> list[ChatMessage]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
@@ -21,7 +20,7 @@ __all__ = ["AdapterSwitch"]
 
 
 class AdapterSwitch:
-    """The adapters of one model; not thread-safe by itself, `AdaptedModel` holds the lock.
+    """The adapters of one model; not thread-safe by itself, `LocalLM` holds the lock.
 
     PEFT puts LoRA layers into the base model in place. They are disabled whenever nobody uses them, so the
     model is the bare base for everyone else who holds it.
@@ -134,7 +133,3 @@ class AdapterSwitch:
             # Without inference mode the adapter's gradients would be turned on.
             self._peft.base_model.set_adapter(name, inference_mode=True)
         self._active = name
-
-    def state_dict(self, name: str) -> dict[str, torch.Tensor]:
-        """Weights of one adapter as they are in the model, for tests and reports."""
-        return {key: value for key, value in self._model.state_dict().items() if f".{name}." in key}

@@ -1,4 +1,4 @@
-"""What an adapter says of itself, and whether it belongs to a base, a role and a prompt.
+"""What an adapter says of itself, whether it belongs to a base, a role and a prompt, and its model card.
 
 An adapter is a folder with PEFT's ``adapter_config.json`` and ``adapter_model.safetensors`` and, from this
 package's training, ``reges_adapter.json``: the manifest. Nothing here runs the model.
@@ -6,20 +6,19 @@ package's training, ``reges_adapter.json``: the manifest. Nothing here runs the 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 
-from reges_index.errors import AdapterError, StorageError
+from reges_index.errors import AdapterError, InputError
+from reges_index.files import checked, read_json, write_text
 
 if TYPE_CHECKING:
-    from reges_index.models.tokenized_model import TokenizedModel
+    from reges_index.models.local_lm import LocalLM
 
 __all__ = [
     "MANIFEST_FILE",
@@ -31,6 +30,7 @@ __all__ = [
     "check_adapter",
     "check_files",
     "load_manifest",
+    "model_card",
     "needs_manifest",
     "save_manifest",
 ]
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 MANIFEST_FILE = "reges_adapter.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FORMAT_VERSION = 1
+
+_AGAIN = "copy or train the adapter again; training writes its files last"
 
 AdapterRole: TypeAlias = Literal["query-expert", "item-expert", "item-expert-cot"]
 ROLES: tuple[AdapterRole, ...] = ("query-expert", "item-expert", "item-expert-cot")
@@ -78,6 +80,19 @@ class AdapterManifest(BaseModel):
     )
     created: str = Field(default="", description="ISO 8601 date and time")
 
+    def check_use(self, *, role: str | None, prompt_hash: str | None, called: str) -> None:
+        """Raise `AdapterError` if the adapter was trained for another role or prompt than these."""
+        if role is not None and self.role != role:
+            raise AdapterError(
+                f"{called} was trained as {self.role}, not as {role}",
+                hint=f"use it where a {self.role} belongs, or name another adapter",
+            )
+        if prompt_hash is not None and self.prompt_hash != prompt_hash:
+            raise AdapterError(
+                f"{called} was trained with prompt {self.prompt_hash[:12]}, this one is {prompt_hash[:12]}",
+                hint="use the prompt in its manifest, pass adapter=None, or train an adapter for your prompt",
+            )
+
 
 def save_manifest(manifest: AdapterManifest, path: str | Path) -> Path:
     """Write the manifest into the adapter's folder, whole or not at all; returns the file.
@@ -87,25 +102,7 @@ def save_manifest(manifest: AdapterManifest, path: str | Path) -> Path:
     StorageError
         If the folder cannot be written.
     """
-    target = Path(path) / MANIFEST_FILE
-    temporary = ""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, suffix=".json", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(manifest.model_dump_json(indent=2) + "\n")
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, target)  # noqa: PTH105 (the one call that is atomic everywhere)
-    except OSError as problem:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise StorageError(
-            f"the adapter's manifest cannot be written to {target}: {problem.strerror or problem}",
-            hint="free some space, or choose a folder that can be written",
-        ) from problem
-    return target
+    return write_text(Path(path) / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
 
 
 def load_manifest(path: str | Path) -> AdapterManifest | None:
@@ -116,8 +113,7 @@ def load_manifest(path: str | Path) -> AdapterManifest | None:
     AdapterError
         If the folder is missing, or the manifest is damaged or of a later format.
     """
-    folder = _folder(path)
-    file = folder / MANIFEST_FILE
+    file = _folder(path) / MANIFEST_FILE
     if not file.is_file():
         return None
     fields = _read_json(file)
@@ -128,13 +124,9 @@ def load_manifest(path: str | Path) -> AdapterManifest | None:
             hint="pip install --upgrade reges-index",
         )
     try:
-        return AdapterManifest.model_validate(fields)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise AdapterError(
-            f"{file} is not a valid manifest: {where}: {first['msg']}", hint="train or copy the adapter again"
-        ) from problem
+        return checked(AdapterManifest, fields, where=f"{file} is not a valid manifest")
+    except InputError as problem:
+        raise AdapterError(problem.message, hint=_AGAIN) from problem
 
 
 def needs_manifest(path: str | Path) -> AdapterManifest:
@@ -154,11 +146,7 @@ def needs_manifest(path: str | Path) -> AdapterManifest:
 
 
 def check_adapter(
-    path: str | Path,
-    *,
-    base: TokenizedModel | str | None,
-    role: str | None = None,
-    prompt_hash: str | None = None,
+    path: str | Path, *, base: LocalLM, role: str | None = None, prompt_hash: str | None = None
 ) -> AdapterManifest | None:
     """Check that an adapter is whole and belongs here, before any of it is loaded.
 
@@ -167,7 +155,7 @@ def check_adapter(
     path
         The adapter's folder.
     base
-        The base it shall run on, or only its fingerprint; None takes any.
+        The `LocalLM` it shall run on.
     role
         What it must have been trained for; None takes any.
     prompt_hash
@@ -196,34 +184,22 @@ def check_adapter(
             config.get("base_model_name_or_path") or "a base that it does not name",
         )
         return None
-    fingerprint = base if isinstance(base, str) or base is None else base.fingerprint
-    base_name = "the given base" if isinstance(base, str) or base is None else base.name
-    if fingerprint is not None and manifest.base_fingerprint != fingerprint:
+    called, here = f"adapter {manifest.name!r} in {folder}", base.fingerprint
+    if manifest.base_fingerprint != here:
         raise AdapterError(
-            f"adapter {manifest.name!r} in {folder} was trained on {manifest.base_model}, not on {base_name} "
-            f"(fingerprint {manifest.base_fingerprint[:12]}, here {fingerprint[:12]})",
-            hint=f"load the base {manifest.base_model}, train the adapter on {base_name}, or where only "
-            "tokens were added, load_adapter(..., any_base=True)",
+            f"{called} was trained on {manifest.base_model}, not on {base.name} "
+            f"(fingerprint {manifest.base_fingerprint[:12]}, here {here[:12]})",
+            hint=f"load the base {manifest.base_model}, or train the adapter on {base.name}",
         )
-    if base_name != "the given base" and not _same_name(manifest.base_model, base_name):
+    if manifest.base_model.rstrip("/").lower() != base.name.rstrip("/").lower():
         # A mirror or a folder of the same weights has another name, so names decide nothing.
         logger.warning(
             "adapter %s was trained on %s; %s has its shape and vocabulary, but perhaps other weights",
             manifest.name,
             manifest.base_model,
-            base_name,
+            base.name,
         )
-    if role is not None and manifest.role != role:
-        raise AdapterError(
-            f"adapter {manifest.name!r} in {folder} was trained as {manifest.role}, not as {role}",
-            hint=f"use it where a {manifest.role} belongs, or name another folder",
-        )
-    if prompt_hash is not None and manifest.prompt_hash != prompt_hash:
-        raise AdapterError(
-            f"adapter {manifest.name!r} in {folder} was trained with another prompt "
-            f"(hash {manifest.prompt_hash[:12]}, here {prompt_hash[:12]})",
-            hint="use the prompt in its manifest (prompt_template), or train it again with the present one",
-        )
+    manifest.check_use(role=role, prompt_hash=prompt_hash, called=called)
     return manifest
 
 
@@ -245,10 +221,9 @@ def check_files(path: str | Path) -> dict[str, Any]:
         If the folder, its configuration or its weights are missing, damaged or half-written.
     """
     folder = _folder(path)
-    again = "copy or train the adapter again; training writes these files last"
     file = folder / "adapter_config.json"
     if not file.is_file():
-        raise AdapterError(f"{folder} holds no adapter_config.json, so it is no adapter", hint=again)
+        raise AdapterError(f"{folder} holds no adapter_config.json, so it is no adapter", hint=_AGAIN)
     config = _read_json(file)
     if config.get("peft_type") != "LORA":
         raise AdapterError(
@@ -257,29 +232,124 @@ def check_files(path: str | Path) -> dict[str, Any]:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         other = next((found.name for found in folder.glob("adapter_model.*")), None)
-        hint = f"convert {other} to safetensors; pickled weights are never read" if other else again
+        hint = f"convert {other} to safetensors; pickled weights are never read" if other else _AGAIN
         raise AdapterError(f"{folder} holds no {WEIGHTS_FILE}", hint=hint)
     try:
         with safe_open(weights, framework="pt") as tensors:
             empty = not list(tensors.keys())
     except (SafetensorError, OSError) as problem:
-        raise AdapterError(f"{weights} is damaged or half-written: {problem}", hint=again) from problem
+        raise AdapterError(f"{weights} is damaged or half-written: {problem}", hint=_AGAIN) from problem
     if empty:
-        raise AdapterError(f"{weights} holds no tensors", hint=again)
+        raise AdapterError(f"{weights} holds no tensors", hint=_AGAIN)
     return config
-
-
-def _same_name(one: str, other: str) -> bool:
-    return one.rstrip("/").lower() == other.rstrip("/").lower()
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as problem:
-        raise AdapterError(
-            f"{file} is damaged or half-written: {problem}", hint="copy or train the adapter again"
-        ) from problem
-    if not isinstance(content, dict):
-        raise AdapterError(f"{file} holds no JSON object", hint="copy or train the adapter again")
-    return content
+        return read_json(file)
+    except InputError as problem:
+        raise AdapterError(f"{problem.message}: damaged or half-written", hint=_AGAIN) from problem
+
+
+# -- the model card ------------------------------------------------------------------------------------------
+
+_WHAT = {
+    "query-expert": "writes the search query for a dialogue (LLM_QR, generation-augmented retrieval)",
+    "item-expert": "picks the item to recommend among retrieved ones (LLM_G, retrieval-augmented generation)",
+    "item-expert-cot": "writes down the user's preferences and then picks the item (LLM_G, chain of thought)",
+}
+
+
+def model_card(manifest: AdapterManifest) -> str:
+    """Write a model card in Markdown, with the header that the Hugging Face hub reads.
+
+    Parameters
+    ----------
+    manifest
+        The adapter's manifest; everything in the card comes from it.
+    """
+    header = [
+        "---",
+        f"base_model: {manifest.base_model}",
+        "library_name: peft",
+        "tags: [lora, conversational-recommendation, reges]",
+        "---",
+    ]
+    revision = f" at revision {manifest.base_revision}" if manifest.base_revision else ""
+    parts = [
+        "\n".join(header),
+        f"# {manifest.name}",
+        f"A LoRA adapter that {_WHAT[manifest.role]}, after ReGeS (Yang and Fang 2025).",
+        f"Base: `{manifest.base_model}`{revision}, fingerprint `{manifest.base_fingerprint[:16]}`. "
+        f"Made {manifest.created or 'at an unknown time'}.",
+        "## Prompt",
+        f"Hash `{manifest.prompt_hash}`. The adapter is of use with this prompt only:",
+        _fenced(manifest.prompt_template),
+        "## Training data",
+        _table(("file", "rows", "SHA-256"), [(d.path, d.rows, f"`{d.sha256[:16]}`") for d in manifest.data]),
+    ]
+    if manifest.negatives:
+        parts += ["## Negatives", _fields(manifest.negatives)]
+    parts += [
+        "## Training",
+        _fields(manifest.training),
+        "## Recommended settings",
+        _fields(manifest.inference),
+        "## Results on the development sets",
+        _fields(manifest.dev_results),
+        "## Versions",
+        _fields(manifest.versions),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _fields(values: Mapping[str, Any]) -> str:
+    return _table(("field", "value"), list(_flatten(values).items()))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if (figure := _figure(value)) is not None:
+            flat[f"{prefix}{key}"] = figure
+        elif isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key} / "))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _figure(value: Any) -> str | None:
+    """Put a figure of the dev results, its interval and its count into one cell; None if it is none.
+
+    In three rows each a card would be unreadable.
+    """
+    if not isinstance(value, Mapping) or not {"value", "n"} <= set(value):
+        return None
+    known = f"{_cell(value['value'])} (n = {value['n']})"
+    rest = {name: its for name, its in value.items() if name not in ("value", "n") and its != [None, None]}
+    for name, its in rest.items():
+        if not (name.endswith(" %") and isinstance(its, list) and len(its) == 2):
+            return None
+        known += f", {name} [{_cell(its[0])}, {_cell(its[1])}]"
+    return known
+
+
+def _table(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    if not rows:
+        return "Not recorded."
+    lines = [names, tuple("---" for _ in names), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _fenced(text: str) -> str:
+    """Put text into a fence longer than any in it."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"

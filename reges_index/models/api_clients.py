@@ -1,21 +1,235 @@
-"""LLMs of OpenAI's kind: which they are, and a copy that asks once and whose answers are checked."""
+"""LLMs of OpenAI's kind: which they are, and a copy that asks once and whose answers are checked.
+
+LlamaIndex reads ``response.choices[0].message`` of whatever came, so an answer that is no chat completion and
+a mistake in a program end in the same AttributeError or TypeError. Here an answer is checked before anybody
+reads it: what goes wrong behind that, or before any answer, is no fault of the server.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from functools import cache
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache, wraps
 from types import new_class
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
+from llama_index.core.base.llms.types import MessageRole
 from llama_index.core.llms.llm import LLM
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reges_index.models.api_answers import checked
-
-__all__ = ["is_openai_kind", "single_attempt"]
+__all__ = ["Arrival", "UnfitAnswer", "UnreadableAnswer", "arrivals", "is_openai_kind", "single_attempt"]
 
 # Of a copy: event loop -> client.
 _OPENED = "_reges_clients"
+# What the client library lets through of a body that is no JSON.
+_NO_JSON = (json.JSONDecodeError, UnicodeDecodeError)
+# Characters shown of a text that came in place of an answer.
+_SHOWN = 60
+# The same of an error's.
+_LONGEST = 300
+_END = object()
+
+
+class UnfitAnswer(Exception):
+    """An answer came that is not what was asked for; its cause is what the client raised, if it did."""
+
+
+class UnreadableAnswer(UnfitAnswer):
+    """The server answered something that is no chat completion (HTML, other JSON, half of it)."""
+
+
+@dataclass
+class Arrival:
+    """Whether the server has answered the request that is under way."""
+
+    answered: bool = False
+
+
+_arrival: ContextVar[Arrival | None] = ContextVar("reges_index_arrival", default=None)
+
+
+@contextmanager
+def arrivals(arrival: Arrival) -> Iterator[Arrival]:
+    """Note in ``arrival`` what comes within the block, to this thread or task and those that it starts."""
+    token = _arrival.set(arrival)
+    try:
+        yield arrival
+    finally:
+        _arrival.reset(token)
+
+
+# -- the parts of an answer that LlamaIndex reads, and no others: servers leave out what they like ----------
+
+C = TypeVar("C")
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class _Whole(_Read, Generic[C]):
+    choices: list[C] = Field(min_length=1)
+
+
+class _Piece(_Read, Generic[C]):
+    choices: list[C]
+
+
+class _Function(_Read):
+    name: str | None
+    arguments: str | dict[str, Any] | None
+
+
+class _ToolCall(_Read):
+    id: str | None = None
+    function: _Function | None
+
+
+class _Message(_Read):
+    role: MessageRole
+    content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Token(_Read):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class _Place(_Read):
+    top_logprobs: list[_Token] | None = None
+
+
+class _Logprobs(_Read):
+    content: list[_Place] | None = None
+
+
+class _Chat(_Read):
+    message: _Message
+    logprobs: _Logprobs | None = None
+
+
+class _TextLogprobs(_Read):
+    top_logprobs: list[dict[str, float]] | None = None
+
+
+class _Text(_Read):
+    text: str
+    logprobs: _TextLogprobs | None = None
+
+
+class _Delta(_Read):
+    role: MessageRole | Literal[""] | None = None
+    content: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class _ChatPiece(_Read):
+    delta: _Delta | None
+
+
+class _TextPiece(_Read):
+    text: str | None
+
+
+# -- where they are checked --------------------------------------------------------------------------------
+
+
+def _checked(client: Any) -> Any:
+    """Let a client of the ``openai`` package, which nobody else may use, check what comes; return it.
+
+    Its ``create`` methods raise `UnreadableAnswer` for what is no completion, also in the middle of a stream,
+    and tell `arrivals` of every answer.
+    """
+    from openai import AsyncOpenAI
+
+    in_loop = isinstance(client, AsyncOpenAI)
+    for resource, whole, piece in (
+        (client.chat.completions, _Whole[_Chat], _Piece[_ChatPiece]),
+        (client.completions, _Whole[_Text], _Piece[_TextPiece]),
+    ):
+        create = resource.create
+        resource.create = _awaited(create, whole) if in_loop else _called(create, whole, piece)
+    return client
+
+
+def _called(create: Callable[..., Any], whole: type[_Read], piece: type[_Read]) -> Callable[..., Any]:
+    @wraps(create)
+    def ask(*args: Any, **kwargs: Any) -> Any:
+        with _json_only():
+            reply = create(*args, **kwargs)
+        return _pieces(reply, piece) if kwargs.get("stream") else _readable(reply, whole)
+
+    return ask
+
+
+def _awaited(create: Callable[..., Any], whole: type[_Read]) -> Callable[..., Any]:
+    @wraps(create)
+    async def ask(*args: Any, **kwargs: Any) -> Any:
+        with _json_only():
+            reply = await create(*args, **kwargs)
+        return _readable(reply, whole)  # nobody here streams in an event loop
+
+    return ask
+
+
+def _pieces(stream: Any, kind: type[_Read]) -> Iterator[Any]:
+    with stream:
+        pieces = iter(stream)
+        while True:
+            with _json_only():
+                piece = next(pieces, _END)
+            if piece is _END:
+                return
+            if not _is_empty(piece):
+                yield _readable(piece, kind)
+
+
+def _is_empty(piece: Any) -> bool:
+    """Say whether a piece of a stream holds nothing to read, as the last one of some servers."""
+    told = getattr(piece, "choices", _END) is None and "choices" in getattr(piece, "model_fields_set", ())
+    return told and not getattr(piece, "error", None)
+
+
+@contextmanager
+def _json_only() -> Iterator[None]:
+    """Tell a body that is no JSON from everything else that a client raises."""
+    try:
+        yield
+    except _NO_JSON as error:
+        _note()
+        raise UnreadableAnswer(f"the answer is no JSON: {error}") from error
+
+
+def _readable(reply: Any, kind: type[_Read]) -> Any:
+    _note()
+    try:
+        kind.model_validate(reply)
+    except ValidationError as error:
+        if told := getattr(reply, "error", None):  # some servers say so with HTTP 200
+            said = told.get("message", told) if isinstance(told, dict) else told
+            raise UnreadableAnswer(f"the answer is an error: {str(said)[:_LONGEST]}") from None
+        if isinstance(reply, str):
+            raise UnreadableAnswer(f"the answer is a text: {reply[:_SHOWN]!r}") from None
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise UnreadableAnswer(f"the answer is no completion: {where}: {first['msg']}") from None
+    return reply
+
+
+def _note() -> None:
+    arrival = _arrival.get()
+    if arrival is not None:
+        arrival.answered = True
+
+
+# -- the copy ------------------------------------------------------------------------------------------------
 
 
 def is_openai_kind(llm: LLM) -> bool:
@@ -31,7 +245,7 @@ def single_attempt(llm: LLM, *, plain: bool = False, **fields: Any) -> LLM:
     """Return a copy of an LLM of OpenAI's kind that sends each request once; other LLMs as they are.
 
     Its own retries are two loops in one another (the client's and LlamaIndex's), which would multiply
-    with ours and which nobody counts. Answers are checked as they come, see `checked`.
+    with ours and which nobody counts. Answers are checked as they come, see `_checked`.
 
     Parameters
     ----------
@@ -54,7 +268,7 @@ def _asking_once(kind: type[Any], plain: bool) -> type[Any]:
     # Copies of the clients: they may be the user's own, made with his number of retries. A copy shares the
     # connections.
     def _get_client(llm: Any) -> Any:
-        return checked(kind._get_client(llm).with_options(max_retries=0))
+        return _checked(kind._get_client(llm).with_options(max_retries=0))
 
     def _get_aclient(llm: Any) -> Any:
         # Connections belong to the event loop that opened them: in another one, such as that of a second
@@ -69,7 +283,7 @@ def _asking_once(kind: type[Any], plain: bool) -> type[Any]:
                 fresh = DefaultAsyncHttpxClient(base_url=client.base_url, timeout=client.timeout)
                 client = client.with_options(http_client=fresh)
             opened[loop] = client
-        return checked(opened[loop].with_options(max_retries=0))
+        return _checked(opened[loop].with_options(max_retries=0))
 
     def _get_model_kwargs(llm: Any, **kwargs: Any) -> dict[str, Any]:
         settings: dict[str, Any] = kind._get_model_kwargs(llm, **kwargs)

@@ -1,35 +1,110 @@
-"""Asking the server behind an LLM: bounded, counted retries with back-off, then an `LLMServerError`."""
+"""The server behind an LLM: what its faults mean, counting what it is asked, and what it does not offer."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from llama_index.core.llms.llm import LLM
+from pydantic import ValidationError
 
-from reges_index.driver import Do, Work, off_loop, run
+from reges_index.driver import Do
 from reges_index.errors import LLMServerError
-from reges_index.models.api_answers import Arrival, UnfitAnswer, arrivals
-from reges_index.models.api_clients import is_openai_kind
-from reges_index.models.api_faults import explained, is_mistake, is_unreadable
-from reges_index.remote.faults import http_status, is_transient, safe_cause, server_address
-from reges_index.remote.retries import RetryPolicy
+from reges_index.models.api_clients import (
+    Arrival,
+    UnreadableAnswer,
+    arrivals,
+    is_openai_kind,
+)
+from reges_index.remote import (
+    TRANSIENT_STATUS,
+    Attempts,
+    RetryPolicy,
+    http_status,
+    retry_after_s,
+)
 
-__all__ = ["Requests", "Tally", "policy_of", "tallied"]
+__all__ = [
+    "Offers",
+    "Tally",
+    "counted",
+    "hint_of",
+    "is_mistake",
+    "is_refused",
+    "is_unreadable",
+    "offers_of",
+    "policy_of",
+    "tallied",
+]
 
-T = TypeVar("T")
+# What a program raises that is wrong itself. Of LLMs of OpenAI's kind no server can cause it: answers are
+# checked before they are read.
+_MISTAKES = (AttributeError, TypeError, LookupError, NameError, AssertionError, ValidationError)
+_TEMPLATE_HINT = (
+    "a model without chat template needs OpenAILike(is_chat_model=False), which sends plain text to "
+    "/completions"
+)
 
-# What reading a model's text raises where that is not what was asked for.
-_UNFIT = (ValueError, LookupError, AssertionError)
-# The same of classes that are not of OpenAI's kind, whose answers nobody has checked.
-_UNFIT_OR_UNREADABLE = (*_UNFIT, TypeError, AttributeError)
+
+def is_refused(error: BaseException) -> bool:
+    """Say whether the server refused this very request (HTTP 4xx), while another one may fare better.
+
+    Not so for a wrong key (401), an unknown model or address (404), and what may pass (429). With 403
+    OpenAI refuses logprobs of its reasoning models, so that counts.
+    """
+    status = error.status if isinstance(error, LLMServerError) else http_status(error)
+    return status is not None and 400 <= status < 500 and status not in {401, 404, *TRANSIENT_STATUS}
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Say whether the server answered something that is no chat completion (HTML, other JSON, half of it)."""
+    status = http_status(error)
+    return (status is not None and status < 400) or isinstance(error, UnreadableAnswer)
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Say whether an error is by its class a program's: a wrong argument, an attribute that is not there.
+
+    Asking again does not help, and hiding it behind an answer got in another way would not either.
+    """
+    return isinstance(error, _MISTAKES)
+
+
+def hint_of(error: Exception, name: str, where: str, longest_wait_s: float) -> str:
+    """Return what a user can do about a server's error; longer waits than that are not obeyed."""
+    status = http_status(error)
+    if status in (401, 403):
+        return "check the key: api_key= of the LLM, or OPENAI_API_KEY in the environment"
+    if status == 404:
+        return f"does the server know a model {name!r}? its address usually ends in /v1: {where}"
+    if status == 429:
+        asked = retry_after_s(error)
+        if asked is not None and asked > longest_wait_s:
+            return (
+                f"the server asks to wait {asked:.0f} s, and {longest_wait_s:.0f} s is the longest wait: "
+                "ask again then, or send less at once"
+            )
+        return "send less at once, or raise max_retries= of the LLM"
+    if status is not None and status >= 500:
+        return f"look into the server's log; {_TEMPLATE_HINT}"
+    if is_refused(error):
+        return (
+            "the server's own words are above: too long a prompt is shortened by max_input_tokens=, a "
+            f"setting that the server does not know is one of the LLM's; {_TEMPLATE_HINT}"
+        )
+    if is_unreadable(error):
+        return f"does {where} speak OpenAI's protocol? the address usually ends in /v1"
+    if any("timeout" in type(seen).__name__.lower() for seen in (error, error.__cause__)):
+        return "raise timeout= of the LLM (seconds), or ask a faster server"
+    return f"is the server running, and reachable at {where}?"
+
+
+# -- counting ------------------------------------------------------------------------------------------------
 
 
 def policy_of(llm: LLM) -> RetryPolicy:
@@ -81,112 +156,12 @@ def tallied() -> Iterator[Tally]:
         _tally.reset(token)
 
 
-class Requests:
-    """Sends the requests to one LLM.
-
-    Parameters
-    ----------
-    llm
-        As the user gave it.
-    policy
-        By default what the LLM's own settings say.
-    """
-
-    def __init__(self, llm: LLM, policy: RetryPolicy | None = None) -> None:
-        self._llm = llm
-        self._policy = policy or policy_of(llm)
-        self._openai_kind = is_openai_kind(llm)
-
-    def plan(self, ask: Do, *, parses: bool = False) -> Work[Any]:
-        """Ask, and again where that may help; return what came.
-
-        Parameters
-        ----------
-        ask
-            Sends one request and returns what came.
-        parses
-            Whether ``ask`` also reads what the *model* wrote, so that a ValueError and the like may be about
-            that.
-
-        Raises
-        ------
-        LLMServerError
-            If no usable answer came.
-        UnfitAnswer
-            With ``parses``, if what came is not what was asked for.
-        Exception
-            Errors of other kinds as they are: those of an LLM class of your own, and those of the program
-            (`is_mistake`), at once.
-        """
-        arrival = Arrival()
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return (yield _counted(ask, arrival, retry=attempt > 1))
-            except Exception as error:  # whatever a client raises; what it means is found out below
-                wait = self._policy.wait_s(error, attempt) if self._may_pass(error, parses) else None
-                if wait is None:
-                    failure = self._failure(error, arrival, attempt, parses)
-                    if failure is None:
-                        raise
-                    break
-                self._policy.note(error, attempt, server_address(self._llm))
-            yield Do(partial(time.sleep, wait), partial(asyncio.sleep, wait))
-        raise failure  # outside of the except block, or the error that may hold the key would be its context
-
-    def send(self, ask: Callable[[], T], *, parses: bool = False) -> T:
-        """Do `plan` in this thread."""
-        result: T = run(self.plan(off_loop(ask), parses=parses))
-        return result
-
-    def _failure(self, error: Exception, arrival: Arrival, attempts: int, parses: bool) -> Exception | None:
-        told = self.explain(error, attempts=attempts, parses=parses)
-        if told is None and parses and self._is_unfit(error, arrival):
-            unfit = UnfitAnswer(type(error).__name__)
-            unfit.__cause__ = safe_cause(error, self._llm)
-            return unfit
-        return told
-
-    def _is_unfit(self, error: Exception, arrival: Arrival) -> bool:
-        if isinstance(error, UnfitAnswer):
-            return True
-        if not self._openai_kind:
-            return isinstance(error, _UNFIT_OR_UNREADABLE)
-        return arrival.answered and isinstance(error, _UNFIT)
-
-    def is_mistake(self, error: Exception) -> bool:
-        """Say whether an error is surely one of the program: of OpenAI's kind, and no server's doing."""
-        return self._openai_kind and is_mistake(error)
-
-    def explain(self, error: Exception, *, attempts: int = 1, parses: bool = False) -> LLMServerError | None:
-        """Return what a client's error says of the server, without the key; None if it is about neither.
-
-        Parameters
-        ----------
-        attempts, parses
-            As in `send`.
-        """
-        if isinstance(error, LLMServerError):
-            return error
-        if not (self._may_pass(error, parses) or http_status(error) is not None):
-            return None
-        told = explained(error, self._llm, attempts, self._policy.longest_wait_s)
-        told.__cause__ = safe_cause(error, self._llm)
-        return told
-
-    def _may_pass(self, error: BaseException, parses: bool) -> bool:
-        if is_transient(error):
-            return True
-        return self._openai_kind and not parses and is_unreadable(error)
-
-
-def _counted(ask: Do, arrival: Arrival, *, retry: bool) -> Do:
+def counted(ask: Do, arrival: Arrival, attempts: Attempts) -> Do:
     """Return the same step, which counts the request and notes whether an answer has come."""
 
     def begin() -> None:
         if (tally := _tally.get()) is not None:
-            tally.note(retry=retry)
+            tally.note(retry=attempts.made > 1)
         arrival.answered = False
 
     def now() -> Any:
@@ -200,3 +175,50 @@ def _counted(ask: Do, arrival: Arrival, *, retry: bool) -> Do:
             return await ask.later()
 
     return Do(now, later)
+
+
+# -- what a server does not offer ----------------------------------------------------------------------------
+
+# So often in a row a way of asking has to fail, while another one works, before it is not tried any more.
+# Once is no sign: too long a prompt and a content filter are refused with the same HTTP statuses as a
+# parameter that the server does not know.
+_ENOUGH = 2
+
+
+class Offers:
+    """Which ways of asking one LLM have failed, and which of them are not tried any more."""
+
+    def __init__(self) -> None:
+        self.begins_in_thoughts = True
+        """Whether its answers may begin with thoughts that no mark opens; true until one was read."""
+        self._failed: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def has(self, way: str) -> bool:
+        """Say whether a way of asking is still worth a request."""
+        return self._failed.get(way, 0) < _ENOUGH
+
+    def failed(self, way: str, *, lasting: bool = False) -> None:
+        """Note that a way failed where another one then worked; a lasting failure is enough by itself."""
+        with self._lock:
+            self._failed[way] = _ENOUGH if lasting else self._failed.get(way, 0) + 1
+
+    def worked(self, way: str) -> None:
+        """Note that a way has worked: earlier failures were about their prompts."""
+        with self._lock:
+            self._failed.pop(way, None)
+
+
+_known: dict[int, Offers] = {}
+_lock = threading.Lock()
+
+
+def offers_of(llm: Any) -> Offers:
+    """Return what is remembered of an LLM; the same for all components that hold this object."""
+    key = id(llm)
+    with _lock:
+        if key not in _known:
+            # LLMs are pydantic models, which have no hash, so no dictionary of weak keys can hold them.
+            weakref.finalize(llm, _known.pop, key, None)
+            _known[key] = Offers()
+        return _known[key]

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import getattr_static
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.llm import LLMChatEndEvent, LLMChatStartEvent
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import PromptTemplate
+from llama_index_instrumentation import get_dispatcher
 
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
-from reges_index.driver import Do, Work, arun, off_loop, run
+from reges_index.driver import Do, Work, off_loop, together
 from reges_index.errors import AdapterError, ConfigError, LLMServerError
 from reges_index.models.adapters import ROLES, AdapterManifest, needs_manifest
-from reges_index.models.api_clients import is_openai_kind, single_attempt
-from reges_index.models.api_faults import is_refused
-from reges_index.models.api_requests import Requests
+from reges_index.models.api_clients import Arrival, UnfitAnswer, is_openai_kind, single_attempt
+from reges_index.models.api_requests import (
+    counted,
+    hint_of,
+    is_mistake,
+    is_refused,
+    is_unreadable,
+    offers_of,
+    policy_of,
+)
 from reges_index.models.chat_frame import ChatFrame
-from reges_index.models.offers import offers_of
 from reges_index.models.text import spoken
-from reges_index.models.tracing import chat_ended, chat_started
+from reges_index.remote import (
+    Attempts,
+    http_status,
+    is_transient,
+    safe_cause,
+    server_address,
+    server_error,
+)
 
 if TYPE_CHECKING:  # torch and transformers are loaded where there is a local model, and only there
     from llama_index.core.callbacks import CallbackManager
 
-    from reges_index.models.generation import Generation
     from reges_index.models.local_lm import LocalLM
-
-logger = logging.getLogger(__name__)
 
 __all__ = [
     "AUTO",
@@ -42,15 +56,29 @@ __all__ = [
     "Backend",
     "LocalBackend",
     "chat_in_loop",
-    "local_model_of",
     "resolve_backend",
-    "text_of",
+    "span",
+    "wrap_llm",
 ]
+
+logger = logging.getLogger(__name__)
+dispatcher = get_dispatcher(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # The default of every ``adapter`` argument: the adapter of the component's role, where it is loaded.
 AUTO = "auto"
 # The form of a request that has all of the LLM's settings in it, see `ApiBackend.in_some_form`.
 _AS_SET = "as set"
+# What reading a model's text raises where that is not what was asked for.
+_UNFIT = (ValueError, LookupError, AssertionError)
+# The same of classes that are not of OpenAI's kind, whose answers nobody has checked.
+_UNFIT_OR_UNREADABLE = (*_UNFIT, TypeError, AttributeError)
+
+
+def span(method: F) -> F:
+    """Make a span of each call; LlamaIndex's own decorator, which forgets the signature."""
+    return cast(F, get_dispatcher(method.__module__).span(method))
 
 
 class Backend(ABC):
@@ -94,16 +122,7 @@ class Backend(ABC):
         An adapter that knows the prompt word for word will do, whatever its role is called.
         """
         if self.manifest is not None and self.manifest.prompt_hash != prompt_hash:
-            if self.manifest.role != role:
-                raise AdapterError(
-                    f"adapter {self.adapter!r} was trained as {self.manifest.role}, not as {role}",
-                    hint=f"use it where a {self.manifest.role} belongs, or name another adapter",
-                )
-            raise AdapterError(
-                f"adapter {self.adapter!r} was trained with prompt {self.manifest.prompt_hash}, "
-                f"this prompt is {prompt_hash}",
-                hint="use the default prompt, pass adapter=None, or train an adapter for your prompt",
-            )
+            self.manifest.check_use(role=role, prompt_hash=prompt_hash, called=f"adapter {self.adapter!r}")
 
     @property
     @abstractmethod
@@ -116,19 +135,19 @@ class Backend(ABC):
         """Most tokens that prompt and answer may have together."""
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
-        """Return what the model says to each prompt; options as in `LocalLM.generate`.
+    def written(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> Work[list[list[str]]]:
+        """Return the answers to each prompt as they were written; options as in `LocalLM.generate`.
 
-        Its thoughts, and what it puts around its answer, are left out (`reges_index.models.text`).
+        Raises
+        ------
+        LLMServerError
+            If a request to a server gets no usable answer.
         """
 
-    @abstractmethod
-    async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
-        """Return the answers to each prompt without blocking the event loop."""
-
-    @abstractmethod
-    def write(self, prompt: Sequence[ChatMessage], **options: Any) -> Work[str]:
-        """Return the answer to one prompt as it was written; options as in `generate`."""
+    def said(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> Work[list[list[str]]]:
+        """Return `written` without the model's thoughts and what it puts around its answers."""
+        found = yield from self.written(prompts, **options)
+        return [[spoken(text) for text in own] for own in found]
 
 
 class LocalBackend(Backend):
@@ -166,27 +185,32 @@ class LocalBackend(Backend):
         """Most tokens of prompt and answer."""
         return self.lm.context_window
 
-    def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
+    def written(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> Work[list[list[str]]]:
         """Return the answers to each prompt, decoded in batches."""
-        results = self._generations(prompts, **options)
-        return [[spoken(generation.text) for generation in own] for own in results]
-
-    def _generations(
-        self, prompts: Sequence[Sequence[ChatMessage]], **options: Any
-    ) -> list[list[Generation]]:
         from reges_index.models.llm import chat_response
 
         for prompt in prompts:
-            chat_started(prompt, model=self.name, adapter=self.adapter, options=options)
-        results = self.lm.generate(prompts, adapter=self.adapter, **options)
-        for prompt, own in zip(prompts, results, strict=True):
+            self.asked(prompt, options)
+        found = yield off_loop(self.lm.generate, prompts, adapter=self.adapter, **options)
+        for prompt, own in zip(prompts, found, strict=True):
             for generation in own:
-                chat_ended(prompt, chat_response(generation))
-                self.tell(prompt, chat_response(generation))
-        return results
+                self.answered(prompt, chat_response(generation))
+        return [[generation.text for generation in own] for own in found]
+
+    def asked(self, prompt: Sequence[ChatMessage], options: Mapping[str, Any]) -> None:
+        """Tell LlamaIndex's instrumentation that the model is about to answer, with these options."""
+        model = {"model": self.name, "adapter": self.adapter, "class_name": "LocalLM"}
+        dispatcher.event(
+            LLMChatStartEvent(messages=list(prompt), additional_kwargs=dict(options), model_dict=model)
+        )
+
+    def answered(self, prompt: Sequence[ChatMessage], response: ChatResponse) -> None:
+        """Tell LlamaIndex's instrumentation and its callbacks, such as a token counter, what it answered."""
+        dispatcher.event(LLMChatEndEvent(messages=list(prompt), response=response))
+        self.tell(prompt, response)
 
     def tell(self, prompt: Sequence[ChatMessage], response: ChatResponse) -> None:
-        """Tell LlamaIndex's callbacks, such as a token counter, what was asked and answered."""
+        """Tell the callbacks what was asked and answered."""
         if self._callbacks is not None and self._callbacks.handlers:
             payload: dict[str, Any] = {EventPayload.MESSAGES: list(prompt)}
             with self._callbacks.event(CBEventType.LLM, payload=payload) as event:
@@ -204,15 +228,6 @@ class LocalBackend(Backend):
             message = ChatMessage(role=MessageRole.ASSISTANT, content=choices[best])
             self.tell(prompt, ChatResponse(message=message, raw={"usage": counts}, additional_kwargs=counts))
         return scores
-
-    async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
-        """Return the answers to each prompt; the model runs in a thread."""
-        return await asyncio.to_thread(self.generate, prompts, **options)
-
-    def write(self, prompt: Sequence[ChatMessage], **options: Any) -> Work[str]:
-        """Return the answer to one prompt as it was written."""
-        found: list[list[Generation]] = yield off_loop(self._generations, [prompt], **options)
-        return found[0][0].text
 
 
 class ApiBackend(Backend):
@@ -233,8 +248,8 @@ class ApiBackend(Backend):
     ----------
     llm
         The same object.
-    requests
-        Sends, retries and counts.
+    offers
+        What its server has turned out not to offer.
 
     Raises
     ------
@@ -246,11 +261,12 @@ class ApiBackend(Backend):
         self.llm = llm
         self.manifest = manifest
         self.adapter = manifest.name if manifest is not None else None
+        self._openai_kind = is_openai_kind(llm)
         # LLMs of OpenAI's kind are copied, since they would retry by themselves.
         self._as_set = single_attempt(llm)
-        self._plain = single_attempt(llm, plain=True) if is_openai_kind(llm) else self._as_set
-        self._offers = offers_of(llm)
-        self.requests = Requests(llm)
+        self._plain = single_attempt(llm, plain=True) if self._openai_kind else self._as_set
+        self._policy = policy_of(llm)
+        self.offers = offers_of(llm)
         self.measure = default_measure()
         try:
             llm.metadata  # noqa: B018  # a property that looks the model's name up
@@ -270,39 +286,22 @@ class ApiBackend(Backend):
         """Most tokens of prompt and answer, as the LLM's metadata say."""
         return int(self.llm.metadata.context_window)
 
-    def generate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
-        """Return the answers to each prompt, one request after the other.
-
-        Raises
-        ------
-        LLMServerError
-            If a request gets no usable answer.
-        """
-        times = int(options.get("num_return_sequences", 1))
-        told = self._told(options)
-        return [[spoken(text_of(self.chat(prompt, **told))) for _ in range(times)] for prompt in prompts]
-
-    async def agenerate(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> list[list[str]]:
-        """Return the answers to each prompt; all requests are under way at once. See `generate`."""
-        times = int(options.get("num_return_sequences", 1))
-        told = self._told(options)
-        tasks = [
-            asyncio.ensure_future(self.achat(prompt, **told)) for prompt in prompts for _ in range(times)
-        ]
-        try:
-            texts = [spoken(text_of(reply)) for reply in await asyncio.gather(*tasks)]
-        finally:
-            for task in tasks:  # gather leaves them, with their retries, when one of them fails
-                task.cancel()
+    def written(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> Work[list[list[str]]]:
+        """Return the answers to each prompt: in an event loop all requests are under way at once."""
+        times, told = int(options.get("num_return_sequences", 1)), self._told(options)
+        asked = [partial(self._answer, prompt, told) for prompt in prompts for _ in range(times)]
+        texts = yield from together(asked)
         return [texts[start : start + times] for start in range(0, len(texts), times)]
 
-    def write(self, prompt: Sequence[ChatMessage], **options: Any) -> Work[str]:
-        """Return the answer to one prompt as it was written; the LLM's own settings hold."""
-        return text_of((yield from self.chat_plan(prompt, **self._told(options))))
+    def _answer(self, prompt: Sequence[ChatMessage], told: Mapping[str, Any]) -> Work[str]:
+        reply = yield from self.in_some_form(
+            lambda llm: Do(lambda: llm.chat(list(prompt), **told), lambda: chat_in_loop(llm, prompt, **told))
+        )
+        return str(reply.message.content or "")
 
     def _told(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the server is told of decoding: what an adapter of ours was meant to do."""
-        if self.manifest is None or not is_openai_kind(self.llm):
+        if self.manifest is None or not self._openai_kind:
             return {}
         names = {"max_new_tokens": "max_tokens", "temperature": "temperature", "stop": "stop"}
         return {names[name]: options[name] for name in names if options.get(name) is not None}
@@ -310,20 +309,7 @@ class ApiBackend(Backend):
     @property
     def sender(self) -> LLM:
         """What is asked in the LLM's place, in the form that its server is known to take."""
-        return self._as_set if self._offers.has(_AS_SET) else self._plain
-
-    def chat_plan(self, prompt: Sequence[ChatMessage], **told: Any) -> Work[ChatResponse]:
-        """Send one chat, with retries.
-
-        Raises
-        ------
-        LLMServerError
-            If it gets no usable answer.
-        """
-        reply: ChatResponse = yield from self.in_some_form(
-            lambda llm: Do(lambda: llm.chat(list(prompt), **told), lambda: chat_in_loop(llm, prompt, **told))
-        )
-        return reply
+        return self._as_set if self.offers.has(_AS_SET) else self._plain
 
     def in_some_form(self, ask: Callable[[LLM], Do]) -> Work[Any]:
         """Send a request as the LLM is set, and where the server refuses that, in its plainest form.
@@ -343,25 +329,82 @@ class ApiBackend(Backend):
         """
         refused: LLMServerError
         try:
-            return (yield from self.requests.plan(ask(self.sender)))
+            return (yield from self.sending(ask(self.sender)))
         except LLMServerError as error:
             if not is_refused(error) or self.sender is self._plain:
                 raise
             refused = error
         try:
-            reply = yield from self.requests.plan(ask(self._plain))
+            reply = yield from self.sending(ask(self._plain))
         except LLMServerError as error:
             raise (refused if is_refused(error) else error) from None
-        self._offers.failed(_AS_SET)
+        self.offers.failed(_AS_SET)
         return reply
 
-    def chat(self, prompt: Sequence[ChatMessage], **told: Any) -> ChatResponse:
-        """Do `chat_plan` in this thread."""
-        return run(self.chat_plan(prompt, **told))
+    def sending(self, ask: Do, *, parses: bool = False) -> Work[Any]:
+        """Ask, and again where that may help; return what came.
 
-    async def achat(self, prompt: Sequence[ChatMessage], **told: Any) -> ChatResponse:
-        """Do `chat_plan` without blocking the event loop."""
-        return await arun(self.chat_plan(prompt, **told))
+        Parameters
+        ----------
+        ask
+            Sends one request and returns what came.
+        parses
+            Whether ``ask`` also reads what the *model* wrote, so that a ValueError and the like may be about
+            that.
+
+        Raises
+        ------
+        LLMServerError
+            If no usable answer came.
+        UnfitAnswer
+            With ``parses``, if what came is not what was asked for.
+        Exception
+            Errors of other kinds as they are: those of an LLM class of your own, and those of the program
+            (`is_mistake`), at once.
+        """
+        arrival = Arrival()
+        may_pass = partial(self._may_pass, parses=parses)
+        attempts = Attempts(self._policy, may_pass, server_address(self.llm))
+        try:
+            return (yield from attempts.plan(counted(ask, arrival, attempts)))
+        except Exception as error:  # whatever a client raises; what it means is found out here
+            failure: Exception | None = self.explain(error, attempts=attempts.made, parses=parses)
+            unfit = _UNFIT if self._openai_kind else _UNFIT_OR_UNREADABLE
+            answered = arrival.answered or not self._openai_kind
+            if failure is None and parses and answered and isinstance(error, (UnfitAnswer, *unfit)):
+                failure = UnfitAnswer(type(error).__name__)
+                failure.__cause__ = safe_cause(error, self.llm)
+            if failure is None:
+                raise
+        raise failure  # outside of the except block, or the error that may hold the key would be its context
+
+    def explain(self, error: Exception, *, attempts: int = 1, parses: bool = False) -> LLMServerError | None:
+        """Return what a client's error says of the server, without the key; None if it is about neither.
+
+        Parameters
+        ----------
+        attempts, parses
+            As in `sending`.
+        """
+        if isinstance(error, LLMServerError):
+            return error
+        if not self._may_pass(error, parses) and http_status(error) is None:
+            return None
+        name = str(getattr(self.llm, "model", "") or type(self.llm).__name__)
+        where = server_address(self.llm)
+        return server_error(
+            LLMServerError, error, self.llm,
+            what=f"{name} at {where} gave no answer",
+            hint=hint_of(error, name, where, self._policy.longest_wait_s),
+            attempts=attempts,
+        )  # fmt: skip
+
+    def _may_pass(self, error: Exception, parses: bool) -> bool:
+        return is_transient(error) or (self._openai_kind and not parses and is_unreadable(error))
+
+    def is_mistake(self, error: Exception) -> bool:
+        """Say whether an error is surely one of the program: of OpenAI's kind, and no server's doing."""
+        return self._openai_kind and is_mistake(error)
 
 
 async def chat_in_loop(llm: LLM, prompt: Sequence[ChatMessage], **told: Any) -> ChatResponse:
@@ -370,11 +413,6 @@ async def chat_in_loop(llm: LLM, prompt: Sequence[ChatMessage], **told: Any) -> 
     if getattr_static(type(llm), "achat") is getattr_static(CustomLLM, "achat"):
         return await asyncio.to_thread(llm.chat, list(prompt), **told)
     return await llm.achat(list(prompt), **told)
-
-
-def text_of(reply: ChatResponse) -> str:
-    """Return what a reply says; the empty string for one without text."""
-    return str(reply.message.content or "")
 
 
 # Roles of which it was said that a model has no adapter for them, by the model's name.
@@ -415,7 +453,7 @@ def resolve_backend(
 
         llm = LocalLM.default()
     told = needs_manifest(manifest) if manifest is not None else None
-    local = local_model_of(llm)
+    local = wrap_llm(llm)
     if local is None:
         if not isinstance(llm, LLM):
             raise ConfigError(
@@ -437,15 +475,45 @@ def resolve_backend(
     return LocalBackend(local, name, told, getattr(llm, "callback_manager", None))
 
 
-def local_model_of(llm: Any) -> LocalLM | None:
-    """Return the model in this process behind an LLM; None where there is none."""
-    # Asked by name, because the classes themselves bring torch along.
-    if not {kind.__name__ for kind in type(llm).__mro__} & {"LocalLM", "ReGeSLLM", "HuggingFaceLLM"}:
+# Two LocalLMs over one model would be two locks, and adapters switched under each other's feet.
+_wrapping = threading.Lock()
+
+
+def wrap_llm(llm: Any) -> LocalLM | None:
+    """Return the model in this process behind an LLM; None where there is none.
+
+    Parameters
+    ----------
+    llm
+        A `LocalLM`, a `ReGeSLLM`, a LlamaIndex ``HuggingFaceLLM`` (its model and tokenizer are used as they
+        are, no second copy), or anything else.
+
+    Returns
+    -------
+    LocalLM or None
+        For one ``HuggingFaceLLM`` always the same object, for as long as the ``llm`` lives. Its lock does
+        not cover calls made to the ``HuggingFaceLLM`` itself.
+    """
+    # Asked by name, because the classes themselves bring torch along, and need not be installed.
+    kinds = {kind.__name__ for kind in type(llm).__mro__}
+    if "LocalLM" in kinds:
+        return cast("LocalLM", llm)
+    if "ReGeSLLM" in kinds:
+        return cast("LocalLM", llm.local_lm)
+    if "HuggingFaceLLM" not in kinds or llm._model is None or llm._tokenizer is None:
         return None
-    from reges_index.models.llm import wrap_llm
     from reges_index.models.local_lm import LocalLM
 
-    return llm if isinstance(llm, LocalLM) else wrap_llm(llm)
+    model, tokenizer = llm._model, llm._tokenizer
+    with _wrapping:
+        known = getattr(model, "_reges_local_lm", None)
+        if isinstance(known, LocalLM) and known.tokenizer is tokenizer:
+            return known
+        # A HuggingFaceLLM made from a model object keeps its default name, which says nothing.
+        local = LocalLM(model, tokenizer, name=str(getattr(model, "name_or_path", "")) or llm.model_name)
+        # Kept on the model, so that it lives exactly as long. A LocalLM is no nn.Module: nothing registers.
+        model._reges_local_lm = local
+        return local
 
 
 def _adapter_name(local: LocalLM, llm: Any, role: str, adapter: str | Path | None) -> str | None:

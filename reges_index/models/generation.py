@@ -1,13 +1,17 @@
-"""Sampling and greedy decoding in batches, on top of ``transformers``' ``generate``."""
+"""Sampling and greedy decoding on top of ``transformers``' ``generate``: in batches, and piece by piece."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextvars import copy_context
+from dataclasses import dataclass, fields
 from threading import Event
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import torch
 from transformers import (
@@ -21,11 +25,13 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from reges_index.errors import InputError
+from reges_index.errors import InputError, ModelError
 from reges_index.models.chat_frame import ChatFrame
-from reges_index.models.tree_scoring import can_score_tree
+from reges_index.models.scoring import why_no_tree
 
-__all__ = ["Generation", "GenerationOptions", "generate_all", "generate_batch", "stream_options"]
+__all__ = ["Generation", "GenerationOptions", "TextStream", "generate_all", "generate_batch"]
+
+_END = object()
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -84,6 +90,23 @@ class GenerationOptions:
     no_repeat_ngram_size: int = 0
     num_return_sequences: int = 1
     seed: int | None = None
+
+    @classmethod
+    def of(cls, **options: Any) -> GenerationOptions:
+        """Build them of what a caller passed on; one stop text may stand alone.
+
+        Raises
+        ------
+        InputError
+            For an option that does not exist, or a value that cannot be.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(options) - set(known)):
+            raise InputError(
+                f"generation has no option {', '.join(unknown)}", hint=f"known: {', '.join(known)}"
+            )
+        stop = options.get("stop", ())
+        return cls(**{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
 
     def __post_init__(self) -> None:
         """Refuse values that ``generate`` would refuse later, or worse, accept."""
@@ -239,7 +262,7 @@ def _read_once(model: Any, ids: torch.Tensor, mask: torch.Tensor, times: int) ->
     if times == 1 or ids.shape[1] == 1:
         return None
     own = getattr(model.generation_config, "cache_implementation", None)
-    if own not in (None, "hybrid") or can_score_tree(model):  # which says why not
+    if own not in (None, "hybrid") or why_no_tree(model):
         return None
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, :-1]
@@ -282,28 +305,6 @@ def generate_all(
     return results
 
 
-def stream_options(options: Mapping[str, Any]) -> GenerationOptions:
-    """Make options for one answer of what a caller passed on.
-
-    Raises
-    ------
-    InputError
-        For an option that does not exist, or that asks for several answers.
-    """
-    known = set(GenerationOptions.__dataclass_fields__) - {"num_return_sequences"}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InputError(
-            f"generation has no option {', '.join(unknown)}", hint=f"known: {', '.join(sorted(known))}"
-        )
-    return GenerationOptions(**{**options, "stop": as_stop(options.get("stop", ()))})
-
-
-def as_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
-    """One stop text or several; a text is a sequence too, of letters that nobody means."""
-    return (stop,) if isinstance(stop, str) else tuple(stop)
-
-
 def _finish(
     frame: ChatFrame, new: list[int], prompt_tokens: int, options: GenerationOptions, cancelled: bool
 ) -> Generation:
@@ -317,3 +318,152 @@ def _finish(
     if length < len(new):
         return Generation(text, prompt_tokens, length + 1, "stop")
     return Generation(text, prompt_tokens, length, "cancelled" if cancelled else "length")
+
+
+class TextStream(Iterator[str]):
+    """Iterator of text pieces; their concatenation is ``result.text``.
+
+    Writing starts at the first ``next``, in a daemon thread that takes the model's lock for as long as it
+    writes. The queue has no bound, so a slow reader never keeps the lock taken.
+
+    Parameters
+    ----------
+    model, frame, prompt, options
+        As for :func:`generate_batch`, for one prompt.
+    hold
+        Makes the context in which the model may run.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        frame: ChatFrame,
+        prompt: Sequence[int],
+        options: GenerationOptions,
+        hold: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.result: Generation | None = None
+        """The whole answer, once the stream has ended."""
+        pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        cancel = threading.Event()
+        # The thread holds no reference to this object, so that dropping the stream ends it.
+        run = copy_context().run
+        self._thread = threading.Thread(
+            target=run,
+            args=(_write, model, frame, prompt, options, hold, pieces, cancel),
+            name="reges-stream",
+            daemon=True,
+        )
+        self._pieces, self._cancel = pieces, cancel
+        self._started = self._ended = False
+
+    def __next__(self) -> str:
+        """Return the next piece, waiting for it."""
+        if self._ended or self._cancel.is_set():
+            raise StopIteration
+        if not self._started:
+            self._started = True
+            self._thread.start()
+        item = self._pieces.get()
+        if isinstance(item, str):
+            return item
+        self._ended = True
+        if isinstance(item, Generation):
+            self.result = item
+        elif isinstance(item, BaseException):
+            raise item
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the writing after the token at hand. Does nothing to a stream that has ended."""
+        self._cancel.set()
+        # Wakes a reader that waits in another thread; one that comes later sees the flag.
+        self._pieces.put(_END)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._cancel.set()
+
+
+def _write(
+    model: Any,
+    frame: ChatFrame,
+    prompt: Sequence[int],
+    options: GenerationOptions,
+    hold: Callable[[], AbstractContextManager[None]],
+    pieces: queue.SimpleQueue[Any],
+    cancel: threading.Event,
+) -> None:
+    """Generate, and put texts, then the result or what went wrong, into ``pieces``."""
+    try:
+        streamer = _PieceStreamer(frame, options, pieces, len(prompt))
+        with hold():
+            result = generate_batch(model, frame, [prompt], options, streamer=streamer, cancel=cancel)[0][0]
+        streamer.send(result.text)  # what was held back, cut at the stop string
+        pieces.put(result)
+    except BaseException as problem:  # raised to the reader by TextStream.__next__
+        pieces.put(problem)
+
+
+class _PieceStreamer:
+    """Receives tokens from ``generate`` and passes on text that can no longer change.
+
+    Text is held back while its last character may be incomplete and while it may be the beginning of a stop
+    string.
+    """
+
+    def __init__(
+        self,
+        frame: ChatFrame,
+        options: GenerationOptions,
+        pieces: queue.SimpleQueue[Any],
+        prompt_tokens: int,
+    ) -> None:
+        self._frame, self._options, self._pieces = frame, options, pieces
+        self._skip = prompt_tokens
+        self._tokens: list[int] = []
+        self._sent = ""
+
+    def put(self, value: Any) -> None:
+        """Take the prompt (the first call) or the next token."""
+        tokens = value.reshape(-1).tolist()
+        if self._skip:
+            if len(tokens) != self._skip:
+                raise ModelError(f"expected the prompt's {self._skip} tokens first, got {len(tokens)}")
+            self._skip = 0
+            return
+        self._tokens += tokens
+        text = self._frame.decode(self._tokens)
+        if text.endswith("\ufffd"):
+            return
+        self.send(text[: len(text) - _open_end(text, self._options.stop)])
+
+    def end(self) -> None:
+        """Do nothing, where ``generate`` says that it has ended."""
+
+    def send(self, text: str) -> None:
+        """Pass on what is new in all the text so far."""
+        if len(text) > len(self._sent):
+            self._pieces.put(text[len(self._sent) :])
+            self._sent = text
+
+
+def _open_end(text: str, stop: Sequence[str]) -> int:
+    """Length of the text's end that belongs to a stop string or may be the beginning of one."""
+    held = 0
+    for mark in stop:
+        found = text.find(mark)
+        if found >= 0:
+            held = max(held, len(text) - found)
+        for length in range(min(len(mark) - 1, len(text)), 0, -1):
+            if text.endswith(mark[:length]):
+                held = max(held, length)
+                break
+    return held

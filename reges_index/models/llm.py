@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -23,23 +22,12 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import LLM
 
 from reges_index.errors import InputError
-from reges_index.models.generation import Generation
+from reges_index.models.generation import Generation, TextStream
 from reges_index.models.local_lm import LocalLM, Prompt
-from reges_index.models.streaming import TextStream
 
-__all__ = ["ReGeSLLM", "chat_response", "wrap_llm"]
+__all__ = ["ReGeSLLM", "chat_response"]
 
-_R = TypeVar("_R", CompletionResponse, ChatResponse)
-
-_PER_CALL = (
-    "max_new_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "seed",
-)
+_PER_CALL = ("max_new_tokens", "temperature", "top_p", "stop", "repetition_penalty", "no_repeat_ngram_size")
 
 
 class ReGeSLLM(LLM):
@@ -97,7 +85,7 @@ class ReGeSLLM(LLM):
             is_chat_model=True,
         )
 
-    # -- at once ---------------------------------------------------------------------------------------
+    # -- LlamaIndex's eight verbs --------------------------------------------------------------------------
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -107,7 +95,7 @@ class ReGeSLLM(LLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt; ``formatted`` says that it holds the chat template already."""
-        return _completion_response(self._generate(self._as_prompt(prompt, formatted), kwargs))
+        return _completion(chat_response(self._generate(self._as_prompt(prompt, formatted), kwargs)))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -117,26 +105,24 @@ class ReGeSLLM(LLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt, in a thread."""
-        chosen = self._as_prompt(prompt, formatted)
-        return _completion_response(await asyncio.to_thread(self._generate, chosen, kwargs))
-
-    # -- piece by piece --------------------------------------------------------------------------------
+        made = await asyncio.to_thread(self._generate, self._as_prompt(prompt, formatted), kwargs)
+        return _completion(chat_response(made))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer chat messages piece by piece."""
-        return _pieces(self._stream(list(messages), kwargs), _chat_piece)
+        return _pieces(self._stream(list(messages), kwargs))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Answer a prompt piece by piece."""
-        return _pieces(self._stream(self._as_prompt(prompt, formatted), kwargs), _completion_piece)
+        pieces = _pieces(self._stream(self._as_prompt(prompt, formatted), kwargs))
+        return (_completion(piece) for piece in pieces)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Answer chat messages piece by piece, without blocking the loop."""
-        stream = await asyncio.to_thread(self._stream, list(messages), kwargs)
-        return _apieces(stream, _chat_piece)
+        return _apieces(await asyncio.to_thread(self._stream, list(messages), kwargs))
 
     @llm_completion_callback()
     async def astream_complete(
@@ -144,9 +130,7 @@ class ReGeSLLM(LLM):
     ) -> CompletionResponseAsyncGen:
         """Answer a prompt piece by piece, without blocking the loop."""
         stream = await asyncio.to_thread(self._stream, self._as_prompt(prompt, formatted), kwargs)
-        return _apieces(stream, _completion_piece)
-
-    # -- shared ----------------------------------------------------------------------------------------
+        return (_completion(piece) async for piece in _apieces(stream))
 
     def _as_prompt(self, prompt: str, formatted: bool) -> Prompt:
         if formatted or not self._local_lm.has_chat_template:
@@ -159,7 +143,7 @@ class ReGeSLLM(LLM):
             if "max_new_tokens" in given:
                 raise InputError("max_tokens and max_new_tokens mean the same", hint="give one of them")
             given["max_new_tokens"] = given.pop("max_tokens")
-        known = ("adapter", *_PER_CALL)
+        known = ("adapter", "seed", *_PER_CALL)
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise InputError(
@@ -178,96 +162,50 @@ class ReGeSLLM(LLM):
         return self._local_lm.stream(prompt, **self._options(kwargs))
 
 
-def _counts(generation: Generation) -> dict[str, Any]:
-    """Token counts under the names that LlamaIndex's token counter reads."""
-    return {
-        "prompt_tokens": generation.prompt_tokens,
-        "completion_tokens": generation.new_tokens,
-        "total_tokens": generation.prompt_tokens + generation.new_tokens,
-        "finish_reason": generation.finish_reason,
-    }
-
-
-def _completion_response(generation: Generation) -> CompletionResponse:
-    counts = _counts(generation)
-    return CompletionResponse(text=generation.text, additional_kwargs=counts, raw={"usage": counts})
-
-
 def chat_response(generation: Generation) -> ChatResponse:
     """Return an answer as LlamaIndex's chat response, with its token counts."""
-    counts = _counts(generation)
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=generation.text)
-    return ChatResponse(message=message, additional_kwargs=counts, raw={"usage": counts})
+    return _piece(generation.text, None, generation)
 
 
-def _completion_piece(text: str, delta: str, counts: dict[str, Any]) -> CompletionResponse:
-    return CompletionResponse(text=text, delta=delta, additional_kwargs=counts, raw={"usage": counts})
-
-
-def _chat_piece(text: str, delta: str, counts: dict[str, Any]) -> ChatResponse:
+def _piece(text: str, delta: str | None, whole: Generation | None) -> ChatResponse:
+    """Return an answer so far; token counts are under the names that LlamaIndex's token counter reads."""
+    counts: dict[str, Any] = {}
+    if whole is not None:
+        counts = {
+            "prompt_tokens": whole.prompt_tokens,
+            "completion_tokens": whole.new_tokens,
+            "total_tokens": whole.prompt_tokens + whole.new_tokens,
+            "finish_reason": whole.finish_reason,
+        }
     message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
     return ChatResponse(message=message, delta=delta, additional_kwargs=counts, raw={"usage": counts})
 
 
-def _pieces(stream: TextStream, make: Callable[[str, str, dict[str, Any]], _R]) -> Generator[_R, None, None]:
+def _completion(said: ChatResponse) -> CompletionResponse:
+    return CompletionResponse(
+        text=said.message.content or "",
+        delta=said.delta,
+        additional_kwargs=said.additional_kwargs,
+        raw=said.raw,
+    )
+
+
+def _pieces(stream: TextStream) -> Generator[ChatResponse, None, None]:
     """Yield a response per piece, and a last one with the token counts."""
     with stream:
         text = ""
         for delta in stream:
             text += delta
-            yield make(text, delta, {})
+            yield _piece(text, delta, None)
         if stream.result is not None:
-            yield make(text, "", _counts(stream.result))
+            yield _piece(text, "", stream.result)
 
 
-async def _apieces(
-    stream: TextStream, make: Callable[[str, str, dict[str, Any]], _R]
-) -> AsyncGenerator[_R, None]:
+async def _apieces(stream: TextStream) -> AsyncGenerator[ChatResponse, None]:
     with stream:
         text = ""
         while (delta := await asyncio.to_thread(next, stream, None)) is not None:
             text += delta
-            yield make(text, delta, {})
+            yield _piece(text, delta, None)
         if stream.result is not None:
-            yield make(text, "", _counts(stream.result))
-
-
-# Two LocalLMs over one model would be two locks, and adapters switched under each other's feet.
-_wrapping = threading.Lock()
-
-
-def wrap_llm(llm: Any) -> LocalLM | None:
-    """Return the LocalLM behind an ``llm``, or None where there is no local model.
-
-    Parameters
-    ----------
-    llm
-        A :class:`ReGeSLLM`, a LlamaIndex ``HuggingFaceLLM`` (its model and tokenizer are used as they are,
-        no second copy), or anything else.
-
-    Returns
-    -------
-    LocalLM or None
-        For one ``HuggingFaceLLM`` always the same object, for as long as the ``llm`` lives. Its lock does
-        not cover calls made to the ``HuggingFaceLLM`` itself.
-    """
-    if isinstance(llm, ReGeSLLM):
-        return llm.local_lm
-    # Asked by name, so that llama-index-llms-huggingface need not be installed.
-    if not any(
-        kind.__name__ == "HuggingFaceLLM" and kind.__module__.startswith("llama_index.llms.huggingface")
-        for kind in type(llm).__mro__
-    ):
-        return None
-    model, tokenizer = getattr(llm, "_model", None), getattr(llm, "_tokenizer", None)
-    if model is None or tokenizer is None:
-        return None
-    with _wrapping:
-        known = getattr(model, "_reges_local_lm", None)
-        if isinstance(known, LocalLM) and known.tokenizer is tokenizer:
-            return known
-        # A HuggingFaceLLM made from a model object keeps its default name, which says nothing.
-        local = LocalLM(model, tokenizer, name=str(getattr(model, "name_or_path", "")) or llm.model_name)
-        # Kept on the model, so that it lives exactly as long. A LocalLM is no nn.Module: nothing registers.
-        model._reges_local_lm = local
-        return local
+            yield _piece(text, "", stream.result)

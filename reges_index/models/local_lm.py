@@ -7,22 +7,36 @@ section 3.3) are adapters of one base, so one of them costs two megabytes and no
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import json
 import logging
+import re
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from llama_index.core.base.llms.types import ChatMessage
+from peft import PeftModel
 
-from reges_index.errors import InputError
-from reges_index.models.adapted_model import AdaptedModel
-from reges_index.models.constrained import choose_greedily
-from reges_index.models.generation import Generation, GenerationOptions, as_stop, generate_all, stream_options
+from reges_index.errors import AdapterError, InputError, ModelError
+from reges_index.models.adapter_switch import AdapterSwitch
+from reges_index.models.adapters import AdapterManifest, check_adapter
+from reges_index.models.chat_frame import ChatFrame
+from reges_index.models.embedded import resolve_base
+from reges_index.models.generation import Generation, GenerationOptions, TextStream, generate_all
 from reges_index.models.loading import load_base
-from reges_index.models.streaming import TextStream
-from reges_index.models.tokenized_model import Prompt
-from reges_index.models.tree_scoring import ChoiceScore, can_score_tree, score_separately, score_tree
+from reges_index.models.scoring import (
+    ChoiceScore,
+    choose_greedily,
+    score_separately,
+    score_tree,
+    why_no_tree,
+)
+from reges_index.models.text import read_text
 
 __all__ = ["LocalLM", "Prompt"]
 
@@ -30,8 +44,17 @@ logger = logging.getLogger(__name__)
 
 SHIPPED_ADAPTERS = Path(__file__).parents[1] / "adapters"
 
+Prompt: TypeAlias = str | Sequence[ChatMessage]
+"""Raw text, taken verbatim, or chat messages, to which the model's chat template is applied once."""
 
-class LocalLM(AdaptedModel):
+# What an adapter's weights depend on, see `LocalLM.fingerprint`.
+_BASE_FIELDS = (
+    *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "tie_word_embeddings"),
+)
+
+
+class LocalLM:
     """A Hugging Face causal LM with named LoRA adapters.
 
     All methods are thread-safe: one lock covers the choice of the adapter and the forward that uses it, so
@@ -51,10 +74,16 @@ class LocalLM(AdaptedModel):
     _default_lock = threading.Lock()
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str | None = None) -> None:
-        super().__init__(model, tokenizer, name=name)
-        self._no_tree = can_score_tree(model)
-        self.separate_scorings = 0
-        """How many calls of :meth:`score` took k separate forwards, since the model cannot take a tree."""
+        given = model if isinstance(model, PeftModel) else None
+        base = model if given is None else given.get_base_model()
+        self._model = base.eval()
+        self._tokenizer = tokenizer
+        self.name = name or str(getattr(base, "name_or_path", "") or type(base).__name__)
+        self._frame = ChatFrame(tokenizer, base.generation_config.eos_token_id)
+        self._switch = AdapterSwitch(base, given)
+        self._manifests: dict[str, AdapterManifest | None] = dict.fromkeys(self._switch.paths)
+        self._lock = threading.RLock()
+        self._no_tree = why_no_tree(base)
         if self._no_tree:
             logger.warning(
                 "%s cannot score choices as a tree (%s): each choice will cost a forward of the whole prompt",
@@ -100,8 +129,9 @@ class LocalLM(AdaptedModel):
         AdapterError
             If an adapter is damaged or belongs to another base.
         """
-        model, tokenizer, name = load_base(name_or_path, dtype=dtype, device=device, revision=revision)
-        lm = cls(model, tokenizer, name=name)
+        base = resolve_base(None if name_or_path is None else str(name_or_path), revision=revision)
+        model, tokenizer = load_base(base, dtype=dtype, device=device)
+        lm = cls(model, tokenizer, name=base.name)
         for adapter, path in (adapters or {}).items():
             lm.load_adapter(adapter, path)
         return lm
@@ -124,6 +154,222 @@ class LocalLM(AdaptedModel):
         # Beside them lie the encoder's, which say so in a manifest of their own.
         folders = [file.parent for file in files if not (file.parent / "reges_encoder.json").is_file()]
         return {folder.name: folder for folder in folders}
+
+    # -- what it is, and texts as the tokens that it reads ---------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model; its adapters are switched off whenever no method runs."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self._tokenizer
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer brings a chat template."""
+        return self._frame.has_template
+
+    @property
+    def end_token_id(self) -> int:
+        """The token that ends an answer (the chat template's, where there is one)."""
+        return self._frame.end_token_id
+
+    @cached_property
+    def opens_thoughts(self) -> bool:
+        """Whether the chat template opens the model's thoughts, so that its answers hold their end only."""
+        prompt = self._frame.render([ChatMessage(content="x")]) if self.has_chat_template else ""
+        return read_text(prompt).unclosed
+
+    @cached_property
+    def context_window(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        config = self._model.config.get_text_config()
+        limits = [getattr(config, "max_position_embeddings", None), getattr(config, "n_positions", None)]
+        # Tokenizers without a limit say 10^30.
+        limits.append(getattr(self._tokenizer, "model_max_length", None))
+        known = [int(limit) for limit in limits if limit and limit < 10**8]
+        if not known:
+            raise ModelError(
+                f"neither the config nor the tokenizer of {self.name} says how long its context is",
+                hint="set model.config.max_position_embeddings",
+            )
+        return min(known)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what an adapter depends on: the architecture, its sizes, and every token with its id.
+
+        Not of the weights: the same base de-quantized from a GGUF and downloaded from the hub must agree, and
+        do up to rounding.
+        """
+        text = self._model.config.get_text_config()
+        fixed = {field: getattr(text, field, None) for field in _BASE_FIELDS}
+        digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
+        vocabulary = sorted(self._tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))
+        digest.update(json.dumps(vocabulary).encode())
+        return digest.hexdigest()
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of ``text``, without any that a template or the tokenizer puts around it."""
+        return len(self._frame.encode_answer(text)) - 1
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Token ids of chat messages, the chat template applied once and opened for the answer.
+
+        Text that equals a special token or a marker of the template is broken up by a space, so that no
+        message can imitate the template. Without a chat template messages become "User: ..." lines and a
+        warning is logged.
+        """
+        return self._frame.encode(messages)
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of an answer as scored by `LocalLM.score`, end token included: what training aims at."""
+        return self._frame.encode_answer(text)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt; a ``str`` is raw text, taken verbatim.
+
+        Raises
+        ------
+        InputError
+            If it is empty, or leaves no room for an answer in the context window. Nothing is cut here.
+        """
+        ids = self._frame.encode_raw(prompt) if isinstance(prompt, str) else self.encode_chat(prompt)
+        if not ids:
+            raise InputError("the prompt is empty", hint="give text or messages")
+        return ids
+
+    def _encode_within(self, prompt: Prompt, room: int) -> list[int]:
+        ids = self.encode(prompt)
+        if len(ids) + room > self.context_window:
+            raise InputError(
+                f"a prompt of {len(ids)} tokens and {room} for the answer do not fit into the "
+                f"{self.context_window} tokens of {self.name}",
+                hint="shorten the prompt (the experts cut dialogues and abstracts), or ask for less",
+            )
+        return ids
+
+    def _encode_choices(
+        self, prompt: Prompt, choices: Sequence[str], answer_start: str = ""
+    ) -> tuple[list[int], list[list[int]]]:
+        if isinstance(choices, str) or not choices:
+            raise InputError("there is nothing to choose from", hint="give a list of one or more texts")
+        empty = next((number for number, choice in enumerate(choices) if not choice.strip()), None)
+        if empty is not None:
+            raise InputError(f"choice {empty} is empty", hint="leave it out, or give it a text")
+        answers = [self.encode_answer(choice) for choice in choices]
+        start = self.encode_answer(answer_start)[:-1] if answer_start else []
+        return [*self._encode_within(prompt, len(start) + max(map(len, answers))), *start], answers
+
+    # -- adapters --------------------------------------------------------------------------------------
+
+    @property
+    def given_adapter(self) -> str | None:
+        """The adapter that the model was given with, a `PeftModel`'s active one; None without one."""
+        return self._switch.given
+
+    def adapter_from(self, path: str | Path) -> str:
+        """Return the name of the adapter in a folder, which is loaded if it is not yet.
+
+        Raises
+        ------
+        AdapterError
+            As `load_adapter`.
+        """
+        folder = Path(path).expanduser().resolve()
+        with self._lock:
+            for name, place in self._switch.paths.items():
+                if place.resolve() == folder:
+                    return name
+            name = plain = re.sub(r"[^\w-]+", "-", folder.name) or "adapter"
+            number = 1
+            while name in self._switch.paths:
+                number += 1
+                name = f"{plain}-{number}"
+            self.load_adapter(name, folder)
+            return name
+
+    def load_adapter(self, name: str, path: str | Path, *, role: str | None = None) -> AdapterManifest | None:
+        """Load a LoRA adapter from a folder.
+
+        Parameters
+        ----------
+        name
+            Name to use it by.
+        path
+            Folder with ``adapter_config.json``, ``adapter_model.safetensors`` and, from this package's
+            training, ``reges_adapter.json``; may begin with ``~``.
+        role
+            What it must have been trained for, such as "query-expert"; None takes any.
+
+        Returns
+        -------
+        AdapterManifest or None
+            What the adapter says of itself; None for a plain PEFT adapter, which is logged as a warning.
+
+        Raises
+        ------
+        AdapterError
+            If the folder is missing or damaged, if the adapter is for another base or role, or if the name
+            is taken. The model is then as it was before.
+        """
+        folder = Path(path).expanduser()
+        with self._lock:  # from the look at the name on: two threads may want it
+            if name in self._switch.paths:
+                raise AdapterError(
+                    f"an adapter {name!r} is loaded already, from {self._switch.paths[name]}",
+                    hint="load the other one under another name",
+                )
+            manifest = check_adapter(folder, base=self, role=role)
+            self._switch.load(name, folder)
+            self._manifests[name] = manifest
+        return manifest
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the loaded adapters, in the order of loading."""
+        return tuple(self._switch.paths)
+
+    @property
+    def adapter_paths(self) -> dict[str, Path]:
+        """Where each loaded adapter came from: name -> folder."""
+        return dict(self._switch.paths)
+
+    def has_adapter(self, name: str) -> bool:
+        """Whether an adapter of this name is loaded."""
+        return name in self._switch.paths
+
+    def manifest(self, name: str) -> AdapterManifest | None:
+        """Return what a loaded adapter says of itself; None for a plain PEFT adapter.
+
+        Raises
+        ------
+        AdapterError
+            If no adapter of this name is loaded.
+        """
+        self.check_known(name)
+        return self._manifests[name]
+
+    def check_known(self, adapter: str | None) -> None:
+        """Raise `AdapterError` for an adapter that is not loaded."""
+        if adapter is not None and adapter not in self._switch.paths:
+            known = ", ".join(self.adapters) or "none is loaded"
+            raise AdapterError(
+                f"{self.name} has no adapter {adapter!r}; known: {known}",
+                hint="load it with load_adapter(name, path), or use adapter=None for the bare base",
+            )
+
+    @contextlib.contextmanager
+    def _using(self, adapter: str | None) -> Iterator[None]:
+        """Hold the model with this adapter switched on, or none; the bare base comes back in any case."""
+        self.check_known(adapter)
+        with self._lock, self._switch.on(adapter):
+            yield
+
+    # -- running it ------------------------------------------------------------------------------------
 
     def generate(
         self,
@@ -170,26 +416,22 @@ num_return_sequences, seed
         """
         if isinstance(prompts, str):
             raise InputError("prompts is a text, not a list of prompts", hint="give [text]")
-        options = GenerationOptions(
-            max_new_tokens,
-            temperature,
-            top_p,
-            as_stop(stop),
-            repetition_penalty,
-            no_repeat_ngram_size,
-            num_return_sequences,
-            seed,
+        options = GenerationOptions.of(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            stop=stop,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            num_return_sequences=num_return_sequences,
+            seed=seed,
         )
         self.check_known(adapter)
         encoded = [self._encode_within(prompt, max_new_tokens) for prompt in prompts]
         return generate_all(
-            self._model,
-            self._frame,
-            encoded,
-            options,
-            batch_size=batch_size,
-            hold=lambda: self._using(adapter),
-        )
+            self._model, self._frame, encoded, options,
+            batch_size=batch_size, hold=lambda: self._using(adapter),
+        )  # fmt: skip
 
     def stream(self, prompt: Prompt, *, adapter: str | None = None, **options: Any) -> TextStream:
         """Write one answer piece by piece.
@@ -210,7 +452,7 @@ num_return_sequences, seed
             wrong while writing is raised to the reader. A reader that leaves early should ``close()`` it
             (a ``with`` block does; so does garbage collection), which ends the writing.
         """
-        parsed = stream_options(options)
+        parsed = GenerationOptions.of(**options)
         ids = self._encode_within(prompt, parsed.max_new_tokens)
         self.check_known(adapter)
         return TextStream(self._model, self._frame, ids, parsed, lambda: self._using(adapter))
@@ -240,15 +482,13 @@ num_return_sequences, seed
         self.check_known(adapter)
         ids, answers = self._encode_choices(prompt, choices, answer_start)
         with self._using(adapter), torch.inference_mode():
-            if self._no_tree:
-                self.separate_scorings += 1
-                return score_separately(self._model, ids, answers)
-            return score_tree(self._model, ids, answers)
+            score = score_separately if self._no_tree else score_tree
+            return score(self._model, ids, answers)
 
     def choose(self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None) -> int:
         """Write the answer greedily, limited to the choices, and return which one it was.
 
-        See :func:`~reges_index.models.constrained.choose_greedily`. Parameters as in :meth:`score`. Of equal
+        See :func:`~reges_index.models.scoring.choose_greedily`. Parameters as in :meth:`score`. Of equal
         choices the first is returned.
         """
         self.check_known(adapter)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import urlsplit
 
 from reges_index.errors import ConfigError
-from reges_index.models.api_names import api_kind, open_api_llm
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
 from reges_index.models.embedded import EMBEDDED_BASE
 from reges_index.settings import NONE, SHIPPED
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["adapter_place", "model_of", "open_llm", "spec_of"]
+__all__ = ["adapter_place", "api_kind", "model_of", "open_api_llm", "open_llm", "spec_of"]
+
+ApiKind = Literal["openai", "openai-like"]
 
 _FORMS = "use embedded, a model's folder or hub name, openai:MODEL, or openai-like:MODEL@URL"
 _OPENAI_URL = "https://api.openai.com/v1"
@@ -76,6 +80,67 @@ def open_llm(name: str, options: Options | None = None) -> LLM | LocalLM:
     return open_api_llm(name, options, called="LLM", forms=_FORMS)
 
 
+def api_kind(name: str) -> ApiKind | None:
+    """Return which API a name asks for; None for the name of a local model."""
+    kind, colon, _ = name.partition(":")
+    return cast(ApiKind, kind) if colon and kind in ("openai", "openai-like") else None
+
+
+def open_api_llm(name: str, options: Mapping[str, Any], *, called: str, forms: str) -> LLM:
+    """Open the client of an API's LLM.
+
+    Keys come from the environment only, so that they stand in no file, history or process list:
+    ``OPENAI_API_KEY`` for ``openai:``, ``OPENAI_LIKE_API_KEY`` for ``openai-like:``, if the server wants one.
+
+    Parameters
+    ----------
+    name
+        One that has an `api_kind`; URL with its /v1.
+    options
+        Fields of the client; ``is_chat_model`` of an ``openai-like`` one is true by default.
+    called
+        What errors call the model, such as "LLM".
+    forms
+        The hint on names that cannot be.
+
+    Raises
+    ------
+    ConfigError
+        If the name is malformed, a key is missing, or the client library is not installed.
+    """
+    kind, _, rest = name.partition(":")
+    try:
+        from llama_index.llms.openai import OpenAI
+        from llama_index.llms.openai_like import OpenAILike
+    except ImportError as error:
+        raise ConfigError(
+            f"the {called} {kind!r} needs LlamaIndex's OpenAI client", hint="pip install 'reges-index[llms]'"
+        ) from error
+    if kind == "openai":
+        key = os.environ.get("OPENAI_API_KEY")
+        if not rest or not key:
+            missing = "the environment variable OPENAI_API_KEY" if rest else "a model's name"
+            raise ConfigError(f"the {called} {name!r} needs {missing}", hint=forms)
+        official: LLM = OpenAI(model=rest, api_key=key, **options)
+        return official
+    named = re.fullmatch(r"(.+?)@(https?://.+)", rest)
+    parts = urlsplit(named[2]) if named else None
+    if named is None or parts is None or not parts.hostname:
+        # Not repeated here: what looks like a URL may hold a password.
+        raise ConfigError(f"the {called} is not of the form openai-like:MODEL@URL", hint=forms)
+    if parts.username or parts.password or parts.query:
+        raise ConfigError(
+            f"the {called}'s URL holds a user name, a password or a query",
+            hint="set OPENAI_LIKE_API_KEY instead",
+        )
+    # Never OpenAI's own key: it is not this server's business.
+    key = os.environ.get("OPENAI_LIKE_API_KEY") or "not-needed"
+    client: LLM = OpenAILike(
+        model=named[1], api_base=named[2], api_key=key, **{"is_chat_model": True, **options}
+    )
+    return client
+
+
 def model_of(backend: Backend) -> LLM | LocalLM:
     """Return the model behind an expert, as it was given."""
     assert isinstance(backend, LocalBackend | ApiBackend)
@@ -118,7 +183,7 @@ def adapter_place(backend: Backend) -> str:
 
 
 def _local_spec(lm: LocalLM) -> tuple[str, dict[str, Any]]:
-    from reges_index.models.device import pick_dtype
+    from reges_index.models.loading import pick_dtype
 
     name = lm.name
     if name == EMBEDDED_BASE:

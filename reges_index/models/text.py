@@ -10,23 +10,35 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["ModelText", "SpokenStream", "read_text", "spoken"]
+__all__ = ["ModelText", "SpokenStream", "begins_in_thoughts", "read_text", "spoken"]
 
 _NAMES = (
     r"think|thinking|thought|thoughts|reason|reasoning|reasoning_content|reflection|analysis|scratchpad"
-    r"|inner_monologue|seed:think|seed:cot_budget_reflect|\|begin_of_thought\|"
+    r"|inner_monologue|seed:think|seed:cot_budget_reflect"
 )
-# An opening mark, whose name says which closing one belongs to it.
-_OPEN = re.compile(
-    rf"<(?P<tag>{_NAMES})(?:\s[^<>]*)?>|\[(?P<square>THINK)\]|◁(?P<kimi>think)▷|```(?P<fence>think(?:ing)?)\b",
+# The marks around thoughts, as models, servers that escape them, and chat pages write them; here all are
+# written as <think> and </think>.
+_OPENS = re.compile(
+    rf"<(?:{_NAMES})(?:\s[^<>]*)?>|&lt;(?:{_NAMES})&gt;|<\|(?:begin_of_thought|START_THINKING|thinking|think)\|>"
+    r"|\[THINK\]|\[BEGIN OF THOUGHT\]|◁think▷|<unused94>(?:thought\b)?"
+    r"|<details\b[^<>]*\btype=[\"']?reasoning[^<>]*>",
     re.IGNORECASE,
 )
-_CLOSE_ANY = re.compile(rf"</(?:{_NAMES})\s*>|<\|end_of_thought\|>|\[/THINK\]|◁/think▷", re.IGNORECASE)
+_CLOSES = re.compile(
+    rf"</(?:{_NAMES})\s*>|&lt;/(?:{_NAMES})&gt;|<\|(?:end_of_thought|END_THINKING|/thinking|/think)\|>"
+    r"|\[/THINK\]|\[END OF THOUGHT\]|◁/think▷|<unused95>",
+    re.IGNORECASE,
+)
+_EMPTY = re.compile(rf"<(?:{_NAMES})\s*/>", re.IGNORECASE)
+_DETAILS_OPEN = re.compile(r"<details\b[^<>]*\btype=[\"']?reasoning", re.IGNORECASE)
+_DETAILS_END = re.compile(r"</details\s*>", re.IGNORECASE)
+_FENCED = re.compile(r"```think(?:ing)?\b(.*?)(?:^\s*```\s*$|(\Z))", re.IGNORECASE | re.DOTALL | re.MULTILINE)
 # OpenAI's harmony: <|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>", re.IGNORECASE)
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>", re.IGNORECASE)
 # The same where a tokenizer has left out the special tokens.
 _BARE_CHANNEL = re.compile(r"\s*(?:assistant)?analysis(?=\S| \w)", re.IGNORECASE)
+_BARE_MARKS = ("analysis", "assistantanalysis")
 _BARE_FINAL = re.compile(r"assistant\s*final(?:\s*message)?", re.IGNORECASE)
 # Marks of chat templates that a server has let through; what is after a start mark is a role word.
 _MARK = re.compile(
@@ -37,15 +49,6 @@ _END_MARK = re.compile(
     r"|</?(?:answer|final|final_answer|response|output|result|ranking|title|(?:search_)?query)>",
     re.IGNORECASE,
 )
-# Other marks of the same, written as these: Cohere's, Gemma's, escaped ones, the <details> of chat pages.
-_LIKE_THINK = re.compile(
-    r"(?P<open><\|(?:START_THINKING|thinking|think)\|>|<unused94>(?:thought\b)?|\[BEGIN OF THOUGHT\]"
-    rf"|&lt;(?:{_NAMES})&gt;|<details\b[^<>]*\btype=[\"']?reasoning[^<>]*>)"
-    r"|(?P<close><\|(?:END_THINKING|/thinking|/think)\|>|<unused95>|\[END OF THOUGHT\]"
-    rf"|&lt;/(?:{_NAMES})&gt;)|(?P<empty><(?:{_NAMES})\s*/>)",
-    re.IGNORECASE,
-)
-_DETAILS_END = re.compile(r"</details\s*>", re.IGNORECASE)
 _FENCE = re.compile(r"^\s*(?:```|~~~)[\w+-]*\s*$")
 _HEADING = re.compile(r"^\s*#{1,6}\s+(.*?)\s*#*\s*$")
 # Headings that only say what follows; another one ("# Alien") may be the answer itself.
@@ -66,6 +69,23 @@ _ANNOUNCED = re.compile(
     r"(?:first\s+)?(?:think|reason|analy[sz]e|work|break|consider|go)\b[^.!?:\n]*(?:step[- ]by[- ]step|"
     r"through|about|this|carefully|out|down)?[^.!?:\n]*[.!?:…]*\s*",
     re.IGNORECASE,
+)
+# Models that were trained on mathematics box their answer, or announce it behind the reasoning.
+_BOX = re.compile(r"\$?\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}\$?")
+_TEX = re.compile(r"\\(?:text|mathrm|mathbf|mbox)\w{0,2}\s*\{([^{}]*)\}")
+_ANSWER = r"(?:answer|query|response|output|result|recommendation|ranking|choice|pick|title)s?"
+_FINAL = re.compile(
+    rf"(?:^|\n|(?<=[.!?])\s)[\s*_#>]*(?:(?:my|the)\s+)?final\s+(?:\w+\s+)?{_ANSWER}[\s*_]*"
+    r"(?::|\bis\b:?|\n)[\s*_]*(?=\S)",
+    re.IGNORECASE,
+)
+_REASONED = re.compile(
+    r"[\s*_#>]*(?:my\s+)?(?:reasoning|reasons?|thoughts?|thinking|thought process|chain of thought|analysis"
+    r"|rationale)[\s*_]*:",
+    re.IGNORECASE,
+)
+_THEN_ANSWER = re.compile(
+    rf"(?:\n|(?<=[.!?])\s)[\s*_#>]*(?:my\s+|the\s+)?{_ANSWER}[\s*_]*:[\s*_]*(?=\S)", re.IGNORECASE
 )
 # A stream is held back until it is clear that no thoughts come first; longer than this no opening mark is.
 _LONGEST_OPENING = 40
@@ -99,14 +119,38 @@ def read_text(raw: str) -> ModelText:
     'slow films'
     >>> read_text("```\nslow films\n```").text
     'slow films'
+    >>> read_text("Reasoning: they want space.\nFinal answer: slow films").text
+    'slow films'
     """
     said, thoughts, unclosed = _without_thoughts(_in_think(raw))
-    return ModelText(_bare(said), "\n".join(thoughts), unclosed)
+    before, answer = _final_answer(said)
+    return ModelText(_bare(answer), "\n".join([*thoughts, *([before] if before else [])]), unclosed)
 
 
 def spoken(raw: str) -> str:
     """Return what a model says, without its thoughts and what is put around; see `read_text`."""
     return read_text(raw).text
+
+
+def begins_in_thoughts(raw: str) -> bool:
+    """Say whether a text begins with thoughts that no mark opens, since the prompt has opened them."""
+    before, closed, _ = _in_think(raw).partition("</think>")
+    return bool(closed) and "<think>" not in before
+
+
+def _final_answer(said: str) -> tuple[str, str]:
+    """Take apart what leads to an answer and the answer, where it is boxed or announced behind reasons."""
+    boxes = list(_BOX.finditer(said))
+    if len(boxes) == 1:
+        return said[: boxes[0].start()].strip(), _TEX.sub(r"\1", boxes[0][1])
+    if boxes:  # a list of them
+        return "", _TEX.sub(r"\1", _BOX.sub(r"\1", said))
+    announced = list(_FINAL.finditer(said))
+    if not announced and _REASONED.match(said):
+        announced = list(_THEN_ANSWER.finditer(said))
+    if not announced:
+        return "", said
+    return said[: announced[-1].start()].strip(), said[announced[-1].end() :]
 
 
 def _by_channel(raw: str) -> str:
@@ -127,64 +171,40 @@ def _by_channel(raw: str) -> str:
 
 def _in_think(raw: str) -> str:
     """Write thoughts as ``<think>``, whichever way a model marks them."""
-    details = False
-
-    def mark(found: re.Match[str]) -> str:
-        nonlocal details
-        details = details or found[0].lower().startswith("<details")
-        return "" if found["empty"] else "</think>" if found["close"] else "<think>"
-
-    text = _LIKE_THINK.sub(mark, raw)
-    return _by_channel(_DETAILS_END.sub("</think>", text) if details else text)
+    text = _EMPTY.sub("", raw)
+    if _DETAILS_OPEN.search(text):
+        text = _DETAILS_END.sub("</think>", text)
+    text = _FENCED.sub(lambda f: f"<think>{f[1]}{'' if f[2] is not None else '</think>'}", text)
+    return _by_channel(_CLOSES.sub("</think>", _OPENS.sub("<think>", text)))
 
 
 def _without_thoughts(text: str) -> tuple[str, list[str], bool]:
+    """Take out thoughts written in ``<think>``; the last value says that they never end."""
     said: list[str] = []
     thoughts: list[str] = []
-    rest = text
-    while (opening := _OPEN.search(rest)) is not None:
-        closing = _closing_of(rest, opening)
-        said.append(rest[: opening.start()])
-        if closing is None:
-            thoughts.append(rest[opening.end() :])
-            return "".join(said), thoughts, True
-        thoughts.append(rest[opening.end() : closing[0]])
-        rest = rest[closing[1] :]
-    said.append(rest)
-    whole = "".join(said)
+    before, opened, rest = text.partition("<think>")
+    while opened:
+        said.append(before)
+        end = _end_of_thoughts(rest)
+        if end < 0:
+            return "".join(said), [*thoughts, rest], True
+        thoughts.append(rest[:end])
+        before, opened, rest = rest[end + len("</think>") :].partition("<think>")
     # Some templates open the thoughts in the prompt, so that the text holds their end only.
-    ends = list(_CLOSE_ANY.finditer(whole))
-    if ends:
-        thoughts.insert(0, whole[: ends[-1].start()])
-        whole = whole[ends[-1].end() :]
-    return whole, thoughts, False
+    unopened, closed, last = "".join([*said, before]).rpartition("</think>")
+    return last, [*([unopened.replace("</think>", "")] if closed else []), *thoughts], False
 
 
-def _closing_of(text: str, opening: re.Match[str]) -> tuple[int, int] | None:
-    """Return where the thoughts of an opening mark end: start and end of the closing one."""
-    name = opening["tag"]
-    if opening["fence"]:
-        marks = re.compile(r"(?P<close>^\s*```\s*$)", re.MULTILINE)
-    elif opening["square"]:
-        marks = re.compile(r"(?P<close>\[/THINK\])|\[THINK\]", re.IGNORECASE)
-    elif opening["kimi"]:
-        marks = re.compile(r"(?P<close>◁/think▷)|◁think▷", re.IGNORECASE)
-    elif name.startswith("|"):
-        marks = re.compile(r"(?P<close><\|end_of_thought\|>)", re.IGNORECASE)
-    else:
-        marks = re.compile(
-            rf"(?P<close></{re.escape(name)}\s*>)|<{re.escape(name)}(?:\s[^<>]*)?>", re.IGNORECASE
-        )
-    depth = 1
-    for found in marks.finditer(text, opening.end()):
-        depth += -1 if found["close"] else 1
+def _end_of_thoughts(text: str) -> int:
+    """Return where the mark is that closes thoughts which began before the text; -1 where none does."""
+    depth, last = 1, -1
+    for found in re.finditer("</?think>", text):
+        depth += 1 if found[0] == "<think>" else -1
+        last = found.start() if found[0] == "</think>" else last
         if depth == 0:
-            return found.start(), found.end()
+            break
     # Thoughts may speak of an opening mark that they do not close: then the last closing one ends them.
-    # Models also close one mark by another ("<think>...</thinking>").
-    last = [found for found in marks.finditer(text, opening.end()) if found["close"]]
-    last = last or list(_CLOSE_ANY.finditer(text, opening.end()))
-    return (last[-1].start(), last[-1].end()) if last else None
+    return last
 
 
 def _bare(text: str) -> str:
@@ -214,11 +234,18 @@ class SpokenStream:
     """What a model says, piece by piece: thoughts that come first are held back.
 
     Feed it what arrives; it gives back what may be shown.
+
+    Parameters
+    ----------
+    held
+        Hold back everything until thoughts have ended, for a model that may begin with thoughts which no
+        mark opens; where none end, all comes at the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, held: bool = False) -> None:
         self._held = ""
         self._open = True  # until the answer has begun
+        self._until_closed = held
 
     def feed(self, piece: str) -> str:
         """Take a piece and return what may be shown of all that is held."""
@@ -233,13 +260,17 @@ class SpokenStream:
 
     def end(self) -> str:
         """Return what is still held back and is no thought."""
-        shown = spoken(self._held) if self._open else ""
+        shown = _bare(_without_thoughts(_in_think(self._held))[0]) if self._open else ""
         self._held, self._open = "", False
         return shown
 
     def _is_clear(self) -> bool:
         """Say whether the answer has begun."""
         text = _in_think(self._held.lstrip())
+        if self._until_closed or begins_in_thoughts(text):
+            return "</think>" in text and bool(_without_thoughts(text)[0].strip())
+        if _BARE_CHANNEL.match(text) or any(mark.startswith(text.lower()) for mark in _BARE_MARKS):
+            return False
         if text[:1] in ("<", "[", "◁", "`", "&"):
             said, thoughts, unclosed = _without_thoughts(text)
             if unclosed:

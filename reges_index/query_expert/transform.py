@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,11 +17,10 @@ from llama_index_instrumentation import get_dispatcher
 
 from reges_index.dialogue import DialogueQueryBundle, dialogue_of, newest_text, one_line, to_messages
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.driver import Do, Work, arun, off_loop, run
+from reges_index.driver import Work, arun, off_loop, run
 from reges_index.errors import AdapterError, ConfigError, LLMServerError
 from reges_index.models.api_requests import Tally, tallied
-from reges_index.models.backend import AUTO, ApiBackend, Backend, resolve_backend
-from reges_index.models.tracing import span
+from reges_index.models.backend import AUTO, ApiBackend, Backend, resolve_backend, span
 from reges_index.query_expert.cleaning import clean_query
 from reges_index.query_expert.events import QueryWrittenEvent
 from reges_index.query_expert.prompt import (
@@ -201,10 +199,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
         with tallied() as sent:
             try:
                 for options in self.decoding.passes():
-                    made = yield Do(
-                        partial(self._backend.generate, messages, **options),
-                        partial(self._backend.agenerate, messages, **options),
-                    )
+                    made = yield from self._backend.said(messages, **options)
                     for own, new in zip(texts, made, strict=True):
                         own += new
             except LLMServerError as error:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from reges_index.errors import ConfigError
 from reges_index.models.adapters import WEIGHTS_FILE
-from reges_index.models.tree_scoring import can_score_tree
+from reges_index.models.scoring import why_no_tree
 from reges_index.training.config import ExpertTraining
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def fresh_lora(lm: LocalLM, settings: ExpertTraining) -> Iterator[Any]:
     attention = base.config._attn_implementation
     if settings.compile:
         _check_compiler(base)
-    problem = can_score_tree(base) if settings.share_prefixes else ""
+    problem = why_no_tree(base) if settings.share_prefixes else ""
     if problem:
         raise ConfigError(
             f"{lm.name} cannot take examples as a tree: {problem}", hint="set share_prefixes to false"

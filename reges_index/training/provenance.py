@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reges_index.files import sha256_of
-from reges_index.models.adapter_card import model_card
-from reges_index.models.adapters import AdapterManifest, DataFile, load_manifest, save_manifest
+from reges_index.models.adapters import AdapterManifest, DataFile, load_manifest, model_card, save_manifest
 
 __all__ = ["data_file", "recommend"]
 

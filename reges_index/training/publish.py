@@ -14,11 +14,11 @@ from safetensors.torch import save as to_bytes
 
 from reges_index.errors import InputError
 from reges_index.files import whole_folder
-from reges_index.models.adapter_card import model_card
 from reges_index.models.adapters import (
     WEIGHTS_FILE,
     AdapterManifest,
     check_files,
+    model_card,
     needs_manifest,
     save_manifest,
 )

@@ -18,8 +18,13 @@ import torch
 
 from reges_index.errors import ConfigError, TrainingError
 from reges_index.files import whole_folder
-from reges_index.models.adapter_card import model_card
-from reges_index.models.adapters import AdapterManifest, check_adapter, load_manifest, save_manifest
+from reges_index.models.adapters import (
+    AdapterManifest,
+    check_adapter,
+    load_manifest,
+    model_card,
+    save_manifest,
+)
 from reges_index.training.batches import PlannedStep, plan_epoch
 from reges_index.training.checkpoints import set_checkpoints_aside
 from reges_index.training.config import ExpertTraining

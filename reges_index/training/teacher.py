@@ -10,15 +10,22 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms.llm import LLM
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from reges_index.dialogue import TextMeasure
+from reges_index.driver import Do, arun
 from reges_index.errors import ConfigError, ModelError
-from reges_index.models.api_names import api_kind, open_api_llm
 from reges_index.models.backend import ApiBackend, LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
-from reges_index.remote.faults import fault_kind, http_status, is_transient, safe_cause, without_secrets
-from reges_index.remote.retries import RetryPolicy
+from reges_index.models.named import api_kind, open_api_llm
+from reges_index.remote import (
+    Attempts,
+    RetryPolicy,
+    fault_kind,
+    http_status,
+    is_transient,
+    safe_cause,
+    without_secrets,
+)
 
 __all__ = [
     "ANSWER_TOKENS",
@@ -194,14 +201,19 @@ class Teacher:
         if isinstance(backend, LocalBackend):
             return await asyncio.to_thread(self._ask_here, backend, messages)
         assert isinstance(backend, ApiBackend)
+
+        async def ask() -> Any:
+            return await asyncio.wait_for(backend.llm.achat(list(messages)), self.settings.timeout_s)
+
+        attempts = Attempts(self._policy, _may_pass, self.name)
         try:
-            async for attempt in self._attempts():
-                with attempt:
-                    reply = await asyncio.wait_for(backend.llm.achat(list(messages)), self.settings.timeout_s)
+            reply = await arun(attempts.plan(Do(lambda: asyncio.run(ask()), ask)))
         except ModelError:
             raise
         except Exception as error:  # whatever a client library raises
             raise self._explained(error, backend.llm) from safe_cause(error, backend.llm)
+        finally:
+            self.retries += attempts.made - 1
         return self._answer(reply, messages)
 
     def _ask_here(self, backend: LocalBackend, messages: Sequence[ChatMessage]) -> TeacherAnswer:
@@ -212,22 +224,12 @@ class Teacher:
             done.text, done.prompt_tokens, done.new_tokens, cut=done.finish_reason == "length"
         )
 
-    def _attempts(self) -> AsyncRetrying:
-        settings = self.settings
-        policy = RetryPolicy(settings.max_retries, settings.first_wait_s, settings.longest_wait_s)
-        options = policy.options(_may_pass, self.name)
-        note, wait = options["before_sleep"], options["wait"]
-
-        def count(state: RetryCallState) -> None:
-            self.retries += 1
-            note(state)
-
-        # A run of hours waits as long as the server asks, within reason.
-        patient = {
-            "retry": retry_if_exception(_may_pass),
-            "wait": lambda state: min(wait(state), _LONGEST_RETRY_AFTER_S),
-        }
-        return AsyncRetrying(**{**options, **patient, "before_sleep": count})
+    @property
+    def _policy(self) -> RetryPolicy:
+        chosen = self.settings
+        return RetryPolicy(
+            chosen.max_retries, chosen.first_wait_s, chosen.longest_wait_s, patience_s=_LONGEST_RETRY_AFTER_S
+        )
 
     def _explained(self, error: Exception, llm: LLM) -> ModelError:
         status = http_status(error)

@@ -4,7 +4,7 @@ import pytest
 
 from reges_index import ItemCatalog, read_items
 from tests.cli.conftest import FILMS, call, reges
-from tests.servers.embeddings import embeddings_server
+from tests.servers.embeddings import EmbeddingsServer
 from tests.servers.proxy import PASS, answer, fault_proxy
 
 pytestmark = pytest.mark.timeout(900)  # far from needed, unless the machine is busy
@@ -53,7 +53,7 @@ def test_reset_and_the_empty_line(store, tiny):
 def test_an_encoder_s_server_that_fails_ends_the_turn_and_not_the_chat(films, tiny, tmp_path, monkeypatch):
     key = "plain-key-0123456789"
     monkeypatch.setenv("OPENAI_LIKE_API_KEY", key)
-    with embeddings_server(key) as server, fault_proxy(server.url) as proxy:
+    with EmbeddingsServer(key) as server, fault_proxy(server.url) as proxy:
         encoder = f"openai-like:m@{proxy.url}"
         ItemCatalog.from_items(read_items(films), persist_dir=tmp_path / "store", embed_model=encoder)
         told = {"error": {"message": f"Incorrect API key provided: {key}."}}

@@ -8,56 +8,38 @@ import math
 import pytest
 from llama_index.core.base.llms.types import LogProb
 from llama_index.llms.openai import OpenAI
-from llama_index.llms.openai_like import OpenAILike
 
 from reges_index import ReGeSRerank
-from reges_index.errors import ConfigError, LLMServerError
+from reges_index.errors import ConfigError
 from reges_index.item_expert.selection import NoChoice
 from reges_index.item_expert.ways import LETTERS, read_letters
-from tests.builders import bundle, item, nodes_of
-from tests.servers.scripted import call, letters, refusal, scripted_server
+from tests.builders import BOTH_WAYS, bundle, item, nodes_of, ranked
+from tests.servers.scripted import call, client, letters, refusal
 
 FILMS = [item("1", "Alien", 1979, "A crew."), item("2", "Heat {x}", 1995), item("3", "Heat {x}", 1986)]
 WISH = bundle("something tense")
 
 
-@pytest.fixture
-def server():
-    with scripted_server() as scripted:
-        yield scripted
-
-
 def expert(server, *, tools=False, llm_options=None, mode="score", **options):
-    llm = OpenAILike(
-        model="m",
-        api_base=server.url,
-        api_key="none",
-        is_chat_model=True,
-        is_function_calling_model=tools,
-        max_retries=0,
-        timeout=20,
-        context_window=8192,
-        **(llm_options or {}),
-    )
+    llm = client(server, is_function_calling_model=tools, **(llm_options or {}))
     return ReGeSRerank(llm, mode=mode, **options)
 
 
-async def ranked(rerank, asynchronous, films=FILMS):
-    nodes = nodes_of(films)
-    ranking = await rerank.arank(nodes, WISH) if asynchronous else rerank.rank(nodes, WISH)
+async def ranking_of(rerank, asynchronous, films=FILMS):
+    ranking = await ranked(rerank, films, WISH, asynchronous)
     assert sorted(c.item.id for c in ranking.candidates) == sorted(film.id for film in films)
     return ranking
 
 
 async def picked(rerank, asynchronous):
     """The item and the report of a ranking that has no probabilities."""
-    ranking = await ranked(rerank, asynchronous)
+    ranking = await ranking_of(rerank, asynchronous)
     assert all(c.probability is None for c in ranking.candidates)
     assert all(c.node.score == c.retrieval_score for c in ranking.candidates)
     return ranking.candidates[0].item.id, ranking.report["rerank"]
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("script", "best", "outcome", "fallbacks"),
     [
@@ -84,7 +66,7 @@ async def test_function_calling(server, script, best, outcome, fallbacks, asynch
     assert report["mode"] == "api"
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@BOTH_WAYS
 async def test_json_schema(server, asynchronous):
     server.script += ['{"candidate": "2"}', '{"candidate": "7"}', "Alien"]
     schema = {"should_use_structured_outputs": True}
@@ -97,7 +79,7 @@ async def test_json_schema(server, asynchronous):
     assert (found, report["score_source"], report["fallbacks"]) == ("1", "matched", 1)
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("answer", "best", "outcome"),
     [("Heat {x} (1986)", "3", "matched"), ("\x00?!", "1", "hallucinated"), ("", "1", "hallucinated")],
@@ -109,10 +91,10 @@ async def test_plain_text(server, answer, best, outcome, asynchronous):
     assert not {"tools", "logprobs"} & set(server.requests[0])
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@BOTH_WAYS
 async def test_logprobs_of_letters(server, asynchronous):
     server.script.append(letters(B=0.5, _B=0.1, The=0.2, A=0.1))
-    ranking = await ranked(expert(server), asynchronous)
+    ranking = await ranking_of(expert(server), asynchronous)
     report = ranking.report["rerank"]
     assert [c.item.id for c in ranking.candidates] == ["2", "1", "3"]
     # C is not listed: at most what is left (0.1), and no likelier than the least likely token given.
@@ -129,7 +111,7 @@ async def test_logprobs_of_letters(server, asynchronous):
     assert "\nC. Heat {x} (1986)" in asked["messages"][-1]["content"]
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@BOTH_WAYS
 async def test_a_server_without_logprobs_is_not_asked_for_them_again(server, asynchronous):
     no_tools = refusal("tools are not supported")
     server.script += ["B", call(candidate="3"), call(candidate="2"), no_tools, "Alien", no_tools, "Alien"]
@@ -151,43 +133,25 @@ async def test_a_server_without_logprobs_is_not_asked_for_them_again(server, asy
     assert (found, report["fallbacks"], len(server.requests)) == ("2", 2, 8)
 
 
-async def test_a_refusal_that_all_ways_share_is_an_error_and_nothing_is_given_up(server):
-    # Letters, structured output, text, and text without the settings that a server may refuse.
-    server.script += [400, 400, 400, 400, letters(A=0.9)]
-    rerank = expert(server, tools=True)
-    with pytest.raises(LLMServerError, match="HTTP 400"):
-        rerank.rank(nodes_of(FILMS), WISH)
-    ranking = await ranked(rerank, False)
-    assert ranking.report["rerank"]["score_source"] == "logprobs"
-
-
-async def test_no_letter_among_the_tokens(server):
-    server.script += [letters(The=0.9), "Alien", letters(C=0.4, The=0.5)]
+@pytest.mark.parametrize("said", [letters(The=0.9), ""])  # no letter; and a filter has stopped the answer
+async def test_a_prompt_without_letters_says_nothing_of_the_server(server, said):
+    server.script += [said, "Alien", letters(C=0.4, The=0.5)]
     rerank = expert(server)
     found, report = await picked(rerank, False)
     assert (found, report["score_source"], report["fallbacks"]) == ("1", "matched", 1)
-    ranking = await ranked(rerank, False)  # that was about this prompt, so the next one is asked again
-    assert ranking.candidates[0].item.id == "3"
-
-
-async def test_an_empty_answer_says_nothing_of_logprobs(server):
-    """A content filter that stops an answer leaves no token that could have any."""
-    server.script += ["", "Alien", letters(C=0.4, The=0.5)]
-    rerank = expert(server)
-    found, report = await picked(rerank, False)
-    assert (found, report["fallbacks"], report["given_up"]) == ("1", 1, [])
-    ranking = await ranked(rerank, False)
+    assert report["given_up"] == []
+    ranking = await ranking_of(rerank, False)  # that was about this prompt, so the next one is asked again
     assert ranking.candidates[0].item.id == "3"
 
 
 async def test_more_candidates_than_letters(server):
     films = [item(str(n), f"Film {n}") for n in range(len(LETTERS) + 1)]
     server.script += ["Film 52"]
-    ranking = await ranked(expert(server), False, films)
+    ranking = await ranking_of(expert(server), False, films)
     assert ranking.candidates[0].item.id == "52"
     assert ranking.report["rerank"]["fallbacks"] == 1
     server.script += [letters(z=1.0)]
-    ranking = await ranked(expert(server), False, films[:-1])
+    ranking = await ranking_of(expert(server), False, films[:-1])
     assert ranking.candidates[0].item.id == "51"
 
 
@@ -210,29 +174,14 @@ def test_impossible_tokens():
         read_letters([LogProb(token="A", logprob=-math.inf), LogProb(token="B", logprob=math.nan)], 2)
 
 
-@pytest.mark.parametrize("tools", [False, True])
-@pytest.mark.parametrize("asynchronous", [False, True])
-async def test_a_broken_server(server, tools, asynchronous):
-    server.script += [500, 500]
-    with pytest.raises(LLMServerError, match=r"m at http://127.0.0.1:\d+/v1 gave no answer: .*HTTP 500"):
-        await ranked(expert(server, tools=tools), asynchronous)
-    rerank = expert(server, tools=tools, on_error="retrieval_order")
-    found, report = await picked(rerank, asynchronous)
-    assert (found, report["outcome"], report["score_source"]) == ("1", "failed", "retrieval")
-    assert report["error"] == "InternalServerError (HTTP 500)"
-    assert (report["fallbacks"], report["requests"], report["retries"]) == (1, 1, 0)
-
-
 def test_the_list_of_letters_has_room_in_the_context(server):
     films = [item(str(n), f"A title of quite a few words {n}", None, "long story " * 300) for n in range(50)]
     server.script.append(letters(A=1.0))
-    rerank = expert(server, llm_options={})
+    rerank = expert(server)
     rerank.rank(nodes_of(films), WISH)
     [asked] = server.requests
     assert rerank.backend.measure.count(asked["messages"][-1]["content"]) < 8192
-    narrow = OpenAILike(
-        model="m", api_base=server.url, api_key="none", is_chat_model=True, context_window=3000
-    )
+    narrow = client(server, context_window=3000)
     server.script.append(letters(A=1.0))
     ReGeSRerank(narrow).rank(nodes_of(films), WISH)
     assert rerank.backend.measure.count(server.requests[1]["messages"][-1]["content"]) < 3000

@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 
 from reges_index import ReGeSRerank
 from reges_index.item_expert.prior import combine, pick_evidence, rank_evidence
-from tests.builders import bundle, item, nodes_of
+from tests.builders import BOTH_WAYS, bundle, item, nodes_of
 
 FILMS = [item(str(n), f"Film {n}") for n in range(20)]
 WISH = bundle("something tense")
@@ -79,7 +79,7 @@ def test_left_out_candidates_share_what_their_places_are_worth():
     assert rank_evidence([], 3) == pytest.approx([-math.log(2 * 3 * 4) / 3] * 3)
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@BOTH_WAYS
 async def test_a_ranking_and_the_retriever_together(asynchronous):
     rerank = ReGeSRerank(Ranker(answer="3, 1"), mode="rank")
     nodes = with_chances([0.3, 0.1, 0.05])

@@ -4,33 +4,19 @@ import json
 
 import pytest
 from llama_index.core.prompts import PromptTemplate
-from llama_index.llms.openai_like import OpenAILike
 
 from reges_index import ReGeSRerank
 from reges_index.errors import ConfigError, InputError, LLMServerError
 from reges_index.item_expert import DEFAULT_RANK_TMPL, DEFAULT_SELECT_TMPL
-from tests.builders import bundle, item, nodes_of
-from tests.servers.scripted import call, letters, scripted_server
+from tests.builders import BOTH_WAYS, bundle, item, nodes_of, ranked
+from tests.servers.scripted import call, client, letters
 
 FILMS = [item(str(n), title) for n, title in enumerate(["Alien", "Heat", "Up", "300", "Se7en"], 1)]
 WISH = bundle("something tense")
-BOTH_WAYS = pytest.mark.parametrize("asynchronous", [False, True])
-
-
-@pytest.fixture
-def server():
-    with scripted_server() as scripted:
-        yield scripted
-
-
-def client(server, **options):
-    settings = {"is_chat_model": True, "max_retries": 0, "timeout": 20, "context_window": 32768}
-    return OpenAILike(model="m", api_base=server.url, api_key="none", **settings | options)
 
 
 async def ids(rerank, asynchronous, films=FILMS, **known):
-    nodes = nodes_of(films)
-    ranking = await rerank.arank(nodes, WISH, **known) if asynchronous else rerank.rank(nodes, WISH, **known)
+    ranking = await ranked(rerank, films, WISH, asynchronous, **known)
     return [c.item.id for c in ranking.candidates], ranking.report["rerank"]
 
 

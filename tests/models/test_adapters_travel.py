@@ -8,7 +8,6 @@ import pytest
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.huggingface import HuggingFaceLLM
-from llama_index.llms.openai_like import OpenAILike
 from peft import PeftModel
 
 from reges_index import ReGeSQueryTransform, ReGeSRerank
@@ -18,22 +17,11 @@ from reges_index.models.adapters import AdapterManifest, save_manifest
 from reges_index.models.llm import ReGeSLLM
 from reges_index.query_expert.prompt import query_prompt_hash
 from tests.builders import bundle, item, nodes_of
-from tests.servers.scripted import scripted_server
+from tests.servers.scripted import client
 from tests.tiny import save_tiny_adapter, tiny_lm, tiny_model, tiny_tokenizer
 
 FILMS = [item(str(n), f"Film {n}", None, "A long story of many words. " * 30) for n in range(1, 6)]
 WISH = bundle("hello", "hi", "something with a spaceship")
-
-
-@pytest.fixture
-def server():
-    with scripted_server() as scripted:
-        yield scripted
-
-
-def client(server, **options):
-    settings = {"is_chat_model": True, "max_retries": 0, "timeout": 20, "context_window": 8192}
-    return OpenAILike(model="adapter", api_base=server.url, api_key="none", **settings | options)
 
 
 def manifest_in(folder, role, prompt_hash, template, **inference):

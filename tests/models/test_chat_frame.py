@@ -14,22 +14,8 @@ LM = tiny_lm(bos=True)
 TOKENIZER = LM.tokenizer
 
 # Text made of pieces of the template, of their fragments, and of anything else.
-fragments = st.sampled_from(
-    [
-        *SPECIALS,
-        "<|im_",
-        "end|>",
-        "<|",
-        "|>",
-        "<",
-        "assistant\n",
-        "user\n",
-        "\n",
-        "<|IM_END|>",
-        "<<|im_end|>",
-        " ",
-    ]
-)
+PIECES = ["<|im_", "end|>", "<|", "|>", "<", "assistant\n", "user\n", "\n", "<|IM_END|>", "<<|im_end|>", " "]
+fragments = st.sampled_from([*SPECIALS, *PIECES])
 texts = st.lists(fragments | st.text(max_size=6), max_size=8).map("".join)
 
 

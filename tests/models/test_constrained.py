@@ -3,22 +3,20 @@ import random
 import pytest
 import torch
 
-from reges_index.models.constrained import choose_greedily
-from reges_index.models.trie import TokenTrie
+from reges_index.models.scoring import choose_greedily
 from tests.tiny import ARCHITECTURES, tiny_model
 
 from .test_tree_scoring import random_choices
 
 
 def choose_slowly(model, prompt, choices):
-    """The same walk, with a whole forward at every fork and no cache."""
-    trie, node, written = TokenTrie.build(choices), 0, []
-    while trie.children[node]:
+    """The same walk, with a whole forward for every token and no cache."""
+    written = []
+    while written not in choices:
         logits = model(torch.tensor([[*prompt, *written]])).logits[0, -1]
-        token = max(trie.children[node], key=lambda token: float(logits[token]))
-        written.append(token)
-        node = trie.children[node][token]
-    return trie.choice_at(node)
+        going_on = [choice[len(written)] for choice in choices if choice[: len(written)] == written]
+        written.append(max(going_on, key=lambda token, logits=logits: float(logits[token])))
+    return choices.index(written)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

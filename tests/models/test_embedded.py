@@ -12,9 +12,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reges_index.errors import ModelError, ModelNotFoundError, StorageError
-from reges_index.models import embedded, gguf_cache
+from reges_index.models import embedded, loading
 from reges_index.models.embedded import EMBEDDED_BASE, find_embedded_gguf, resolve_base
-from reges_index.models.gguf_cache import converted
+from reges_index.models.loading import converted
 from tests.tiny import save_tiny
 
 TEXTS = [
@@ -23,7 +23,7 @@ TEXTS = [
     "\ttab\n\nlines",
     "Amélie (2001) 😀 日本",
     "1984",
-    "<not a token>",
+    "<no token>",
     "a" * 300,
 ]
 
@@ -89,14 +89,14 @@ def test_folders(tmp_path):
 
 def test_converted_once(gguf, cache, monkeypatch, caplog):
     calls = []
-    monkeypatch.setattr(gguf_cache, "_convert", lambda *args: (calls.append(1), fake_convert(*args)))
+    monkeypatch.setattr(loading, "_convert", lambda *args: (calls.append(1), fake_convert(*args)))
     with caplog.at_level(logging.INFO, logger="reges_index"):
         first = converted(gguf)
         assert converted(gguf) == first
     assert len(calls) == 1
     assert len([record for record in caplog.records if record.name.startswith("reges_index")]) == 1
     assert AutoModelForCausalLM.from_pretrained(first)
-    assert [path.name for path in cache.iterdir()] == [first.name]
+    assert [path.name for path in cache.glob("[!.]*")] == [first.name]
     gguf.write_bytes(b"GGUF other content")
     assert converted(gguf) != first
 
@@ -106,25 +106,19 @@ def test_a_conversion_that_dies_leaves_nothing(gguf, cache, monkeypatch):
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gguf_cache, "_convert", dies)
+    monkeypatch.setattr(loading, "_convert", dies)
     with pytest.raises(KeyboardInterrupt):
         converted(gguf)
-    assert list(cache.iterdir()) == []
-    monkeypatch.setattr(gguf_cache, "_convert", fake_convert)
-    assert AutoModelForCausalLM.from_pretrained(converted(gguf))
-
-
-def test_a_folder_that_is_not_whole_is_replaced(gguf, cache, monkeypatch):
-    monkeypatch.setattr(gguf_cache, "_convert", fake_convert)
-    target = converted(gguf)
-    (target / gguf_cache._DONE).unlink()
-    (target / "model.safetensors").write_bytes(b"half")
+    assert list(cache.glob("[!.]*")) == []
+    monkeypatch.setattr(loading, "_convert", fake_convert)
     assert AutoModelForCausalLM.from_pretrained(converted(gguf))
 
 
 def _convert_at_once(gguf, barrier, results):
-    gguf_cache._convert = lambda source, folder: (barrier.wait(60), fake_convert(source, folder))
-    results.put(str(converted(gguf)))
+    made = []
+    loading._convert = lambda source, folder: (made.append(1), fake_convert(source, folder))
+    barrier.wait(60)
+    results.put((str(converted(gguf)), len(made)))
 
 
 def test_two_processes_at_once(gguf, cache):
@@ -133,12 +127,13 @@ def test_two_processes_at_once(gguf, cache):
     workers = [context.Process(target=_convert_at_once, args=(gguf, barrier, results)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    found = {results.get(timeout=120) for _ in workers}
+    found = [results.get(timeout=120) for _ in workers]
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    assert found == {str(converted(gguf))}
-    assert [path.name for path in cache.iterdir()] == [Path(found.pop()).name]
+    assert {folder for folder, _ in found} == {str(converted(gguf))}
+    assert sum(made for _, made in found) == 1  # the other one waited for it
+    assert len(list(cache.glob("[!.]*"))) == 1
 
 
 def test_cache_that_cannot_be_written(gguf, tmp_path, monkeypatch):
@@ -154,7 +149,7 @@ def test_full_disk(gguf, cache, monkeypatch):
     resource = pytest.importorskip("resource")
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(gguf_cache, "_convert", fake_convert)
+    monkeypatch.setattr(loading, "_convert", fake_convert)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(StorageError, match="cannot write the converted model"):
@@ -162,14 +157,14 @@ def test_full_disk(gguf, cache, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
-    assert list(cache.iterdir()) == []
+    assert list(cache.glob("[!.]*")) == []
     assert AutoModelForCausalLM.from_pretrained(converted(gguf))
 
 
 def test_a_file_that_is_no_gguf(gguf, cache):
     with pytest.raises(ModelError, match="cannot be read as a GGUF"):
         converted(gguf)
-    assert list(cache.iterdir()) == []
+    assert list(cache.glob("[!.]*")) == []
 
 
 def test_no_such_file(tmp_path, cache):

@@ -1,14 +1,12 @@
 import asyncio
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from llama_index.core.llms import ChatMessage
 
 from reges_index.errors import AdapterError, ConfigError, InputError, ModelError, ModelNotFoundError
-from reges_index.models.device import pick_device, pick_dtype
 from reges_index.models.llm import ReGeSLLM
+from reges_index.models.loading import pick_device, pick_dtype
 from reges_index.models.local_lm import LocalLM
 from tests.tiny import save_tiny, save_tiny_adapter, tiny_lm, tiny_model, tiny_tokenizer
 
@@ -160,22 +158,6 @@ def one_after_the_other(lm):
     return [call(*args, **kwargs) for call, args, kwargs in jobs(lm)]
 
 
-def test_two_threads_get_what_one_gets(adapted):
-    expected = one_after_the_other(adapted)
-    for _ in range(3):
-        with ThreadPoolExecutor(2) as pool:
-            futures = [pool.submit(call, *args, **kwargs) for call, args, kwargs in jobs(adapted)]
-            assert [future.result() for future in futures] == expected
-
-
-async def test_twenty_tasks_get_what_one_gets(adapted):
-    expected = one_after_the_other(adapted)
-    coroutines = [
-        getattr(adapted, f"a{call.__name__}")(*args, **kwargs) for call, args, kwargs in jobs(adapted)
-    ]
-    assert await asyncio.gather(*coroutines) == expected
-
-
 async def test_threads_and_tasks_and_streams_at_once(adapted):
     expected = one_after_the_other(adapted)
     streamed = {
@@ -193,24 +175,6 @@ async def test_threads_and_tasks_and_streams_at_once(adapted):
     assert results[:2] == [expected, expected]
     assert results[2:22] == expected
     assert results[22:] == [streamed[adapter] for adapter in ADAPTERS]
-
-
-async def test_the_loop_goes_on_meanwhile(adapted):
-    ticks = 0
-
-    async def tick():
-        nonlocal ticks
-        while True:
-            ticks += 1
-            await asyncio.sleep(0.005)
-
-    ticker = asyncio.create_task(tick())
-    started = time.monotonic()
-    await adapted.agenerate(PROMPTS, max_new_tokens=150, adapter="first")
-    elapsed = time.monotonic() - started
-    ticker.cancel()
-    assert elapsed > 0.1
-    assert ticks > elapsed / 0.005 * 0.1
 
 
 # -- making one ----------------------------------------------------------------------------------------

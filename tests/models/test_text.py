@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reges_index.models.text import SpokenStream, read_text, spoken
+from reges_index.models.text import SpokenStream, begins_in_thoughts, read_text, spoken
 from reges_index.query_expert.cleaning import clean_query
 
 HARMONY = (
@@ -45,6 +45,12 @@ SAYS_SLOW_FILMS = [
     "<think/>slow films",
     "<search_query>slow films</search_query>",
     "[INST] slow films [/INST]",
+    r"They want space, so the query is \boxed{slow films}.",
+    r"So $\boxed{\text{slow films}}$",
+    "Reasoning: they want space. They said so.\nFinal answer: slow films",
+    "**Reasoning:** They want space.\n\n**Final Answer:** slow films",
+    "They want space.\n\n### Final Query\nslow films",
+    "Thoughts: they want space. Answer: slow films",
 ]
 
 
@@ -101,12 +107,25 @@ def test_any_text_is_read(text):
     assert read_text(read.text).unclosed in (False, True)
 
 
-@pytest.mark.parametrize("raw", SAYS_SLOW_FILMS[:12])
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_streams_hold_thoughts_back(raw, size):
-    stream = SpokenStream()
+def test_an_answer_behind_reasons_and_boxes_of_a_list():
+    read = read_text("Reasoning: they want space.\nFinal answer: 3, 1")
+    assert (read.text, read.thought) == ("3, 1", "Reasoning: they want space.")
+    assert spoken("1. \\boxed{Heat {x}}\n2. $\\boxed{Up}$") == "1. Heat {x}\n2. Up"
+
+
+def streamed(raw, size, *, held):
+    stream = SpokenStream(held=held)
     shown = [stream.feed(raw[start : start + size]) for start in range(0, len(raw), size)]
-    text = "".join([*shown, stream.end()])
-    if not raw.startswith(("They want", "analysis")):  # whose thoughts begin without a mark
+    return [*shown, stream.end()]
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_streams_hold_thoughts_back(size):
+    for raw in SAYS_SLOW_FILMS[:12]:
+        text = "".join(streamed(raw, size, held=begins_in_thoughts(raw)))  # as is known once one was read
         assert "They" not in text
-    assert spoken(text).endswith("slow films")
+        assert spoken(text).endswith("slow films")
+    assert begins_in_thoughts("They want space.\n</think>\n\nslow films")
+    assert not begins_in_thoughts("<think>They want space.</think>slow films")
+    assert streamed("slow films", 5, held=False)[0] == "slow "
+    assert streamed("slow films", 5, held=True) == ["", "", "slow films"]

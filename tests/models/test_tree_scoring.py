@@ -8,7 +8,7 @@ import pytest
 import torch
 from llama_index.core.llms import ChatMessage
 
-from reges_index.models.tree_scoring import can_score_tree, score_separately, score_tree
+from reges_index.models.scoring import score_separately, score_tree, why_no_tree
 from tests.tiny import ARCHITECTURES, SLIDING_WINDOW, tiny_lm, tiny_model
 
 END = 2
@@ -60,7 +60,7 @@ def worst(left, right):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_tree_equals_separate_forwards(arch):
     model, rng = tiny_model(arch), random.Random(arch)
-    assert can_score_tree(model) == ""
+    assert why_no_tree(model) == ""
     for _ in range(40):
         # Shorter and longer than the sliding window, and such that the window's edge falls into the trie.
         prompt = [rng.randrange(3, 600) for _ in range(rng.randint(1, 3 * SLIDING_WINDOW))]

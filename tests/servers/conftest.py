@@ -1,6 +1,6 @@
 import pytest
 
-from tests.servers.lora_server import lora_server
+from tests.servers.lora_server import LoraServer
 from tests.servers.proxy import fault_proxy
 from tests.servers.transformers_serve import transformers_serve
 from tests.tiny import save_tiny, save_tiny_adapter, tiny_lm, tiny_tokenizer
@@ -36,14 +36,14 @@ def adapted(tmp_path_factory):
 @pytest.fixture(scope="session")
 def lora(adapted):
     """The tiny model and its adapters behind `LoraServer`, which wants `KEY`."""
-    with lora_server(adapted, key=KEY) as server:
+    with LoraServer(adapted, key=KEY) as server:
         yield server
 
 
 @pytest.fixture
 def instructed(lm):
     """The embedded model behind `LoraServer`, under its own name."""
-    with lora_server(lm, key=KEY, base=lm.name) as server:
+    with LoraServer(lm, key=KEY, base=lm.name) as server:
         yield server
 
 
@@ -57,9 +57,10 @@ def proxy(served):
 @pytest.fixture
 def quick_retries(monkeypatch):
     """Back-off in hundredths of a second; how often and when is left as it is."""
-    from reges_index.models import api_requests
+    from reges_index.models import backend
+    from reges_index.remote import RetryPolicy
 
     def quick(llm):
-        return api_requests.RetryPolicy(llm.max_retries, first_wait_s=0.01, longest_wait_s=5.0)
+        return RetryPolicy(llm.max_retries, first_wait_s=0.01, longest_wait_s=5.0)
 
-    monkeypatch.setattr(api_requests, "policy_of", quick)
+    monkeypatch.setattr(backend, "policy_of", quick)

@@ -9,7 +9,52 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
+
+from llama_index.llms.openai_like import OpenAILike
+
+
+class JsonServer:
+    """A server on a free port until its ``with`` block ends; ``requests`` holds the bodies of what came."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                owner.requests.append(body)
+                key = self.headers.get("authorization", "").removeprefix("Bearer ")
+                status, reply = owner.replied(self.path, key, body)
+                stream = isinstance(reply, bytes)
+                data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+                self.send_response(status)
+                self.send_header("content-type", "text/event-stream" if stream else "application/json")
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: Any) -> None:
+                """Keep the test output clean."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 128  # the usual five are refused in a crowd
+
+        self._http = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def replied(self, path: str, key: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """Return status and JSON, or the bytes of a stream."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._http.shutdown()
+        self._http.server_close()
 
 
 def call(**arguments: Any) -> dict[str, Any]:
@@ -71,58 +116,34 @@ def sensible(body: dict[str, Any]) -> str | dict[str, Any]:
     return replies.get(asked_for(body), ", ".join(map(str, best)))
 
 
-class ScriptedServer:
-    """``script`` holds the replies to come, ``requests`` what came; ``answer`` replies behind the script.
+class ScriptedServer(JsonServer):
+    """``script`` holds the replies to come; ``answer`` replies behind the script.
 
     A reply is a text, `call`, `letters`, a status or a `refusal`, or ``{"body": ...}`` as it is. Streams are
     sent in the words of a text, or in the pieces of a list.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.script: list[str | int | list[Any] | dict[str, Any]] = []
-        self.requests: list[dict[str, Any]] = []
         self.answer: Callable[[dict[str, Any]], Any] | None = None
-        owner = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                owner.requests.append(body)
-                reply = owner.answer(body) if owner.answer and not owner.script else owner.script.pop(0)
-                if isinstance(reply, int):
-                    reply = refusal("broken", reply)
-                status = reply.get("status", 200) if isinstance(reply, dict) else 200
-                complete = _completion if self.path.endswith("/chat/completions") else _text_completion
-                if isinstance(reply, dict) and "tool" in reply:
-                    reply = {**reply, "name": _tool_name(body)}
-                if body.get("stream"):
-                    self._send(status, "text/event-stream", _events(reply))
-                    return
-                answer = complete(reply) if status == 200 else {"error": {"message": reply["message"]}}
-                if isinstance(reply, dict) and "body" in reply:
-                    answer = reply["body"]
-                self._send(status, "application/json", json.dumps(answer).encode())
-
-            def _send(self, status: int, kind: str, data: bytes) -> None:
-                self.send_response(status)
-                self.send_header("content-type", kind)
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                """Keep the test output clean."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads, request_queue_size = True, 128  # the usual five are refused in a crowd
-
-        self._http = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+    def replied(self, path: str, key: str, body: dict[str, Any]) -> tuple[int, Any]:
+        reply = self.answer(body) if self.answer and not self.script else self.script.pop(0)
+        if isinstance(reply, int):
+            reply = refusal("broken", reply)
+        told = reply if isinstance(reply, dict) else {}
+        status = told.get("status", 200)
+        if status != 200:
+            return status, {"error": {"message": told["message"]}}
+        if body.get("stream"):
+            return 200, _events(reply)
+        if "body" in told:
+            return 200, told["body"]
+        if "tool" in told:
+            tools = body.get("tools") or [{"function": {"name": "none_was_offered"}}]
+            reply = {**told, "name": str(tools[0]["function"]["name"])}
+        return 200, (_completion if path.endswith("/chat/completions") else _text_completion)(reply)
 
 
 def _events(reply: Any) -> bytes:
@@ -136,37 +157,39 @@ def _events(reply: Any) -> bytes:
     return "".join([*lines, "data: [DONE]\n\n"]).encode()
 
 
-def _tool_name(body: dict[str, Any]) -> str:
-    tools = body.get("tools") or [{"function": {"name": "none_was_offered"}}]
-    return str(tools[0]["function"]["name"])
+def completed(kind: str, **choice: Any) -> dict[str, Any]:
+    """A whole completion of one choice."""
+    choices = [{"index": 0, "finish_reason": "stop", **choice}]
+    return {"id": "x", "object": kind, "created": 0, "model": "m", "choices": choices}
 
 
 def _completion(reply: Any) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply if isinstance(reply, str) else None}
-    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": message}
+    more: dict[str, Any] = {}
     if isinstance(reply, dict) and "tool" in reply:
         function = {"name": reply["name"], "arguments": reply["tool"]}
         message["tool_calls"] = [{"id": "c1", "type": "function", "function": function}]
     if isinstance(reply, dict) and "logprobs" in reply:
         top = reply["logprobs"]
         message["content"] = top[0]["token"]
-        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        more["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+    return completed("chat.completion", message=message, **more)
 
 
 def _text_completion(reply: Any) -> dict[str, Any]:
-    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "text": reply}
-    if isinstance(reply, dict):
-        top = {entry["token"]: entry["logprob"] for entry in reply["logprobs"]}
-        [choice["text"], *_] = top
-        choice["logprobs"] = {"top_logprobs": [top]}
-    return {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]}
+    if isinstance(reply, str):
+        return completed("text_completion", text=reply)
+    top = {entry["token"]: entry["logprob"] for entry in reply["logprobs"]}
+    return completed("text_completion", text=next(iter(top)), logprobs={"top_logprobs": [top]})
+
+
+def client(server: Any, kind: type[OpenAILike] = OpenAILike, **options: Any) -> OpenAILike:
+    """An LLM that asks a server of the tests, or a proxy before it, and never again by itself."""
+    settings = {"is_chat_model": True, "max_retries": 0, "timeout": 20, "context_window": 8192}
+    return kind(**{"model": "m", "api_base": server.url, "api_key": "none"} | settings | options)
 
 
 @contextmanager
 def scripted_server() -> Iterator[ScriptedServer]:
-    server = ScriptedServer()
-    try:
+    with ScriptedServer() as server:
         yield server
-    finally:
-        server.close()

@@ -3,46 +3,32 @@
 import asyncio
 
 import pytest
-from llama_index.llms.openai_like import OpenAILike
 
 from reges_index import ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import LLMServerError
 from reges_index.item_expert import hear_reasoning
-from reges_index.models.offers import offers_of
-from reges_index.remote.faults import is_transient
-from tests.builders import bundle, item, nodes_of
-from tests.servers.proxy import answer, fault_proxy
-from tests.servers.scripted import refusal, scripted_server
+from reges_index.models.api_requests import offers_of
+from reges_index.remote import is_transient
+from tests.builders import BOTH_WAYS, bundle, item, nodes_of, ranked
+from tests.servers.proxy import answer
+from tests.servers.scripted import client, refusal
 from tests.servers.transformers_serve import free_port
 
 SECRET = "sk-live-aaaabbbbccccdddd"
 FILMS = [item("1", "Alien"), item("2", "Heat"), item("3", "Up")]
 WISH = bundle("something tense")
-BOTH_WAYS = pytest.mark.parametrize("asynchronous", [False, True])
 NO_TEMPERATURE = refusal("Unsupported value: 'temperature' does not support 0.1 with this model.")
 NO_MAX_TOKENS = refusal("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
 
 
-@pytest.fixture
-def server():
-    with scripted_server() as scripted:
-        yield scripted
-
-
-def client(url, **options):
-    settings = {"is_chat_model": True, "max_retries": 0, "timeout": 20, "context_window": 8192}
-    return OpenAILike(model="m", api_base=url, api_key=SECRET, **settings | options)
-
-
 async def asked(rerank, asynchronous):
-    nodes = nodes_of(FILMS)
-    ranking = await rerank.arank(nodes, WISH) if asynchronous else rerank.rank(nodes, WISH)
+    ranking = await ranked(rerank, FILMS, WISH, asynchronous)
     return ranking.candidates[0].item.id, ranking.report["rerank"]
 
 
 def test_one_engine_in_two_event_loops(server):
     server.script += ["2", "3", "1"]
-    rerank = ReGeSRerank(client(server.url), mode="rank")
+    rerank = ReGeSRerank(client(server, api_key=SECRET), mode="rank")
     found = [asyncio.run(asked(rerank, True)) for _ in range(3)]
     assert [best for best, _ in found] == ["2", "3", "1"]
     assert [report["retries"] for _, report in found] == [0, 0, 0]
@@ -54,7 +40,9 @@ def test_a_broken_connection_has_no_status_and_may_pass(server):
 
     assert is_transient(APIConnectionError("Connection error."))
     assert not is_transient(ValueError("no"))
-    rerank = ReGeSRerank(client(f"http://127.0.0.1:{free_port()}/v1"), on_error="retrieval_order")
+    rerank = ReGeSRerank(
+        client(server, api_base=f"http://127.0.0.1:{free_port()}/v1"), on_error="retrieval_order"
+    )
     assert asyncio.run(asked(rerank, True))[1]["outcome"] == "failed"
 
 
@@ -65,9 +53,9 @@ def test_a_broken_connection_has_no_status_and_may_pass(server):
 async def test_an_error_with_http_200_gives_its_reason_and_no_key(server, asynchronous, error):
     server.script += [{"body": {"error": error}}] * 2
     with pytest.raises(LLMServerError, match="out of credits") as caught:
-        await asked(ReGeSRerank(client(server.url), mode="generate"), asynchronous)
+        await asked(ReGeSRerank(client(server, api_key=SECRET), mode="generate"), asynchronous)
     assert SECRET not in str(caught.value)
-    kept = ReGeSRerank(client(server.url), mode="generate", on_error="retrieval_order")
+    kept = ReGeSRerank(client(server, api_key=SECRET), mode="generate", on_error="retrieval_order")
     assert (await asked(kept, asynchronous))[1]["outcome"] == "failed"
 
 
@@ -76,7 +64,7 @@ async def test_an_error_event_in_a_stream_is_told_without_the_key(server, asynch
     failing = [{"choices": [{"index": 0, "delta": {"content": "They want"}}]},
                {"error": {"message": f"overloaded, {SECRET}"}}]  # fmt: skip
     server.script += [failing, failing]
-    rerank = ReGeSRerank(client(server.url), mode="reason")
+    rerank = ReGeSRerank(client(server, api_key=SECRET), mode="reason")
     with hear_reasoning(lambda piece: None), pytest.raises(LLMServerError, match="overloaded") as caught:
         await asked(rerank, asynchronous)
     error = caught.value
@@ -91,7 +79,7 @@ async def test_a_last_piece_without_choices_is_skipped(server, asynchronous):
     heard = []
     for last in ({"choices": None, "usage": {"prompt_tokens": 3}}, {"choices": [], "usage": None}):
         server.script += [[*words, last], "2"]
-        llm = client(server.url)
+        llm = client(server, api_key=SECRET)
         offers_of(llm).failed("logprobs", lasting=True)
         rerank = ReGeSRerank(llm, mode="reason")
         with hear_reasoning(heard.append):
@@ -101,12 +89,29 @@ async def test_a_last_piece_without_choices_is_skipped(server, asynchronous):
 
 
 @BOTH_WAYS
+@pytest.mark.parametrize(
+    ("written", "pieces"), [("They want space.\n</think>\n\nSlow films then.", 1), ("Slow films then.", 3)]
+)
+async def test_thoughts_that_no_mark_opens_are_not_heard(server, written, pieces, asynchronous):
+    """The prompt has opened them. Of a model that does not think so, only the first answer is held back."""
+    llm = client(server)
+    offers_of(llm).failed("logprobs", lasting=True)
+    for most in (1, pieces):
+        server.script += [written, "2"]
+        heard = []
+        with hear_reasoning(heard.append):
+            _, report = await asked(ReGeSRerank(llm, mode="reason"), asynchronous)
+        assert "".join(heard).strip() == report["reasoning"] == "Slow films then."
+        assert len(heard) == most
+
+
+@BOTH_WAYS
 @pytest.mark.parametrize("refused", [NO_TEMPERATURE, NO_MAX_TOKENS])
 async def test_settings_that_a_model_refuses_are_left_out_and_that_is_remembered(
     server, refused, asynchronous
 ):
     server.script += [refused, "slow films", refused, "slow films", "slow films", "slow films"]
-    llm = client(server.url, max_tokens=50)
+    llm = client(server, max_tokens=50)
     for requests in (2, 2, 1, 1):
         transform = ReGeSQueryTransform(llm)
         done = await transform.arun(WISH) if asynchronous else transform.run(WISH)
@@ -116,21 +121,14 @@ async def test_settings_that_a_model_refuses_are_left_out_and_that_is_remembered
         if "temperature" not in request:
             assert request["max_completion_tokens"] == 50
             assert "max_tokens" not in request
-    assert [("temperature" in request) for request in server.requests] == [
-        True,
-        False,
-        True,
-        False,
-        False,
-        False,
-    ]
+    assert ["temperature" in request for request in server.requests] == [True, False, True, *[False] * 3]
 
 
 @BOTH_WAYS
 async def test_a_model_that_thinks_first(server, asynchronous):
     thinks = "<think>\nThey want space.\n</think>\n\n"
     server.script += [thinks + "slow films", thinks + "3, 1", thinks + "It is tense."]
-    llm = client(server.url)
+    llm = client(server, api_key=SECRET)
     transform = ReGeSQueryTransform(llm)
     assert (await transform.arun(WISH) if asynchronous else transform.run(WISH)).query_str == "slow films"
     assert (await asked(ReGeSRerank(llm, mode="rank"), asynchronous))[0] == "3"
@@ -152,11 +150,10 @@ async def test_a_model_that_thinks_first(server, asynchronous):
         (400, {}, "a setting that the server does not know", "may be longer"),
     ],
 )
-async def test_hints_are_true(server, status, headers, says, unwanted, asynchronous):
+async def test_hints_are_true(between, status, headers, says, unwanted, asynchronous):
     told = {"error": {"message": "Unknown parameter: logprobs"}}
-    with fault_proxy(server.url) as proxy:
-        proxy.always = answer(status, told, **headers)
-        with pytest.raises(LLMServerError) as caught:
-            await asked(ReGeSRerank(client(proxy.url, max_retries=1), mode="generate"), asynchronous)
+    between.always = answer(status, told, **headers)
+    with pytest.raises(LLMServerError) as caught:
+        await asked(ReGeSRerank(client(between, max_retries=1), mode="generate"), asynchronous)
     assert says in caught.value.hint
     assert unwanted not in caught.value.hint

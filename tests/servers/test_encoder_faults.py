@@ -10,16 +10,15 @@ from reges_index import ItemCatalog
 from reges_index.catalog.encoder import encoder_spec, resolve_encoder
 from reges_index.catalog.encoder_names import EncoderName
 from reges_index.errors import EncoderServerError, ModelError
-from reges_index.remote.retries import RetryPolicy
-from tests.builders import item
+from reges_index.remote import RetryPolicy
+from tests.builders import BOTH_WAYS, item
 from tests.catalog.hashing import HashingEmbedding
-from tests.servers.embeddings import embeddings_server
+from tests.servers.embeddings import EmbeddingsServer
 from tests.servers.proxy import Fault, answer, fault_proxy
 
 KEY = "sk-live-0123456789abcdef"
 WRONG = "plain-wrong-key-98765"
 BROKEN = {"error": {"message": f"no, {KEY}"}}
-BOTH_WAYS = pytest.mark.parametrize("asynchronous", [False, True])
 
 
 def vectors(*rows):
@@ -49,7 +48,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def server():
-    with embeddings_server(KEY) as running:
+    with EmbeddingsServer(KEY) as running:
         yield running
 
 

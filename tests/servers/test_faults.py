@@ -9,9 +9,10 @@ from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.llms.openai import OpenAI
 
 from reges_index import ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
+from reges_index.driver import arun
 from reges_index.errors import ConfigError, LLMServerError
 from reges_index.models.backend import ApiBackend
-from tests.builders import bundle, item, nodes_of, ticks_during
+from tests.builders import BOTH_WAYS, bundle, item, nodes_of, ranked, ticks_during
 from tests.servers.proxy import Fault, answer
 from tests.servers.test_real_server import openai_like
 from tests.servers.transformers_serve import free_port
@@ -29,17 +30,12 @@ FAULTS = {
     "hung up": Fault(kept=0.0),
     "a page": answer(200, "<html>Welcome!</html>", kind="text/html"),
     "other JSON": answer(200, {"hello": 1}),
-    "no choices": answer(200, {"id": "x", "object": "chat.completion", "choices": []}),
-    "choices of another kind": answer(200, {"choices": [{"message": {"content": {"a": [1]}}}]}),
-    "half JSON": answer(200, '{"choices": [{"mess'),
-    "a list": answer(200, []),
-    "nothing": answer(200, ""),
     "another protocol": Fault(instead=b"220 mail.example.org ESMTP\r\n"),
 }
 
 
 def llm_of(proxy, **options):
-    return openai_like(proxy.url, **{"api_key": SECRET, "max_retries": 2, "max_tokens": 2} | options)
+    return openai_like(proxy, **{"api_key": SECRET, "max_retries": 2, "max_tokens": 2} | options)
 
 
 async def ask(component, llm, asynchronous, **options):
@@ -50,8 +46,7 @@ async def ask(component, llm, asynchronous, **options):
         return done.report["query"]
     if component == "rerank":
         rerank = ReGeSRerank(llm, mode="generate", **options)
-        nodes = nodes_of(FILMS)
-        ranking = await rerank.arank(nodes, WISH) if asynchronous else rerank.rank(nodes, WISH)
+        ranking = await ranked(rerank, FILMS, WISH, asynchronous)
         assert [c.item.id for c in ranking.candidates] == ["1", "2", "3"]
         return ranking.report["rerank"]
     synthesizer = ReGeSSynthesizer(llm, style="sentence")
@@ -62,7 +57,6 @@ async def ask(component, llm, asynchronous, **options):
 
 
 COMPONENTS = ("transform", "rerank", "synthesizer")
-BOTH_WAYS = pytest.mark.parametrize("asynchronous", [False, True])
 
 
 @BOTH_WAYS
@@ -172,7 +166,7 @@ def test_one_failure_in_a_batch_is_that_ones_own(proxy):
 async def test_after_an_error_nothing_goes_on_in_the_background(proxy):
     proxy.faults, proxy.always = [answer(401, BROKEN)], FAULTS["500"]
     with pytest.raises(LLMServerError, match="HTTP 401"):
-        await ApiBackend(llm_of(proxy, max_retries=8)).agenerate([WISH.messages] * 4)
+        await arun(ApiBackend(llm_of(proxy, max_retries=8)).said([WISH.messages] * 4))
     await asyncio.sleep(0.2)  # what was on its way has arrived
     sent = proxy.requests
     await asyncio.sleep(0.6)
@@ -214,8 +208,9 @@ async def test_retry_after_is_obeyed_and_has_a_limit(proxy, asynchronous):
 
 @BOTH_WAYS
 @pytest.mark.usefixtures("quick_retries")
-async def test_a_server_that_is_down(asynchronous):
-    llm = openai_like(f"http://user:{SECRET}@127.0.0.1:{free_port()}/v1", max_retries=1, api_key=SECRET)
+async def test_a_server_that_is_down(proxy, asynchronous):
+    where = f"http://user:{SECRET}@127.0.0.1:{free_port()}/v1"
+    llm = openai_like(proxy, api_base=where, max_retries=1, api_key=SECRET)
     with pytest.raises(LLMServerError, match="after 2 attempts: APIConnectionError") as caught:
         await ask("rerank", llm, asynchronous)
     assert "is the server running" in caught.value.hint

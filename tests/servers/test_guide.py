@@ -20,5 +20,5 @@ def test_the_guide_to_llms_of_ones_own(served, lora, instructed, adapted, monkey
     }
     printed = run_page("guides/api-models.md", names, instead)
     assert names["report"]["score_source"] == "logprobs"
-    assert {"query-expert", "item-expert"} <= {body["model"] for body in lora.asked}
+    assert {"query-expert", "item-expert"} <= {body["model"] for body in lora.requests}
     assert not [text for text in printed if KEY in text]

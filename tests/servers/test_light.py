@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from tests.servers.embeddings import embeddings_server
+from tests.servers.embeddings import EmbeddingsServer
 from tests.servers.scripted import asked_for, scripted_server, sensible
 
 # In a process of its own: what other tests have loaded stays loaded. A star import would load LocalLM,
@@ -34,7 +34,7 @@ print("loaded:", *sorted({"torch", "transformers", "peft", "sentence_transformer
 
 
 def test_whole_turns_load_no_model_library(tmp_path):
-    with scripted_server() as chat, embeddings_server("none") as embeddings:
+    with scripted_server() as chat, EmbeddingsServer("none") as embeddings:
         chat.answer = sensible
         names = [f"openai-like:{name}@{server.url}" for name, server in (("m", chat), ("e", embeddings))]
         done = subprocess.run(

@@ -8,15 +8,15 @@ import math
 import traceback
 
 import pytest
-from llama_index.llms.openai_like import OpenAILike
 
 from reges_index import ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import LLMServerError
 from reges_index.item_expert.ways import LETTERS, lettered
 from reges_index.settings import QueryDecoding
-from tests.builders import bundle, item, nodes_of
+from tests.builders import BOTH_WAYS, bundle, item, nodes_of, ranked
 from tests.servers.conftest import KEY
 from tests.servers.lora_server import next_tokens
+from tests.servers.scripted import client
 
 FILMS = [item("1", "Alien", 1979, "A crew."), item("2", "Heat", 1995), item("3", "Heat", 1986)]
 MANY = [item(str(n), f"Film {n}") for n in range(len(LETTERS))]
@@ -25,21 +25,16 @@ WRONG = "sk-wrong-9876543210fedcba"
 
 
 def llm_of(lora, model="base", **options):
-    settings = {"is_chat_model": True, "context_window": 2048, "max_retries": 0, "timeout": 120}
-    return OpenAILike(
-        **{"model": model, "api_base": lora.url, "api_key": KEY, "temperature": 0.0, "max_tokens": 12}
-        | settings
-        | options
-    )
+    own = {"model": model, "api_key": KEY, "temperature": 0.0, "max_tokens": 12}
+    return client(lora, **own | {"context_window": 2048, "timeout": 120} | options)
 
 
 @pytest.mark.parametrize("model", ["base", "item-expert"])
-@pytest.mark.parametrize("asynchronous", [False, True])
+@BOTH_WAYS
 async def test_probabilities_are_the_models_own(lora, adapted, model, asynchronous):
     """The same numbers as from the model itself, read without any server."""
     rerank = ReGeSRerank(llm_of(lora, model), min_mass=0)  # a random model hardly says letters
-    nodes = nodes_of(MANY)
-    ranking = await rerank.arank(nodes, WISH) if asynchronous else rerank.rank(nodes, WISH)
+    ranking = await ranked(rerank, MANY, WISH, asynchronous)
     report = ranking.report["rerank"]
     assert (report["score_source"], report["fallbacks"], report["requests"]) == ("logprobs", 0, 1)
     adapter = None if model == "base" else model
@@ -69,15 +64,14 @@ async def test_a_completion_endpoint_has_logprobs_too(lora):
     nodes = nodes_of(MANY)
     rankings = [rerank.rank(nodes, WISH), await rerank.arank(nodes, WISH)]
     assert [r.report["rerank"]["score_source"] for r in rankings] == ["logprobs"] * 2
-    assert lora.asked[-1]["prompt"].startswith("user: ")
+    assert lora.requests[-1]["prompt"].startswith("user: ")
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@BOTH_WAYS
 async def test_output_limited_to_the_candidates(lora, asynchronous):
     llm = llm_of(lora, should_use_structured_outputs=True)
     rerank = ReGeSRerank(llm, mode="constrained")
-    nodes = nodes_of(FILMS)
-    ranking = await rerank.arank(nodes, WISH) if asynchronous else rerank.rank(nodes, WISH)
+    ranking = await ranked(rerank, FILMS, WISH, asynchronous)
     report = ranking.report["rerank"]
     assert (report["score_source"], report["fallbacks"]) == ("structured", 0)
     assert (
@@ -98,7 +92,7 @@ async def test_adapters_are_addressed_by_model_name(lora, adapted):
 
 def test_one_engine_two_adapters(lora, few_films):
     """`query_llm` for LLM_QR, `llm` for LLM_G: two names on one server."""
-    lora.asked.clear()
+    lora.requests.clear()
     engine = ReGeSQueryEngine.from_defaults(
         few_films,
         llm=llm_of(lora, "item-expert", should_use_structured_outputs=True),
@@ -107,7 +101,7 @@ def test_one_engine_two_adapters(lora, few_films):
         similarity_top_k=4,
     )
     response = engine.query(WISH)
-    assert [body["model"] for body in lora.asked] == ["query-expert", "item-expert"]
+    assert [body["model"] for body in lora.requests] == ["query-expert", "item-expert"]
     assert response.metadata["report"]["rerank"]["score_source"] == "structured"
     assert response.metadata["item_id"] in {film.id for film in few_films.items()}
 
@@ -133,11 +127,11 @@ def test_a_wrong_key_is_never_told(lora, component, place, caplog, monkeypatch):
     else:
         monkeypatch.setenv("OPENAI_API_KEY", WRONG)
         options["api_key"] = None
-    lora.asked.clear()
+    lora.requests.clear()
     with pytest.raises(LLMServerError, match="HTTP 401") as caught:
         COMPONENTS[component](llm_of(lora, **options))
     error = caught.value
-    assert len(lora.asked) == error.attempts == 1
+    assert len(lora.requests) == error.attempts == 1
     assert "api_key=" in error.hint
     told = [str(error), repr(error), *traceback.format_exception(error), *map(str, error.args)]
     seen = error

@@ -12,25 +12,12 @@ from reges_index import ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import LLMServerError
 from reges_index.item_expert import hear_reasoning
 from reges_index.models.api_clients import single_attempt
-from tests.builders import bundle, item, nodes_of
-from tests.servers.proxy import PASS, Fault, answer, fault_proxy
-from tests.servers.scripted import call, letters, scripted_server
+from tests.builders import BOTH_WAYS, bundle, item, nodes_of, ranked
+from tests.servers.proxy import PASS, Fault, answer
+from tests.servers.scripted import call, client, letters
 
 FILMS = [item("1", "Alien", 1979, "A crew."), item("2", "Heat", 1995), item("3", "Heat", 1986)]
 WISH = bundle("something tense")
-BOTH_WAYS = pytest.mark.parametrize("asynchronous", [False, True])
-
-
-@pytest.fixture
-def server():
-    with scripted_server() as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def between(server):
-    with fault_proxy(server.url) as proxy:
-        yield proxy
 
 
 class NoSuchArgument(OpenAILike):
@@ -87,8 +74,7 @@ VERBS = {
 
 
 def llm_of(proxy, kind=OpenAILike, **options):
-    settings = {"is_chat_model": True, "max_retries": 2, "timeout": 20, "context_window": 8192}
-    return kind(model="m", api_base=proxy.url, api_key="none", **settings | options)
+    return client(proxy, kind, **{"max_retries": 2} | options)
 
 
 async def ask(component, llm, asynchronous):
@@ -120,6 +106,7 @@ def with_logprobs(logprobs):
 
 
 NONSENSE = {
+    "nothing": answer(200, ""),
     "half JSON": answer(200, '{"choices": [{"mess'),
     "no text at all": Fault(instead=b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n\xff{"),
     "a page": answer(200, "<html>Welcome!</html>", kind="text/html"),
@@ -151,7 +138,7 @@ async def test_nonsense_is_asked_again(server, between, nonsense, asynchronous):
     llm = llm_of(between, max_retries=1)
     rerank = ReGeSRerank(llm)
     with pytest.raises(LLMServerError, match="UnreadableAnswer: the answer is") as caught:
-        await rerank.arank(NODES, WISH) if asynchronous else rerank.rank(NODES, WISH)
+        await ranked(rerank, FILMS, WISH, asynchronous)
     assert (between.requests, caught.value.attempts) == (2, 2)
     assert "speak OpenAI's protocol" in caught.value.hint
 
@@ -165,7 +152,7 @@ async def test_what_a_model_writes_is_no_mistake_of_the_program(server, between,
     """Not asked again in the same way, but in another one; as before."""
     server.script += [written, "Heat (1986)"]
     rerank = ReGeSRerank(llm_of(between, is_function_calling_model=True), mode="constrained")
-    ranking = await rerank.arank(NODES, WISH) if asynchronous else rerank.rank(NODES, WISH)
+    ranking = await ranked(rerank, FILMS, WISH, asynchronous)
     report = ranking.report["rerank"]
     assert (ranking.candidates[0].item.id, report["fallbacks"], report["retries"]) == ("3", 1, 0)
     assert report["given_up"] == []

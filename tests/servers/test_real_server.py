@@ -9,13 +9,13 @@ import os
 import pytest
 from llama_index.llms.huggingface import HuggingFaceLLM
 from llama_index.llms.openai import OpenAI
-from llama_index.llms.openai_like import OpenAILike
 
 from reges_index import LocalLM, ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import LLMServerError
-from reges_index.models.llm import wrap_llm
+from reges_index.models.backend import wrap_llm
 from reges_index.settings import QueryDecoding
 from tests.builders import bundle, item, nodes_of
+from tests.servers.scripted import client
 from tests.tiny import tiny_model, tiny_tokenizer
 
 FILMS = [item("1", "Alien", 1979, "A crew."), item("2", "Heat", 1995), item("3", "Heat", 1986)]
@@ -25,13 +25,9 @@ TOKENS = 6
 DECODING = QueryDecoding(max_new_tokens=TOKENS, no_repeat_ngram_size=0)
 
 
-def openai_like(url, model="gpt-4o-mini", **options):
-    settings = {"is_chat_model": True, "context_window": 4096, "max_retries": 0, "timeout": 120}
-    return OpenAILike(
-        **{"model": model, "api_base": url, "api_key": "none", "temperature": 0.0, "max_tokens": TOKENS}
-        | settings
-        | options
-    )
+def openai_like(server, model="gpt-4o-mini", **options):
+    own = {"model": model, "temperature": 0.0, "max_tokens": TOKENS, "context_window": 4096, "timeout": 120}
+    return client(server, **own | options)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +40,7 @@ def llms(served, tiny):
         "LocalLM": tiny,
         "HuggingFaceLLM": HuggingFaceLLM(model=model, tokenizer=tokenizer, context_window=4096),
         "OpenAI": OpenAI(model="gpt-4o-mini", max_retries=0, timeout=120, **options),
-        "OpenAILike": openai_like(served.url),
+        "OpenAILike": openai_like(served),
     }
 
 
@@ -92,7 +88,7 @@ async def test_synthesizer(llms, kind):
 
 
 async def test_a_whole_engine(served, few_films):
-    engine = ReGeSQueryEngine.from_defaults(few_films, llm=openai_like(served.url), similarity_top_k=5)
+    engine = ReGeSQueryEngine.from_defaults(few_films, llm=openai_like(served), similarity_top_k=5)
     for response in (engine.query(WISH), await engine.aquery(WISH)):
         assert response.metadata["item_id"] in {film.id for film in few_films.items()}
         report = response.metadata["report"]
@@ -102,7 +98,7 @@ async def test_a_whole_engine(served, few_films):
 
 def test_the_embedded_model_behind_a_server_names_a_candidate(served):
     repeat = "{candidates}{conversation_history}\nRepeat exactly, and nothing else: Heat (1986)"
-    llm = openai_like(served.url, "smollm2", max_tokens=12)
+    llm = openai_like(served, "smollm2", max_tokens=12)
     ranking = ReGeSRerank(llm, mode="generate", select_prompt=repeat).rank(nodes_of(FILMS[1:]), bundle("hi"))
     report = ranking.report["rerank"]
     assert (report["score_source"], report["fallbacks"]) == ("matched", 0)
@@ -112,9 +108,9 @@ def test_the_embedded_model_behind_a_server_names_a_candidate(served):
 async def test_a_model_without_chat_template(served):
     """As a chat it is an error that says what to do; doing that works."""
     with pytest.raises(LLMServerError, match="HTTP 500") as caught:
-        ReGeSRerank(openai_like(served.url, "bare"), mode="generate").rank(nodes_of(FILMS), WISH)
+        ReGeSRerank(openai_like(served, "bare"), mode="generate").rank(nodes_of(FILMS), WISH)
     assert "is_chat_model=False" in caught.value.hint
-    llm = openai_like(served.url, "bare", is_chat_model=False)
+    llm = openai_like(served, "bare", is_chat_model=False)
     transform = ReGeSQueryTransform(llm)
     assert transform.run(WISH).query_str == (await transform.arun(WISH)).query_str != ""
     ranking = await ReGeSRerank(llm).arank(nodes_of(FILMS), WISH)
@@ -136,7 +132,7 @@ def test_a_huggingface_llm_without_chat_template(caplog):
 
 def test_an_unknown_model(served):
     with pytest.raises(LLMServerError, match="nobody at http") as caught:
-        ReGeSRerank(openai_like(served.url, "nobody"), mode="generate").rank(nodes_of(FILMS), WISH)
+        ReGeSRerank(openai_like(served, "nobody"), mode="generate").rank(nodes_of(FILMS), WISH)
     assert caught.value.status in (404, 500)
 
 

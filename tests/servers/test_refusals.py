@@ -4,16 +4,14 @@ The refusals come from the proxy, in the words of real servers.
 """
 
 import pytest
-from llama_index.llms.openai_like import OpenAILike
 
 from reges_index import ReGeSRerank
-from tests.builders import bundle, item, nodes_of
-from tests.servers.proxy import PASS, answer, fault_proxy
-from tests.servers.scripted import call, letters, scripted_server
+from tests.builders import BOTH_WAYS, bundle, item, ranked
+from tests.servers.proxy import PASS, answer
+from tests.servers.scripted import call, client, letters
 
 FILMS = [item("1", "Alien", 1979, "A crew."), item("2", "Heat", 1995), item("3", "Heat", 1986)]
 WISH = bundle("something tense")
-BOTH_WAYS = pytest.mark.parametrize("asynchronous", [False, True])
 
 
 def said(message, status=400, **fields):
@@ -44,26 +42,8 @@ REFUSALS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def server():
-    with scripted_server() as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def between(server):
-    with fault_proxy(server.url) as proxy:
-        yield proxy
-
-
-def client(proxy, **options):
-    settings = {"is_chat_model": True, "max_retries": 2, "timeout": 20, "context_window": 8192}
-    return OpenAILike(model="m", api_base=proxy.url, api_key="none", **settings | options)
-
-
 async def report_of(rerank, asynchronous, best):
-    nodes = nodes_of(FILMS)
-    ranking = await rerank.arank(nodes, WISH) if asynchronous else rerank.rank(nodes, WISH)
+    ranking = await ranked(rerank, FILMS, WISH, asynchronous)
     assert ranking.candidates[0].item.id == best
     return ranking.report["rerank"]
 
@@ -74,7 +54,7 @@ async def report_of(rerank, asynchronous, best):
 async def test_one_refusal_is_about_its_prompt_and_two_are_remembered(
     server, between, reason, mode, asynchronous, caplog
 ):
-    llm = client(between)
+    llm = client(between, max_retries=2)
     server.script += ["Heat (1986)", letters(B=0.9), "Heat (1986)", "Heat (1986)", "Alien", "Alien"]
     between.faults = [REFUSALS[reason], PASS, PASS, REFUSALS[reason], PASS, REFUSALS[reason]]
     report = await report_of(ReGeSRerank(llm, mode=mode), asynchronous, "3")
@@ -102,14 +82,13 @@ async def test_tools_likewise(server, between, asynchronous):
         assert (report["fallbacks"], report["requests"]) == (1, requests)
     assert report["given_up"] == ["structured"]
     server.script += [call(ranking=["2"])]  # by another LLM they are asked for
-    other = await report_of(
-        ReGeSRerank(client(between, is_function_calling_model=True), mode="rank"), False, "2"
-    )
+    other = ReGeSRerank(client(between, is_function_calling_model=True), mode="rank")
+    other = await report_of(other, False, "2")
     assert other["fallbacks"] == 0
 
 
 async def test_what_all_ways_are_refused_for_teaches_nothing(server, between):
-    llm = client(between, max_retries=0)
+    llm = client(between)
     for _ in range(3):
         between.faults = [REFUSALS["content filter"]] * 2
         kept = ReGeSRerank(llm, on_error="retrieval_order")

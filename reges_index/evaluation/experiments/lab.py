@@ -36,10 +36,9 @@ from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.adapters import WEIGHTS_FILE
-from reges_index.models.api_names import api_kind
 from reges_index.models.backend import LocalBackend, resolve_backend
 from reges_index.models.local_lm import LocalLM
-from reges_index.models.named import open_llm
+from reges_index.models.named import api_kind, open_llm
 from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 

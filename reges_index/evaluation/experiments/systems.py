@@ -20,6 +20,7 @@ from reges_index.catalog.encoder import embed_queries
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle, Turn, render_history
 from reges_index.dialogue.wording import MOVIES, Domain
+from reges_index.driver import run
 from reges_index.evaluation.predictions import Prediction, TitleMatcher, read_predictions
 from reges_index.files import RunLog, json_lines
 from reges_index.item_expert.answers import match_answer
@@ -289,8 +290,8 @@ class FreeReasoning:
                 [self.items[item] for item in listed], DialogueQueryBundle.from_dialogue(turn)
             )
             start = time.perf_counter()
-            ((answer, *_),) = self.rerank.backend.generate(
-                [prompt.messages], max_new_tokens=self.max_new_tokens
+            ((answer, *_),) = run(
+                self.rerank.backend.said([prompt.messages], max_new_tokens=self.max_new_tokens)
             )
             seconds = time.perf_counter() - start
             named = ([line for line in answer.splitlines() if line.strip()] or [""])[-1]
@@ -358,7 +359,7 @@ class FreeLLM:
             for turn in turns
         ]
         start = time.perf_counter()
-        answers = self.backend.generate(prompts, max_new_tokens=12 * self.count, no_repeat_ngram_size=6)
+        answers = run(self.backend.said(prompts, max_new_tokens=12 * self.count, no_repeat_ngram_size=6))
         seconds = (time.perf_counter() - start) / max(1, len(turns))
         for turn, (answer, *_) in zip(turns, answers, strict=True):
             titles = [title for line in answer.splitlines() if (title := clean_title(line))][: self.count]
