@@ -16,6 +16,7 @@ __all__ = [
     "phrase_key",
     "phrase_words",
     "runs",
+    "stem",
     "without_accents",
 ]
 
@@ -38,6 +39,8 @@ _NUMERALS = {
     **{"one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7"},
     **{"eight": "8", "nine": "9", "ten": "10"},
 }
+
+_ENDINGS = re.compile(r"(?<=\w{3})(?:ations?|ated|ies|es|s)$|(?<=\w{4})[ye]$")
 
 
 def one_line(text: str) -> str:
@@ -100,6 +103,11 @@ def phrase_key(text: str) -> str:
     True
     """
     return "".join(phrase_words(text))
+
+
+def stem(word: str) -> str:
+    """Return what the English forms of a word share, as far as wishes and genres are concerned."""
+    return _ENDINGS.sub("", word)
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,12 @@ _ENDS_HERE = re.compile(
     r"yet|too|though|already|recently|by|is|was|were|in theaters?|the other|a few|it was|i)\b)",
     re.IGNORECASE,
 )
-_OPENS = re.compile(
-    r"[,.:]\s|\s+(?:was\b|is (?:my|one of|the best|a (?:good|great|nice|lovely|brilliant))\b)", re.IGNORECASE
+_IS_JUDGED = re.compile(
+    r"\s+(?:was\b|is (?:my|one of|the best|a (?:good|great|nice|lovely|brilliant))\b)", re.IGNORECASE
+)
+# Function words that are no subject: "Up was", "Her was".
+_NO_SUBJECTS = frozenset(
+    {"up", "down", "out", "over", "under", "off", "away", "her", "him", "us", "them", "me"}
 )
 # A capital in front of which this stands is there for another reason than a sentence's beginning.
 _MID_SENTENCE = re.compile(r"(?:[^\W\dA-Z_]|\d|[,;])\s*(?:\b(?:[Tt]he|[Aa]n?)\s+)?$")
@@ -461,8 +465,11 @@ class TitleIndex:
         if rare and word not in self._ordinary and len(word) >= _RARE_LETTERS + short:
             return True
         inside = written[0].isupper() and bool(_MID_SENTENCE.search(before))
+        begins = hit.first == 0 or before.rstrip()[-1:] in ".!?"
         if not content and not word.isdigit():
             # "It", "Her", "Here": written as a name, and the sentence does not go on with it.
+            if begins and word in _NO_SUBJECTS and _IS_JUDGED.match(after):
+                return True  # "Up was lovely"
             return inside and not written.isupper() and bool(_STOPS.match(after))
         if _ENDS_HERE.match(after) and (_CUE.search(before) or (rare and _LIKED.search(before))):
             return True
@@ -474,8 +481,7 @@ class TitleIndex:
             return own and len(re.findall(r"\b[A-Z]{2,}\b", text.plain)) == 1
         if short and not rare:
             return False  # "Comedy" for "The Comedy"
-        begins = hit.first == 0 or before.rstrip()[-1:] in ".!?"
-        return inside or (begins and bool(_OPENS.match(after)))
+        return inside or (begins and bool(re.match(r"[,.:]\s", after) or _IS_JUDGED.match(after)))
 
     def _ends_in_title(self, words: Sequence[str]) -> bool:
         return any("".join(words[first:]) in self._titled for first in range(len(words)))

@@ -37,7 +37,7 @@ from reges_index.engines.item_answers import (
 from reges_index.engines.query_engine import ReGeSQueryEngine, unique_ids
 from reges_index.engines.reasons import with_reason
 from reges_index.engines.session import OpenTurn, Reply, Session, as_response, endless_memory, whole_sentences
-from reges_index.engines.small_talk import SmallTalkDetector
+from reges_index.engines.small_talk import SmallTalkDetector, accepts, ready_reply
 from reges_index.errors import ConfigError
 from reges_index.models.backend import ApiBackend, Backend, resolve_backend
 from reges_index.models.named import model_of, open_llm
@@ -80,8 +80,8 @@ class ReGeSChatEngine(BaseChatEngine):
         Any LlamaIndex memory; by default one that keeps every message.
     llm
         Answers small talk, and questions about what was recommended where it is an API's (else the item's
-        fields answer them); by default the item expert's, or else the embedded model, which is loaded when
-        there is some small talk. Never decides on an item.
+        fields answer them); by default the item expert's where that is an API's. Without one, small talk gets
+        one of a few ready sentences. Never decides on an item.
     is_small_talk
         Says of a dialogue whether its newest message is small talk; None recommends at every turn.
     exclude_recommended
@@ -199,12 +199,15 @@ class ReGeSChatEngine(BaseChatEngine):
 
     # -- one turn --------------------------------------------------------------------------------------
 
-    def _talker(self) -> Backend:
-        """Return the model that answers small talk, looked for when there is some."""
-        if self._talk is None:
-            llm, expert = self._talk_llm, self.query_engine.rerank
-            if llm is None and expert is not None:
-                llm = model_of(expert.backend)
+    def _talker(self) -> Backend | None:
+        """Return the model that answers small talk; None where ready sentences do.
+
+        A small model of this process says odd things, so only one that was given for it is asked.
+        """
+        llm, expert = self._talk_llm, self.query_engine.rerank
+        if llm is None and expert is not None and isinstance(expert.backend, ApiBackend):
+            llm = model_of(expert.backend)
+        if self._talk is None and llm is not None:
             self._talk = resolve_backend(llm, role="small-talk")
         return self._talk
 
@@ -220,11 +223,15 @@ class ReGeSChatEngine(BaseChatEngine):
         return [ChatMessage(role=MessageRole.SYSTEM, content=system), *newest]
 
     def _replying(self, dialogue: Sequence[ChatMessage], turn: OpenTurn) -> Work[Reply]:
-        asked = asks_about(dialogue[-1].content or "", turn.last) if turn.last is not None else None
-        if turn.last is not None and asked is not None:
-            return (yield from self._answering(asked, turn.last, dialogue))
-        if self._is_small_talk is not None and (yield off_loop(self._is_small_talk, dialogue)):
+        last, newest = turn.last, dialogue[-1].content or ""
+        if last is not None and (asked := asks_about(newest, last)) is not None:
+            return (yield from self._answering(asked, last, dialogue))
+        if self._is_small_talk is not None and (
+            (last is not None and accepts(newest)) or (yield off_loop(self._is_small_talk, dialogue))
+        ):
             talk = yield off_loop(self._talker)
+            if talk is None:
+                return Reply(ready_reply(newest, one_line(last.title) if last is not None else ""))
             messages = yield off_loop(self._talk_messages, talk, dialogue)
             made = yield from talk.said([messages], max_new_tokens=48)
             return Reply(whole_sentences(made[0][0]))
@@ -237,12 +244,9 @@ class ReGeSChatEngine(BaseChatEngine):
 
     def _answering(self, asked: Question, item: Item, dialogue: Sequence[ChatMessage]) -> Work[Reply]:
         """Answer a question about an item: by the user's LLM, or else by the item's fields."""
-        llm, expert = self._talk_llm, self.query_engine.rerank
-        if llm is None and expert is not None:
-            llm = model_of(expert.backend)
         entry = answer_from_entry(asked, item, dialogue)
+        talk = yield off_loop(self._talker)
         # A small model in this process says things of an item that its entry does not hold.
-        talk = (yield off_loop(self._talker)) if llm is not None else None
         if not isinstance(talk, ApiBackend):
             return Reply(entry, about=item)
         messages = question_messages(dialogue, item)

@@ -10,7 +10,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import TitleIndex, one_line
-from reges_index.dialogue.text import Text
+from reges_index.dialogue.text import Text, phrase_words
 from reges_index.engines.reasons import with_reason
 from reges_index.item_expert.synthesizer import answer_title
 
@@ -44,7 +44,7 @@ _PATTERNS: dict[Question, str] = {
     ),
     "other": (
         r"^\W*(?:and |but |ok,? |so )*(?:is|are|was|does|did|has|can|could|would|will|"
-        rf"how (?:{_HOW})(?: \w+)?(?: is| are| does| was)) {_IT}\b"
+        rf"how (?:{_HOW})(?: \w+)?(?: is| are| does| was)) {_IT}\b|^\W*how (?:{_HOW})(?: \w+){{0,2}}\W*$"
     ),
 }
 _QUESTIONS = {kind: re.compile(pattern, re.IGNORECASE) for kind, pattern in _PATTERNS.items()}
@@ -55,6 +55,17 @@ _WISH = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_QUESTION = 40
+_SHORTEST = 4  # letters of a word that a genre may share with a question
+# What is asked for, and the measure by which an entry tells it.
+_UNITS = [
+    (re.compile(asks, re.IGNORECASE), re.compile(unit, re.IGNORECASE))
+    for asks, unit in (
+        (r"\bheavy|\bweigh", r"\d ?(?:k?g|kilos?|grams?|pounds?|lbs?|oz|ounces?)\b"),
+        (r"\bhow long|\bhow many (?:min|hour)", r"\b(?:minutes?|hours?|pages|days?|weeks?|seasons?)\b"),
+        (r"\bpages", r"\bpages\b"),
+        (r"\bmuch\b|\bexpensive|\bcosts?\b|\bprice", r"[€$£]|\b(?:euros?|dollars?|pounds|free)\b"),
+    )
+]
 
 
 def asks_about(message: str, item: Item) -> Question | None:
@@ -96,8 +107,23 @@ def answer_from_entry(question: Question, item: Item, dialogue: Sequence[ChatMes
     }
     if facts.get(question):
         return facts[question]
-    entry = one_line(item.text())
-    return f"My entry does not say more than this: {entry}"
+    if told := _told(item, dialogue[-1].content or ""):
+        return f"{title}: {told}"
+    known = one_line(item.abstract) or "; ".join(
+        filter(None, (facts["makers"], facts["genres"], facts["year"]))
+    )
+    return f"The entry of {title} does not say. It reads: {known or title}"
+
+
+def _told(item: Item, asked: str) -> str:
+    """Return the genre or the sentence of an entry that a question is about: "is it vegan?", "how heavy?"."""
+    words = {word for word in phrase_words(asked) if len(word) >= _SHORTEST}
+    genres = [genre for genre in item.genres if words & set(phrase_words(genre))]
+    if genres:
+        return f"{_listed(genres)}."
+    unit = next((unit for asks, unit in _UNITS if asks.search(asked)), None)
+    sentences = re.split(r"(?<=[.!?])\s+", one_line(item.abstract))
+    return next((text for text in sentences if unit is not None and unit.search(text)), "")
 
 
 def _why(item: Item, dialogue: Sequence[ChatMessage]) -> str:

@@ -9,7 +9,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import one_line
-from reges_index.dialogue.text import Text, phrase_words, without_accents
+from reges_index.dialogue.text import Text, phrase_words, stem, without_accents
 from reges_index.item_expert.synthesizer import answer_title
 
 __all__ = ["with_reason"]
@@ -62,7 +62,6 @@ _DID = {
     **{"director": "directed it", "author": "wrote it", "writer": "wrote it", "composer": "composed it"},
     **{"developer": "developed it", "designer": "designed it", "illustrator": "illustrated it"},
 }
-_ENDINGS = re.compile(r"(?<=\w{3})(?:ations?|ated|ies|es|s)$|(?<=\w{4})[ye]$")
 _SHORTEST = 4
 # Words that every wish is full of, and that tell nothing of an item.
 _EMPTY_WORDS = """
@@ -117,9 +116,9 @@ def _shared(item: Item, said: Text, refused: set[str]) -> str:
 
 
 def _genre_asked(item: Item, said: Text, refused: set[str]) -> str:
-    told = [_stem(word) for word in said.words]
+    told = [stem(word) for word in said.words]
     for genre in item.genres:
-        stems = [_stem(word) for word in phrase_words(genre)]
+        stems = [stem(word) for word in phrase_words(genre)]
         if not stems or len(max(stems, key=len)) < _SHORTEST - 1 or refused.intersection(stems):
             continue
         for first in range(len(told) - len(stems) + 1):
@@ -193,8 +192,4 @@ def _sentences(item: Item) -> list[str]:
 
 def _stems(texts: Iterable[str], empty: frozenset[str] = frozenset()) -> set[str]:
     words = {word for text in texts for word in phrase_words(text)}
-    return {_stem(word) for word in words - empty if len(word) >= _SHORTEST}
-
-
-def _stem(word: str) -> str:
-    return _ENDINGS.sub("", word)
+    return {stem(word) for word in words - empty if len(word) >= _SHORTEST}

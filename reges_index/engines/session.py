@@ -20,6 +20,7 @@ from reges_index.dialogue import one_line
 from reges_index.dialogue.render import SEARCH_KEY
 from reges_index.driver import Do, Work
 from reges_index.engines.recommendation import Recommendation
+from reges_index.engines.small_talk import is_known
 
 __all__ = ["OpenTurn", "Reply", "Session", "as_response", "endless_memory", "whole_sentences"]
 
@@ -170,6 +171,8 @@ class Session:
         ours = self._exclude_recommended and history is None
         before = list(self._recommended) if ours else []
         last = self._last if history is None else None
+        if last is not None and is_known(user.content or ""):  # the wish is in an earlier message
+            user = _searched_as(user, "")
         return OpenTurn(user, history, [*before, *exclude_ids], before, self._resets, last)
 
     def dialogue(self, turn: OpenTurn) -> Work[Sequence[ChatMessage]]:
@@ -187,12 +190,11 @@ class Session:
         memory, history = self.memory, turn.history
         if history is not None:
             yield Do(partial(self._locked, memory.set, history), partial(memory.aset, history))
-        # The next turn searches with the title alone, and with nothing of small talk.
+        # The next turn searches with the title alone, and with nothing of small talk and questions.
         title = reply.found.item.title if reply.found and reply.found.item else ""
-        answer = ChatMessage(
-            role=MessageRole.ASSISTANT, content=reply.text, additional_kwargs={SEARCH_KEY: title}
-        )
-        for message in (turn.user, answer):
+        user = turn.user if reply.found is not None else _searched_as(turn.user, "")
+        answer = _searched_as(ChatMessage(role=MessageRole.ASSISTANT, content=reply.text), title)
+        for message in (user, answer):
             yield Do(partial(self._locked, memory.put, message), partial(memory.aput, message))
         picked = [reply.found.item.id] if reply.found and reply.found.item else []
         with self._writing:
@@ -208,6 +210,11 @@ class Session:
     def _locked(self, change: Callable[..., None], *args: Any) -> None:
         with self._writing:
             change(*args)
+
+
+def _searched_as(message: ChatMessage, words: str) -> ChatMessage:
+    """Return a message whose ``words`` alone are searched with."""
+    return message.model_copy(update={"additional_kwargs": {**message.additional_kwargs, SEARCH_KEY: words}})
 
 
 def endless_memory() -> Memory:

@@ -1,4 +1,4 @@
-"""Telling small talk from a wish, so that a greeting does not get a film thrown at it."""
+"""Telling small talk, thanks and "seen it" from a wish, and what is said to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reges_index.catalog.encoder import resolve_encoder
 from reges_index.dialogue import one_line
 
-__all__ = ["SmallTalkDetector"]
+__all__ = ["SmallTalkDetector", "accepts", "is_known", "ready_reply"]
 
 SMALL_TALK = (
     "hi",
@@ -67,6 +67,55 @@ REQUESTS = (
     "I have not seen it",
     "not really",
 )
+_THAT = r"(?:it|that|this|th[eo]se|them)(?: (?:one|film|movie|book|show|game))?"
+_PRAISE = (
+    r"(?:perfect|great|good|fine|lovely|wonderful|it|the one|(?:just )?what (?:i|we) (?:want|need)(?:ed)?)"
+)
+_ACCEPTED = re.compile(
+    r"(?:(?:ok(?:ay)?|great|cool|perfect|nice|lovely|wonderful|brilliant|excellent|awesome|fantastic|alright|"
+    r"good (?:idea|choice|one)|thank(?:s| you)(?: (?:so|very) much| a lot| again)?|thx|cheers|y(?:es|eah)|"
+    r"then|that was helpful|(?:good)?bye|see you|good night|tonight|for (?:your|the) help|"
+    rf"(?:(?:that|this|it)(?:['’]?s| is| sounds| looks)|sounds|looks) (?:just )?{_PRAISE}|"
+    r"(?:i|we)(?:['’]?ll| will)(?: \w+)? (?:watch|take|try|read|get|buy|cook|make|go (?:for|with)|have|order|"
+    rf"book|play) {_THAT}|have a (?:nice|good|great) (?:day|evening|one))[\s,.!:)]*)+",
+    re.IGNORECASE,
+)
+_KNOWN = re.compile(
+    r"(?:(?:no|nope|sorry|oh|well|yes|yeah|but|and|ok)\s+)*"
+    r"(?:(?:i|we|they|he|she)(?:['’]?ve| have| has|['’]d)?\s+)?(?:(?:already|just)\s+)?"
+    r"(?:not|seen|saw|read|watched|know|knew|tried|own|have|had|got|played|heard)\s+"
+    rf"{_THAT}(?:\s+(?:already|before|once|twice|yesterday|last \w+|too|many times|please))*|sorry|no",
+    re.IGNORECASE,
+)
+_READY = (
+    (r"\b(?:good)?bye\b|\bsee you|\bgood night", "Goodbye!"),
+    (
+        r"\bwho are you|\byour name|\b(?:human|robot|bot)\b|\bwhat (?:are|can) you",
+        "I recommend what fits your wish.",
+    ),
+    (r"\bhow are you|\bhow is it going|\bhow do you do", "I am fine, thank you."),
+    (r"\b(?:hi|hey|hello|good (?:morning|afternoon|evening))\b", "Hello!"),
+    (r"\bthank|\bthx\b|\bcheers\b", "You are welcome."),
+)
+
+
+def accepts(message: str) -> bool:
+    """Say whether a message, the first behind a recommendation, takes it: "Thanks, that's perfect!"."""
+    return bool(_ACCEPTED.fullmatch(one_line(message)))
+
+
+def ready_reply(message: str, title: str = "") -> str:
+    """Return what is said to small talk without an LLM; ``title`` is of the item recommended before it."""
+    said = next((said for asked, said in _READY if re.search(asked, message, re.IGNORECASE)), "")
+    if title and said not in ("Hello!", "I am fine, thank you."):
+        return f"{said} I hope that {title} is the right one.".lstrip()
+    return f"{said or 'I am listening.'} {'' if said == 'Goodbye!' else 'What are you looking for?'}".rstrip()
+
+
+def is_known(message: str) -> bool:
+    """Say whether a message only tells that the last item is known or not wanted: "Seen it." is no wish."""
+    clauses = re.split(r"[.!?;,]+", one_line(message))
+    return all(_KNOWN.fullmatch(clause.strip()) for clause in clauses if clause.strip())
 
 
 class SmallTalkDetector:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import DialogueQueryBundle, TitleIndex, dialogue_of
+from reges_index.dialogue.refusals import is_refused, refused_kinds
 
 __all__ = ["ExcludeItems", "without_excluded"]
 
@@ -31,6 +32,7 @@ def without_excluded(
         Items that must not be recommended.
     mentioned
         Leave out items that anyone in the dialogue has named: the seeker knows them, or has turned them down.
+        Those of a kind that the seeker turns down in plain words ("no horror") go, too, if others are left.
     titles
         Of the catalog behind the nodes (`ItemCatalog.titles`), so that an item which is named and was not
         retrieved is not taken for one that was. Without it, only the titles of the nodes are known.
@@ -42,6 +44,10 @@ def without_excluded(
         strangers = [item for item in items if item.id not in known]
         for index in (titles, TitleIndex.of(strangers) if strangers else None):
             barred |= index.named_ids(dialogue) if index is not None else set()
+        kinds = refused_kinds(dialogue)
+        refused = {item.id for item in items if is_refused(item, kinds)}
+        if len(refused) < len(items):
+            barred |= refused
     return [
         node for node, item in zip(nodes, items, strict=True) if not {item.id, node.node.node_id} & barred
     ]

@@ -34,6 +34,8 @@ def found(text, *titles, **options):
         ("i just watched signs", "Signs"),
         ('"signs" was ok', "Signs"),
         ("I loved Up", "Up"),
+        ("Up was lovely. Something like it?", "Up"),
+        ("Her was too slow for me", "Her"),
         ("we watched Her last night", "Her"),
         ("have you seen It?", "It"),
         ("it (2017) please", "It"),
@@ -88,6 +90,7 @@ def test_titles_in_other_scripts(text, title):
     [
         ("the knight was dark", "The Dark Knight"),
         ("It is good. It was fun.", "It"),
+        ("Here was a good one", "Here"),
         ("I like it", "It"),
         ("and Smokey and the Bandit , It was funny", "It"),
         ("what's up", "Up"),

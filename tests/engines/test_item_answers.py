@@ -35,6 +35,7 @@ LAMP = Item(id="2", title="Nordlys Desk Lamp", abstract="A lamp of oak. It can b
         ("Is Alien scary?", "other"),
         ("how long is it?", "other"),
         ("does it have subtitles", "other"),
+        ("how many pages?", "other"),
     ],
 )
 def test_questions_about_what_was_recommended(message, kind):
@@ -70,6 +71,22 @@ def test_answers_come_from_the_fields():
         answer = answer_from_entry(question, LAMP, said)
         assert "does not say" in answer
         assert "can be dimmed" in answer
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("is it vegan?", "Gazpacho: vegan."),
+        ("how long does it take?", "Gazpacho: Ready in ten minutes."),
+        ("how much is it?", "Gazpacho: A pot costs 4 euros."),
+    ],
+)
+def test_the_part_of_an_entry_that_was_asked_for(asked, answer):
+    soup = Item(
+        id="3", title="Gazpacho", genres=["soup", "vegan"],
+        abstract="Ripe tomatoes, raw and chilled. Ready in ten minutes. A pot costs 4 euros.",
+    )  # fmt: skip
+    assert answer_from_entry("other", soup, chat("a cold soup", "Gazpacho", asked)) == answer
 
 
 THRILLER = Item(

@@ -1,8 +1,9 @@
 import pytest
 
-from reges_index import read_turns
+from reges_index import ItemCatalog, demo_catalog, read_turns
 from reges_index.catalog.encoder import resolve_encoder
-from reges_index.engines import SmallTalkDetector
+from reges_index.engines import ReGeSChatEngine, SmallTalkDetector
+from reges_index.engines.small_talk import accepts, is_known
 from tests.builders import chat
 
 
@@ -39,6 +40,53 @@ def test_the_newest_message_of_the_user_decides(detector):
     assert not detector(chat("hello", "hi")[:0])
     assert not detector(chat("x", "thanks!", "y")[:2])  # the assistant's
     assert not detector(chat("hello " * 11))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Thanks, that's perfect!",
+        "cool, I'll watch it",
+        "ok",
+        "ok great, bye",
+        "ok, thanks a lot",
+        "sounds good",
+    ],
+)
+def test_a_recommendation_is_taken(text):
+    assert accepts(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["thanks, any others?", "great, but older", "no", "perfect for kids?", "seen it"]
+)
+def test_what_goes_on_is_not_taken_for_thanks(text):
+    assert not accepts(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("Seen it.", True),
+        ("They have seen that one already.", True),
+        ("no, not that one", True),
+        ("We had that yesterday, sorry", True),
+        ("Seen it. Funnier, please!", False),
+        ("I have seen Alien", False),
+        ("I own a tent", False),
+    ],
+)
+def test_what_only_says_that_the_item_is_known_is_no_wish(text, known):
+    assert is_known(text) is known
+
+
+def test_a_chat_without_an_llm_thanks_and_greets_in_ready_sentences():
+    session = ReGeSChatEngine.from_defaults(ItemCatalog.from_items(demo_catalog("hikinggear")))
+    assert str(session.chat("Hello!")) == "Hello! What are you looking for?"
+    title = session.chat("a light tent").sources[0].raw_output.item.title
+    thanked = f"You are welcome. I hope that {title} is the right one."
+    assert str(session.chat("Thanks, that's perfect!")) == thanked
+    assert str(session.chat("bye")).startswith("Goodbye!")
 
 
 @pytest.mark.shared

@@ -1,0 +1,34 @@
+"""What is turned down by its kind."""
+
+import pytest
+
+from reges_index.catalog import Item
+from reges_index.dialogue.refusals import is_refused, refused_kinds
+from tests.builders import chat
+
+SOUP = Item(id="1", title="Mushroom Soup", genres=["soup", "caffeine-free"], creators=["Ana Lima"])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "quick dinner, no mushrooms",
+        "I hate mushrooms",
+        "nothing with cream or mushrooms, please",
+        "no more Lima",
+    ],
+)
+def test_a_kind_that_is_turned_down(said):
+    assert is_refused(SOUP, refused_kinds(chat(said)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["I have no soup left", "no caffeine", "no heavy soup", "not a problem", "soup, but I do not like cream"],
+)
+def test_what_turns_down_less_than_it_seems(said):
+    assert not is_refused(SOUP, refused_kinds(chat(said)))
+
+
+def test_who_asks_for_it_later_gets_it():
+    assert not is_refused(SOUP, refused_kinds(chat("no soup", "Pasta", "ok, a soup then")))
