@@ -1,10 +1,10 @@
-"""Tokens per second of training: TRL's SFT trainer, a plain PEFT loop, and trees of shared prefixes.
+"""Tokens per second of training: padded rows, and trees of shared prefixes, compiled or not.
 
     python benchmarks/training.py                     # the embedded base, the demo films' turns
     python benchmarks/training.py --turns ../shared/data/inspired/train.jsonl --examples 32 --repeats 3
 
-The first two get the very same micro-batches, the same adapter at the start and the same number format. The
-third gets the same examples as trees, so what counts for it is examples per second. Runs take turns, so that
+All get the same examples, the same adapter at the start and the same number format. Trees have fewer tokens, so what
+counts for them is examples per second. Runs take turns, so that
 a machine that is busy now and then is unjust to all alike; the median is printed, with all values.
 """
 
@@ -22,14 +22,14 @@ import torch
 from reges_index.dialogue import Message, Turn, read_turns
 from reges_index.models.local_lm import LocalLM
 from reges_index.training.config import ExpertTraining
-from reges_index.training.data import Example, query_examples
-from reges_index.training.sft import train_expert
+from reges_index.training.data import TrainingData
+from reges_index.training.examples import Example, query_examples
+from reges_index.training.experts import train_expert
 
 WAYS = {
-    "TRL's SFTTrainer": {"backend": "trl"},
-    "plain PEFT loop": {"backend": "loop"},
-    "loop, shared prefixes": {"backend": "loop", "share_prefixes": True},
-    "loop, shared prefixes, compiled": {"backend": "loop", "share_prefixes": True, "compile": True},
+    "padded rows": {},
+    "shared prefixes": {"share_prefixes": True},
+    "shared prefixes, compiled": {"share_prefixes": True, "compile": True},
 }
 
 
@@ -55,12 +55,12 @@ def run(examples: list[Example], lm: LocalLM, settings: ExpertTraining) -> tuple
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         result = train_expert(
-            examples,
+            lambda _: examples,
             lm,
             settings,
             Path(folder) / "adapter",
             role="query-expert",
-            manifest_fields={"name": "benchmark", "prompt_hash": "0", "prompt_template": "-"},
+            about={"prompt_hash": "0", "prompt_template": "-"},
         )
         whole = time.perf_counter() - began
         manifest = json.loads((result.adapter_dir / "reges_adapter.json").read_text())
@@ -86,7 +86,8 @@ def main() -> None:
     paper = ExpertTraining(
         batch_size=args.batch_size, max_history_tokens=384, num_threads=args.threads, save_every_minutes=60
     )
-    examples, _ = query_examples(turns, {turn.id: answer for turn in turns}, lm, paper)
+    data = TrainingData(turns, queries={turn.id: answer for turn in turns})
+    examples, _ = query_examples([data], lm, paper)
     tokens = sum(example.length for example in examples)
     print(
         f"{lm.name}, {lm.model.dtype}, {args.threads or torch.get_num_threads()} threads, "

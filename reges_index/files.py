@@ -25,12 +25,13 @@ from reges_index.errors import ConfigError, InputError, StorageError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from pydantic import BaseModel
+    from pydantic import BaseModel, ValidationInfo
 
     ModelT = TypeVar("ModelT", bound=BaseModel)
 
 __all__ = [
     "RunLog",
+    "beside",
     "checked",
     "hash_of",
     "json_lines",
@@ -326,11 +327,30 @@ def load_yaml(path: str | Path, model: type[ModelT], *, hint: str = "") -> Model
     ConfigError
         Naming file and key: an unknown key, a missing one, or a value that cannot be; else as `read_yaml`.
     """
-    return checked(model, read_yaml(path, hint=hint), where=str(path), hint=hint)
+    values, folder = read_yaml(path, hint=hint), Path(path).resolve().parent
+    return checked(model, values, where=str(path), hint=hint, folder=folder)
 
 
-def checked(model: type[ModelT], values: Mapping[str, Any], *, where: str, hint: str = "") -> ModelT:
+def beside(path: Path, info: ValidationInfo) -> Path:
+    """Return a path as the YAML file means it in which it stands: relative to that file, or below home (~).
+
+    For the fields of models that `load_yaml` reads: ``Annotated[Path, AfterValidator(beside)]``.
+    """
+    folder = (info.context or {}).get("folder")
+    return path.expanduser() if folder is None else folder / path.expanduser()
+
+
+def checked(
+    model: type[ModelT], values: Mapping[str, Any], *, where: str, hint: str = "", folder: Path | None = None
+) -> ModelT:
     """Make a pydantic model of plain values.
+
+    Parameters
+    ----------
+    where
+        Where the values are from, for errors.
+    folder
+        What paths among them are relative to (`beside`).
 
     Raises
     ------
@@ -340,7 +360,7 @@ def checked(model: type[ModelT], values: Mapping[str, Any], *, where: str, hint:
     from pydantic import ValidationError
 
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context={"folder": folder})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -250,6 +250,8 @@ class ApiBackend(Backend):
         The same object.
     offers
         What its server has turned out not to offer.
+    policy
+        How often requests are repeated.
 
     Raises
     ------
@@ -265,7 +267,7 @@ class ApiBackend(Backend):
         # LLMs of OpenAI's kind are copied, since they would retry by themselves.
         self._as_set = single_attempt(llm)
         self._plain = single_attempt(llm, plain=True) if self._openai_kind else self._as_set
-        self._policy = policy_of(llm)
+        self.policy = policy_of(llm)
         self.offers = offers_of(llm)
         self.measure = default_measure()
         try:
@@ -364,7 +366,7 @@ class ApiBackend(Backend):
         """
         arrival = Arrival()
         may_pass = partial(self._may_pass, parses=parses)
-        attempts = Attempts(self._policy, may_pass, server_address(self.llm))
+        attempts = Attempts(self.policy, may_pass, server_address(self.llm))
         try:
             return (yield from attempts.plan(counted(ask, arrival, attempts)))
         except Exception as error:  # whatever a client raises; what it means is found out here
@@ -395,7 +397,7 @@ class ApiBackend(Backend):
         return server_error(
             LLMServerError, error, self.llm,
             what=f"{name} at {where} gave no answer",
-            hint=hint_of(error, name, where, self._policy.longest_wait_s),
+            hint=hint_of(error, name, where, self.policy.longest_wait_s),
             attempts=attempts,
         )  # fmt: skip
 

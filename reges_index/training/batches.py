@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import torch
 
-from reges_index.training.data import Example
+from reges_index.training.examples import Example
 
 __all__ = ["MicroBatch", "PlannedStep", "merge_prefixes", "pad_right", "plan_epoch"]
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all, and read without pickle."""
+"""What a run needs to go on where it stopped: whole checkpoints, written and read without pickle."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from reges_index.files import unwritable, whole_folder
 
 __all__ = [
     "Checkpoint",
+    "RunState",
     "latest_checkpoint",
     "read_checkpoint",
     "set_checkpoints_aside",
@@ -75,36 +76,27 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> 
     return target
 
 
-def set_checkpoints_aside(folder: Path) -> Path | None:
+def set_checkpoints_aside(folder: Path) -> None:
     """Move the checkpoints of a run's folder to ``set-aside-N`` in it, for a run that begins anew there.
 
     Left where they are they would be taken for its own: higher numbers count as newer.
-
-    Returns
-    -------
-    Path or None
-        Where they are now; None where there were none.
 
     Raises
     ------
     StorageError
         If they cannot be moved.
     """
-    found = _found(folder)
-    if not found:
-        return None
     number = 1
     while (place := folder / f"set-aside-{number}").exists():
         number += 1
     try:
         place.mkdir()
-        for path in found:
+        for path in _found(folder):
             path.replace(place / path.name)
     except OSError as error:
         hint = f"delete the checkpoints in {folder}, or name another folder"
         raise unwritable(place, error, hint) from error
-    logger.warning("begun anew: the checkpoints of the run before are in %s", place)
-    return place
+    logger.warning("other data or settings: begun anew, the checkpoints of the run before are in %s", place)
 
 
 def _found(folder: Path) -> list[Path]:
@@ -134,3 +126,95 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} is no checkpoint that can be read: {error}",
             hint="delete that folder; the run goes on from the one before it, or from the start",
         ) from error
+
+
+class RunState:
+    """Weights, optimizer and progress of one run, and the checkpoints that hold them.
+
+    Parameters
+    ----------
+    parameters
+        What is trained, by name.
+    optimizer
+        AdamW over them, in their order.
+    folder
+        Of the checkpoints.
+    run_hash
+        Of examples and settings: a checkpoint with another one is set aside.
+
+    Attributes
+    ----------
+    losses
+        One for each optimizer step done.
+    tokens, seconds
+        What went through the model (shared tokens once, padding included), and the time spent on it.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        folder: Path,
+        run_hash: str,
+    ) -> None:
+        self.parameters, self.optimizer, self.folder = parameters, optimizer, folder
+        self._run_hash = run_hash
+        self.losses: list[float] = []
+        self.tokens, self.seconds = 0, 0.0
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return len(self.losses)
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one and it is of this run.
+
+        Raises
+        ------
+        TrainingError
+            If it is damaged.
+        """
+        path = latest_checkpoint(self.folder)
+        if path is None:
+            return
+        checkpoint = read_checkpoint(path)
+        if checkpoint.state.get("run_hash") != self._run_hash:
+            set_checkpoints_aside(self.folder)
+            return
+        place = {name: number for number, name in enumerate(self.parameters)}
+        moments: dict[int, dict[str, torch.Tensor]] = {number: {} for number in place.values()}
+        with torch.no_grad():
+            for key, tensor in checkpoint.tensors.items():
+                kind, _, name = key.partition("/")
+                if kind == "weight":
+                    self.parameters[name].copy_(tensor)
+                elif name:
+                    moments[place[name]][kind] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        torch.set_rng_state(checkpoint.tensors["rng"])
+        self.losses = [float(loss) for loss in checkpoint.state["losses"]]
+        self.tokens, self.seconds = checkpoint.state["tokens"], checkpoint.state["seconds"]
+        logger.info("resumed %s behind step %d", path, self.step)
+
+    def save(self) -> None:
+        """Write a checkpoint.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        tensors: dict[str, torch.Tensor] = {"rng": torch.get_rng_state()}
+        for name, parameter in self.parameters.items():
+            tensors[f"weight/{name}"] = parameter
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"{key}/{name}"] = value
+        state = {"losses": self.losses, "tokens": self.tokens, "seconds": self.seconds}
+        write_checkpoint(self.folder, Checkpoint(self.step, tensors, {"run_hash": self._run_hash, **state}))

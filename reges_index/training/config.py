@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from reges_index.files import load_yaml
+from reges_index.files import beside
 
-__all__ = ["ExpertTraining", "load_expert_training"]
+__all__ = ["ExpertTraining"]
 
 
 class ExpertTraining(BaseModel):
@@ -46,35 +46,18 @@ class ExpertTraining(BaseModel):
         Budget of one candidate's details (item expert); None leaves it to ``max_tokens``.
     num_candidates
         k of section 2.4: wrong candidates beside the true one (item expert).
-    num_candidates_from
-        With it, each list has a k of its own, drawn between this and ``num_candidates``: an item expert that
-        has only seen lists of ten chooses among fifty no better than chance (``finetune/RESULTS.md``). None,
-        the paper's way, gives all lists the same k.
     negatives
         Where they come from: the retriever, chance, or both (Figure 6 compares the first two).
-    hard_from
-        Draw the hard negatives of a list among the nearest so many, anew each epoch. None, the paper's way,
-        takes the nearest ones themselves.
-    missed_share
-        Share of the true items that the retriever missed which are asked for all the same; the others are
-        left out (counted). 1, the paper's way, asks for all. At inference LLM_G only ever chooses among what
-        was found; where most true items were not, hard negatives teach it to turn down what is near
-        (``finetune/RESULTS.md``). Less than 1 needs negatives that name the rank of the targets.
     candidate_order
         "shuffled" (section 2.4), or "retrieved": the retriever's order, as at inference, so that LLM_G
-        learns how far to trust it. A true item that was not retrieved takes a random place; so this needs
-        negatives that name the rank of the targets too.
+        learns how far to trust it. A true item that was not retrieved takes a random place.
     target_share
         With rankings of what else fits (a teacher's, or ``suitable`` of the turns): the share of the loss
-        that is on the true item; the rest is on the others of the list that fit, by 1 / (1.5 + rank). 1, the
-        paper's way, knows one right answer. Needs lists of a turn.
+        that is on the true item; the rest is on up to three others of the list that fit, by 1 / (1.5 + rank).
+        1, the paper's way, knows one right answer.
     named_negatives
         How many of the items that the dialogue has named, the newest first, are among the wrong candidates:
         they were turned down, or are known already.
-    candidates_of
-        "turn": each turn has a list of its own, as in the paper. "dialogue": the turns of a dialogue share
-        one, so that with ``share_prefixes`` the list goes through the model once for all of them (item
-        expert).
     share_prefixes
         Whether examples that begin alike (the turns of one dialogue) go through the model as one tree, each
         shared token once. Same loss; on INSPIRED and ReDial about half the tokens for LLM_QR.
@@ -116,16 +99,12 @@ class ExpertTraining(BaseModel):
     max_history_tokens: int | None = Field(default=None, ge=1)
     max_candidate_tokens: int | None = Field(default=None, ge=0)
     num_candidates: int = Field(default=50, ge=1)
-    num_candidates_from: int | None = Field(default=None, ge=1)
     negatives: Literal["hard", "random", "mixed"] = "hard"
-    hard_from: int | None = Field(default=None, ge=1)
-    missed_share: float = Field(default=1.0, ge=0, le=1)
     candidate_order: Literal["shuffled", "retrieved"] = "shuffled"
     target_share: float = Field(default=1.0, gt=0, le=1)
     named_negatives: int = Field(default=0, ge=0)
-    candidates_of: Literal["turn", "dialogue"] = "turn"
     share_prefixes: bool = False
-    start_from: Path | None = None
+    start_from: Annotated[Path, AfterValidator(beside)] | None = None
     max_steps: int | None = Field(default=None, ge=1)
     save_every_minutes: float = Field(default=3.0, gt=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -133,45 +112,8 @@ class ExpertTraining(BaseModel):
     num_threads: int | None = Field(default=None, ge=1)
     seed: int = 0
 
-    @field_validator("start_from")
-    @classmethod
-    def _at_home(cls, start_from: Path | None) -> Path | None:
-        return start_from.expanduser() if start_from is not None else None
-
     @model_validator(mode="after")
-    def _consistent(self) -> ExpertTraining:
-        if self.num_candidates_from is not None and self.num_candidates_from > self.num_candidates:
-            raise ValueError(
-                f"num_candidates_from={self.num_candidates_from} is more than num_candidates="
-                f"{self.num_candidates}"
-            )
-        if self.hard_from is not None and self.hard_from < self.num_candidates:
-            raise ValueError(f"hard_from={self.hard_from} is less than num_candidates={self.num_candidates}")
-        if self.negatives == "random" and (self.hard_from is not None or self.missed_share < 1):
-            raise ValueError("hard_from and missed_share need hard or mixed negatives")
-        if self.candidates_of != "turn" and (self.target_share < 1 or self.named_negatives):
-            raise ValueError("target_share and named_negatives need candidates_of 'turn'")
-        if self.candidate_order == "retrieved" and (self.negatives != "hard" or self.candidates_of != "turn"):
-            raise ValueError(
-                "candidate_order 'retrieved' needs negatives 'hard' and candidates_of 'turn': random "
-                "negatives and lists of a whole dialogue have no retriever's order"
-            )
+    def _has_an_order(self) -> ExpertTraining:
+        if self.candidate_order == "retrieved" and self.negatives != "hard":
+            raise ValueError("candidate_order 'retrieved' needs negatives 'hard': others have no order")
         return self
-
-    @property
-    def needs_ranks(self) -> bool:
-        """Whether hard negatives have to name the rank of the targets too: see `read_retrieved`."""
-        return self.missed_share < 1 or self.candidate_order == "retrieved"
-
-
-def load_expert_training(path: str | Path) -> ExpertTraining:
-    """Read settings from a YAML file of one mapping.
-
-    Raises
-    ------
-    ConfigError
-        If the file is no YAML mapping, or holds an unknown key or an impossible value.
-    InputError
-        If it cannot be read.
-    """
-    return load_yaml(path, ExpertTraining)

@@ -1,161 +1,188 @@
-"""LLM_QR's training examples: prompts from the very function that inference uses, answers as scored."""
+"""What experts are trained on: a data set as files, and the same read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from reges_index.dialogue.measure import HFMeasure
-from reges_index.dialogue.messages import Turn
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from reges_index.catalog import Item, demo_catalog, read_items
+from reges_index.dialogue import Turn, read_turns
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.errors import InputError
-from reges_index.query_expert.prompt import build_query_prompt
-from reges_index.training.config import ExpertTraining
+from reges_index.errors import ConfigError
+from reges_index.files import beside, json_lines, sha256_of
+from reges_index.models.adapters import DataFile
+from reges_index.training.pseudo_queries import read_notes
+from reges_index.training.rankings import labelled, read_rankings
 
-if TYPE_CHECKING:
-    from reges_index.models.local_lm import LocalLM
+__all__ = ["DataSet", "Place", "TrainingData", "read_data"]
 
-__all__ = ["DataReport", "Example", "query_examples"]
+T = TypeVar("T")
+
+_DEMO = "demo:"
+
+Place = Annotated[Path, AfterValidator(beside)]
+"""A path that is relative to the YAML file in which it stands."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """One prompt and the answer to learn.
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, (str, Path)) else value
+
+
+_Files = Annotated[tuple[Place, ...], BeforeValidator(_several)]
+
+
+class DataSet(BaseModel):
+    """Conversations with their catalog and what else is known of them: one file of each kind, or several.
 
     Attributes
     ----------
-    id
-        Of the turn; the item expert adds the target's id.
-    prompt_ids, answer_ids
-        Token ids; the answer ends with the end token. The loss is on the answer only.
-    group
-        Examples of one group begin alike (the turns of a dialogue).
-    weight
-        Of the answer in the loss. The answers to one prompt that share a weight of 1 are a soft target.
+    name
+        For file names.
+    conversations, catalog
+        Turns (JSONL) and items (JSONL or CSV, or ``demo:films``).
+    pseudo_queries
+        Queries that are there already, taken as they are; without them a teacher writes them.
+    reasoning
+        The same for the chain-of-thought variant.
+    teacher_rankings
+        Rankings that are there already, a teacher's or the predictions of a larger pipeline.
+    hard_negatives
+        Rankings of what the retriever finds, with the true items or without; mined where there are none.
+    item_noun
+        What an item is called here, where that is not what the recipe says.
+    share
+        Share of the dialogues that are trained on.
     """
 
-    id: str
-    prompt_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
-    group: str = ""
-    weight: float = 1.0
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(default="data", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    conversations: _Files
+    catalog: _Files = ()
+    pseudo_queries: _Files = ()
+    reasoning: _Files = ()
+    teacher_rankings: _Files = ()
+    hard_negatives: _Files = ()
+    item_noun: str | None = None
+    share: float = Field(default=1.0, gt=0, le=1)
+
+    _KINDS = ("conversations", "catalog", "pseudo_queries", "reasoning", "teacher_rankings", "hard_negatives")
+
+    def only(self, *kinds: str) -> DataSet:
+        """Return the data set with these kinds of files and no others."""
+        return self.model_copy(update=dict.fromkeys({*self._KINDS} - {*kinds}, ()))
 
     @property
-    def length(self) -> int:
-        """Tokens of prompt and answer."""
-        return len(self.prompt_ids) + len(self.answer_ids)
+    def files(self) -> tuple[Path, ...]:
+        """All of its files, without the demo catalogs, which belong to the package."""
+        found = [path for kind in self._KINDS for path in getattr(self, kind)]
+        return tuple(path for path in found if not str(path).startswith(_DEMO))
 
 
 @dataclass
-class DataReport:
-    """What became of the turns; every turn that gave no example is counted under its reason.
+class TrainingData:
+    """A data set as training reads it.
 
     Attributes
     ----------
-    turns, examples
-        Turns given, examples made.
-    reasons
-        Reason -> ids of the turns (or "turn target" pairs) left out.
-    shortened_histories, shortened_candidates
-        Examples whose dialogue lost its beginning, or whose candidates lost a part of their details.
-    budgets
-        The largest token budgets that an example had, by the names that inference gives them. An adapter's
-        manifest passes them on: a dialogue that fitted in training shall not be cut afterwards.
+    turns
+        Recommendation turns.
+    items
+        The catalog by id.
+    queries
+        Turn id -> pseudo-query.
+    retrieved
+        Turn id -> ids of what the retriever found, the nearest first; targets of the turn may be among them.
+    reasoning
+        Turn id -> the seeker's preferences in words, for the chain-of-thought variant.
+    fitting
+        Turn id -> ids of items that fit, best first: a teacher's ranking, or ``suitable`` of the turn.
+    domain
+        What an item is called.
+    files
+        What it was read from, for the manifest.
     """
 
-    turns: int = 0
-    examples: int = 0
-    reasons: dict[str, list[str]] = field(default_factory=dict)
-    shortened_histories: int = 0
-    shortened_candidates: int = 0
-    budgets: dict[str, int] = field(default_factory=dict)
-
-    def allow(self, name: str, tokens: int) -> None:
-        """Note a budget that an example had."""
-        self.budgets[name] = max(tokens, self.budgets.get(name, 0))
-
-    def leave_out(self, reason: str, name: str) -> None:
-        """Count ``name`` under ``reason``."""
-        self.reasons.setdefault(reason, []).append(name)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """All counts, flat, for manifests and logs."""
-        plain = {k: v for k, v in asdict(self).items() if isinstance(v, int)}
-        return plain | {reason: len(names) for reason, names in self.reasons.items()}
+    turns: Sequence[Turn]
+    items: Mapping[str, Item] = field(default_factory=dict)
+    queries: Mapping[str, str] = field(default_factory=dict)
+    retrieved: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    reasoning: Mapping[str, str] = field(default_factory=dict)
+    fitting: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    domain: Domain = MOVIES
+    files: Sequence[DataFile] = ()
 
 
-def query_examples(
-    turns: Sequence[Turn],
-    queries: Mapping[str, str],
-    lm: LocalLM,
-    settings: ExpertTraining,
-    *,
-    domain: Domain | Mapping[str, Domain] = MOVIES,
-) -> tuple[list[Example], DataReport]:
-    """Make LLM_QR's examples: dialogue -> pseudo-query (section 2.3).
+def read_data(its: DataSet, domain: Domain = MOVIES) -> TrainingData:
+    """Read all files of a data set.
 
-    Parameters
-    ----------
-    turns
-        Recommendation turns; their targets are not looked at.
-    queries
-        Turn id -> pseudo-query. Turns without one and queries without a turn are counted.
-    lm
-        For its tokenizer and chat template.
-    domain
-        What an item is called, or a mapping from the turn's id to it where turns are of several domains.
+    Turns without targets have the first of what fits as their target from then on, so that dialogues which
+    nobody has labelled are enough.
 
     Raises
     ------
+    ConfigError
+        If an id is in two files of one kind.
     InputError
-        If no query belongs to any of the turns, or a prompt is longer than ``settings.max_tokens`` although
-        the dialogue was cut.
+        Naming the file, and what is wrong in it.
     """
-    report = DataReport(turns=len(turns))
-    known = {turn.id for turn in turns}
-    for stray in queries.keys() - known:
-        report.leave_out("pseudo_query_of_unknown_turn", stray)
-    measure = HFMeasure(lm.tokenizer)
-    domains = domain if isinstance(domain, Mapping) else {turn.id: domain for turn in turns}
-    frames = {
-        each: len(lm.encode_chat(build_query_prompt((), domain=each).messages))
-        for each in set(domains.values())
-    }
-    examples: list[Example] = []
-    for turn in turns:
-        query = queries.get(turn.id)
-        if query is None:
-            report.leave_out("no_pseudo_query", turn.id)
-            continue
-        if not query.strip():
-            report.leave_out("empty_pseudo_query", turn.id)
-            continue
-        answer = lm.encode_answer(query.strip())
-        own = domains[turn.id]
-        frame = frames[own]
-        room = settings.max_tokens - frame - len(answer)
-        if room <= 0:
-            raise InputError(
-                f"turn {turn.id}: prompt and answer need {frame + len(answer)} tokens without any dialogue",
-                hint=f"raise max_tokens (it is {settings.max_tokens}) or shorten the pseudo-query",
-            )
-        history = min(settings.max_history_tokens or room, room)
-        report.allow("max_history_tokens", history)
-        prompt = build_query_prompt(
-            turn.chat,
-            domain=own,
-            max_history_tokens=history,
-            measure=measure,
-        )
-        report.shortened_histories += bool(prompt.history.dropped or prompt.history.shortened)
-        ids = lm.encode_chat(prompt.messages)
-        examples.append(Example(turn.id, tuple(ids), tuple(answer), turn.dialog_id))
-    report.examples = len(examples)
-    if not examples:
-        raise InputError(
-            f"none of {len(queries)} pseudo-queries belongs to any of {len(turns)} turns",
-            hint="the file was made for other turns: compare the ids",
-        )
-    return examples, report
+    files: list[DataFile] = []
+
+    def read(paths: Iterable[Path], one: Callable[[Path], dict[str, T]]) -> dict[str, T]:
+        merged: dict[str, T] = {}
+        for path in paths:
+            own = one(path)
+            twice = next((key for key in own if key in merged), None)
+            if twice is not None:
+                raise ConfigError(
+                    f"{path}: id {twice!r} is in another of the files too", hint="ids have to be unique"
+                )
+            merged |= own
+            if not str(path).startswith(_DEMO):
+                # By folder and name: where it lay on this disk is nobody's business.
+                whole = path.resolve()
+                name = f"{whole.parent.name}/{whole.name}"
+                files.append(DataFile(path=name, sha256=sha256_of(path), rows=len(own)))
+        return merged
+
+    everyone = read(its.conversations, lambda path: {turn.id: turn for turn in read_turns(path)})
+    turns = share_of_dialogues(list(everyone.values()), its.share)
+    items = read(its.catalog, _items)
+    ranked = read(its.teacher_rankings, lambda path: read_rankings(path, turns=turns, items=items))
+    retrieved = read(its.hard_negatives, lambda path: read_rankings(path, turns=turns, items=items))
+    suitable: dict[str, list[str]] = {}
+    for path in its.conversations if its.catalog else ():
+        rows = (row for _, row in json_lines(path) if row.get("suitable"))
+        suitable |= {str(row["id"]): list(map(str, row["suitable"])) for row in rows}
+    fitting = {**ranked, **suitable}
+    return TrainingData(
+        labelled(turns, fitting),
+        items,
+        read(its.pseudo_queries, lambda path: read_notes(path, "query", turns=everyone.values())),
+        retrieved,
+        read(its.reasoning, lambda path: read_notes(path, "reasoning", turns=everyone.values())),
+        fitting,
+        domain if its.item_noun is None else Domain.parse(its.item_noun),
+        files,
+    )
+
+
+def _items(source: Path) -> dict[str, Item]:
+    name = str(source)
+    found = demo_catalog(name.removeprefix(_DEMO)) if name.startswith(_DEMO) else read_items(source)
+    return {item.id: item for item in found}
+
+
+def share_of_dialogues(turns: Sequence[Turn], share: float) -> list[Turn]:
+    """Return the turns of a share of the dialogues, always the same ones."""
+    if share == 1:
+        return list(turns)
+    dialogues = sorted({turn.dialog_id or turn.id for turn in turns})
+    count = max(1, round(share * len(dialogues)))
+    kept = set(random.Random("share").sample(dialogues, count))
+    return [turn for turn in turns if (turn.dialog_id or turn.id) in kept]

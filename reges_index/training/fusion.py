@@ -126,7 +126,7 @@ def _train_set(its: _DataSet, cache: VectorCache, *, spliced: bool) -> TrainSet:
     rankings: list[list[int]] = []
     if its.teacher_rankings is not None:
         place = {item.id: number for number, item in enumerate(items)}
-        ranked = read_rankings(its.teacher_rankings, turns=turns, items=items)
+        ranked = read_rankings(its.teacher_rankings, turns=turns, items={item.id: item for item in items})
         rankings = [[place[i] for i in ranked.get(turn.id, ())] for turn in turns]
 
     def embedded(

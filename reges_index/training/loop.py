@@ -1,23 +1,104 @@
-"""The plain loop: exact resumption, trees of shared prefixes, one process or several."""
+"""The plain loop: exact resumption, trees of shared prefixes, one process or several.
+
+Several processes on one run each take a part of every optimizer step, and their gradients are added up.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
+from reges_index.errors import TrainingError
 from reges_index.training.batches import MicroBatch, PlannedStep, merge_prefixes, pad_right
+from reges_index.training.checkpoints import RunState
 from reges_index.training.config import ExpertTraining
-from reges_index.training.parallel import Team
-from reges_index.training.run_state import RunState
 
-__all__ = ["answer_loss", "train_loop"]
+__all__ = ["Team", "answer_loss", "join_team", "train_loop"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LOG_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Team:
+    """A process among those that train together.
+
+    Attributes
+    ----------
+    rank, size
+        Its number, and how many there are; 0 and 1 when it is alone.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.rank == 0
+
+    def share(self, parts: Sequence[T], sizes: Sequence[int]) -> list[T]:
+        """Return this process's part of an optimizer step, so that all have about as many tokens.
+
+        Parameters
+        ----------
+        parts
+            The step's micro-batches.
+        sizes
+            How long each takes, in tokens.
+        """
+        loads = [0] * self.size
+        mine: list[T] = []
+        for index in sorted(range(len(parts)), key=lambda i: (-sizes[i], i)):  # longest first
+            rank = loads.index(min(loads))
+            loads[rank] += sizes[index]
+            if rank == self.rank:
+                mine.append(parts[index])
+        return mine
+
+    def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in one message."""
+        tensors = list(tensors)
+        device = tensors[-1].device
+        flat = torch.cat([tensor.detach().reshape(-1).to(device, torch.float32) for tensor in tensors])
+        dist.all_reduce(flat)
+        with torch.no_grad():
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(part.reshape(tensor.shape))
+
+    def place(self, device: torch.device) -> torch.device:
+        """Return where this process's model belongs: on a machine with several GPUs, each has its own."""
+        if self.size == 1 or device.type != "cuda":
+            return device
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(own)
+        return own
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join_team() -> Team:
+    """Join the processes that ``accelerate launch`` or ``torchrun`` started; alone without them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return Team()
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    return Team(dist.get_rank(), dist.get_world_size())
 
 
 def answer_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
@@ -64,25 +145,55 @@ def train_loop(
     Raises
     ------
     TrainingError
-        If the loss or the gradient's norm is no number; the last good checkpoint is kept.
+        If the loss or the gradient's norm is no number. The weights are untouched then, and the last good
+        checkpoint is kept.
     StorageError
         If a checkpoint cannot be written.
     """
     model.train()
     _warn_of_idle_processes(plan[state.step :], team)
+    saved = logged = time.monotonic()
     for step in plan[state.step :]:
         began = time.perf_counter()
+        for group in state.optimizer.param_groups:
+            group["lr"] = _learning_rate(settings, state.step, len(plan))
         batches = [
             merge_prefixes(part) if settings.share_prefixes else pad_right(part, pad_id) for part in step
         ]
         loss, tokens = _add_gradients(model, batches, state, team)
-        state.check(loss)
-        norm = torch.nn.utils.clip_grad_norm_(state.named.values(), settings.max_grad_norm)
-        state.check_gradient(float(norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), settings.max_grad_norm))
+        # A finite loss may have a gradient that is no number, which would leave weights of NaN.
+        for name, value in (("loss", loss), ("gradient's norm", norm)):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {name} of step {state.step + 1} is {value}",
+                    hint="the last checkpoint is kept; lower learning_rate, or train in float32",
+                )
         state.optimizer.step()
-        state.scheduler.step()
         state.optimizer.zero_grad()
-        state.finish_step(loss, tokens=tokens, seconds=time.perf_counter() - began, leads=team.leads)
+        state.losses.append(loss)
+        state.tokens += tokens
+        state.seconds += time.perf_counter() - began
+        last, now = state.step == len(plan), time.monotonic()
+        if team.leads and (last or now - logged > _LOG_SECONDS):
+            logged = now
+            recent = state.losses[-20:]
+            logger.info(
+                "step %d of %d, loss %.3f (mean of the last %d), %.0f tokens/s",
+                *(state.step, len(plan), sum(recent) / len(recent), len(recent), state.speed),
+            )
+        if team.leads and (last or now - saved > 60 * settings.save_every_minutes):
+            state.save()
+            saved = time.monotonic()
+
+
+def _learning_rate(settings: ExpertTraining, step: int, steps: int) -> float:
+    rise = math.ceil(settings.warmup * steps)
+    if step < rise:
+        return settings.learning_rate * step / rise
+    done = (step - rise) / max(1, steps - rise)
+    fall = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return settings.learning_rate * fall[settings.scheduler]
 
 
 def _warn_of_idle_processes(plan: Sequence[PlannedStep], team: Team) -> None:
@@ -110,8 +221,8 @@ def _add_gradients(
         part.backward()
         loss += float(part.detach())
     if team.size > 1:
-        for parameter in state.named.values():
+        for parameter in state.parameters.values():
             if parameter.grad is None:  # fewer micro-batches than processes
                 parameter.grad = torch.zeros_like(parameter)
-        team.add_up([loss, *(p.grad for p in state.named.values() if p.grad is not None)])
+        team.add_up([loss, *(p.grad for p in state.parameters.values() if p.grad is not None)])
     return float(loss), sum(sizes)

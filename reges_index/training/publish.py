@@ -1,4 +1,4 @@
-"""An adapter made ready to ship: smaller weights, and what it reached on the development sets."""
+"""What an adapter recommends, and an adapter made ready to ship: smaller, with what it reached on dev."""
 
 from __future__ import annotations
 
@@ -18,13 +18,45 @@ from reges_index.models.adapters import (
     WEIGHTS_FILE,
     AdapterManifest,
     check_files,
+    load_manifest,
     model_card,
     needs_manifest,
     save_manifest,
 )
 from reges_index.training.steps import content_hash
 
-__all__ = ["experiment_results", "publish_adapter"]
+__all__ = ["experiment_results", "publish_adapter", "recommend"]
+
+
+def recommend(adapter: Path, **inference: object) -> None:
+    """Put settings for inference into an adapter's manifest and card, beside the budgets of its training.
+
+    They take the place of all that an earlier call has put there: what a recipe no longer says shall not be
+    advised for ever.
+
+    Parameters
+    ----------
+    adapter
+        Its folder; one without manifest is left alone.
+    inference
+        Settings by name; None is none.
+
+    Raises
+    ------
+    AdapterError
+        If the manifest is damaged.
+    StorageError
+        If it cannot be written.
+    """
+    manifest = load_manifest(adapter)
+    if manifest is None:
+        return
+    given = {key: value for key, value in inference.items() if value is not None}
+    wanted = {**manifest.training["budgets"], **given}
+    if wanted != manifest.inference:
+        manifest = manifest.model_copy(update={"inference": wanted})
+        save_manifest(manifest, adapter)
+        (adapter / "README.md").write_text(model_card(manifest), encoding="utf-8")
 
 
 def publish_adapter(

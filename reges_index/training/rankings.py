@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -23,10 +23,8 @@ from reges_index.catalog.encoder import embed_queries
 from reges_index.dialogue import Turn, newest_text, render_history
 from reges_index.dialogue.render import HISTORY_FORMAT
 from reges_index.dialogue.titles import TitleIndex
-from reges_index.dialogue.unchanged import turn_hash
 from reges_index.dialogue.wording import MOVIES, Domain, template_hash
 from reges_index.errors import ConfigError, InputError
-from reges_index.files import RunLog, json_lines
 from reges_index.item_expert.answers import read_ranking
 from reges_index.item_expert.prompt import (
     DEFAULT_RANK_TMPL,
@@ -36,10 +34,18 @@ from reges_index.item_expert.prompt import (
 )
 from reges_index.models.local_lm import LocalLM
 from reges_index.models.text import read_text
-from reges_index.training.annotate import Progress, Reading, TeacherReport, annotate, room_beside
+from reges_index.training.annotate import (
+    Progress,
+    Reading,
+    Task,
+    TeacherReport,
+    annotate,
+    room_beside,
+    rows_of,
+)
 from reges_index.training.teacher import Teacher, TeacherSettings
 
-__all__ = ["RANKING_TOKENS", "RankingSource", "labelled", "read_rankings", "write_rankings"]
+__all__ = ["RankingSource", "labelled", "read_rankings", "write_rankings"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,23 +61,19 @@ FREE_TMPL = PromptTemplate(
     "The corresponding conversation history: {conversation_history}"
 )
 
-RANKING_TOKENS = 256
-"""Most tokens of an answer by default: eight names with their years."""
-
-DEFAULT_SETTINGS = TeacherSettings()
 _BULLET = re.compile(r"^\s*(?:[-*•]|\(?\d{1,3}[.):]\)?)\s+")
 
 
 def write_rankings(
     turns: Sequence[Turn],
     catalog: ItemCatalog,
-    teacher: LLM | LocalLM | None,
+    teacher: LLM | LocalLM | str | None,
     out: str | Path,
     *,
     source: RankingSource = "retrieved",
     candidates: int = 20,
     count: int = 8,
-    settings: TeacherSettings = DEFAULT_SETTINGS,
+    settings: TeacherSettings | None = None,
     domain: Domain = MOVIES,
     progress: Progress | None = None,
 ) -> TeacherReport:
@@ -86,7 +88,7 @@ def write_rankings(
     catalog
         What may be ranked, and the retriever of "retrieved".
     teacher
-        Any LlamaIndex LLM, a `LocalLM`, or None for the embedded model.
+        As in `Teacher`.
     out
         JSONL, ``{"id", "ranking": [item ids], "titles": [names]}`` a line, best first. With "free" the titles
         are what the teacher named and the ranking what of it is in the catalog. A file that an earlier run of
@@ -108,29 +110,20 @@ def write_rankings(
     ------
     ConfigError
         If ``candidates`` or ``count`` cannot be used.
-    InputError
-        If ``out`` was begun with other settings, a turn in it has changed, or a prompt does not fit.
-    ModelError
-        If the teacher cannot be used, stopped answering, or gives nothing but nonsense; what was written is
-        kept.
-    StorageError
-        If the disk is full; what was written is kept.
+    InputError, ModelError, StorageError
+        As `annotate`.
     """
     if count < 1 or candidates < 2:
         raise ConfigError(
             f"count={count}, candidates={candidates}: there is nothing to rank",
             hint="rank at least 1 of at least 2 candidates",
         )
-    asked = Teacher(teacher, settings.for_answers_of(RANKING_TOKENS))
     task = _Ranking(catalog, source, candidates, count, domain)
-    with RunLog(out, {**task.made_by, "teacher": asked.name}) as log:
-        hashes = {turn.id: turn_hash(turn, None) for turn in turns}
-        log.require_unchanged(hashes, what="messages")
-        task.find([turn for turn in turns if turn.id not in log.finished])
-    return annotate(turns, asked, out, task, progress=progress)
+    # Eight names with their years.
+    return annotate(turns, Teacher(teacher, settings, answer_tokens=256), out, task, progress)
 
 
-class _Ranking:
+class _Ranking(Task):
     """Asks for rankings: see `write_rankings`."""
 
     def __init__(
@@ -144,7 +137,7 @@ class _Ranking:
         self._count = count
         self._domain = domain
         self._found: dict[str, list[Item]] = {}
-        self.made_by: Mapping[str, Any] = {
+        self.made_by = {
             "task": "rankings", "source": source, "count": count, "item": domain.noun,
             "catalog": catalog.fingerprint(),
             "prompt": selection_prompt_hash(DEFAULT_RANK_TMPL)
@@ -153,7 +146,7 @@ class _Ranking:
             **({"candidates": candidates} if source == "retrieved" else {}),
         }  # fmt: skip
 
-    def find(self, turns: Sequence[Turn]) -> None:
+    def begin(self, turns: Sequence[Turn]) -> None:
         """Retrieve the candidates of all turns at once."""
         if self._source == "free" or not turns:
             return
@@ -171,9 +164,9 @@ class _Ranking:
     def _named(self, turn: Turn) -> set[str]:
         return {*(turn.mentioned or ()), *self._titles.named_ids(turn.chat)}
 
-    def skip(self, turn: Turn) -> str | None:
+    def why_not(self, turn: Turn) -> str | None:
         few = self._source == "retrieved" and len(self._found.get(turn.id, ())) < 2
-        return "without_candidates" if few else None
+        return "nothing found to rank" if few else None
 
     def prompt(self, turn: Turn, teacher: Teacher) -> tuple[Sequence[ChatMessage], bool]:
         if self._source == "retrieved":
@@ -205,17 +198,11 @@ class _Ranking:
             titles = [name for line in read_text(text).text.splitlines() if (name := _listed(line))]
             titles = titles[: self._count]
             known = self._named(turn)
-            linked = (self._linked(name) for name in titles)
-            ranked = [item for item in dict.fromkeys(linked) if item is not None and item.id not in known]
+            linked = dict.fromkeys(_only(self._titles, name) for name in titles)
+            ranked = [self._items[item_id] for item_id in linked if item_id and item_id not in known]
         if not ranked:
             return Reading({})
-        row = {"ranking": [item.id for item in ranked], "titles": titles}
-        return Reading({**row, RunLog.MADE_FROM: turn_hash(turn, None)})
-
-    def _linked(self, name: str) -> Item | None:
-        found = self._titles.match(name)
-        # Of several with one title nobody knows which is meant.
-        return self._items[self._titles.ids[found[0]]] if len(found) == 1 else None
+        return Reading({"ranking": [item.id for item in ranked], "titles": titles})
 
     def reminder(self, reading: Reading) -> str:  # noqa: ARG002
         what = "numbers" if self._source == "retrieved" else "names, one a line"
@@ -233,9 +220,9 @@ def _listed(line: str) -> str:
 
 
 def read_rankings(
-    path: str | Path, *, turns: Sequence[Turn] | None = None, items: Collection[Item] | None = None
+    path: str | Path, *, turns: Iterable[Turn] | None = None, items: Mapping[str, Item] | None = None
 ) -> dict[str, list[str]]:
-    """Read rankings, whoever made them: this package's teacher, or a pipeline whose predictions these are.
+    """Read rankings, whoever made them: a teacher, mined negatives, or a pipeline's predictions.
 
     Empty rankings, items that the catalog does not hold and turns that are not asked for are passed over and
     said in the log: a teacher's list is worth having where it is not whole.
@@ -245,7 +232,7 @@ def read_rankings(
     turns
         Where given, only rankings of these.
     items
-        The catalog; titles in a ranking are linked to it and unknown entries left out.
+        The catalog by id; titles in a ranking are linked to it and unknown entries left out.
 
     Returns
     -------
@@ -258,35 +245,27 @@ def read_rankings(
         in the file belongs to these turns, or next to nothing to this catalog.
     """
     wanted = {turn.id for turn in turns} if turns is not None else None
-    known = {item.id for item in items} if items is not None else None
-    titles = TitleIndex.of(items) if items is not None else None
+    titles = TitleIndex.of(items.values()) if items is not None else None
     rankings: dict[str, list[str]] = {}
-    lines: dict[str, int] = {}
     entries = strays = empty = elsewhere = 0
-    for number, row in json_lines(path):
-        where, key, ranking = f"{path}:{number}", row.get("id"), row.get("ranking")
-        if not isinstance(key, str) or not key:
-            raise InputError(f"{where}: the row has no 'id'")
-        if key in lines:
-            raise InputError(f"{where}: id {key!r} was used on line {lines[key]} already")
+    for where, key, row in rows_of(path):
+        ranking = row.get("ranking")
         if not isinstance(ranking, list):
             raise InputError(
                 f"{where}: {key!r} has no list 'ranking'",
                 hint='a line is {"id": TURN, "ranking": [ITEM, ...]}',
             )
-        lines[key] = number
         if wanted is not None and key not in wanted:
             elsewhere += 1
             continue
         ids = [str(entry).strip() for entry in ranking]
-        if known is not None and titles is not None:
-            linked = [entry if entry in known else _only(titles, entry) for entry in ids]
+        if items is not None and titles is not None:
+            linked = [entry if entry in items else _only(titles, entry) for entry in ids]
             entries, strays = entries + len(ids), strays + linked.count("")
             ids = [item_id for item_id in linked if item_id]
-        ids = list(dict.fromkeys(ids))
         empty += not ids
         if ids:
-            rankings[key] = ids
+            rankings[key] = list(dict.fromkeys(ids))
     if not rankings:
         what = "is for any of these turns" if elsewhere else "names an item"
         raise InputError(f"{path}: no ranking {what}", hint="is this file for other conversations?")
@@ -314,5 +293,6 @@ def labelled(turns: Sequence[Turn], rankings: Mapping[str, Sequence[str]]) -> li
 
 
 def _only(titles: TitleIndex, entry: str) -> str:
+    """Return the id of the one item of that title; "" where nobody knows which of several is meant."""
     found = titles.match(entry)
     return titles.ids[found[0]] if len(found) == 1 else ""

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue.wording import Domain
@@ -21,58 +14,22 @@ from reges_index.errors import ConfigError
 from reges_index.files import load_yaml
 from reges_index.settings import QueryDecoding
 from reges_index.training.config import ExpertTraining
+from reges_index.training.data import DataSet, Place
 from reges_index.training.teacher import TeacherSettings
 
-__all__ = ["DataSet", "NegativesSettings", "Recipe", "TeacherChoice", "load_recipe"]
-
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+__all__ = ["DataSet", "DomainFolders", "NegativesSettings", "Recipe", "TeacherChoice", "load_recipe"]
 
 
-_T = TypeVar("_T")
+def _model_beside(name: str, info: ValidationInfo) -> str:
+    folder = (info.context or {}).get("folder")
+    return name if folder is None else name_beside(folder, name)
 
 
-def _checked(kind: type[_T], values: dict[str, Any]) -> _T:
-    """Build a dataclass from a recipe's section; wrong types and unknown keys are errors."""
-    unknown = set(values) - set(kind.__dataclass_fields__)  # type: ignore[attr-defined]
-    if unknown:
-        known = ", ".join(kind.__dataclass_fields__)  # type: ignore[attr-defined]
-        raise ValueError(f"unknown key {sorted(unknown)[0]!r}; known: {known}")
-    return TypeAdapter(kind).validate_python(values)
+_Model = Annotated[str, AfterValidator(_model_beside)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSet(_Section):
-    """Conversations with their catalog.
-
-    Attributes
-    ----------
-    name
-        For file names.
-    conversations, catalog
-        Turns (JSONL) and items (JSONL or CSV).
-    pseudo_queries
-        A file that is there already, taken as it is; None has the teacher write one.
-    reasoning
-        The same for the chain-of-thought variant.
-    teacher_rankings
-        Rankings that are there already, a teacher's or the predictions of a larger pipeline.
-    item_noun
-        What an item is called here, where that is not what the recipe says.
-    share
-        Share of the dialogues that are trained on.
-    """
-
-    name: _Name
-    conversations: Path
-    catalog: Path
-    pseudo_queries: Path | None = None
-    reasoning: Path | None = None
-    teacher_rankings: Path | None = None
-    item_noun: str | None = None
-    share: float = Field(default=1.0, gt=0, le=1)
 
 
 class DomainFolders(_Section):
@@ -88,8 +45,8 @@ class DomainFolders(_Section):
         JSON: what an item is called, by the folder's name.
     """
 
-    folder: Path
-    nouns: Path
+    folder: Place
+    nouns: Place
 
     def data(self) -> list[DataSet]:
         """Return a data set for each folder, in the order of their names."""
@@ -105,9 +62,9 @@ class DomainFolders(_Section):
         return [
             DataSet(
                 name=path.name,
-                conversations=path / "turns.jsonl",
-                catalog=path / "catalog.jsonl",
-                pseudo_queries=path / "turns.jsonl",
+                conversations=(path / "turns.jsonl",),
+                catalog=(path / "catalog.jsonl",),
+                pseudo_queries=(path / "turns.jsonl",),
                 item_noun=nouns[path.name],
             )
             for path in folders
@@ -120,26 +77,16 @@ class TeacherChoice(_Section):
     Attributes
     ----------
     llm
-        See `reges_index.training.teacher.open_teacher`.
+        See `reges_index.training.teacher.Teacher`.
     options
-        Fields of `TeacherSettings`.
+        How it is asked.
     filter_leaks
         Leave out queries that name a target which the dialogue does not name.
     """
 
-    llm: str
-    options: dict[str, Any] = Field(default_factory=dict)
+    llm: _Model
+    options: TeacherSettings = TeacherSettings()
     filter_leaks: bool = True
-
-    @model_validator(mode="after")
-    def _options_exist(self) -> TeacherChoice:
-        _ = self.settings
-        return self
-
-    @property
-    def settings(self) -> TeacherSettings:
-        """The options, checked."""
-        return _checked(TeacherSettings, self.options)
 
 
 class NegativesSettings(_Section):
@@ -169,7 +116,7 @@ class Recipe(_Section):
     out
         Folder for everything that the run writes.
     data
-        Data sets; ids of turns and items have to be unique over all of them.
+        Data sets; of each what there is already, and the run writes the rest.
     domains
         More data sets, one a folder.
     encoder
@@ -180,8 +127,6 @@ class Recipe(_Section):
         Training settings of each; None leaves out the item expert.
     decoding
         Fields of `QueryDecoding`, used for the negatives and recommended by the query expert's manifest.
-    selection
-        What the item expert's manifest recommends at inference, such as ``length_penalty``.
     negatives
         How hard negatives are mined.
     distill
@@ -198,51 +143,40 @@ class Recipe(_Section):
         What an item is called.
     """
 
-    name: _Name
-    out: Path
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    out: Place
     data: tuple[DataSet, ...] = ()
     domains: DomainFolders | None = None
-    base: str = "embedded"
+    base: _Model = "embedded"
     revision: str | None = None
-    encoder: str = "embedded"
+    encoder: _Model = "embedded"
     teacher: TeacherChoice | None = None
     query_expert: ExpertTraining = ExpertTraining()
     decoding: dict[str, Any] = Field(default_factory=dict)
     negatives: NegativesSettings = NegativesSettings()
     item_expert: ExpertTraining | None = ExpertTraining()
-    selection: dict[str, Any] = Field(default_factory=dict)
     distill: Literal["retrieved", "free"] | None = None
     cot: bool = False
-    fusion: Path | None = None
+    fusion: Place | None = None
     item_noun: str = "movie"
     item_plural: str = "movies"
 
-    @field_validator("data")
-    @classmethod
-    def _names_once(cls, data: tuple[DataSet, ...]) -> tuple[DataSet, ...]:
-        if len({part.name for part in data}) < len(data):
-            raise ValueError("two data sets have the same name")
-        return data
-
     @model_validator(mode="after")
-    def _has_data(self) -> Recipe:
+    def _can_be_run(self) -> Recipe:
         if not self.data and self.domains is None:
             raise ValueError("there is no data: give data, domains or both")
-        return self
-
-    @model_validator(mode="after")
-    def _teacher_where_needed(self) -> Recipe:
+        if len({part.name for part in self.data}) < len(self.data):
+            raise ValueError("two data sets have the same name")
         for part in self.data:
-            missing = "pseudo_queries" if part.pseudo_queries is None else None
-            if self.distill is not None and part.teacher_rankings is None:
-                missing = missing or "teacher_rankings"
-            if self.cot and self.item_expert is not None and part.reasoning is None:
-                missing = missing or "reasoning"
+            missing = [kind for kind in self.written if not getattr(part, kind) and kind != "hard_negatives"]
             if missing and self.teacher is None:
-                raise ValueError(f"{part.name} brings no {missing} and there is no teacher to write them")
+                raise ValueError(f"{part.name} brings no {missing[0]} and there is no teacher to write them")
         _ = self.query_decoding  # raises where a value cannot be
-        hard = self.item_expert is not None and self.item_expert.negatives != "random"
-        if hard and self.item_expert is not None and self.item_expert.num_candidates > self.negatives.top_k:
+        if (
+            self.item_expert is not None
+            and "hard_negatives" in self.written
+            and self.item_expert.num_candidates > self.negatives.top_k
+        ):
             raise ValueError(
                 f"item_expert.num_candidates={self.item_expert.num_candidates} is more than "
                 f"negatives.top_k={self.negatives.top_k}"
@@ -250,13 +184,26 @@ class Recipe(_Section):
         return self
 
     @property
+    def written(self) -> tuple[str, ...]:
+        """Kinds of files, as `DataSet` names them, that the run writes where a data set brings none."""
+        expert = self.item_expert
+        wanted = {
+            "teacher_rankings": self.distill is not None,
+            "pseudo_queries": True,
+            "hard_negatives": expert is not None and expert.negatives != "random",
+            "reasoning": expert is not None and self.cot,
+        }
+        return tuple(kind for kind, is_wanted in wanted.items() if is_wanted)
+
+    @property
+    def sets(self) -> list[DataSet]:
+        """All data sets."""
+        return [*self.data, *(self.domains.data() if self.domains is not None else ())]
+
+    @property
     def domain(self) -> Domain:
         """What an item is called in prompts."""
         return Domain(self.item_noun, self.item_plural)
-
-    def domain_of(self, part: DataSet) -> Domain:
-        """Return what an item of a data set is called."""
-        return self.domain if part.item_noun is None else Domain.parse(part.item_noun)
 
     @property
     def query_decoding(self) -> QueryDecoding:
@@ -284,42 +231,5 @@ def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
     InputError
         If it cannot be read.
     """
-    path = Path(path)
     recipe = load_yaml(path, Recipe, hint="see finetune/recipes for examples")
-    folder = path.resolve().parent
-    data = [
-        part.model_copy(
-            update={
-                field: folder / getattr(part, field)
-                for field in ("conversations", "catalog", "pseudo_queries", "reasoning", "teacher_rankings")
-                if getattr(part, field) is not None
-            }
-        )
-        for part in recipe.data
-    ]
-    if recipe.domains is not None:
-        data += DomainFolders(
-            folder=folder / recipe.domains.folder, nouns=folder / recipe.domains.nouns
-        ).data()
-    teacher = recipe.teacher
-    if teacher is not None:
-        teacher = teacher.model_copy(update={"llm": name_beside(folder, teacher.llm)})
-    return recipe.model_copy(
-        update={
-            "data": tuple(data),
-            "domains": None,
-            "out": Path(out) if out is not None else folder / recipe.out,
-            "base": name_beside(folder, recipe.base),
-            "encoder": name_beside(folder, recipe.encoder),
-            "teacher": teacher,
-            "query_expert": _beside(folder, recipe.query_expert),
-            "item_expert": None if recipe.item_expert is None else _beside(folder, recipe.item_expert),
-            "fusion": folder / recipe.fusion if recipe.fusion is not None else None,
-        }
-    )
-
-
-def _beside(folder: Path, settings: ExpertTraining) -> ExpertTraining:
-    if settings.start_from is None:
-        return settings
-    return settings.model_copy(update={"start_from": folder / settings.start_from})
+    return recipe if out is None else recipe.model_copy(update={"out": Path(out)})

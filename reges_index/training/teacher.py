@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms.llm import LLM
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reges_index.dialogue import TextMeasure
 from reges_index.driver import Do, arun
-from reges_index.errors import ConfigError, ModelError
-from reges_index.models.backend import ApiBackend, LocalBackend, resolve_backend
+from reges_index.errors import ConfigError
+from reges_index.models.backend import ApiBackend, LocalBackend, chat_in_loop, resolve_backend
 from reges_index.models.local_lm import LocalLM
 from reges_index.models.named import api_kind, open_api_llm
-from reges_index.remote import (
-    Attempts,
-    RetryPolicy,
-    fault_kind,
-    http_status,
-    is_transient,
-    safe_cause,
-    without_secrets,
-)
+from reges_index.remote import RetryPolicy
 
-__all__ = [
-    "ANSWER_TOKENS",
-    "TEACHER_HELP",
-    "Teacher",
-    "TeacherAnswer",
-    "TeacherRefused",
-    "TeacherSettings",
-    "open_teacher",
-]
-
-ANSWER_TOKENS = 128
-"""Most tokens of an answer where neither settings nor task say anything."""
+__all__ = ["TEACHER_HELP", "Teacher", "TeacherAnswer", "TeacherSettings"]
 
 TEACHER_HELP = (
     '"embedded"; a model\'s folder or hub name; "openai-like:MODEL@URL" for a server that speaks OpenAI\'s '
@@ -46,13 +27,8 @@ TEACHER_HELP = (
     "OPENAI_API_KEY)"
 )
 
-# Every further request would be answered the same: wrong key, no permission, no such model.
-_HOPELESS_STATUS = frozenset({401, 403, 404})
-_LONGEST_RETRY_AFTER_S = 120.0
 
-
-@dataclass(frozen=True)
-class TeacherSettings:
+class TeacherSettings(BaseModel):
     """How a teacher is asked.
 
     Attributes
@@ -65,10 +41,11 @@ class TeacherSettings:
         Back-off in seconds: doubled from the first, with up to ``first_wait_s`` of jitter, never above the
         longest. A server's ``Retry-After`` header (up to 120 s) goes before it.
     timeout_s
-        Most seconds that one request may take. Not for models in this process.
+        Most seconds that one request may take, for a teacher that is given by its name; an LLM object has a
+        setting of its own.
     max_new_tokens
-        Most tokens of an answer, for models in this process and for those that `open_teacher` opens; an LLM
-        object has a setting of its own. None is what the task needs: 128 for a query, 256 for reasoning.
+        Most tokens of an answer, for models in this process and for those given by name; an LLM object has a
+        setting of its own. None is what the task needs: 128 for a query, 256 for reasoning or a ranking.
     max_input_tokens
         Most tokens of a prompt (4,096 as in section 3.3); old messages are cut and counted.
     price_in, price_out
@@ -77,32 +54,24 @@ class TeacherSettings:
         How many turns in a row may fail, retries included, before the run gives up.
     """
 
-    concurrency: int = 4
-    max_retries: int = 5
-    first_wait_s: float = 1.0
-    longest_wait_s: float = 60.0
-    timeout_s: float = 120.0
-    max_new_tokens: int | None = None
-    max_input_tokens: int = 4096
-    price_in: float | None = None
-    price_out: float | None = None
-    patience: int = 5
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __post_init__(self) -> None:
-        for name, low in (
-            ("concurrency", 1), ("max_retries", 0), ("first_wait_s", 0), ("longest_wait_s", 0),
-            ("timeout_s", 0.001), ("max_new_tokens", 1), ("max_input_tokens", 64), ("patience", 1),
-        ):  # fmt: skip
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise ConfigError(f"{name}={getattr(self, name)} cannot be used", hint=f"at least {low}")
+    concurrency: int = Field(default=4, ge=1)
+    max_retries: int = Field(default=5, ge=0)
+    first_wait_s: float = Field(default=1.0, ge=0)
+    longest_wait_s: float = Field(default=60.0, ge=0)
+    timeout_s: float = Field(default=120.0, gt=0)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    max_input_tokens: int = Field(default=4096, ge=64)
+    price_in: float | None = Field(default=None, ge=0)
+    price_out: float | None = Field(default=None, ge=0)
+    patience: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> TeacherSettings:
         if (self.price_in is None) != (self.price_out is None):
-            raise ConfigError("the cost needs both prices", hint="give price_in and price_out, or neither")
-        if min(self.price_in or 0, self.price_out or 0) < 0:
-            raise ConfigError(f"prices are {self.price_in} and {self.price_out}", hint="0 or more")
-
-    def for_answers_of(self, tokens: int) -> TeacherSettings:
-        """Return settings with a limit of answers: their own, or else this one."""
-        return self if self.max_new_tokens is not None else replace(self, max_new_tokens=tokens)
+            raise ValueError("the cost needs both prices, price_in and price_out")
+        return self
 
     def cost(self, prompt_tokens: int, new_tokens: int) -> float | None:
         """Return what so many tokens cost; None without prices."""
@@ -134,33 +103,55 @@ class TeacherAnswer:
     cut: bool = False
 
 
-class TeacherRefused(ModelError):
-    """The teacher did not answer this prompt; another one may fare better."""
-
-
-@dataclass
 class Teacher:
     """A teacher LLM with retries.
 
     Parameters
     ----------
     llm
-        A `LocalLM`, `ReGeSLLM` or any LlamaIndex LLM; None is the embedded model.
+        A name (see `TEACHER_HELP`), a `LocalLM` or any LlamaIndex LLM; None is the embedded model.
     settings
         How to ask it.
+    answer_tokens
+        Most tokens of an answer where the settings say nothing.
 
-    Attributes
-    ----------
-    retries
-        Attempts so far beyond the first of each question.
+    Raises
+    ------
+    ConfigError
+        If a name is malformed, a key is missing, or the client library is not installed.
+    ModelNotFoundError
+        If a local model is nowhere to be found.
     """
 
-    llm: LLM | LocalLM | None
-    settings: TeacherSettings = field(default_factory=TeacherSettings)
-    retries: int = 0
+    def __init__(
+        self,
+        llm: LLM | LocalLM | str | None,
+        settings: TeacherSettings | None = None,
+        answer_tokens: int = 128,
+    ) -> None:
+        self.settings = settings = settings or TeacherSettings()
+        self._answer_tokens = settings.max_new_tokens or answer_tokens
+        self._backend = resolve_backend(self._opened(llm) if isinstance(llm, str) else llm, role="teacher")
+        if isinstance(self._backend, ApiBackend):
+            # A run of hours waits as long as the server asks, within reason.
+            self._backend.policy = RetryPolicy(
+                settings.max_retries, settings.first_wait_s, settings.longest_wait_s, patience_s=120.0
+            )
 
-    def __post_init__(self) -> None:
-        self._backend = resolve_backend(self.llm, role="teacher")
+    def _opened(self, name: str) -> LLM | LocalLM:
+        """Open a model by its name; keys come from the environment only, so that no recipe holds one."""
+        if not name.strip():
+            raise ConfigError("the teacher's name is empty", hint=TEACHER_HELP)
+        kind = api_kind(name)
+        if kind is None:
+            return LocalLM.from_pretrained(name)
+        options: dict[str, Any] = {
+            "timeout": self.settings.timeout_s, "temperature": 0.0, "max_tokens": self._answer_tokens,
+        }  # fmt: skip
+        if kind == "openai-like":
+            # The context window of the server's model is not known here; ours is the limit that counts.
+            options["context_window"] = self.settings.max_input_tokens + self._answer_tokens
+        return open_api_llm(name, options, called="teacher", forms=TEACHER_HELP)
 
     @property
     def name(self) -> str:
@@ -169,9 +160,9 @@ class Teacher:
         return f"{self._backend.name}+{adapter}" if adapter else self._backend.name
 
     @property
-    def runs_here(self) -> bool:
-        """Whether the model is in this process: one question at a time, no time-out."""
-        return isinstance(self._backend, LocalBackend)
+    def at_once(self) -> int:
+        """How many questions may be under way: one for a model in this process."""
+        return 1 if isinstance(self._backend, LocalBackend) else self.settings.concurrency
 
     @property
     def measure(self) -> TextMeasure:
@@ -183,87 +174,34 @@ class Teacher:
         """Most tokens that a prompt may have."""
         return min(self.settings.max_input_tokens, self._backend.context_window - self._answer_tokens)
 
-    @property
-    def _answer_tokens(self) -> int:
-        return self.settings.max_new_tokens or ANSWER_TOKENS
-
     async def ask(self, messages: Sequence[ChatMessage]) -> TeacherAnswer:
         """Ask one question and wait for the answer.
 
         Raises
         ------
-        TeacherRefused
-            If the server refuses this prompt, or does not answer after all retries.
-        ModelError
-            If it would refuse every prompt (wrong key, unknown model), or the model cannot run.
+        LLMServerError
+            If the server refuses the prompt, or does not answer after all retries.
         """
         backend = self._backend
         if isinstance(backend, LocalBackend):
-            return await asyncio.to_thread(self._ask_here, backend, messages)
-        assert isinstance(backend, ApiBackend)
-
-        async def ask() -> Any:
-            return await asyncio.wait_for(backend.llm.achat(list(messages)), self.settings.timeout_s)
-
-        attempts = Attempts(self._policy, _may_pass, self.name)
-        try:
-            reply = await arun(attempts.plan(Do(lambda: asyncio.run(ask()), ask)))
-        except ModelError:
-            raise
-        except Exception as error:  # whatever a client library raises
-            raise self._explained(error, backend.llm) from safe_cause(error, backend.llm)
-        finally:
-            self.retries += attempts.made - 1
-        return self._answer(reply, messages)
-
-    def _ask_here(self, backend: LocalBackend, messages: Sequence[ChatMessage]) -> TeacherAnswer:
-        [[done]] = backend.lm.generate(
-            [messages], adapter=backend.adapter, max_new_tokens=self._answer_tokens
-        )
-        return TeacherAnswer(
-            done.text, done.prompt_tokens, done.new_tokens, cut=done.finish_reason == "length"
-        )
-
-    @property
-    def _policy(self) -> RetryPolicy:
-        chosen = self.settings
-        return RetryPolicy(
-            chosen.max_retries, chosen.first_wait_s, chosen.longest_wait_s, patience_s=_LONGEST_RETRY_AFTER_S
-        )
-
-    def _explained(self, error: Exception, llm: LLM) -> ModelError:
-        status = http_status(error)
-        what = f"{self.name}: {fault_kind(error)}: {without_secrets(str(error), llm)[:300]}"
-        if status in _HOPELESS_STATUS:
-            return ModelError(
-                f"the teacher cannot be used: {what}",
-                hint="check the key in the environment, the model's name and the server's address",
+            [[done]] = await asyncio.to_thread(
+                backend.lm.generate, [messages], adapter=backend.adapter, max_new_tokens=self._answer_tokens
             )
-        if _may_pass(error):
-            tries = self.settings.max_retries + 1
-            return TeacherRefused(f"no answer after {tries} attempts: {what}", hint="run again later")
-        if status is not None:
-            return TeacherRefused(f"the teacher refused the prompt: {what}")
-        return ModelError(f"the teacher failed: {what}", hint="does this LLM answer achat() at all?")
-
-    def _answer(self, reply: Any, messages: Sequence[ChatMessage]) -> TeacherAnswer:
-        text = str(reply.message.content or "")
-        counts = _usage(reply)
+            cut = done.finish_reason == "length"
+            return TeacherAnswer(done.text, done.prompt_tokens, done.new_tokens, cut=cut)
+        assert isinstance(backend, ApiBackend)
+        prompt = list(messages)
+        reply = await arun(
+            backend.in_some_form(lambda llm: Do(lambda: llm.chat(prompt), lambda: chat_in_loop(llm, prompt)))
+        )
+        text, counts = str(reply.message.content or ""), _usage(reply)
         estimated = counts is None
         if counts is None:
-            counts = (
-                sum(self.measure.count(m.content or "") for m in messages),
-                self.measure.count(text),
-            )
+            count = self.measure.count
+            counts = sum(count(m.content or "") for m in messages), count(text)
         choices = getattr(reply.raw, "choices", None) or [None]
         cut = getattr(choices[0], "finish_reason", None) == "length"
         return TeacherAnswer(text, *counts, estimated=estimated, cut=cut)
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Say whether the same question may be answered a moment later; half an answer counts as well."""
-    halves = isinstance(error, json.JSONDecodeError) or isinstance(error.__cause__, json.JSONDecodeError)
-    return is_transient(error) or (halves and http_status(error) is None)
 
 
 def _usage(reply: Any) -> tuple[int, int] | None:
@@ -271,51 +209,9 @@ def _usage(reply: Any) -> tuple[int, int] | None:
     raw = reply.raw
     usage = raw.get("usage") if isinstance(raw, dict) else getattr(raw, "usage", None)
     for source in (reply.additional_kwargs, usage):
+        values = source if isinstance(source, dict) else getattr(source, "__dict__", {})
         for names in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
-            if source is None:
-                continue
-            read, written = (
-                source.get(n) if isinstance(source, dict) else getattr(source, n, None) for n in names
-            )
+            read, written = map(values.get, names)
             if isinstance(read, int) and isinstance(written, int):
                 return read, written
     return None
-
-
-def open_teacher(spec: str, settings: TeacherSettings) -> LLM | LocalLM:
-    """Open the LLM that ``spec`` names.
-
-    Keys come from the environment only, so that they stand in no recipe, history or process list.
-
-    Parameters
-    ----------
-    spec
-        See `TEACHER_HELP`.
-    settings
-        Gives the request time-out and the limit of an answer (`ANSWER_TOKENS` where there is none), which is
-        sent to a server. Retries are `Teacher`'s, so the client's own are switched off.
-
-    Raises
-    ------
-    ConfigError
-        If the name is malformed, a key is missing, or the client library is not installed.
-    ModelNotFoundError
-        If a local model is nowhere to be found.
-    """
-    kind = api_kind(spec)
-    if kind is None:
-        if not spec.strip():
-            raise ConfigError("the teacher's name is empty", hint=TEACHER_HELP)
-        return LocalLM.from_pretrained(spec)
-    longest = settings.max_new_tokens or ANSWER_TOKENS
-    options = {
-        "max_retries": 0,
-        "timeout": settings.timeout_s,
-        "temperature": 0.0,
-        "max_tokens": longest,
-        "reuse_client": False,
-    }
-    if kind == "openai-like":
-        # The context window of the server's model is not known here; ours is the limit that counts.
-        options["context_window"] = settings.max_input_tokens + longest
-    return open_api_llm(spec, options, called="teacher", forms=TEACHER_HELP)

@@ -154,19 +154,6 @@ def test_negatives_are_not_continued_with_another_catalog(folder, tmp_path):
         call(*mine, "--catalog", tmp_path / "other.jsonl")
 
 
-@pytest.mark.parametrize("needing", ["missed_share: 0.5", "candidate_order: retrieved"])
-def test_negatives_without_targets_are_refused_where_their_rank_counts(folder, tmp_path, needing):
-    rows = [{"id": f"t{n}", "negatives": [{"id": "f9", "rank": 1, "score": 0.5}]} for n in range(6)]
-    (tmp_path / "n.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "settings.yaml").write_text(f"{SETTINGS[:-1]}, num_candidates: 1, {needing}}}")
-    with pytest.raises(InputError, match="no row has 'targets'"):
-        call(
-            "item-expert", "--conversations", folder / "turns.jsonl", "--catalog", folder / "items.jsonl",
-            "--settings", tmp_path / "settings.yaml", "--hard-negatives", tmp_path / "n.jsonl",
-            "--model", folder / "model", "--out", tmp_path / "g",
-        )  # fmt: skip
-
-
 def test_turns_without_an_answer_end_with_the_models_exit_code(folder, tmp_path):
     data = ["--conversations", folder / "turns.jsonl", "--catalog", folder / "items.jsonl"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reges_index.training.leaks import TitleLeaks
+from reges_index.training.pseudo_queries import TitleLeaks
 
 from .films import items, turn
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from torch import distributed
+from torch.optim import AdamW
 
 from reges_index.training.batches import plan_epoch
-from reges_index.training.loop import train_loop
+from reges_index.training.checkpoints import RunState
+from reges_index.training.loop import Team, train_loop
 from reges_index.training.lora import fresh_lora
-from reges_index.training.parallel import Team
-from reges_index.training.run_state import RunState
 from tests.tiny import tiny_lm
 
 from .test_sft import examples, settings
@@ -25,13 +25,14 @@ import json, os, sys
 from pathlib import Path
 from tests.training.test_sft import dialogue, settings
 from tests.tiny import tiny_lm
-from reges_index.training.query_expert import train_query_expert
+from reges_index.training.data import TrainingData
+from reges_index.training.experts import train_query_expert
 
 out, share = sys.argv[1:]
 options = settings(share_prefixes=share == "True", gradient_accumulation=2, epochs=4)
 turns = [turn for number in range(24) for turn in dialogue(number)][:45]  # the last step of an epoch has one
 queries = {turn.id: f"a {turn.messages[0].content.split()[3]} film" for turn in turns}
-result = train_query_expert(turns, queries, tiny_lm(), options, out)
+result = train_query_expert([TrainingData(turns, queries=queries)], tiny_lm(), options, out)
 Path(f"{out}.losses-{os.environ.get('RANK', '0')}").write_text(json.dumps(result.losses))
 """
 
@@ -100,7 +101,8 @@ def test_processes_without_work_are_warned_of(tmp_path, a_group_of_one, caplog, 
         examples(lm), batch_size=2, accumulation=accumulation, share_prefixes=False, seed=0, epoch=0
     )[:1]
     with fresh_lora(lm, options) as model:
-        state = RunState(model, options, len(plan), tmp_path / "run", run_hash="x")
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        state = RunState(trained, AdamW(trained.values()), tmp_path / "run", "x")
         train_loop(model, plan, options, state, pad_id=0, team=Team(0, 2))
     assert ("1 of 2 processes have nothing to do" in caplog.text) == idle
     assert state.step == 1

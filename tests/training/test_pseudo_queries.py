@@ -9,19 +9,15 @@ import pytest
 from llama_index.llms.openai_like import OpenAILike
 
 from reges_index.errors import ConfigError, InputError, ModelError
+from reges_index.files import checked
 from reges_index.models.llm import ReGeSLLM
-from reges_index.training.pseudo_queries import (
-    read_pseudo_queries,
-    read_reasoning,
-    write_pseudo_queries,
-    write_reasoning,
-)
-from reges_index.training.teacher import Teacher, TeacherSettings, open_teacher
+from reges_index.training.pseudo_queries import read_notes, write_notes
+from reges_index.training.teacher import Teacher, TeacherSettings
 
 from .films import items, turn, turns
 from .openai_server import Reply, chat_server
 
-FAST = TeacherSettings(first_wait_s=0.01, longest_wait_s=0.05, timeout_s=60.0, concurrency=3)
+FAST = TeacherSettings(first_wait_s=0.01, longest_wait_s=0.5, concurrency=3)
 
 
 def client(url, **options):
@@ -38,8 +34,8 @@ def test_one_line_a_turn_with_the_papers_prompt(tmp_path):
     out = tmp_path / "pq.jsonl"
     with chat_server(query_for) as server:
         prices = TeacherSettings(first_wait_s=0.01, concurrency=3, price_in=2.0, price_out=10.0)
-        report = write_pseudo_queries(turns(6), items(), client(server.url), out, settings=prices)
-    assert read_pseudo_queries(out, turns=turns(6)) == {f"t{n}": f"film of kind {n}" for n in range(6)}
+        report = write_notes(turns(6), items(), client(server.url), out, settings=prices)
+    assert read_notes(out, "query", turns=turns(6)) == {f"t{n}": f"film of kind {n}" for n in range(6)}
     assert (report.written, report.requests, report.retries) == (6, 6, 0)
     assert (report.prompt_tokens, report.new_tokens, report.tokens_estimated) == (600, 60, False)
     assert report.cost == pytest.approx((600 * 2 + 60 * 10) / 1e6)
@@ -52,7 +48,7 @@ def test_one_line_a_turn_with_the_papers_prompt(tmp_path):
 
 def test_requests_under_way_are_bounded(tmp_path):
     with chat_server(lambda p, n: Reply("a query", delay_s=0.2)) as server:
-        write_pseudo_queries(turns(9), items(), client(server.url), tmp_path / "pq.jsonl", settings=FAST)
+        write_notes(turns(9), items(), client(server.url), tmp_path / "pq.jsonl", settings=FAST)
     assert server.most_at_once == 3
 
 
@@ -60,15 +56,15 @@ def test_a_finished_file_costs_nothing_and_a_begun_one_only_the_rest(tmp_path):
     out = tmp_path / "pq.jsonl"
     with chat_server(query_for) as server:
         llm = client(server.url)
-        write_pseudo_queries(turns(3), items(), llm, out, settings=FAST)
+        write_notes(turns(3), items(), llm, out, settings=FAST)
         with out.open("a") as file:
             file.write('{"id": "t3", "que')  # killed in the middle of a line
-        report = write_pseudo_queries(turns(6), items(), llm, out, settings=FAST)
+        report = write_notes(turns(6), items(), llm, out, settings=FAST)
         assert (report.already, report.written, report.repaired_bytes) == (3, 3, 17)
-        report = write_pseudo_queries(turns(6), items(), llm, out, settings=FAST)
+        report = write_notes(turns(6), items(), llm, out, settings=FAST)
         assert (report.already, report.written, report.requests) == (6, 0, 0)
         assert len(server.prompts) == 6
-    assert len(read_pseudo_queries(out, turns=turns(6))) == 6
+    assert len(read_notes(out, "query", turns=turns(6))) == 6
 
 
 FAULTS = {
@@ -85,14 +81,15 @@ FAULTS = {
 def test_passing_faults_are_retried(tmp_path, fault, caplog):
     out = tmp_path / "pq.jsonl"
     timeout = 1.0 if fault == "slow" else 60.0
-    settings = TeacherSettings(first_wait_s=0.01, longest_wait_s=0.02, timeout_s=timeout, concurrency=2)
+    settings = TeacherSettings(first_wait_s=0.01, longest_wait_s=0.02, concurrency=2)
 
     def script(prompt, number):
         return FAULTS[fault] if number in (0, 3) else query_for(prompt, number)
 
     with chat_server(script) as server, caplog.at_level(logging.WARNING):
-        report = write_pseudo_queries(turns(4), items(), client(server.url), out, settings=settings)
-    assert read_pseudo_queries(out) == {f"t{n}": f"film of kind {n}" for n in range(4)}
+        llm = client(server.url, timeout=timeout)
+        report = write_notes(turns(4), items(), llm, out, settings=settings)
+    assert read_notes(out, "query") == {f"t{n}": f"film of kind {n}" for n in range(4)}
     assert (report.written, report.failed) == (4, {})
     # On a busy machine a second can be too short for a good answer too.
     assert report.retries >= 2 if fault == "slow" else report.retries == 2
@@ -106,7 +103,7 @@ def test_a_server_that_asks_for_patience_gets_it(tmp_path):
 
     with chat_server(script) as server:
         started = time.monotonic()
-        write_pseudo_queries(turns(1), items(), client(server.url), tmp_path / "pq.jsonl", settings=FAST)
+        write_notes(turns(1), items(), client(server.url), tmp_path / "pq.jsonl", settings=FAST)
     assert time.monotonic() - started >= 0.4
 
 
@@ -120,20 +117,20 @@ def test_a_turn_that_fails_for_good_is_listed_and_asked_for_again(tmp_path):
 
     with chat_server(script) as server:
         llm = client(server.url)
-        report = write_pseudo_queries(turns(6), items(), llm, out, settings=settings)
+        report = write_notes(turns(6), items(), llm, out, settings=settings)
         assert sorted(report.failed) == ["t2", "t4"]
         assert "HTTP 400" in report.failed["t2"]
-        assert "no answer after 2 attempts" in report.failed["t4"]
+        assert "gave no answer after 2 attempts" in report.failed["t4"]
         assert report.written == 4
         bad.clear()
-        assert write_pseudo_queries(turns(6), items(), llm, out, settings=settings).written == 2
+        assert write_notes(turns(6), items(), llm, out, settings=settings).written == 2
 
 
 def test_a_wrong_key_ends_the_run_at_once_and_is_not_printed(tmp_path):
     message = "Incorrect API key provided: sk-secret-1234"
     with chat_server(lambda p, n: Reply(message, status=401)) as server:
-        with pytest.raises(ModelError, match="cannot be used") as caught:
-            write_pseudo_queries(
+        with pytest.raises(ModelError, match="HTTP 401") as caught:
+            write_notes(
                 turns(6), items(), client(server.url), tmp_path / "x", settings=TeacherSettings(concurrency=1)
             )
         told = "".join(traceback.format_exception(caught.value))
@@ -147,10 +144,10 @@ def test_a_dead_server_ends_the_run_and_keeps_what_is_there(tmp_path):
     settings = TeacherSettings(first_wait_s=0.0, max_retries=1, concurrency=1, patience=2)
     with chat_server(lambda p, n: query_for(p, n) if n < 3 else Reply(hang_up=True)) as server:
         with pytest.raises(ModelError, match="2 turns in a row") as caught:
-            write_pseudo_queries(turns(9), items(), client(server.url), out, settings=settings)
+            write_notes(turns(9), items(), client(server.url), out, settings=settings)
         assert len(server.prompts) == 3 + 2 * 2
-    assert "3 new notes are kept" in caught.value.hint
-    assert len(read_pseudo_queries(out)) == 3
+    assert "3 new lines are kept" in caught.value.hint
+    assert len(read_notes(out, "query")) == 3
 
 
 def test_what_one_teacher_left_out_is_asked_of_the_next(tmp_path):
@@ -160,17 +157,17 @@ def test_what_one_teacher_left_out_is_asked_of_the_next(tmp_path):
         return Reply("Something like Up (2009)") if "of kind 1" in prompt else query_for(prompt, number)
 
     with chat_server(leaks) as server:
-        report = write_pseudo_queries(turns(2), items(), client(server.url), out, settings=FAST)
-    assert (report.written, report.leaked) == (1, ["t1"])
+        report = write_notes(turns(2), items(), client(server.url), out, settings=FAST)
+    assert (report.written, report.left_out) == (1, {"naming a target twice": ["t1"]})
     with chat_server(query_for) as server:
         other = client(server.url)
         other.model = "another teacher"
         with pytest.raises(InputError) as caught:
-            write_pseudo_queries(turns(2), items(), other, out, settings=FAST)
+            write_notes(turns(2), items(), other, out, settings=FAST)
         assert f"{left_out} is then set aside" in caught.value.hint
         out.unlink()
         (tmp_path / "pq.jsonl.run.json").unlink()
-        report = write_pseudo_queries(turns(2), items(), other, out, settings=FAST)
+        report = write_notes(turns(2), items(), other, out, settings=FAST)
     assert (report.written, report.already, report.requests) == (2, 0, 2)
     assert json.loads((tmp_path / "pq.jsonl.left-out.jsonl.1").read_text())["id"] == "t1"
 
@@ -188,17 +185,18 @@ def test_leaks_are_asked_for_once_more_with_a_reminder_then_left_out(tmp_path):
         return Reply("dusty western" if reminded and "ancient" not in prompt else "western Dust over Carmel")
 
     with chat_server(script) as server:
-        report = write_pseudo_queries(three, items(), client(server.url), out, settings=FAST)
-        assert read_pseudo_queries(out) == {"once": "dusty western", "held": "western Dust over Carmel"}
-        assert (report.leaked_first, report.leaked, report.requests) == (2, ["always"], 5)
+        report = write_notes(three, items(), client(server.url), out, settings=FAST)
+        assert read_notes(out, "query") == {"once": "dusty western", "held": "western Dust over Carmel"}
+        assert (report.leaked_first, report.requests) == (2, 5)
+        assert report.left_out == {"naming a target twice": ["always"]}
         left_out = json.loads((tmp_path / "pq.jsonl.left-out.jsonl").read_text())
         assert left_out == {
             "id": "always", "reason": "leak", "titles": ["Dust over Carmel"],
             "query": "western Dust over Carmel",
         }  # fmt: skip
-        again = write_pseudo_queries(three, items(), client(server.url), out, settings=FAST)
+        again = write_notes(three, items(), client(server.url), out, settings=FAST)
         assert (again.requests, again.already) == (0, 3)
-        free = write_pseudo_queries(
+        free = write_notes(
             three, items(), client(server.url), tmp_path / "free", settings=FAST, filter_leaks=False
         )
         assert (free.written, free.leaked_first) == (3, 0)
@@ -219,16 +217,17 @@ def test_empty_answers_and_turns_without_known_target_are_listed(tmp_path):
 
     out = tmp_path / "pq.jsonl"
     with chat_server(script) as server:
-        report = write_pseudo_queries(given, items(), client(server.url), out, settings=FAST)
-    assert read_pseudo_queries(out) == {"label": "a quiet western", "half": "a query"}
-    assert (report.empty, report.without_target, report.unknown_target) == (
-        ["empty"], ["targetless"], ["unknown"],
-    )  # fmt: skip
+        report = write_notes(given, items(), client(server.url), out, settings=FAST)
+    assert read_notes(out, "query") == {"label": "a quiet western", "half": "a query"}
+    assert report.left_out == {
+        "of no use twice": ["empty"], "without target": ["targetless"],
+        "no target in the catalog": ["unknown"],
+    }  # fmt: skip
 
 
 def test_answers_without_usage_are_counted_here_and_cut_ones_noted(tmp_path):
     with chat_server(lambda p, n: Reply("a long query", usage=False, finish="length")) as server:
-        report = write_pseudo_queries(turns(2), items(), client(server.url), tmp_path / "x", settings=FAST)
+        report = write_notes(turns(2), items(), client(server.url), tmp_path / "x", settings=FAST)
     assert report.tokens_estimated
     assert report.prompt_tokens > 100
     assert report.new_tokens == 6
@@ -239,12 +238,12 @@ def test_long_histories_are_cut_from_the_oldest_end_and_counted(tmp_path):
     settings = TeacherSettings(max_input_tokens=400, max_new_tokens=32)
     long = turn("long", *[f"message {n} " + "word " * 30 for n in range(40)], "newest words")
     with chat_server(lambda p, n: Reply("a query")) as server:
-        report = write_pseudo_queries([long], items(), client(server.url), tmp_path / "x", settings=settings)
+        report = write_notes([long], items(), client(server.url), tmp_path / "x", settings=settings)
     assert report.histories_cut == 1
     assert "message 0 " not in server.prompts[0]
     assert "newest words" in server.prompts[0]
     with pytest.raises(InputError, match="turn long: the prompt without the dialogue"):
-        write_pseudo_queries(
+        write_notes(
             [long], items(), client("http://127.0.0.1:9/v1"), tmp_path / "y",
             settings=TeacherSettings(max_input_tokens=128),
         )  # fmt: skip
@@ -252,19 +251,19 @@ def test_long_histories_are_cut_from_the_oldest_end_and_counted(tmp_path):
 
 async def test_inside_a_running_event_loop(tmp_path):
     with chat_server(query_for) as server:
-        report = write_pseudo_queries(turns(2), items(), client(server.url), tmp_path / "x", settings=FAST)
+        report = write_notes(turns(2), items(), client(server.url), tmp_path / "x", settings=FAST)
     assert report.written == 2
 
 
 def test_another_teacher_may_not_continue_the_file(tmp_path):
     out = tmp_path / "pq.jsonl"
     with chat_server(query_for) as server:
-        write_pseudo_queries(turns(1), items(), client(server.url), out, settings=FAST)
+        write_notes(turns(1), items(), client(server.url), out, settings=FAST)
         other = OpenAILike(model="other", api_base=server.url, api_key="k", is_chat_model=True)
         with pytest.raises(InputError, match="teacher was 'teacher', now 'other'"):
-            write_pseudo_queries(turns(2), items(), other, out, settings=FAST)
+            write_notes(turns(2), items(), other, out, settings=FAST)
         with pytest.raises(InputError, match="task was 'query', now 'reasoning'"):
-            write_reasoning(turns(2), items(), client(server.url), out, settings=FAST)
+            write_notes(turns(2), items(), client(server.url), out, kind="reasoning", settings=FAST)
 
 
 def test_a_local_model_runs_in_order(tmp_path):
@@ -273,19 +272,19 @@ def test_a_local_model_runs_in_order(tmp_path):
     lm, out = tiny_lm(), tmp_path / "pq.jsonl"
     settings = TeacherSettings(max_new_tokens=6, concurrency=4)
     seen = []
-    report = write_pseudo_queries(
+    report = write_notes(
         turns(3), items(), lm, out, settings=settings, filter_leaks=False,
         progress=lambda done, of: seen.append((done, of)),
     )  # fmt: skip
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert report.written + len(report.empty) == 3
+    assert report.written + len(report.left_out.get("of no use twice", ())) == 3
     assert report.written >= 1
     assert not report.tokens_estimated
     assert report.new_tokens <= 6 * report.requests
     assert [row["id"] for row in map(json.loads, out.read_text().splitlines())] == sorted(
-        read_pseudo_queries(out)
+        read_notes(out, "query")
     )
-    as_llm = write_pseudo_queries(
+    as_llm = write_notes(
         turns(3), items(), ReGeSLLM(lm), tmp_path / "y", settings=settings, filter_leaks=False
     )
     assert (tmp_path / "y").read_text() == out.read_text()
@@ -296,9 +295,9 @@ def test_reasoning_is_made_by_the_same_machinery(tmp_path):
     out = tmp_path / "cot.jsonl"
     answer = "Summary: The seeker likes\nold westerns."
     with chat_server(lambda p, n: Reply(answer)) as server:
-        report = write_reasoning(turns(2), items(), client(server.url), out, settings=FAST)
+        report = write_notes(turns(2), items(), client(server.url), out, kind="reasoning", settings=FAST)
     assert report.written == 2
-    assert read_reasoning(out, turns=turns(2))["t0"] == "The seeker likes old westerns."
+    assert read_notes(out, "reasoning", turns=turns(2))["t0"] == "The seeker likes old westerns."
     assert "step by step" in server.prompts[0]
     assert "Ground truth items: " in server.prompts[0]
 
@@ -318,7 +317,7 @@ def test_a_file_that_cannot_be_used_is_named_with_its_line(tmp_path, line, probl
     file = tmp_path / "pq.jsonl"
     file.write_text('{"id": "t0", "query": "a query"}\n\n' + line + "\n")
     with pytest.raises(InputError) as caught:
-        read_pseudo_queries(file, turns=turns(3))
+        read_notes(file, "query", turns=turns(3))
     assert "pq.jsonl:3: " in str(caught.value)
     assert problem in str(caught.value)
 
@@ -326,9 +325,9 @@ def test_a_file_that_cannot_be_used_is_named_with_its_line(tmp_path, line, probl
 def test_an_empty_or_missing_file(tmp_path):
     (tmp_path / "pq.jsonl").write_text("\n")
     with pytest.raises(InputError, match="nothing in it"):
-        read_pseudo_queries(tmp_path / "pq.jsonl")
+        read_notes(tmp_path / "pq.jsonl", "query")
     with pytest.raises(InputError, match="no such file"):
-        read_pseudo_queries(tmp_path / "nowhere.jsonl")
+        read_notes(tmp_path / "nowhere.jsonl", "query")
 
 
 @pytest.mark.shared
@@ -340,8 +339,8 @@ def test_the_shared_files_are_taken_as_they_are(corpus, count):
         pytest.skip("../shared is not here")
     from reges_index.dialogue import read_turns
 
-    found = read_pseudo_queries(
-        SHARED / corpus / "pseudo_queries.jsonl", turns=read_turns(SHARED / corpus / "train.jsonl")
+    found = read_notes(
+        SHARED / corpus / "pseudo_queries.jsonl", "query", turns=read_turns(SHARED / corpus / "train.jsonl")
     )
     assert len(found) == count
 
@@ -350,10 +349,10 @@ class TestNames:
     def test_a_server_by_name_reads_its_key_from_the_environment(self, tmp_path, monkeypatch):
         monkeypatch.setenv("OPENAI_LIKE_API_KEY", "from-the-environment")
         with chat_server(query_for) as server:
-            llm = open_teacher(f"openai-like:some/model:8b@{server.url}", FAST)
-            write_pseudo_queries(turns(1), items(), llm, tmp_path / "x", settings=FAST)
+            name = f"openai-like:some/model:8b@{server.url}"
+            report = write_notes(turns(1), items(), name, tmp_path / "x", settings=FAST)
         assert server.keys == {"Bearer from-the-environment"}
-        assert Teacher(llm).name == "some/model:8b"
+        assert report.teacher == "some/model:8b"
 
     @pytest.mark.parametrize(
         ("spec", "problem"),
@@ -369,7 +368,7 @@ class TestNames:
     def test_malformed_names(self, spec, problem, monkeypatch):
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         with pytest.raises(ConfigError, match=problem):
-            open_teacher(spec, FAST)
+            Teacher(spec, FAST)
 
     @pytest.mark.parametrize(
         "spec",
@@ -381,7 +380,7 @@ class TestNames:
     )
     def test_a_secret_in_the_url_is_refused_without_repeating_it(self, spec):
         with pytest.raises(ConfigError, match="teacher") as caught:
-            open_teacher(spec, FAST)
+            Teacher(spec, FAST)
         assert "hunter2" not in str(caught.value)
 
 
@@ -397,15 +396,4 @@ class TestNames:
 )
 def test_settings_that_cannot_be_used(options):
     with pytest.raises(ConfigError):
-        TeacherSettings(**options)
-
-
-def test_backoff_grows_and_stays_below_its_limit():
-    policy = Teacher(
-        client("http://127.0.0.1:9/v1"), TeacherSettings(first_wait_s=0.01, longest_wait_s=0.08)
-    )._policy
-    waits = [policy.wait_s(ConnectionError(), attempt) for attempt in range(1, 7)]
-    assert all(
-        low <= wait <= 0.08 for low, wait in zip((0.01, 0.02, 0.04, 0.08, 0.08), waits[:5], strict=True)
-    )
-    assert waits[5] is None
+        checked(TeacherSettings, options, where="settings")

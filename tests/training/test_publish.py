@@ -11,7 +11,8 @@ from reges_index.cli.app import app
 from reges_index.errors import AdapterError, InputError
 from reges_index.models.adapters import load_manifest
 from reges_index.training.config import ExpertTraining
-from reges_index.training.item_expert import train_item_expert
+from reges_index.training.data import TrainingData
+from reges_index.training.experts import train_item_expert
 from reges_index.training.publish import experiment_results, publish_adapter
 from reges_index.training.steps import content_hash
 from tests.tiny import tiny_lm
@@ -25,7 +26,7 @@ WEIGHTS = "adapter_model.safetensors"
 def adapter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("publish") / "item-expert"
     settings = ExpertTraining(negatives="random", num_candidates=3, max_steps=2)
-    train_item_expert(turns(4), items(), {}, tiny_lm(), settings, folder)
+    train_item_expert([TrainingData(turns(4), items())], tiny_lm(), settings, folder)
     return folder
 
 

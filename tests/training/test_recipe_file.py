@@ -30,7 +30,7 @@ def test_paths_are_relative_to_the_recipe_and_numbers_may_lack_a_point(tmp_path,
     monkeypatch.chdir("/")
     recipe = load_recipe(write(tmp_path, GOOD))
     assert recipe.out == tmp_path / "run"
-    assert recipe.data[0].conversations == tmp_path / "turns.jsonl"
+    assert recipe.data[0].conversations == (tmp_path / "turns.jsonl",)
     assert recipe.query_expert.learning_rate == 1e-3  # YAML reads 1e-3 as text
     assert recipe.item_expert is not None
     assert recipe.item_expert.learning_rate == 1e-4

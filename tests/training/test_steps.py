@@ -23,8 +23,7 @@ class Copy:
             return {"runs": self.runs}
 
         return Step(
-            "copy", run, (self.folder / "out.txt",), settings, (self.folder / "in.txt",),
-            (self.folder / "scratch",),
+            "copy", run, self.folder / "out.txt", settings, (self.folder / "in.txt",),
         )  # fmt: skip
 
 
@@ -46,16 +45,16 @@ def test_a_step_is_done_once(copy, log):
 
 def test_changed_settings_or_inputs_run_it_again_and_the_old_output_is_kept(copy, log, tmp_path):
     log.do(copy.step(a=1))
-    (tmp_path / "scratch").mkdir()
+    (tmp_path / "out.txt.run").mkdir()
     log.do(copy.step(a=2))
     assert (tmp_path / "out.txt").read_text() == "one{'a': 2}"
     aside = tmp_path / "steps" / "set-aside"
-    assert (aside / "copy-1" / tmp_path.name / "out.txt").read_text() == "one{'a': 1}"
-    assert (aside / "copy-1" / tmp_path.name / "scratch").is_dir()
+    assert (aside / "copy-1" / "out.txt").read_text() == "one{'a': 1}"
+    assert (aside / "copy-1" / "out.txt.run").is_dir()
     (tmp_path / "in.txt").write_text("two")
     log.do(copy.step(a=2))
     assert (tmp_path / "out.txt").read_text() == "two{'a': 2}"
-    assert (aside / "copy-2" / tmp_path.name / "out.txt").exists()
+    assert (aside / "copy-2" / "out.txt").exists()
     assert copy.runs == 3
 
 
@@ -71,17 +70,17 @@ def test_a_killed_step_goes_on_with_what_it_left_unless_settings_changed(copy, l
     step = copy.step(a=1)
 
     def killed():
-        (tmp_path / "scratch").mkdir()
+        (tmp_path / "out.txt.run").mkdir()
         raise ReGeSError("killed")
 
     with pytest.raises(ReGeSError):
-        log.do(Step("copy", killed, step.outputs, step.settings, step.inputs, step.scratch))
+        log.do(Step("copy", killed, step.output, step.settings, step.inputs))
     assert json.loads((tmp_path / "steps" / "copy.json").read_text())["state"] == "begun"
     log.do(copy.step(a=1))
-    assert (tmp_path / "scratch").is_dir()
+    assert (tmp_path / "out.txt.run").is_dir()
     (tmp_path / "steps" / "copy.json").unlink()  # of unknown origin: not taken for this run's
     log.do(copy.step(a=1))
-    assert not (tmp_path / "scratch").exists()
+    assert not (tmp_path / "out.txt.run").exists()
 
 
 def test_a_missing_input_is_named(copy, log, tmp_path):
