@@ -4,8 +4,8 @@
     python benchmarks/training.py --turns ../shared/data/inspired/train.jsonl --examples 32 --repeats 3
 
 All get the same examples, the same adapter at the start and the same number format. Trees have fewer tokens,
-so what counts for them is examples per second. Runs take turns, so that a machine that is busy now and then is
-unjust to all alike; the median is printed, with all values.
+so what counts for them is examples per second. Runs take turns, so that a machine that is busy now and then
+is unjust to all alike; the median is printed, with all values.
 """
 
 from __future__ import annotations
