@@ -158,7 +158,7 @@ class _Run:
     def check(self) -> None:
         """Read everything that is there already: hours later would be a bad time to find a typo."""
         for its in self.fusion.data if self.fusion is not None else ():
-            for path in (its.conversations, its.catalog):
+            for path in its.files().values():
                 if not path.is_file():
                     raise InputError(
                         f"{self.recipe.fusion}: {its.name}: {path} is no file",
@@ -293,7 +293,7 @@ class _Run:
             "encoder": asdict(encoder_identity(self.embed_model or fusion.encoder)),
             "data": [its.name for its in fusion.data],
         }
-        files = tuple(path for its in fusion.data for path in (its.conversations, its.catalog))
+        files = tuple(path for its in fusion.data for path in its.files().values())
 
         def run() -> Mapping[str, Any]:
             return train_by_recipe(fusion, embed_model=self.embed_model).to_dict()
