@@ -16,14 +16,15 @@ from reges_index.training.loop import Team, train_loop
 from reges_index.training.lora import fresh_lora
 from tests.tiny import tiny_lm
 
-from .test_sft import examples, settings
+from .dialogues import settings
+from .test_sft import examples
 
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-from tests.training.test_sft import dialogue, settings
+from tests.training.dialogues import dialogue, settings
 from tests.tiny import tiny_lm
 from reges_index.training.data import TrainingData
 from reges_index.training.experts import train_query_expert
