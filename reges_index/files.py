@@ -184,6 +184,10 @@ def _finite(text: str) -> float:
     return value
 
 
+def _too_deep(where: object) -> InputError:
+    return InputError(f"{where}: nested too deeply to be read", hint="no format here nests more than a few")
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn what the system says of a file into errors that name it."""
@@ -257,10 +261,7 @@ def json_lines(path: str | Path, *, finite: bool = False) -> Iterator[tuple[int,
             hint="the last line of a run that was killed may be cut off; remove it or resume the run",
         ) from error
     except RecursionError as error:
-        raise InputError(
-            f"{path}:{number}: nested too deeply to be read",
-            hint="no format here nests more than a few levels",
-        ) from error
+        raise _too_deep(f"{path}:{number}") from error
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -279,9 +280,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
     except RecursionError as error:
-        raise InputError(
-            f"{path}: nested too deeply to be read", hint="no format here nests more than a few levels"
-        ) from error
+        raise _too_deep(path) from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
@@ -334,7 +333,7 @@ def load_yaml(path: str | Path, model: type[ModelT], *, hint: str = "") -> Model
 def beside(path: Path, info: ValidationInfo) -> Path:
     """Return a path as the YAML file means it in which it stands: relative to that file, or below home (~).
 
-    For the fields of models that `load_yaml` reads: ``Annotated[Path, AfterValidator(beside)]``.
+    For fields of models that `load_yaml` reads: ``Annotated[Path, AfterValidator(beside)]``.
     """
     folder = (info.context or {}).get("folder")
     return path.expanduser() if folder is None else folder / path.expanduser()
@@ -528,7 +527,7 @@ class RunLog:
         if not self._holds_rows():
             if self._noted() != self._made_by:
                 self._set_aside(self.left_out_path)  # it says nothing about this run
-            self._write_note(self._made_by)
+            write_json(self._note, self._made_by)
         self._made_from = dict(self._ids_of(self.path))
         self._rows = _Lines(self.path)
         self.repaired = self._rows.repaired
@@ -568,10 +567,10 @@ class RunLog:
     def _noted(self) -> dict[str, Any] | None:
         """Return what the note says, the inputs apart; None where there is none that can be read."""
         try:
-            found = json.loads(self._note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_json(self._note)
+        except InputError:
             return None
-        return {k: v for k, v in found.items() if k != self._INPUTS} if isinstance(found, dict) else None
+        return {key: value for key, value in found.items() if key != self._INPUTS}
 
     def _require_settings(self) -> None:
         if not self._holds_rows():
@@ -591,9 +590,6 @@ class RunLog:
                 f"({first} was {found.get(first)!r}, now {wanted.get(first)!r})",
                 hint=f"name another output file, or delete this one and its .run.json{aside}",
             )
-
-    def _write_note(self, values: Mapping[str, Any]) -> None:
-        write_text(self._note, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     def _set_aside(self, path: Path) -> None:
         if not path.exists():
@@ -620,7 +616,7 @@ class RunLog:
         """
         given = json.loads(json.dumps(dict(inputs)))
         if not self._holds_rows():
-            self._write_note({**self._made_by, self._INPUTS: given})
+            write_json(self._note, {**self._made_by, self._INPUTS: given})
             return
         before = read_json(self._note).get(self._INPUTS)
         if not isinstance(before, dict):
