@@ -664,11 +664,7 @@ class RunLog:
         StorageError
             If they do not fit; nothing of them is left behind.
         """
-        try:
-            self._rows.append(rows)
-        except OSError as error:
-            raise unwritable(self.path, error, "free some space and run again: it goes on") from error
-        self.finished.update(str(row["id"]) for row in rows)
+        self._append(self._rows, rows)
 
     def leave_out(self, row: Mapping[str, Any]) -> None:
         """List a row that is not to be part of the file, with the reason; it is not asked for again.
@@ -678,13 +674,14 @@ class RunLog:
         StorageError
             If it cannot be written.
         """
+        self._append(self._open_left_out(), [row])
+
+    def _append(self, lines: _Lines, rows: Collection[Mapping[str, Any]]) -> None:
         try:
-            self._open_left_out().append([row])
+            lines.append(rows)
         except OSError as error:
-            raise unwritable(
-                self.left_out_path, error, "free some space and run again: it goes on"
-            ) from error
-        self.finished.add(str(row["id"]))
+            raise unwritable(lines.path, error, "free some space and run again: it goes on") from error
+        self.finished.update(str(row["id"]) for row in rows)
 
     def close(self) -> None:
         """Close the file and let others have it."""
