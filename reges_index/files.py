@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -664,7 +664,7 @@ class RunLog:
         StorageError
             If they do not fit; nothing of them is left behind.
         """
-        self._append(self._rows, rows)
+        self._append(lambda: self._rows, rows)
 
     def leave_out(self, row: Mapping[str, Any]) -> None:
         """List a row that is not to be part of the file, with the reason; it is not asked for again.
@@ -674,13 +674,13 @@ class RunLog:
         StorageError
             If it cannot be written.
         """
-        self._append(self._open_left_out(), [row])
+        self._append(self._open_left_out, [row])
 
-    def _append(self, lines: _Lines, rows: Collection[Mapping[str, Any]]) -> None:
+    def _append(self, lines: Callable[[], _Lines], rows: Collection[Mapping[str, Any]]) -> None:
         try:
-            lines.append(rows)
+            lines().append(rows)
         except OSError as error:
-            raise unwritable(lines.path, error, "free some space and run again: it goes on") from error
+            raise unwritable(self.path, error, "free some space and run again: it goes on") from error
         self.finished.update(str(row["id"]) for row in rows)
 
     def close(self) -> None:
