@@ -204,16 +204,6 @@ def test_auto_scores_with_a_local_model(tiny):
     assert ReGeSRerank(tiny).rank(nodes_of(FILMS), WISH).report["rerank"]["outcome"] == "scored"
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"window": 1}, {"passes": 0}, {"min_mass": 2}, {"pick_probability": 1}, {"prior": "perhaps"},
-     {"prior_weight": -1.0}, {"rank_prompt": "{candidates}"}],
-)  # fmt: skip
-def test_wrong_options(tiny, wrong):
-    with pytest.raises(ConfigError):
-        ReGeSRerank(tiny, **wrong)
-
-
 def test_a_prior_that_is_wanted_in_any_case_needs_probabilities(tiny):
     nodes = nodes_of(FILMS)
     nodes[2].score = 1.7
