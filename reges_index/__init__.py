@@ -24,22 +24,21 @@ if TYPE_CHECKING:
     from reges_index.dialogue.messages import read_turns as read_turns
     from reges_index.dialogue.wording import Domain as Domain
     from reges_index.engines.chat_engine import ReGeSChatEngine as ReGeSChatEngine
+    from reges_index.engines.query_engine import Recommendation as Recommendation
     from reges_index.engines.query_engine import ReGeSQueryEngine as ReGeSQueryEngine
-    from reges_index.engines.recommendation import Recommendation as Recommendation
+    from reges_index.engines.retrieval import ExcludeItems as ExcludeItems
     from reges_index.engines.tool import as_query_engine_tool as as_query_engine_tool
     from reges_index.engines.workflow import ReGeSWorkflow as ReGeSWorkflow
     from reges_index.errors import LLMServerError as LLMServerError
     from reges_index.errors import ReGeSError as ReGeSError
     from reges_index.fusion.model import FusionModel as FusionModel
     from reges_index.item_expert.events import ItemSelectedEvent as ItemSelectedEvent
-    from reges_index.item_expert.exclusion import ExcludeItems as ExcludeItems
     from reges_index.item_expert.rerank import ReGeSRerank as ReGeSRerank
     from reges_index.item_expert.synthesizer import ReGeSSynthesizer as ReGeSSynthesizer
     from reges_index.models.llm import ReGeSLLM as ReGeSLLM
     from reges_index.models.local_lm import LocalLM as LocalLM
-    from reges_index.pipeline.building import build_engine as build_engine
-    from reges_index.pipeline.building import load_pipeline as load_pipeline
-    from reges_index.pipeline.building import save_pipeline as save_pipeline
+    from reges_index.pipeline import load_pipeline as load_pipeline
+    from reges_index.pipeline import save_pipeline as save_pipeline
     from reges_index.query_expert.events import QueryWrittenEvent as QueryWrittenEvent
     from reges_index.query_expert.retriever import ReGeSRetriever as ReGeSRetriever
     from reges_index.query_expert.transform import ReGeSQueryTransform as ReGeSQueryTransform
@@ -55,7 +54,7 @@ else:
         {
             "DialogueQueryBundle": "dialogue.bundle",
             "Domain": "dialogue.wording",
-            "ExcludeItems": "item_expert.exclusion",
+            "ExcludeItems": "engines.retrieval",
             "FusionModel": "fusion.model",
             "Item": "catalog.item",
             "ItemCatalog": "catalog.catalog",
@@ -77,17 +76,16 @@ else:
             "ReGeSSynthesizer": "item_expert.synthesizer",
             "ReGeSWorkflow": "engines.workflow",
             "ReasoningDecoding": "settings",
-            "Recommendation": "engines.recommendation",
+            "Recommendation": "engines.query_engine",
             "Turn": "dialogue.messages",
             "as_query_engine_tool": "engines.tool",
-            "build_engine": "pipeline.building",
             "build_ui": "ui",
             "demo_catalog": "catalog.demo",
             "demo_dialogue": "catalog.demo",
-            "load_pipeline": "pipeline.building",
+            "load_pipeline": "pipeline",
             "read_items": "catalog.readers",
             "read_turns": "dialogue.messages",
-            "save_pipeline": "pipeline.building",
+            "save_pipeline": "pipeline",
         },
     )
     # A star import loads all that it names, and must not ask for the extra `ui`.

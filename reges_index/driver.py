@@ -11,9 +11,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from inspect import getattr_static
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-__all__ = ["Do", "Work", "arun", "off_loop", "run", "together"]
+if TYPE_CHECKING:
+    from llama_index.core.base.base_retriever import BaseRetriever
+    from llama_index.core.schema import NodeWithScore, QueryBundle
+
+__all__ = ["Do", "Work", "arun", "off_loop", "off_loop_retrieval", "retrieve_off_loop", "run", "together"]
 
 T = TypeVar("T")
 
@@ -34,6 +39,37 @@ def off_loop(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Do:
     """Return the step that calls a function; in an event loop it is called in a thread."""
     call = partial(function, *args, **kwargs)
     return Do(call, partial(asyncio.to_thread, call))
+
+
+def off_loop_retrieval(retriever: BaseRetriever, bundle: QueryBundle) -> Do:
+    """Return the step that retrieves; see `retrieve_off_loop`."""
+    return Do(partial(retriever.retrieve, bundle), partial(retrieve_off_loop, retriever, bundle))
+
+
+async def retrieve_off_loop(retriever: BaseRetriever, bundle: QueryBundle) -> list[NodeWithScore]:
+    """Retrieve; in a thread where the retriever's own asynchronous path would do the work on the loop.
+
+    It would where LlamaIndex's default stands in for a path of its own: in a retriever without
+    ``_aretrieve``, and in a vector store without ``aquery``, such as Chroma's.
+    """
+    if _works_on_the_loop(retriever):
+        return await asyncio.to_thread(retriever.retrieve, bundle)
+    return await retriever.aretrieve(bundle)
+
+
+def _works_on_the_loop(retriever: BaseRetriever) -> bool:
+    from llama_index.core.base.base_retriever import BaseRetriever
+    from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
+    from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStore
+
+    # Compared statically: LlamaIndex's span decorator makes a new object of a method at each access.
+    if getattr_static(type(retriever), "_aretrieve") is getattr_static(BaseRetriever, "_aretrieve"):
+        return True
+    if not isinstance(retriever, VectorIndexRetriever):
+        return False
+    aquery = getattr_static(type(retriever._vector_store), "aquery", None)
+    defaults = [getattr_static(kind, "aquery") for kind in (BasePydanticVectorStore, VectorStore)]
+    return any(aquery is default for default in defaults)
 
 
 def run(work: Work[T]) -> T:

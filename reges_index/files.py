@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 from reges_index.errors import ConfigError, InputError, StorageError
 
@@ -71,7 +72,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     StorageError
         If one cannot be written.
     """
-    waiting = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in files}
+    waiting = {path: path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial") for path in files}
     path = Path()
     try:
         for path, beside in waiting.items():
@@ -184,10 +185,6 @@ def _finite(text: str) -> float:
     return value
 
 
-def _too_deep(where: object) -> InputError:
-    return InputError(f"{where}: nested too deeply to be read", hint="no format here nests more than a few")
-
-
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn what the system says of a file into errors that name it."""
@@ -231,37 +228,45 @@ def json_lines(path: str | Path, *, finite: bool = False) -> Iterator[tuple[int,
         no object, or a number that is not finite.
     """
     numbers: dict[str, Any] = {"parse_constant": _refused, "parse_float": _finite} if finite else {}
-    path = Path(path)
-    number = 0
+    path, number = Path(path), 0
+    with _parsed(lambda: f"{path}:{number}"), _readable(path), path.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
+            if not line.strip():
+                continue
+            row = json.loads(line, **numbers)
+            if not isinstance(row, dict):
+                raise InputError(
+                    f"{path}:{number}: expected a JSON object, got {type(row).__name__}",
+                    hint="the format is JSON Lines: one object on each line",
+                )
+            yield number, row
+
+
+@contextlib.contextmanager
+def _parsed(where: Callable[[], str]) -> Iterator[None]:
+    """Turn what is wrong with JSON into errors that name the place."""
     try:
-        with _readable(path), path.open("rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
-                if not line.strip():
-                    continue
-                row = json.loads(line, **numbers)
-                if not isinstance(row, dict):
-                    raise InputError(
-                        f"{path}:{number}: expected a JSON object, got {type(row).__name__}",
-                        hint="the format is JSON Lines: one object on each line",
-                    )
-                yield number, row
+        yield
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}:{number}: not UTF-8 (byte {error.start} of the line)", hint="convert the file to UTF-8"
+            f"{where()}: not UTF-8 (byte {error.start} of the line)", hint="convert the file to UTF-8"
         ) from error
     except _NotFinite as error:
         raise InputError(
-            f"{path}:{number}: {error} is no number in JSON",
+            f"{where()}: not valid JSON: {error} is no number in it",
             hint="find out why it is none; where a value is unknown, leave its key out or give null",
         ) from error
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})",
+            f"{where()}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})",
             hint="the last line of a run that was killed may be cut off; remove it or resume the run",
         ) from error
     except RecursionError as error:
-        raise _too_deep(f"{path}:{number}") from error
+        raise InputError(
+            f"{where()}: nested too deeply to be read",
+            hint="no format here nests more than a few levels",
+        ) from error
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -273,14 +278,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
         If the file is missing, not JSON (NaN is none), nested too deeply, or no object.
     """
     text = read_text(path)
-    try:
+    with _parsed(lambda: str(path)):
         value = json.loads(text, parse_constant=_refused, parse_float=_finite)
-    except _NotFinite as error:
-        raise InputError(f"{path}: not valid JSON ({error} is no number in it)") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
-    except RecursionError as error:
-        raise _too_deep(path) from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
@@ -299,17 +298,15 @@ def read_yaml(path: str | Path, *, hint: str = "") -> dict[str, Any]:
     InputError
         If the file is missing, cannot be read or is not UTF-8.
     ConfigError
-        If it is not YAML, nested too deeply, or no mapping.
+        If it is not YAML, or no mapping.
     """
     import yaml
 
     text = read_text(path)
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}", hint=hint) from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply to be read", hint=hint) from error
     if not isinstance(values, dict):
         what = "nothing" if values is None else type(values).__name__
         raise ConfigError(f"{path}: expected keys and values, got {what}", hint=hint)
@@ -525,8 +522,6 @@ class RunLog:
 
     def _begin(self) -> None:
         if not self._holds_rows():
-            if self._noted() != self._made_by:
-                self._set_aside(self.left_out_path)  # it says nothing about this run
             write_json(self._note, self._made_by)
         self._made_from = dict(self._ids_of(self.path))
         self._rows = _Lines(self.path)
@@ -562,7 +557,7 @@ class RunLog:
                 ) from error
 
     def _holds_rows(self) -> bool:
-        return self.path.exists() and self.path.stat().st_size > 0
+        return any(file.exists() and file.stat().st_size > 0 for file in (self.path, self.left_out_path))
 
     def _noted(self) -> dict[str, Any] | None:
         """Return what the note says, the inputs apart; None where there is none that can be read."""
@@ -583,22 +578,12 @@ class RunLog:
             )
         differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
         if differing:
-            aside = f"; {self.left_out_path} is then set aside" if self.left_out_path.exists() else ""
             first = differing[0]
             raise InputError(
                 f"{self.path} was begun with other settings: {', '.join(differing)} "
                 f"({first} was {found.get(first)!r}, now {wanted.get(first)!r})",
-                hint=f"name another output file, or delete this one and its .run.json{aside}",
+                hint=f"name another output file, or delete this one and {self.path.name}.* beside it",
             )
-
-    def _set_aside(self, path: Path) -> None:
-        if not path.exists():
-            return
-        number = 1
-        while (place := path.with_name(f"{path.name}.{number}")).exists():
-            number += 1
-        path.replace(place)
-        logger.warning("%s is of a run with other settings; it is %s now", path, place.name)
 
     def require_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Refuse to go on where a run began with other data: a catalog, adapters, ... of other content.

@@ -34,7 +34,6 @@ __all__ = [
     "GIVEN",
     "NONE",
     "SHIPPED",
-    "AnswerOptions",
     "AnswerSettings",
     "EngineOptions",
     "PipelineSettings",
@@ -70,45 +69,32 @@ class Section(BaseModel):
                 raise _worded(type(self), error) from None
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], *, where: str = "settings") -> Self:
-        """Check a mapping.
+    def parse(cls, values: Mapping[str, Any], *, where: str = "settings", base: Self | None = None) -> Self:
+        """Check a mapping, of what is not the default or not as in ``base``.
 
         Raises
         ------
         ConfigError
             Naming the key that is unknown or the value that cannot be.
         """
+        own = {} if base is None else {name: getattr(base, name) for name in cls.model_fields}
         try:
-            return cls(**{str(key): value for key, value in values.items()})
+            return cls(**{**own, **{str(key): value for key, value in values.items()}})
         except ConfigError as error:
             raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
 
     def override(self, **changes: Any) -> Self:
-        """Return a copy with other values.
-
-        Raises
-        ------
-        ConfigError
-            As `parse`.
-        """
-        own = {name: getattr(self, name) for name in type(self).model_fields}
-        return self.parse({**own, **changes}, where="override") if changes else self
+        """Return a copy with other values; errors as for `parse`."""
+        return self.parse(changes, where="override", base=self) if changes else self
 
     @classmethod
     def of(cls, settings: Self | None, options: Mapping[str, Any], *, where: str) -> Self:
         """Return a component's settings with the keywords that it was given beside them.
 
-        Prompts may be templates, of which the text is kept here.
-
-        Raises
-        ------
-        ConfigError
-            As `parse`.
+        Prompts may be templates, of which the text is kept here. Errors are those of `parse`.
         """
         plain = {name: getattr(value, "template", value) for name, value in options.items()}
-        base = settings if settings is not None else cls()
-        own = {name: getattr(base, name) for name in cls.model_fields}
-        return cls.parse({**own, **plain}, where=where)
+        return cls.parse(plain, where=where, base=settings)
 
     @property
     def changed(self) -> list[str]:
@@ -597,17 +583,6 @@ class RerankOptions(TypedDict, total=False):
     on_error: Literal["raise", "retrieval_order"]
     seed: int
     verbose: bool
-
-
-class AnswerOptions(TypedDict, total=False):
-    """`AnswerSettings` as keywords."""
-
-    style: Literal["title", "sentence"]
-    streaming: bool
-    sentence_prompt: BasePromptTemplate | str | None
-    empty_response: str | None
-    on_error: Literal["raise", "title"]
-    top_n: int | None
 
 
 class EngineOptions(RerankOptions, total=False):

@@ -144,24 +144,18 @@ def test_a_file_is_continued_only_with_the_settings_it_was_begun_with(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
 
 
-def test_what_another_run_left_out_is_set_aside_and_the_hint_names_it(tmp_path):
-    file, note = tmp_path / "x.jsonl", tmp_path / "x.jsonl.run.json"
-    for number, teacher in enumerate("abc"):
-        with RunLog(file, {"teacher": teacher}) as log:
-            assert log.finished == set()
-            log.write([{"id": "t0"}])
-            log.leave_out({"id": "t1", "teacher": teacher})
-        with RunLog(file, {"teacher": teacher}) as log:
-            assert log.finished == {"t0", "t1"}
-        with pytest.raises(InputError) as caught:
-            RunLog(file, {"teacher": "z"})
-        assert f"{log.left_out_path} is then set aside" in caught.value.hint
-        file.unlink()
-        if number:  # with the note or without it
-            note.unlink()
-    RunLog(file, {"teacher": "z"}).close()
-    kept = [rows(tmp_path / f"x.jsonl.left-out.jsonl.{n}")[0]["teacher"] for n in (1, 2, 3)]
-    assert kept == ["a", "b", "c"]
+def test_what_another_run_left_out_is_not_taken_for_this_ones(tmp_path):
+    file = tmp_path / "x.jsonl"
+    with RunLog(file, {"teacher": "a"}) as log:
+        log.leave_out({"id": "t1"})
+    with RunLog(file, {"teacher": "a"}) as log:
+        assert log.finished == {"t1"}
+    file.unlink()
+    with pytest.raises(InputError, match="teacher was 'a', now 'z'"):
+        RunLog(file, {"teacher": "z"})
+    log.left_out_path.unlink()
+    with RunLog(file, {"teacher": "z"}) as log:
+        assert log.finished == set()
 
 
 @pytest.mark.parametrize("content", ["my diary", "my diary\nof 1999", '{"id": "x"}', "\n{}\n"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -261,6 +261,15 @@ class ItemCatalog(CatalogReader):
     def table(self) -> AnyTable:
         """The table that holds the items."""
         return self._table
+
+    @property
+    def current(self) -> ItemCatalog:
+        """The catalog itself; of a live one this is the version that is live."""
+        return self
+
+    def pinned(self) -> AbstractContextManager[ItemCatalog]:
+        """Return a block that does nothing; of a `LiveCatalog` it keeps to one version."""
+        return nullcontext(self)
 
     def beside(self, name: str, *, create: bool = True) -> ItemCatalog:
         """Return another catalog of the same store and encoder; errors as for `open`.

@@ -43,18 +43,25 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_TEMPLATE",
     "MARKER",
+    "PROBABILITY",
+    "SCORE_KIND",
     "Item",
     "TextTemplate",
     "as_item_nodes",
     "field_keys",
     "item_id",
+    "marked_probabilities",
     "render_default",
+    "with_metadata",
 ]
 
 logger = logging.getLogger(__name__)
 
 MARKER = "reges_item"
 """Metadata key of nodes made by this package."""
+
+SCORE_KIND, PROBABILITY = "score_kind", "probability"
+"""Metadata of nodes whose score is the probability that the item is the one, among all items."""
 
 _BOOKKEEPING = frozenset({"document_id", "doc_id", "ref_doc_id"})
 _TITLE_LIMIT = 200
@@ -320,6 +327,28 @@ def as_item_nodes(nodes: Sequence[NodeWithScore], names: FieldNames) -> list[Nod
         node
         if MARKER in node.node.metadata
         else node.model_copy(update={"node": Item.from_node(node.node, names).to_node()})
+        for node in nodes
+    ]
+
+
+def with_metadata(node: NodeWithScore, more: Mapping[str, Any]) -> NodeWithScore:
+    """Return a copy of a node with more metadata, which is neither embedded nor shown to an LLM.
+
+    A copy, because other components may hold the retriever's node.
+    """
+    inner = node.node.model_copy()
+    inner.metadata = {**inner.metadata, **more}
+    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
+        setattr(inner, name, [*dict.fromkeys([*getattr(inner, name), *more])])
+    return type(node)(node=inner, score=node.score)
+
+
+def marked_probabilities(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
+    """Return nodes that say of their scores that they are probabilities; those that do are as they were."""
+    return [
+        node
+        if node.node.metadata.get(SCORE_KIND) == PROBABILITY
+        else with_metadata(node, {SCORE_KIND: PROBABILITY})
         for node in nodes
     ]
 

@@ -8,6 +8,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from reges_index.catalog.encoder import EncoderIdentity, embed_queries, resolve_
 from reges_index.catalog.item import Item, TextTemplate
 from reges_index.catalog.stores.base import AdoptedTable, AnyTable, Hit, filter_of, item_of, row_node
 from reges_index.catalog.vector_store import CatalogVectorStore
+from reges_index.dialogue import TitleIndex
 from reges_index.errors import CatalogError, InputError
 
 __all__ = ["CatalogReader", "CatalogRetriever", "Contents"]
@@ -77,7 +79,11 @@ class CatalogReader(ABC):
         """Lend the table for one call; it stays what it is until the call ends."""
         yield self.table
 
-    @property
+    @abstractmethod
+    def titles(self) -> TitleIndex:
+        """Return the index of the items' titles."""
+
+    @cached_property
     def embed_model(self) -> BaseEmbedding:
         """The encoder, loaded on first use."""
         return resolve_encoder(self._embed_model)
@@ -317,6 +323,10 @@ class CatalogRetriever(BaseRetriever):
         self.filters = filters
         self.hybrid = hybrid
         super().__init__(callback_manager=callback_manager)
+
+    def titles(self) -> TitleIndex:
+        """Return the index of the catalog's titles."""
+        return self.catalog.titles()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         vector = query_bundle.embedding

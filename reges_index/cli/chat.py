@@ -12,7 +12,7 @@ from reges_index.cli.parts import ShownTopK
 from reges_index.errors import ReGeSError
 
 if TYPE_CHECKING:
-    from reges_index.engines import ReGeSChatEngine
+    from reges_index.engines.chat_engine import ReGeSChatEngine
 
 __all__ = ["chat"]
 
@@ -32,7 +32,7 @@ def chat(options: EngineOptions, top_k: ShownTopK = 5, exclude_id: ExcludeIds = 
     """
     with errors.status("loading models"):
         engine, catalog = options.engine()
-        from reges_index.engines import ReGeSChatEngine
+        from reges_index.engines.chat_engine import ReGeSChatEngine
 
         session = ReGeSChatEngine.from_defaults(query_engine=engine)
     if isinstance(sys.stdin, io.TextIOWrapper):

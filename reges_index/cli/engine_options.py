@@ -15,7 +15,7 @@ from reges_index.settings import GIVEN, PipelineSettings
 
 if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog, LiveCatalog
-    from reges_index.engines import ReGeSQueryEngine
+    from reges_index.engines.query_engine import ReGeSQueryEngine
     from reges_index.pipeline import SavedPipeline
 
 __all__ = [
@@ -182,9 +182,9 @@ class EngineOptions(_Options):
         """Open catalog and models, and put the engine together."""
         catalog = self.catalog()  # first, since it fails fast; models take seconds
 
-        from reges_index import pipeline
+        from reges_index.engines.query_engine import ReGeSQueryEngine
 
-        return pipeline.build_engine(self.settings(), catalog), catalog
+        return ReGeSQueryEngine.from_defaults(catalog, settings=self.settings()), catalog
 
     def record(self) -> dict[str, Any]:
         """Return all of it as plain values, the store as one name whichever folder `reges` was called in."""

@@ -135,7 +135,7 @@ def negatives(
 ) -> None:
     """Retrieve each turn's nearest items with the query expert's query (section 2.4)."""
     from reges_index.catalog import ItemCatalog
-    from reges_index.query_expert import ReGeSQueryTransform
+    from reges_index.query_expert.transform import ReGeSQueryTransform
     from reges_index.training.negatives import mine_negatives
     from reges_index.training.steps import content_hash
 

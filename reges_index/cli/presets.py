@@ -32,7 +32,7 @@ def presets(
             settings = PipelineSettings.preset(name)
             print_json({**_row(preset), "settings": settings.model_dump(mode="json")})
             return
-        from reges_index.pipeline.file import SavedPipeline, pipeline_text
+        from reges_index.pipeline import SavedPipeline, pipeline_text
 
         print(f"# {preset.summary}\n# {preset.source}\n# adapters are trained by {preset.recipe}")
         print(pipeline_text(SavedPipeline(PipelineSettings.preset(name))), end="")

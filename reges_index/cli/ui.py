@@ -13,7 +13,7 @@ from reges_index.errors import ReGeSError
 
 if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog, LiveCatalog
-    from reges_index.engines import ReGeSQueryEngine
+    from reges_index.engines.query_engine import ReGeSQueryEngine
 
 __all__ = ["ui"]
 
@@ -55,12 +55,12 @@ class _Engines:
     def __call__(self, catalog: ItemCatalog | LiveCatalog) -> ReGeSQueryEngine:
         if catalog is self._catalog:
             return self.engine
-        from reges_index import pipeline
+        from reges_index.engines.query_engine import ReGeSQueryEngine
         from reges_index.models.named import model_of
 
         expert = self.engine.rerank
         llm = model_of(expert.backend) if expert is not None else None
-        return pipeline.build_engine(self._options.settings(), catalog, llm=llm)
+        return ReGeSQueryEngine.from_defaults(catalog, llm=llm, settings=self._options.settings())
 
     def catalogs(self) -> list[ItemCatalog | LiveCatalog]:
         """Return the catalog asked for, then the store's others; those that cannot be used are named."""

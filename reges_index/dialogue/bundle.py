@@ -9,10 +9,11 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.schema import QueryBundle
 
-from reges_index.dialogue.messages import Dialogue, count_asides, said_in, to_messages
+from reges_index.dialogue.messages import Dialogue, as_id, count_asides, said_in, to_messages
 from reges_index.dialogue.render import render_history, search_text
+from reges_index.errors import InputError
 
-__all__ = ["DialogueQueryBundle", "dialogue_of"]
+__all__ = ["DialogueQueryBundle", "dialogue_of", "unique_ids"]
 
 
 @dataclass
@@ -39,19 +40,28 @@ class DialogueQueryBundle(QueryBundle):
     exclude_ids: tuple[str, ...] = ()
 
     @classmethod
-    def from_dialogue(cls, dialogue: Dialogue, *, exclude_ids: Iterable[str] = ()) -> DialogueQueryBundle:
+    def from_dialogue(
+        cls, dialogue: Dialogue | QueryBundle, *, exclude_ids: Iterable[str] = ()
+    ) -> DialogueQueryBundle:
         """Make a bundle from a string, a `Turn` or a sequence of messages.
+
+        To a query bundle with a dialogue the ids are added; another bundle counts as a message of the user.
 
         Raises
         ------
         InputError
-            If the dialogue is empty or a message cannot be read.
+            If the dialogue is empty, a message cannot be read, or ``exclude_ids`` are no ids.
         """
-        messages = to_messages(dialogue)
-        asides = count_asides(dialogue)
+        barred = unique_ids(exclude_ids)
+        if isinstance(dialogue, DialogueQueryBundle):
+            known = [one for one in barred if one not in dialogue.exclude_ids]
+            return replace(dialogue, exclude_ids=(*dialogue.exclude_ids, *known)) if known else dialogue
+        said = dialogue.query_str if isinstance(dialogue, QueryBundle) else dialogue
+        messages = to_messages(said)
+        asides = count_asides(said)
         report = {"messages_of_others": asides} if asides else {}
         text = render_history(messages).text
-        return cls(query_str=text, messages=messages, report=report, exclude_ids=tuple(exclude_ids))
+        return cls(query_str=text, messages=messages, report=report, exclude_ids=tuple(barred))
 
     @property
     def embedding_strs(self) -> list[str]:
@@ -69,6 +79,17 @@ class DialogueQueryBundle(QueryBundle):
             embedding=None,  # else the vector of the unrefined text would be used
             report={**self.report, **report},
         )
+
+
+def unique_ids(ids: Iterable[str]) -> list[str]:
+    """Return ids as text, without repeats; a text, which is a sequence of letters, is refused."""
+    if isinstance(ids, str):
+        raise InputError(f"exclude_ids is the text {ids!r}", hint=f"give a list: [{ids!r}]")
+    given = [as_id(one) for one in ids]
+    for one in given:
+        if not isinstance(one, str):
+            raise InputError(f"exclude_ids holds {one!r}, which is no id", hint="ids are texts or integers")
+    return list(dict.fromkeys(given))
 
 
 def dialogue_of(bundle: QueryBundle) -> tuple[ChatMessage, ...]:

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.llm import LLM
 from llama_index.core.vector_stores import MetadataFilters
 from pydantic import ValidationError
 
-from reges_index.catalog import ItemCatalog, LiveCatalog
+from reges_index.catalog import CatalogRetriever, ItemCatalog, LiveCatalog
 from reges_index.catalog.encoder import DEFAULT_ENCODER, identity_name
-from reges_index.engines.plan import chosen_retriever, writes_query
-from reges_index.engines.retrieval import CatalogSource, RetrieverSource, reads_query
+from reges_index.engines.plan import chosen_retriever, reads_query
 from reges_index.errors import ConfigError, EncoderMismatchError
+from reges_index.fusion.model import FusionModel
+from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
 from reges_index.models.backend import AUTO, wrap_llm
 from reges_index.models.named import open_llm
 from reges_index.settings import GIVEN, NONE, SHIPPED, PipelineSettings
 
 if TYPE_CHECKING:
-    from reges_index.engines.query_engine import ReGeSQueryEngine
-    from reges_index.fusion.model import FusionModel
     from reges_index.item_expert.rerank import ReGeSRerank
     from reges_index.models.local_lm import LocalLM
     from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["assembled", "check_source"]
-
-Engine = TypeVar("Engine", bound="ReGeSQueryEngine")
+__all__ = [
+    "check_encoder",
+    "check_given",
+    "check_parts",
+    "check_source",
+    "item_expert",
+    "models_of",
+    "query_expert",
+    "retriever_of",
+    "settings_with",
+    "synthesizer",
+]
 
 _PROMPTS = "the experts' prompts are read by get_prompts() and set by update_prompts() of the query engine"
 _ANSWER = "the answer is worded by response_synthesizer=ReGeSSynthesizer(...)"
@@ -56,73 +63,6 @@ _INSTEAD = {
 _OF_ALL_PARTS = {"on_error", "verbose", "domain", "keep_retrieval_score"}
 
 
-def assembled(
-    kind: type[Engine],
-    catalog: ItemCatalog | LiveCatalog | BaseRetriever | None,
-    *,
-    retriever: BaseRetriever | FusionModel | str,
-    llm: LLM | LocalLM | str | None,
-    query_llm: LLM | LocalLM | str | None,
-    query_transform: ReGeSQueryTransform | None,
-    rerank: ReGeSRerank | None,
-    response_synthesizer: ReGeSSynthesizer | None,
-    settings: PipelineSettings | None,
-    callback_manager: CallbackManager | None,
-    options: Mapping[str, Any],
-) -> Engine:
-    """Return an engine; arguments and errors are those of `ReGeSQueryEngine.from_defaults`."""
-    catalog, retriever = check_source(catalog, retriever)
-    base = settings if settings is not None else PipelineSettings()
-    if catalog is not None and settings is not None and base.encoder != GIVEN:
-        _check_encoder(base, catalog)
-    base = _with_options(base, options)
-    base, llm = _named(base, "llm", llm)
-    base, query_llm = _named(base, "query_llm", query_llm)
-    parts = [part for part in (rerank, query_transform) if part is not None]
-    if parts and settings is None and "domain" not in options:
-        base = base.override(domain=parts[0].domain)  # the parts that are made speak of items as those given
-    if isinstance(retriever, str) and retriever != "auto":
-        base = base.with_options(retriever=retriever)
-    source = _source(base, catalog, retriever)
-    _check_given(options, base, query_transform, rerank, response_synthesizer)
-
-    own_query = query_transform is not None or query_llm is not None
-    reads = reads_query(source)
-    writes = writes_query(base, reads=reads, own=own_query)
-    ranks = rerank is not None or base.llm is not None
-    _check_parts(
-        base, source, writes=writes.who is not None, why=writes.why, ranks=ranks, own_query=own_query
-    )
-
-    transform_needed = writes.who is not None and query_transform is None
-    item_model, query_model = _models(
-        base, llm, query_llm, item=base.llm is not None, query=transform_needed, takes_item=rerank is None
-    )
-    if transform_needed:
-        query_transform = _transform(base, query_model)
-    if rerank is None and ranks:
-        rerank = _rerank(base, item_model, options)
-    if response_synthesizer is None:
-        words = base.answer.model_dump(exclude={"top_n"}, exclude_none=True)
-        response_synthesizer = ReGeSSynthesizer(
-            item_model, **{**words, **_given_prompt(options, "sentence_prompt")}
-        )
-    engine = kind(
-        source,
-        query_transform,
-        rerank,
-        response_synthesizer,
-        similarity_top_k=base.retrieval.similarity_top_k,
-        rerank_top_k=base.retrieval.rerank_top_k,
-        top_n=base.answer.top_n,
-        exclude_mentioned=base.retrieval.exclude_mentioned,
-        domain=base.domain if "domain" in options or settings is not None else None,
-        callback_manager=callback_manager,
-    )
-    engine._made_by = base
-    return engine
-
-
 # -- what was given ----------------------------------------------------------------------------------------
 
 
@@ -136,8 +76,6 @@ def check_source(
     ConfigError
         If there is neither, if two retrievers are given, or something that is neither.
     """
-    from reges_index.fusion.model import FusionModel
-
     if isinstance(catalog, BaseRetriever):
         if retriever not in (None, "auto"):
             raise ConfigError(
@@ -162,7 +100,17 @@ def check_source(
     return catalog, retriever
 
 
-def _with_options(base: PipelineSettings, options: Mapping[str, Any]) -> PipelineSettings:
+def settings_with(
+    settings: PipelineSettings | None, options: Mapping[str, Any], **models: LLM | LocalLM | str | None
+) -> PipelineSettings:
+    """Return settings with options, and with the models that are given by name; objects are "given".
+
+    Raises
+    ------
+    ConfigError
+        If there is no such option; it says what there is in place of LlamaIndex's own.
+    """
+    base = settings if settings is not None else PipelineSettings()
     unknown = [name for name in options if name not in (*base.options(), *base.SECTIONS)]
     if unknown:
         named = list(dict.fromkeys(_INSTEAD[name] for name in unknown if name in _INSTEAD))
@@ -170,37 +118,21 @@ def _with_options(base: PipelineSettings, options: Mapping[str, Any]) -> Pipelin
             f"there is no option {', '.join(unknown)}",
             hint="; ".join(named) or f"options: {', '.join(base.options())}",
         )
-    plain = {name: getattr(value, "template", value) for name, value in options.items()}
-    return base.with_options(**plain)
+    base = base.with_options(**{name: getattr(value, "template", value) for name, value in options.items()})
+    for field, model in models.items():
+        if isinstance(model, str):
+            base = base.override(**{field: model})
+        elif model is not None:
+            base = base.override(**{field: GIVEN, f"{field}_options": {}})
+    return base
 
 
-def _named(
-    base: PipelineSettings, field: str, model: LLM | LocalLM | str | None
-) -> tuple[PipelineSettings, LLM | LocalLM | None]:
-    """Return the settings with a model's name, and the model where it is an object."""
-    if model is None or isinstance(model, str):
-        return (base if model is None else base.override(**{field: model})), None
-    return base.override(**{field: GIVEN, f"{field}_options": {}}), model
-
-
-def _check_encoder(settings: PipelineSettings, catalog: ItemCatalog | LiveCatalog) -> None:
-    wanted = identity_name(settings.encoder)
-    # A catalog by the default's base, from before or from elsewhere, goes on working.
-    by_base = settings.encoder == "embedded" and catalog.encoder.name == DEFAULT_ENCODER
-    if catalog.encoder.name != wanted and not by_base:
-        raise EncoderMismatchError(
-            f"pipeline {settings.name!r} searches with {wanted!r}; catalog {catalog.name!r} was made with "
-            f"{catalog.encoder.name!r}",
-            hint=f"index the items with this encoder (reges index --encoder {settings.encoder}), or override "
-            "the pipeline's: encoder=...",
-        )
-
-
-def _source(
+def retriever_of(
     base: PipelineSettings,
     catalog: ItemCatalog | LiveCatalog | None,
     retriever: BaseRetriever | FusionModel | str,
-) -> RetrieverSource:
+) -> BaseRetriever:
+    """Return the retriever: the one that is given, or the one over the catalog that settings name."""
     if isinstance(retriever, BaseRetriever):
         if base.retrieval.filters is not None:
             raise ConfigError(
@@ -209,24 +141,23 @@ def _source(
             )
         return retriever
     assert catalog is not None  # check_source has seen to that
-    from reges_index.fusion.model import FusionModel
+    filters, top_k = _filters(base), base.retrieval.similarity_top_k
+    if not isinstance(retriever, FusionModel):
+        fits = base.retrieval.retriever == "auto" and FusionModel.default_for(catalog) is not None
+        name = chosen_retriever(base, fits=fits)
+        if name == "vectors":
+            return catalog.as_retriever(top_k, filters)
+        retriever = _fusion(name)
+    return FusionRetriever(catalog, retriever, top_k, filters)
 
-    if isinstance(retriever, FusionModel):
-        return CatalogSource(catalog, _filters(base), retriever)
-    fits = base.retrieval.retriever == "auto" and FusionModel.default_for(catalog) is not None
-    name = chosen_retriever(base, fits=fits)
-    return CatalogSource(catalog, _filters(base), _fusion(name), name=name)
 
-
-def _fusion(name: str) -> FusionModel | None:
-    from reges_index.fusion.model import FusionModel
-
+def _fusion(name: str) -> FusionModel:
     if name == GIVEN:
         raise ConfigError(
             "this pipeline's retriever is an object that has no name", hint="pass it: retriever=..."
         )
-    if name in ("vectors", "fusion"):
-        return None if name == "vectors" else FusionModel.default()
+    if name == "fusion":
+        return FusionModel.default()
     if not Path(name).expanduser().is_dir():
         raise ConfigError(
             f"retriever={name!r} is unknown",
@@ -253,58 +184,66 @@ def _filters(settings: PipelineSettings) -> MetadataFilters | None:
 # -- what contradicts --------------------------------------------------------------------------------------
 
 
-def _check_given(
-    options: Mapping[str, Any],
-    base: PipelineSettings,
-    query_transform: object,
-    rerank: object,
-    synthesizer: object,
-) -> None:
+def check_encoder(settings: PipelineSettings, catalog: ItemCatalog | LiveCatalog) -> None:
+    """Refuse a catalog that was made with another encoder than the settings name."""
+    wanted = identity_name(settings.encoder)
+    # A catalog by the default's base, from before or from elsewhere, goes on working.
+    by_base = settings.encoder == "embedded" and catalog.encoder.name == DEFAULT_ENCODER
+    if settings.encoder != GIVEN and catalog.encoder.name != wanted and not by_base:
+        raise EncoderMismatchError(
+            f"pipeline {settings.name!r} searches with {wanted!r}; catalog {catalog.name!r} was made with "
+            f"{catalog.encoder.name!r}",
+            hint=f"index the items with this encoder (reges index --encoder {settings.encoder}), or override "
+            "the pipeline's: encoder=...",
+        )
+
+
+def check_given(options: Mapping[str, Any], base: PipelineSettings, **parts: object) -> None:
     """Refuse options of a part that is given, which has its own."""
+    sections = {"query_transform": "query", "rerank": "rerank", "response_synthesizer": "answer"}
     places = base.options()
-    for part, section, argument, kind in (
-        (query_transform, "query", "query_transform", "ReGeSQueryTransform"),
-        (rerank, "rerank", "rerank", "ReGeSRerank"),
-        (synthesizer, "answer", "response_synthesizer", "ReGeSSynthesizer"),
-    ):
-        if part is None:
-            continue
-        set_here = [
-            name
-            for name in options
-            if name == section or (name in places and places[name][0] == section and name != "top_n")
+    for name, part in parts.items():
+        section = sections[name]
+        of_part = [
+            option
+            for option in options
+            if option == section or (option in places and places[option][0] == section and option != "top_n")
         ]
-        if section == "rerank" and options.get("on_error") == "raise":
-            set_here.remove("on_error")
-        if set_here:
+        if options.get("on_error") == "raise":  # what is so anyway
+            of_part = [option for option in of_part if option != "on_error"]
+        if part is not None and of_part:
             raise ConfigError(
-                f"{', '.join(set_here)} cannot be set on the {argument} that was given",
-                hint=f"give them to {kind}",
+                f"{', '.join(of_part)} cannot be set on the {name} that was given",
+                hint=f"give them to {type(part).__name__}",
             )
 
 
-def _check_parts(
-    base: PipelineSettings, source: RetrieverSource, *, writes: bool, why: str, ranks: bool, own_query: bool
+def check_parts(
+    base: PipelineSettings, retriever: BaseRetriever, *, unwritten: str | None, ranks: bool, own_query: bool
 ) -> None:
-    """Refuse settings of a part that is not there, and of two that contradict each other."""
+    """Refuse settings of a part that is not there, and of two that contradict each other.
+
+    Parameters
+    ----------
+    unwritten
+        Why no query is written; None where one is.
+    """
     if base.write_query == "never" and (own_query or base.query_llm is not None):
         raise ConfigError(
             "write_query='never', and there is an LLM or a part to write it",
             hint="leave out query_llm and query_transform, or write_query",
         )
-    if base.write_query == "always" and isinstance(source, BaseRetriever) and not reads_query(source):
-        from reges_index.fusion.retriever import FusionRetriever
-
-        if not isinstance(source, FusionRetriever):
-            raise ConfigError(
-                f"write_query='always', and {type(source).__name__} does not read what is written",
-                hint="leave write_query out; a ReGeSRetriever writes a query of its own",
-            )
+    may_be_shown = reads_query(retriever) or isinstance(retriever, FusionRetriever)
+    if base.write_query == "always" and not may_be_shown:
+        raise ConfigError(
+            f"write_query='always', and {type(retriever).__name__} does not read what is written",
+            hint="leave write_query out; a ReGeSRetriever writes a query of its own",
+        )
     stray = [name for name in base.query.changed if name not in _OF_ALL_PARTS]
     stray += ["query_adapter"] if base.query_adapter not in (SHIPPED, NONE) else []
-    if not writes and stray:
+    if unwritten is not None and stray:
         raise ConfigError(
-            f"{', '.join(stray)} of the query expert is set, and no query is written: {why}",
+            f"{', '.join(stray)} of the query expert is set, and no query is written: {unwritten}",
             hint="use write_query='always' to see one, or retriever='vectors', which reads it; or leave it "
             "out",
         )
@@ -316,7 +255,7 @@ def _check_parts(
             f"{', '.join(stray)} of the item expert is set, and there is none",
             hint="give it an LLM: llm=..., for example llm='embedded'; or leave it out",
         )
-    if base.rerank.prior is True and isinstance(source, CatalogSource) and source.fusion is None:
+    if base.rerank.prior is True and isinstance(retriever, CatalogRetriever):
         raise ConfigError(
             "prior=True needs a retriever whose scores are probabilities, and those of vectors are not",
             hint="use retriever='fusion', or leave prior out",
@@ -326,47 +265,56 @@ def _check_parts(
 # -- the experts -------------------------------------------------------------------------------------------
 
 
-def _models(
+def models_of(
     base: PipelineSettings,
-    llm: LLM | LocalLM | None,
-    query_llm: LLM | LocalLM | None,
+    llm: LLM | LocalLM | str | None,
+    query_llm: LLM | LocalLM | str | None,
     *,
-    item: bool,
-    query: bool,
-    takes_item: bool,
+    for_item: bool,
+    for_query: bool,
 ) -> tuple[LLM | LocalLM | None, LLM | LocalLM | None]:
-    """Return the models of the item expert and the query expert, with the adapters that settings name."""
+    """Return the models of the item expert and the query expert, with the adapters that settings name.
+
+    Parameters
+    ----------
+    for_item, for_query
+        Whether the item expert and the query expert are to be made; parts that are given have their models.
+    """
     from reges_index.item_expert.rerank import role_of
     from reges_index.query_expert.transform import ROLE as QUERY_ROLE
 
-    item_role = role_of(base.rerank.mode)
-    for_item = {item_role: base.item_adapter} if takes_item else {}
-    for_query = {QUERY_ROLE: base.query_adapter} if query else {}
+    item_adapter = {role_of(base.rerank.mode): base.item_adapter} if for_item else {}
+    query_adapter = {QUERY_ROLE: base.query_adapter} if for_query else {}
     apart = base.query_llm is not None
     item_model = query_model = None
-    if item and base.llm is not None:
-        wanted = for_item if apart else {**for_item, **for_query}
+    if base.llm is not None:
+        wanted = item_adapter if apart else {**item_adapter, **query_adapter}
         item_model = query_model = _model("llm", base.llm, base.llm_options, llm, wanted)
-    if query and (apart or item_model is None):
+    if for_query and (apart or item_model is None):
         name, options = base.query_llm or "embedded", base.query_llm_options
-        query_model = _model("query_llm", name, options, query_llm, for_query)
+        query_model = _model("query_llm", name, options, query_llm, query_adapter)
     return item_model, query_model
 
 
 def _model(
-    field: str, name: str, options: Any, given: LLM | LocalLM | None, adapters: dict[str, str]
+    field: str, name: str, options: Any, given: LLM | LocalLM | str | None, adapters: Mapping[str, str]
 ) -> LLM | LocalLM:
     """Return a model that holds the adapters named by folder, each under its role."""
     folders = {role: place for role, place in adapters.items() if place not in (NONE, SHIPPED)}
-    if given is None:
+    if given is None or isinstance(given, str):
         if name == GIVEN:
             raise ConfigError(
                 f"this pipeline's {field} is an object that has no name",
-                hint=f"pass it: {field}=... of build_engine or load_pipeline",
+                hint=f"pass it: {field}=... of from_defaults or load_pipeline",
             )
         if name == "embedded" and (folders or options):
+            from reges_index.models.local_lm import LocalLM
+
             # A copy of its own, so that the one that all share keeps its adapters.
-            given = _apart(options, folders, adapters)
+            chosen: dict[str, Any] = {key: str(value) for key, value in options.items()}
+            given = LocalLM.from_pretrained("embedded", **chosen)
+            shipped = LocalLM.shipped_adapters()
+            folders |= {role: str(shipped[role]) for role in shipped if adapters.get(role) == SHIPPED}
         else:
             given = open_llm(name, options)
     local: Any = wrap_llm(given)
@@ -382,41 +330,42 @@ def _model(
     return given
 
 
-def _apart(options: Any, folders: dict[str, str], adapters: dict[str, str]) -> LocalLM:
-    from reges_index.models.local_lm import LocalLM
-
-    chosen: dict[str, Any] = {key: str(value) for key, value in options.items()}
-    lm = LocalLM.from_pretrained("embedded", **chosen)
-    shipped = LocalLM.shipped_adapters()
-    for role, place in adapters.items():
-        if place == SHIPPED and role in shipped:
-            folders[role] = str(shipped[role])
-    return lm
-
-
-def _given_prompt(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a prompt as it was given: a template may have more to it than its text."""
-    return {name: options[name]} if options.get(name) is not None else {}
-
-
-def _transform(base: PipelineSettings, model: LLM | LocalLM | None) -> ReGeSQueryTransform:
+def query_expert(base: PipelineSettings, model: LLM | LocalLM | None) -> ReGeSQueryTransform:
+    """Return the query expert that settings describe."""
     from reges_index.query_expert.transform import ReGeSQueryTransform
 
     settings = base.query.override(domain=base.query.domain or base.domain)
-    adapter = None if base.query_adapter == NONE else AUTO
-    return ReGeSQueryTransform(model, adapter=adapter, settings=settings)
+    return ReGeSQueryTransform(model, adapter=_adapter(base.query_adapter), settings=settings)
 
 
-def _rerank(base: PipelineSettings, model: LLM | LocalLM | None, options: Mapping[str, Any]) -> ReGeSRerank:
+def item_expert(
+    base: PipelineSettings, model: LLM | LocalLM | None, options: Mapping[str, Any]
+) -> ReGeSRerank:
+    """Return the item expert that settings describe."""
     from reges_index.item_expert.rerank import ReGeSRerank
 
-    top_n = base.answer.top_n or base.retrieval.rerank_top_k or base.retrieval.similarity_top_k
-    prompts = {**_given_prompt(options, "select_prompt"), **_given_prompt(options, "rank_prompt")}
     return ReGeSRerank(
         model,
-        top_n=top_n,
-        adapter=None if base.item_adapter == NONE else AUTO,
+        top_n=base.answer.top_n or base.retrieval.rerank_top_k or base.retrieval.similarity_top_k,
+        adapter=_adapter(base.item_adapter),
         domain=base.domain,
         settings=base.rerank,
-        **prompts,
+        **_given_prompts(options, "select_prompt", "rank_prompt"),
     )
+
+
+def synthesizer(
+    base: PipelineSettings, model: LLM | LocalLM | None, options: Mapping[str, Any]
+) -> ReGeSSynthesizer:
+    """Return what words the answer as settings describe."""
+    words = base.answer.model_dump(exclude={"top_n"}, exclude_none=True)
+    return ReGeSSynthesizer(model, **{**words, **_given_prompts(options, "sentence_prompt")})
+
+
+def _adapter(place: str) -> str | None:
+    return None if place == NONE else AUTO
+
+
+def _given_prompts(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return prompts as they were given: a template may have more to it than its text."""
+    return {name: options[name] for name in names if options.get(name) is not None}

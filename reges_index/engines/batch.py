@@ -12,8 +12,7 @@ from reges_index.files import RunLog
 
 if TYPE_CHECKING:
     from reges_index.dialogue import Turn
-    from reges_index.engines.query_engine import ReGeSQueryEngine
-    from reges_index.engines.recommendation import Recommendation
+    from reges_index.engines.query_engine import Recommendation, ReGeSQueryEngine
 
 __all__ = ["predict_turns", "prediction_row", "require_turns"]
 

@@ -19,23 +19,18 @@ from llama_index.core.memory import BaseMemory
 from llama_index.core.prompts import PromptTemplate
 
 from reges_index.catalog import Item, ItemCatalog, LiveCatalog
-from reges_index.dialogue import one_line, to_messages
+from reges_index.dialogue import DialogueQueryBundle, one_line, to_messages
+from reges_index.dialogue.bundle import unique_ids
 from reges_index.driver import Do, Work, arun, off_loop, run
-from reges_index.engines.chat_stream import (
-    AsyncLiveTurn,
-    LiveTurn,
-    ReGeSChatStream,
-    async_stream,
-    stream,
-)
+from reges_index.engines.chat_stream import ReGeSChatStream, async_stream, stream
 from reges_index.engines.item_answers import (
     Question,
     answer_from_entry,
     asks_about,
     question_messages,
+    with_reason,
 )
-from reges_index.engines.query_engine import ReGeSQueryEngine, unique_ids
-from reges_index.engines.reasons import with_reason
+from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.engines.session import OpenTurn, Reply, Session, as_response, endless_memory, whole_sentences
 from reges_index.engines.small_talk import SmallTalkDetector, accepts, ready_reply
 from reges_index.errors import ConfigError
@@ -53,7 +48,7 @@ __all__ = ["DEFAULT_SMALL_TALK_TMPL", "ReGeSChatEngine"]
 _TALK_MESSAGES, _TALK_TOKENS = 6, 128
 # Seconds between two looks at whether the turn before has ended.
 _POLL = 0.005
-_ANSWER_TOKENS = 256
+_SMALL_TALK_TOKENS, _ANSWER_TOKENS = 48, 256
 
 DEFAULT_SMALL_TALK_TMPL = PromptTemplate(
     "You are a friendly assistant who recommends {item_plural}. The user makes small talk. Answer in one "
@@ -168,9 +163,7 @@ class ReGeSChatEngine(BaseChatEngine):
             llm = None  # the item expert's, which small talk takes by itself
         if isinstance(llm, str):
             llm = open_llm(llm)
-        # Not query_engine.catalog, which of a live catalog is one version of it.
-        encoder = catalog.embed_model if isinstance(catalog, ItemCatalog | LiveCatalog) else None
-        encoder = encoder or _encoder_of(query_engine)
+        encoder = _encoder_of(query_engine)
         return cls(
             query_engine,
             memory=memory,
@@ -233,9 +226,10 @@ class ReGeSChatEngine(BaseChatEngine):
             if talk is None:
                 return Reply(ready_reply(newest, one_line(last.title) if last is not None else ""))
             messages = yield off_loop(self._talk_messages, talk, dialogue)
-            made = yield from talk.said([messages], max_new_tokens=48)
+            made = yield from talk.said([messages], max_new_tokens=_SMALL_TALK_TOKENS)
             return Reply(whole_sentences(made[0][0]))
-        found = yield from self.query_engine.recommending(dialogue, turn.barred)
+        bundle = DialogueQueryBundle.from_dialogue(dialogue, exclude_ids=turn.barred)
+        found = yield from self.query_engine.recommending(bundle)
         response = yield from self.query_engine.answering(found)
         text = yield Do(lambda: str(response), partial(_text_of, response))
         if found.item is not None and text == one_line(found.item.title):  # no LLM wrote a sentence
@@ -336,15 +330,8 @@ class ReGeSChatEngine(BaseChatEngine):
         answer. Else the item is chosen before the first word: what is streamed is its presentation. Who stops
         reading while the reasoning comes ends the turn, of which nothing is remembered; behind it, all is.
         """
-        if not self._reasons:
-            return stream(run(self._turning(message, chat_history, exclude_ids)))
-        turn = LiveTurn(lambda check: run(self._turning(message, chat_history, exclude_ids, check)))
-        try:
-            first = turn.next()
-        except BaseException:
-            turn.leave()
-            raise
-        return stream(first, turn)
+        turn = partial(self._turning, message, chat_history, exclude_ids)
+        return stream((lambda check: run(turn(check))) if self._reasons else run(turn()))
 
     @trace_method("chat")
     async def astream_chat(
@@ -355,15 +342,8 @@ class ReGeSChatEngine(BaseChatEngine):
         exclude_ids: Iterable[str] = (),
     ) -> ReGeSChatStream:
         """Answer a message piece by piece without blocking the event loop; see `stream_chat`."""
-        if not self._reasons:
-            return async_stream(await arun(self._turning(message, chat_history, exclude_ids)))
-        turn = AsyncLiveTurn(lambda: arun(self._turning(message, chat_history, exclude_ids)))
-        try:
-            first = await turn.next()
-        except BaseException:
-            await turn.leave()
-            raise
-        return async_stream(first, turn)
+        turn = partial(self._turning, message, chat_history, exclude_ids)
+        return await async_stream((lambda check: run(turn(check))) if self._reasons else await arun(turn()))
 
     @property
     def _reasons(self) -> bool:
@@ -374,7 +354,7 @@ class ReGeSChatEngine(BaseChatEngine):
 def _encoder_of(engine: ReGeSQueryEngine) -> BaseEmbedding | None:
     if engine.catalog is not None:
         return engine.catalog.embed_model
-    source = engine.retrieve_with
+    source = engine.retriever
     return source._embed_model if isinstance(source, VectorIndexRetriever) else None
 
 

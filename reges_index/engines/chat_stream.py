@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from types import TracebackType
+from functools import partial
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock, ThinkingBlock
@@ -26,11 +27,14 @@ from llama_index_instrumentation.span import active_span_id
 from reges_index.engines.session import Reply
 from reges_index.item_expert.reasoning import ReasoningStopped, hear_reasoning
 
-__all__ = ["AsyncLiveTurn", "LiveTurn", "ReGeSChatStream", "async_stream", "stream"]
+__all__ = ["LiveTurn", "ReGeSChatStream", "async_stream", "stream"]
 
 T = TypeVar("T")
 
 dispatcher = get_dispatcher(__name__)
+
+Came = str | Reply | BaseException
+"""What comes of a turn: pieces of its reasoning, then the reply or what went wrong."""
 
 
 @dataclass
@@ -67,13 +71,14 @@ class ReGeSChatStream(StreamingAgentChatResponse):
 
         def texts() -> Generator[str, None, None]:
             try:
+                yield ""
                 for piece in stream:
                     self.unformatted_response += piece.delta or ""
                     yield piece.delta or ""
             finally:
                 stream.close()  # this object holds it too, so it would not end by itself
 
-        return _Closing(texts(), stream.close)
+        return _begun(texts())
 
     def async_response_gen(self) -> AsyncGenerator[str, None]:
         """Return the pieces of text; leaving early ends the turn, see `ReGeSChatEngine.astream_chat`."""
@@ -83,16 +88,26 @@ class ReGeSChatStream(StreamingAgentChatResponse):
 
         async def texts() -> AsyncGenerator[str, None]:
             try:
+                yield ""
                 async for piece in stream:
                     self.unformatted_response += piece.delta or ""
                     yield piece.delta or ""
             finally:
                 await stream.aclose()
 
-        return _AClosing(texts(), stream.aclose)
+        return _abegun(texts())
 
 
-# -- a turn that runs while its reasoning is read -----------------------------------------------------------
+def _begun(pieces: Generator[T, None, None]) -> Generator[T, None, None]:
+    """Go to the first ``yield``, which stands in a ``try``: one never begun would not run its ``finally``."""
+    next(pieces)
+    return pieces
+
+
+def _abegun(pieces: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    with suppress(StopIteration):  # how an await ends that has nothing to wait for
+        pieces.asend(None).__await__().send(None)
+    return pieces
 
 
 class LiveTurn:
@@ -107,22 +122,25 @@ class LiveTurn:
     turn
         Runs the turn. It is given a function to call before the memory changes, which raises
         `ReasoningStopped` if the reader has left.
+    put
+        Takes what comes.
     """
 
-    def __init__(self, turn: Callable[[Callable[[], None]], Reply]) -> None:
-        self._items: queue.SimpleQueue[str | Reply | BaseException] = queue.SimpleQueue()
+    def __init__(self, turn: Callable[[Callable[[], None]], Reply], put: Callable[[Came], Any]) -> None:
+        self._put = put
         self._left = threading.Event()
-        thread = threading.Thread(
-            target=copy_context().run, args=(self._run, turn), name="reges-turn", daemon=True
-        )
-        thread.start()
+        run = partial(copy_context().run, self._run, turn)
+        threading.Thread(target=run, name="reges-turn", daemon=True).start()
 
     def _run(self, turn: Callable[[Callable[[], None]], Reply]) -> None:
+        came: Came
         try:
             with hear_reasoning(self._hear):
-                self._items.put(turn(self._check))
-        except BaseException as problem:  # raised to the reader by next()
-            self._items.put(problem)
+                came = turn(self._check)
+        except BaseException as problem:  # raised to the reader
+            came = problem
+        if not self._left.is_set():  # the reader's event loop may have ended with it
+            self._put(came)
 
     def _check(self) -> None:
         if self._left.is_set():
@@ -130,115 +148,92 @@ class LiveTurn:
 
     def _hear(self, piece: str) -> None:
         self._check()
-        self._items.put(piece)
-
-    def next(self) -> str | Reply:
-        """Wait for the next piece of reasoning or, at the end, the reply; raise what went wrong."""
-        item = self._items.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
+        self._put(piece)
 
     def leave(self) -> None:
         """End the turn if it still reasons; does nothing to one that has ended. Does not wait for it."""
         self._left.set()
 
 
-class AsyncLiveTurn:
-    """A turn in a task of its own; see `LiveTurn`."""
-
-    def __init__(self, turn: Callable[[], Awaitable[Reply]]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[str | None] = asyncio.Queue()
-
-        async def run() -> Reply:
-            return await turn()
-
-        with hear_reasoning(self._hear):
-            self._task = asyncio.create_task(run())  # which copies the context, and the listener with it
-        self._task.add_done_callback(lambda _: self._items.put_nowait(None))
-
-    def _hear(self, piece: str) -> None:
-        # In the thread that writes. What is put here comes before the end, which goes the same way.
-        self._loop.call_soon_threadsafe(self._items.put_nowait, piece)
-
-    async def next(self) -> str | Reply:
-        """Wait for the next piece of reasoning or, at the end, the reply; raise what went wrong."""
-        item = await self._items.get()
-        return await self._task if item is None else item
-
-    async def leave(self) -> None:
-        """End the turn if it still runs, and wait until it has ended."""
-        if not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        if not self._task.cancelled():
-            self._task.exception()  # has been raised to the reader, or is of no interest to one who left
+Turn = Callable[[Callable[[], None]], Reply]
+"""Runs a turn, as `LiveTurn` takes it."""
 
 
-# -- streams ------------------------------------------------------------------------------------------------
+def stream(reply: Reply | Turn) -> ReGeSChatStream:
+    """Return a reply word by word; or begin a turn, and return it from the first piece of its reasoning on.
 
-
-def stream(first: str | Reply, turn: LiveTurn | None = None) -> ReGeSChatStream:
-    """Return a reply word by word, or a turn under way from the first piece of its reasoning on."""
+    What goes wrong before that piece is raised here, and what goes wrong later to the reader.
+    """
+    turn, came = None, queue.SimpleQueue[Came]()
+    try:
+        if not isinstance(reply, Reply):
+            turn = LiveTurn(reply, came.put)
+        first = _sound(reply if isinstance(reply, Reply) else came.get())
+    except BaseException:
+        if turn is not None:
+            turn.leave()
+        raise
     made, story = _told(first)
 
     def pieces() -> Generator[ChatResponse, None, None]:
-        came: Reply | str | None = None
         try:
-            while True:
-                piece = story.send(came)
-                came = None
-                if piece is not None:
-                    yield piece
-                    continue
-                assert turn is not None  # only reasoning asks for more, and that comes from a turn
-                try:
-                    came = turn.next()
-                except BaseException as error:
-                    story.throw(error)
-        except StopIteration:
-            return
+            yield _NOTHING
+            sent: Came | None = None
+            with suppress(StopIteration):
+                while True:
+                    piece = story.send(sent)
+                    sent = came.get() if piece is None else None
+                    if piece is not None:
+                        yield piece
         finally:
-            story.close()
             if turn is not None:
                 turn.leave()
 
-    made.chat_stream = _Closing(pieces(), turn.leave) if turn is not None else pieces()
+    made.chat_stream = _begun(pieces())
     return made
 
 
-def async_stream(first: str | Reply, turn: AsyncLiveTurn | None = None) -> ReGeSChatStream:
-    """Do `stream` for an event loop."""
+async def async_stream(reply: Reply | Turn) -> ReGeSChatStream:
+    """Do `stream` without blocking the event loop."""
+    turn, came = None, asyncio.Queue[Came]()
+    try:
+        if not isinstance(reply, Reply):
+            loop = asyncio.get_running_loop()
+            turn = LiveTurn(reply, lambda piece: loop.call_soon_threadsafe(came.put_nowait, piece))
+        first = _sound(reply if isinstance(reply, Reply) else await came.get())
+    except BaseException:
+        if turn is not None:
+            turn.leave()
+        raise
     made, story = _told(first)
 
     async def pieces() -> AsyncGenerator[ChatResponse, None]:
-        came: Reply | str | None = None
         try:
-            while True:
-                piece = story.send(came)
-                came = None
-                if piece is not None:
-                    yield piece
-                    continue
-                assert turn is not None
-                try:
-                    came = await turn.next()
-                except BaseException as error:
-                    story.throw(error)
-        except StopIteration:
-            return
+            yield _NOTHING
+            sent: Came | None = None
+            with suppress(StopIteration):
+                while True:
+                    piece = story.send(sent)
+                    sent = await came.get() if piece is None else None
+                    if piece is not None:
+                        yield piece
         finally:
-            story.close()
             if turn is not None:
-                await turn.leave()
+                turn.leave()
 
-    made.achat_stream = _AClosing(pieces(), turn.leave) if turn is not None else pieces()
+    made.achat_stream = _abegun(pieces())
     return made
 
 
-Story = Generator[ChatResponse | None, Any, None]
+_NOTHING = ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT))
+Story = Generator[ChatResponse | None, Came | None, None]
 """Pieces of an answer; None asks for what comes next of the turn, and is sent it."""
+
+
+def _sound(came: Came) -> str | Reply:
+    if isinstance(came, BaseException):
+        raise came
+    return came
 
 
 def _told(first: str | Reply) -> tuple[ReGeSChatStream, Story]:
@@ -246,107 +241,38 @@ def _told(first: str | Reply) -> tuple[ReGeSChatStream, Story]:
     made = ReGeSChatStream(is_writing_to_memory=False)
     if isinstance(first, Reply):
         made.fill(first)
-    return made, _announced(_pieces(made, first), _Announcer())
+    # Events are sent under the span of the call that made the stream, wherever it is read.
+    return made, _story(made, first, active_span_id.get())
 
 
-def _pieces(made: ReGeSChatStream, first: str | Reply) -> Story:
-    item, thought = first, ""
-    while isinstance(item, str):
-        thought += item
-        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[ThinkingBlock(content=thought)])
-        yield ChatResponse(message=message, delta=item, additional_kwargs={"thinking_delta": item})
-        item = yield None
-    made.fill(item)
+def _story(made: ReGeSChatStream, first: str | Reply, span: str | None) -> Story:
+    def announce(kind: Callable[..., BaseEvent], **fields: Any) -> None:
+        dispatcher.event(kind(span_id=span, **fields))
+
+    def piece(delta: str, *blocks: ThinkingBlock | TextBlock, **more: str) -> ChatResponse:
+        announce(StreamChatDeltaReceivedEvent, delta=delta)
+        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=list(blocks))
+        return ChatResponse(message=message, delta=delta, additional_kwargs=more)
+
+    announce(StreamChatStartEvent)
+    came: Came | None = first
+    thought = ""
+    while isinstance(came, str):
+        thought += came
+        yield piece(came, ThinkingBlock(content=thought), thinking_delta=came)
+        came = yield None
+    if isinstance(came, Exception):
+        announce(StreamChatErrorEvent, exception=came)
+    if isinstance(came, BaseException):
+        raise came
+    assert came is not None  # what asks for more is sent it
+    made.fill(came)
     before = [ThinkingBlock(content=thought)] if thought else []
     if before:
-        yield ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, blocks=before), delta="\n")
+        yield piece("\n", *before)
     written = ""
-    for number, word in enumerate(item.text.split(" ")):
+    for number, word in enumerate(came.text.split(" ")):
         delta = word if number == 0 else f" {word}"
         written += delta
-        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[*before, TextBlock(text=written)])
-        yield ChatResponse(message=message, delta=delta)
-
-
-class _Announcer:
-    """Sends LlamaIndex's events under the span of the call that made the stream, wherever it is read."""
-
-    def __init__(self) -> None:
-        self._span = active_span_id.get()
-
-    def __call__(self, make: Callable[..., BaseEvent], **fields: Any) -> None:
-        dispatcher.event(make(span_id=self._span, **fields))
-
-
-def _announced(pieces: Story, announce: _Announcer) -> Story:
-    announce(StreamChatStartEvent)
-    came = None
-    try:
-        while True:
-            piece = pieces.send(came)
-            if piece is not None:
-                announce(StreamChatDeltaReceivedEvent, delta=piece.delta or "")
-            came = yield piece
-    except StopIteration:
-        announce(StreamChatEndEvent)
-    except Exception as error:
-        announce(StreamChatErrorEvent, exception=error)
-        raise
-    finally:
-        pieces.close()
-
-
-# The ``finally`` of a generator that was never begun does not run: a reader who leaves at once would leave
-# behind what the generator was to end.
-
-
-class _Closing(Generator[T, None, None]):
-    """A generator's pieces; ``end`` is called when this is closed, even before the first piece."""
-
-    def __init__(self, pieces: Generator[T, None, None], end: Callable[[], None]) -> None:
-        self._pieces = pieces
-        self._end = end
-
-    def send(self, value: None) -> T:
-        return self._pieces.send(value)
-
-    def throw(
-        self,
-        typ: type[BaseException] | BaseException,
-        _val: BaseException | object = None,
-        _tb: TracebackType | None = None,
-        /,
-    ) -> T:
-        return self._pieces.throw(typ if isinstance(typ, BaseException) else typ())
-
-    def close(self) -> None:
-        try:
-            self._pieces.close()
-        finally:
-            self._end()
-
-
-class _AClosing(AsyncGenerator[T, None]):
-    """`_Closing` for an asynchronous generator."""
-
-    def __init__(self, pieces: AsyncGenerator[T, None], end: Callable[[], Awaitable[None]]) -> None:
-        self._pieces = pieces
-        self._end = end
-
-    async def asend(self, value: None) -> T:
-        return await self._pieces.asend(value)
-
-    async def athrow(
-        self,
-        typ: type[BaseException] | BaseException,
-        _val: BaseException | object = None,
-        _tb: TracebackType | None = None,
-        /,
-    ) -> T:
-        return await self._pieces.athrow(typ if isinstance(typ, BaseException) else typ())
-
-    async def aclose(self) -> None:
-        try:
-            await self._pieces.aclose()
-        finally:
-            await self._end()
+        yield piece(delta, *before, TextBlock(text=written))
+    announce(StreamChatEndEvent)

@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 
+from reges_index.fusion.retriever import FusionRetriever
 from reges_index.settings import GIVEN, PipelineSettings
 
 if TYPE_CHECKING:
     from reges_index.engines.query_engine import ReGeSQueryEngine
 
-__all__ = ["Part", "Plan", "chosen_retriever", "plan_of", "settings_of", "what_runs", "writes_query"]
+__all__ = [
+    "Part",
+    "Plan",
+    "chosen_retriever",
+    "plan_of",
+    "reads_query",
+    "settings_of",
+    "what_runs",
+    "writes_query",
+]
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,11 @@ def chosen_retriever(settings: PipelineSettings, *, fits: bool) -> str:
     """
     asked = settings.retrieval.retriever
     return asked if asked != "auto" else "fusion" if fits else "vectors"
+
+
+def reads_query(retriever: BaseRetriever) -> bool:
+    """Say whether a written query decides on what a retriever gives; others say so by ``reads_query``."""
+    return bool(getattr(retriever, "reads_query", True))
 
 
 def writes_query(settings: PipelineSettings, *, reads: bool, own: bool = False) -> Part:
@@ -119,18 +134,15 @@ def plan_of(engine: ReGeSQueryEngine, made_by: PipelineSettings) -> Plan:
     made_by
         What the engine was made from: whether its retriever was asked for.
     """
-    from reges_index.engines.retrieval import reads_query
-
-    settings, source = engine.settings, engine.retrieve_with
-    found = settings.retrieval.retriever
-    if made_by.retrieval.retriever == "auto" and found in ("fusion", "vectors"):
-        settings = settings.with_options(retriever="auto")
-    plan = what_runs(settings, fits=found == "fusion", reads_query=reads_query(source))
+    settings, source = engine.settings, engine.retriever
+    asked = settings.with_options(retriever=made_by.retrieval.retriever)
+    fits = settings.retrieval.retriever == "fusion"
+    plan = what_runs(asked, fits=fits, reads_query=reads_query(source))
     models = {
         "query": engine.query_transform and engine.query_transform.backend.name,
         "rerank": engine.rerank and engine.rerank.backend.name,
         "answer": engine.response_synthesizer.backend and engine.response_synthesizer.backend.name,
-        "retriever": type(source).__name__ if isinstance(source, BaseRetriever) else None,
+        "retriever": type(source).__name__,
     }
     changes = {}
     for part, name in models.items():
@@ -151,11 +163,10 @@ def settings_of(engine: ReGeSQueryEngine, made_by: PipelineSettings) -> Pipeline
     made_by
         What the engine was made from, for what its parts do not say.
     """
-    from reges_index.engines.retrieval import CatalogSource, reads_query
     from reges_index.models.named import adapter_place, model_of, spec_of
 
     transform, rerank, words = engine.query_transform, engine.rerank, engine.response_synthesizer
-    source, domain = engine.retrieve_with, engine.domain
+    source, domain = engine.retriever, engine.domain
     fields: dict[str, Any] = {"name": made_by.name, "encoder": _encoder(engine), "domain": domain}
     if rerank is not None:
         fields["llm"], fields["llm_options"] = spec_of(rerank.backend) or (GIVEN, {})
@@ -169,15 +180,16 @@ def settings_of(engine: ReGeSQueryEngine, made_by: PipelineSettings) -> Pipeline
         fields["query_adapter"] = adapter_place(transform.backend)
         own = transform.settings
         fields["query"] = own.override(domain=None if own.domain == domain else own.domain)
-    catalog = source if isinstance(source, CatalogSource) else None
+    top_k = getattr(source, "similarity_top_k", made_by.retrieval.similarity_top_k)
+    retriever, fuses = made_by.retrieval.retriever, isinstance(source, FusionRetriever)
     fields["retrieval"] = {
-        "retriever": GIVEN if catalog is None else catalog.name,
-        "similarity_top_k": engine.similarity_top_k,
+        "retriever": ("fusion" if fuses else "vectors") if retriever == "auto" else retriever,
+        "similarity_top_k": top_k,
         "rerank_top_k": engine.rerank_top_k,
-        "filters": catalog.filters if catalog is not None else None,
+        "filters": engine.filters,
         "exclude_mentioned": engine.exclude_mentioned,
     }
-    seen = engine.rerank_top_k or engine.similarity_top_k
+    seen = engine.rerank_top_k or top_k
     shown = engine.nodes_shown
     fields["answer"] = words.settings.override(top_n=None if shown == seen else shown)
     settings = PipelineSettings(**fields, write_query=made_by.write_query)

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -21,38 +21,123 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores import MetadataFilters
 from llama_index_instrumentation import get_dispatcher
 
-from reges_index.catalog import ItemCatalog, LiveCatalog
+from reges_index.catalog import Item, ItemCatalog, LiveCatalog
 from reges_index.dialogue import Dialogue, DialogueQueryBundle
-from reges_index.dialogue.messages import as_id
+from reges_index.dialogue.bundle import unique_ids
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.driver import Do, Work, arun, off_loop, run
-from reges_index.engines.recommendation import Recommendation, ranking_of_retriever
-from reges_index.engines.retrieval import (
-    CatalogSource,
-    Found,
-    RetrieverSource,
-    filters_of,
-    retrieving,
-    turn_of,
-    with_filters,
+from reges_index.engines.assembly import (
+    check_encoder,
+    check_given,
+    check_parts,
+    check_source,
+    item_expert,
+    models_of,
+    query_expert,
+    retriever_of,
+    settings_with,
+    synthesizer,
 )
+from reges_index.engines.plan import Plan, plan_of, reads_query, settings_of, writes_query
+from reges_index.engines.retrieval import Found, catalog_of, is_own, retrieving, turn_of
 from reges_index.errors import ConfigError, InputError
+from reges_index.item_expert.ranking import RankedCandidate, Ranking, ranking_of_retriever
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
-from reges_index.settings import EngineOptions, PipelineSettings
+from reges_index.settings import GIVEN, EngineOptions, PipelineSettings
 
 if TYPE_CHECKING:
     from llama_index.core.llms.llm import LLM
 
-    from reges_index.engines.plan import Plan
     from reges_index.fusion.model import FusionModel
-    from reges_index.item_expert.ranking import Ranking
     from reges_index.item_expert.rerank import ReGeSRerank
     from reges_index.models.local_lm import LocalLM
     from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["ReGeSQueryEngine", "as_bundle", "barring", "unique_ids"]
+__all__ = ["ReGeSQueryEngine", "Recommendation"]
+
 
 dispatcher = get_dispatcher(__name__)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What ReGeS answers to one dialogue.
+
+    Attributes
+    ----------
+    bundle
+        The dialogue, with the refined query where one was written.
+    candidates
+        What the item expert ranked, best first, or without one what was retrieved; the first one is the
+        recommendation.
+    rest
+        What was retrieved but not shown to the item expert, in the retriever's order.
+    excluded
+        How many retrieved items were not allowed.
+    timings
+        Seconds of each stage: query, retrieval, rerank.
+    report
+        What was cut, what failed over, by stage.
+    top_n
+        How many candidates `nodes` holds; None is all.
+    """
+
+    bundle: DialogueQueryBundle
+    candidates: tuple[RankedCandidate, ...]
+    rest: tuple[NodeWithScore, ...]
+    excluded: int
+    timings: dict[str, float]
+    report: dict[str, Any]
+    top_n: int | None = None
+
+    @property
+    def query(self) -> str | None:
+        """The refined query; None where none was written, and the dialogue was searched with."""
+        written = self.bundle.custom_embedding_strs
+        return written[0] if written else None
+
+    @property
+    def item(self) -> Item | None:
+        """The recommended item; None when nothing was left to recommend."""
+        return self.candidates[0].item if self.candidates else None
+
+    @property
+    def ranking(self) -> list[str]:
+        """Ids of everything retrieved: the ranked candidates, then the rest."""
+        return [c.item.id for c in self.candidates] + [Item.from_node(n.node).id for n in self.rest]
+
+    @property
+    def nodes(self) -> list[NodeWithScore]:
+        """The first ``top_n`` of the ranked candidates as LlamaIndex nodes; ``candidates`` holds all."""
+        return [candidate.node for candidate in self.candidates[: self.top_n]]
+
+    def to_dict(self, top_k: int | None = None) -> dict[str, Any]:
+        """Return the JSON form that ``reges recommend --json`` prints.
+
+        Parameters
+        ----------
+        top_k
+            How many candidates to list; None lists all.
+        """
+        best = self.candidates[0] if self.candidates else None
+        return {
+            "query": self.query,
+            "recommendation": None
+            if best is None
+            else {"id": best.item.id, "title": best.item.title, "probability": best.probability},
+            "candidates": [
+                {
+                    "id": c.item.id,
+                    "title": c.item.title,
+                    "probability": c.probability,
+                    "retrieval_score": c.retrieval_score,
+                    "rank": c.rank,
+                }
+                for c in self.candidates[:top_k]
+            ],
+            "timings": self.timings,
+            "report": self.report,
+        }
 
 
 class ReGeSQueryEngine(BaseQueryEngine):
@@ -64,20 +149,17 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
     Parameters
     ----------
-    retrieve
-        Makes a retriever for a number of items: ``lambda k: catalog.as_retriever(similarity_top_k=k)``; or
-        a retriever, whose own top-k then stays (more is retrieved where something must not be recommended and
-        it is a `VectorIndexRetriever` or this package's).
+    retriever
+        Any LlamaIndex retriever. As many items as it gives are candidates: more are retrieved where something
+        must not be recommended and it is a `VectorIndexRetriever` or this package's.
     query_transform
         The query expert; None searches with the dialogue.
     rerank
         The item expert; None leaves the retriever's order, and its probabilities where it gives any.
     response_synthesizer
         Words the answer.
-    similarity_top_k
-        Items to retrieve (k of the paper, 50 there). A retriever that was given keeps its own number.
     rerank_top_k
-        How many of them the item expert sees; None shows it all.
+        How many of the candidates the item expert sees; None shows it all.
     top_n
         How many nodes a response has; None is all that were ranked.
     exclude_mentioned
@@ -88,40 +170,34 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
     def __init__(
         self,
-        retrieve: RetrieverSource,
+        retriever: BaseRetriever,
         query_transform: ReGeSQueryTransform | None = None,
         rerank: ReGeSRerank | None = None,
         response_synthesizer: ReGeSSynthesizer | None = None,
         *,
-        similarity_top_k: int = 50,
         rerank_top_k: int | None = None,
         top_n: int | None = None,
         exclude_mentioned: bool = True,
         domain: Domain | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        for name, number in (
-            ("similarity_top_k", similarity_top_k),
-            ("rerank_top_k", rerank_top_k),
-            ("top_n", top_n),
-        ):
+        for name, number in (("rerank_top_k", rerank_top_k), ("top_n", top_n)):
             if number is not None and number < 1:
                 raise ConfigError(f"{name}={number} leaves nothing", hint="use 1 or more")
         super().__init__(callback_manager=callback_manager)
-        self._retrieve_with = retrieve
-        self._query_transform = query_transform
-        self._rerank = rerank
-        self._synthesizer = response_synthesizer or ReGeSSynthesizer()
-        for part in (rerank, self._synthesizer):
+        self.retriever = retriever
+        self.query_transform = query_transform
+        self.rerank = rerank
+        self.response_synthesizer = response_synthesizer or ReGeSSynthesizer()
+        for part in (rerank, self.response_synthesizer):
             if part is not None:
                 part.callback_manager = self.callback_manager
-        self.similarity_top_k = similarity_top_k
         self.rerank_top_k = rerank_top_k
         self.top_n = top_n
         self.exclude_mentioned = exclude_mentioned
         self._domain = domain
         # What the parts do not know of themselves: names of what they were made from.
-        self._made_by = PipelineSettings()
+        self._made_by = PipelineSettings().with_options(retriever=GIVEN)
 
     @classmethod
     def from_defaults(
@@ -149,7 +225,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
         retriever
             "fusion" (many sources, trained), "vectors" (the paper's), a LlamaIndex retriever, or a
             `FusionModel` or its folder. "auto" is the fusion where the catalog's encoder fits it, else
-            vectors.
+            vectors. Vectors and LlamaIndex retrievers read a written query, so an LLM is asked twice a turn:
+            it writes the query, and it ranks. ``write_query="never"`` leaves out the first.
         llm
             The item expert: any LlamaIndex LLM, a `LocalLM`, or a name such as "embedded" or
             "openai-like:MODEL@URL". It always ranks. None: there is no item expert, and the retriever's
@@ -174,81 +251,83 @@ class ReGeSQueryEngine(BaseQueryEngine):
         EncoderMismatchError
             If the fusion is asked for and does not fit the catalog's encoder.
         """
-        from reges_index.engines.assembly import assembled
-
-        return assembled(
-            cls,
-            catalog,
-            retriever=retriever,
-            llm=llm,
-            query_llm=query_llm,
+        catalog, retriever = check_source(catalog, retriever)
+        base = settings_with(settings, options, llm=llm, query_llm=query_llm)
+        if settings is not None and catalog is not None:
+            check_encoder(base, catalog)
+        given = [part for part in (rerank, query_transform) if part is not None]
+        if given and settings is None and "domain" not in options:
+            base = base.override(domain=given[0].domain)  # what is made here speaks of items as they do
+        if retriever != "auto" and isinstance(retriever, str):
+            base = base.with_options(retriever=retriever)
+        source = retriever_of(base, catalog, retriever)
+        if not isinstance(retriever, str):
+            base = base.with_options(retriever=GIVEN)
+        check_given(
+            options,
+            base,
             query_transform=query_transform,
             rerank=rerank,
             response_synthesizer=response_synthesizer,
-            settings=settings,
-            callback_manager=callback_manager,
-            options=options,
         )
+        own_query = query_transform is not None or query_llm is not None
+        query = writes_query(base, reads=reads_query(source), own=own_query)
+        unwritten = query.why if query.who is None else None
+        ranks = rerank is not None or base.llm is not None
+        check_parts(base, source, unwritten=unwritten, ranks=ranks, own_query=own_query)
+
+        writes = query_transform is None and unwritten is None
+        item_model, query_model = models_of(base, llm, query_llm, for_item=rerank is None, for_query=writes)
+        if writes:
+            query_transform = query_expert(base, query_model)
+        if rerank is None and ranks:
+            rerank = item_expert(base, item_model, options)
+        engine = cls(
+            source,
+            query_transform,
+            rerank,
+            response_synthesizer or synthesizer(base, item_model, options),
+            rerank_top_k=base.retrieval.rerank_top_k,
+            top_n=base.answer.top_n,
+            exclude_mentioned=base.retrieval.exclude_mentioned,
+            domain=base.domain if "domain" in options or settings is not None else None,
+            callback_manager=callback_manager,
+        )
+        engine._made_by = base
+        return engine
 
     # -- what it is made of ------------------------------------------------------------------------
 
     @property
-    def query_transform(self) -> ReGeSQueryTransform | None:
-        """The query expert."""
-        return self._query_transform
-
-    @property
-    def rerank(self) -> ReGeSRerank | None:
-        """The item expert."""
-        return self._rerank
-
-    @property
-    def response_synthesizer(self) -> ReGeSSynthesizer:
-        """What words the answer."""
-        return self._synthesizer
-
-    @property
-    def retrieve_with(self) -> RetrieverSource:
-        """Where candidates come from, as it was given or as `from_defaults` made it."""
-        return self._retrieve_with
-
-    @property
     def filters(self) -> MetadataFilters | None:
         """What every recommendation obeys; None where that is nothing, or known to a stock retriever only."""
-        return filters_of(self._retrieve_with)
+        return self.retriever.filters if is_own(self.retriever) else None
 
     @property
-    def catalog(self) -> ItemCatalog | None:
-        """The catalog that `from_defaults` got; None where candidates come from somewhere else.
-
-        Of a live catalog it is the version that is live now.
-        """
-        return self._retrieve_with.current if isinstance(self._retrieve_with, CatalogSource) else None
+    def catalog(self) -> ItemCatalog | LiveCatalog | None:
+        """The catalog behind the retriever; None where candidates come from somewhere else."""
+        return catalog_of(self.retriever)
 
     @property
     def domain(self) -> Domain:
         """What an item is called in prompts."""
-        experts = (self._rerank, self._query_transform)
+        experts = (self.rerank, self.query_transform)
         called = (self._domain, *(expert.domain for expert in experts if expert is not None), MOVIES)
         return next(domain for domain in called if domain is not None)
 
     @property
     def nodes_shown(self) -> int | None:
         """How many nodes a response has: ``top_n``, or else the item expert's; None is all."""
-        return self.top_n if self.top_n is not None or self._rerank is None else self._rerank.top_n
+        return self.top_n if self.top_n is not None or self.rerank is None else self.rerank.top_n
 
     @property
     def settings(self) -> PipelineSettings:
         """All that the engine is made of, as it is now; what has no name is called given."""
-        from reges_index.engines.plan import settings_of
-
         return settings_of(self, self._made_by)
 
     @property
     def plan(self) -> Plan:
         """Who writes the query, who retrieves, who ranks and who words the answer, and why."""
-        from reges_index.engines.plan import plan_of
-
         return plan_of(self, self._made_by)
 
     def with_filters(self, filters: MetadataFilters | None, *, exclude_mentioned: bool | None = None) -> Self:
@@ -270,17 +349,23 @@ class ReGeSQueryEngine(BaseQueryEngine):
         ConfigError
             If the engine does not retrieve from a catalog: the filters are then its retriever's.
         """
+        if not is_own(self.retriever):
+            raise ConfigError(
+                "this engine was built from a retriever, whose filters are its own",
+                hint="set them there, or build the engine from a catalog",
+            )
         other = copy.copy(self)
-        other._retrieve_with = with_filters(self._retrieve_with, filters)
+        other.retriever = retriever = copy.copy(self.retriever)
+        retriever.filters = filters
         if exclude_mentioned is not None:
             other.exclude_mentioned = exclude_mentioned
         return other
 
     def _get_prompt_modules(self) -> PromptMixinType:
         parts = {
-            "query_transform": self._query_transform,
-            "rerank": self._rerank,
-            "response_synthesizer": self._synthesizer,
+            "query_transform": self.query_transform,
+            "rerank": self.rerank,
+            "response_synthesizer": self.response_synthesizer,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -291,53 +376,40 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
         Each recommendation is such a block already; put one around several that belong together.
         """
-        return turn_of(self._retrieve_with)
+        return turn_of(self.retriever)
 
     def writing(self, bundle: DialogueQueryBundle) -> Work[DialogueQueryBundle]:
         """Let the query expert write the query (section 2.3), if there is one."""
-        expert = self._query_transform
+        expert = self.query_transform
         if expert is None:
             return bundle
         refined: DialogueQueryBundle = yield Do(partial(expert.run, bundle), partial(expert.arun, bundle))
         return refined
 
-    def retrieving(self, bundle: DialogueQueryBundle, exclude_ids: Iterable[str] = ()) -> Work[Found]:
+    def retrieving(self, bundle: DialogueQueryBundle) -> Work[Found]:
         """Search the catalog, and take out what must not be recommended."""
         with self.turn():  # one version of a live catalog, whatever is swapped meanwhile
-            return (
-                yield from retrieving(
-                    self._retrieve_with,
-                    bundle,
-                    top_k=self.similarity_top_k,
-                    exclude_ids=unique_ids([*bundle.exclude_ids, *unique_ids(exclude_ids)]),
-                    exclude_mentioned=self.exclude_mentioned,
-                )
-            )
+            return (yield from retrieving(self.retriever, bundle, exclude_mentioned=self.exclude_mentioned))
 
     def ranking(self, found: Found, bundle: DialogueQueryBundle) -> Work[Ranking]:
         """Let the item expert rank what was found (section 2.4), or keep the retriever's order."""
-        expert, nodes = self._rerank, found.nodes[: self.rerank_top_k]
+        expert, nodes = self.rerank, found.nodes[: self.rerank_top_k]
         if expert is None:
             ranking: Ranking = yield off_loop(ranking_of_retriever, nodes)
         else:
             ranking = yield Do(partial(expert.rank, nodes, bundle), partial(expert.arank, nodes, bundle))
         return ranking
 
-    def recommending(
-        self, dialogue: Dialogue | QueryBundle, exclude_ids: Iterable[str] = ()
-    ) -> Work[Recommendation]:
+    def recommending(self, bundle: DialogueQueryBundle) -> Work[Recommendation]:
         """Go from a dialogue to a recommendation: query, retrieval, ranking."""
-        bundle, barred = as_bundle(dialogue), unique_ids(exclude_ids)
         start = time.perf_counter()
         with self.turn():
             refined = yield from self.writing(bundle)
-            return (yield from self._chosen(refined, barred, time.perf_counter() - start))
+            return (yield from self._chosen(refined, time.perf_counter() - start))
 
-    def _chosen(
-        self, refined: DialogueQueryBundle, barred: Iterable[str], query_seconds: float
-    ) -> Work[Recommendation]:
+    def _chosen(self, refined: DialogueQueryBundle, query_seconds: float) -> Work[Recommendation]:
         times = [time.perf_counter()]
-        found = yield from self.retrieving(refined, barred)
+        found = yield from self.retrieving(refined)
         times.append(time.perf_counter())
         ranking = yield from self.ranking(found, refined)
         times.append(time.perf_counter())
@@ -372,7 +444,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
     def answering(self, found: Recommendation) -> Work[RESPONSE_TYPE]:
         """Turn a recommendation into a response with its timings in the metadata."""
-        words = self._synthesizer
+        words = self.response_synthesizer
         response: RESPONSE_TYPE = yield Do(
             partial(words.synthesize, found.bundle, found.nodes),
             partial(words.asynthesize, found.bundle, found.nodes),
@@ -399,13 +471,15 @@ class ReGeSQueryEngine(BaseQueryEngine):
         InputError
             If the dialogue is empty, or the candidates do not fit into the model's context.
         """
-        return run(self.recommending(dialogue, exclude_ids))
+        bundle = DialogueQueryBundle.from_dialogue(dialogue, exclude_ids=exclude_ids)
+        return run(self.recommending(bundle))
 
     async def arecommend(
         self, dialogue: Dialogue | QueryBundle, *, exclude_ids: Iterable[str] = ()
     ) -> Recommendation:
         """Recommend without blocking the event loop; see `recommend`."""
-        return await arun(self.recommending(dialogue, exclude_ids))
+        bundle = DialogueQueryBundle.from_dialogue(dialogue, exclude_ids=exclude_ids)
+        return await arun(self.recommending(bundle))
 
     def recommend_batch(
         self,
@@ -428,16 +502,16 @@ class ReGeSQueryEngine(BaseQueryEngine):
         barred = exclude_ids if exclude_ids is not None else [()] * len(dialogues)
         if len(barred) != len(dialogues):
             raise InputError(f"{len(barred)} lists of exclude_ids for {len(dialogues)} dialogues")
-        bundles = [as_bundle(dialogue) for dialogue in dialogues]
+        bundles = [
+            DialogueQueryBundle.from_dialogue(dialogue, exclude_ids=ids)
+            for dialogue, ids in zip(dialogues, barred, strict=True)
+        ]
         start = time.perf_counter()
         with self.turn():
-            if self._query_transform is not None:
-                bundles = self._query_transform.run_batch(bundles)
+            if self.query_transform is not None:
+                bundles = self.query_transform.run_batch(bundles)
             each = (time.perf_counter() - start) / max(1, len(dialogues))
-            return [
-                run(self._chosen(bundle, unique_ids(ids), each))
-                for bundle, ids in zip(bundles, barred, strict=True)
-            ]
+            return [run(self._chosen(bundle, each)) for bundle in bundles]
 
     def answer(self, found: Recommendation) -> RESPONSE_TYPE:
         """Turn a recommendation into a response with its timings in the metadata."""
@@ -456,24 +530,20 @@ class ReGeSQueryEngine(BaseQueryEngine):
 
         Items of ``exclude_ids`` are not recommended.
         """
-        return run(self._asked(str_or_query_bundle, exclude_ids))
+        return run(self._asked(_as_query(str_or_query_bundle, exclude_ids)))
 
     async def aquery(
         self, str_or_query_bundle: QueryType | Dialogue, *, exclude_ids: Iterable[str] = ()
     ) -> RESPONSE_TYPE:
         """Answer without blocking the event loop; see `query`."""
-        return await arun(self._asked(str_or_query_bundle, exclude_ids))
+        return await arun(self._asked(_as_query(str_or_query_bundle, exclude_ids)))
 
-    def _asked(self, query: QueryType | Dialogue, exclude_ids: Iterable[str]) -> Work[RESPONSE_TYPE]:
-        # What BaseQueryEngine does around `_query`, which knows no items that must not be recommended.
-        if not isinstance(query, str | QueryBundle):
-            query = as_bundle(query)
+    def _asked(self, query: QueryType) -> Work[RESPONSE_TYPE]:
+        # What BaseQueryEngine.query does, which would open a second span of the same name.
         dispatcher.event(QueryStartEvent(query=query))
         with self.callback_manager.as_trace("query"):
             bundle = QueryBundle(query) if isinstance(query, str) else query
-            barred = unique_ids(exclude_ids)
-            asked = barring(bundle, barred) if barred else bundle
-            response: RESPONSE_TYPE = yield Do(partial(self._query, asked), partial(self._aquery, asked))
+            response: RESPONSE_TYPE = yield Do(partial(self._query, bundle), partial(self._aquery, bundle))
         dispatcher.event(QueryEndEvent(query=bundle, response=response))
         return response
 
@@ -492,7 +562,7 @@ class ReGeSQueryEngine(BaseQueryEngine):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
     ) -> RESPONSE_TYPE:
         """Return the answer for nodes that are ranked already."""
-        return self._synthesizer.synthesize(query_bundle, nodes, additional_source_nodes)
+        return self.response_synthesizer.synthesize(query_bundle, nodes, additional_source_nodes)
 
     async def asynthesize(
         self,
@@ -501,12 +571,12 @@ class ReGeSQueryEngine(BaseQueryEngine):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
     ) -> RESPONSE_TYPE:
         """Return the answer for nodes that are ranked already."""
-        return await self._synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
+        return await self.response_synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
 
     def _querying(self, bundle: QueryBundle) -> Work[RESPONSE_TYPE]:
         payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
-            found = yield from self.recommending(bundle)
+            found = yield from self.recommending(DialogueQueryBundle.from_dialogue(bundle))
             response = yield from self.answering(found)
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
@@ -518,27 +588,8 @@ class ReGeSQueryEngine(BaseQueryEngine):
         return await arun(self._querying(query_bundle))
 
 
-def as_bundle(dialogue: Dialogue | QueryBundle) -> DialogueQueryBundle:
-    """Return any form of a dialogue as a query bundle that carries it."""
-    if isinstance(dialogue, DialogueQueryBundle):
-        return dialogue
-    if isinstance(dialogue, QueryBundle):
-        return DialogueQueryBundle.from_dialogue(dialogue.query_str)
-    return DialogueQueryBundle.from_dialogue(dialogue)
-
-
-def unique_ids(ids: Iterable[str]) -> list[str]:
-    """Return ids as text, without repeats; a text, which is a sequence of letters, is refused."""
-    if isinstance(ids, str):
-        raise InputError(f"exclude_ids is the text {ids!r}", hint=f"give a list: [{ids!r}]")
-    given = [as_id(one) for one in ids]
-    for one in given:
-        if not isinstance(one, str):
-            raise InputError(f"exclude_ids holds {one!r}, which is no id", hint="ids are texts or integers")
-    return list(dict.fromkeys(given))
-
-
-def barring(query: Dialogue | QueryBundle, exclude_ids: Iterable[str]) -> DialogueQueryBundle:
-    """Return a dialogue in any form as a bundle that names items which must not be recommended."""
-    bundle, barred = as_bundle(query), unique_ids(exclude_ids)
-    return replace(bundle, exclude_ids=(*bundle.exclude_ids, *barred)) if barred else bundle
+def _as_query(query: QueryType | Dialogue, exclude_ids: Iterable[str]) -> QueryType:
+    barred = unique_ids(exclude_ids)
+    if isinstance(query, str | QueryBundle) and not barred:
+        return query
+    return DialogueQueryBundle.from_dialogue(query, exclude_ids=barred)

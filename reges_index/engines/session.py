@@ -19,7 +19,7 @@ from reges_index.catalog.item import Item
 from reges_index.dialogue import one_line
 from reges_index.dialogue.render import SEARCH_KEY
 from reges_index.driver import Do, Work
-from reges_index.engines.recommendation import Recommendation
+from reges_index.engines.query_engine import Recommendation
 from reges_index.engines.small_talk import is_known
 
 __all__ = ["OpenTurn", "Reply", "Session", "as_response", "endless_memory", "whole_sentences"]

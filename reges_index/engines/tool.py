@@ -8,7 +8,8 @@ from typing import Any
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools import QueryEngineTool, ToolMetadata, ToolOutput
 
-from reges_index.engines.query_engine import ReGeSQueryEngine, barring
+from reges_index.dialogue import DialogueQueryBundle
+from reges_index.engines.query_engine import ReGeSQueryEngine
 
 __all__ = ["RecommendTool", "as_query_engine_tool"]
 
@@ -42,7 +43,7 @@ class RecommendTool(QueryEngineTool):
         given = args[0] if args else kwargs.get("input")
         if given is None or isinstance(given, str):
             given = self._get_query_str(*args, **kwargs)  # as LlamaIndex reads what a model calls it with
-        return barring(given, exclude_ids)
+        return DialogueQueryBundle.from_dialogue(given, exclude_ids=exclude_ids)
 
     def _output(self, bundle: QueryBundle, response: Any) -> ToolOutput:
         return ToolOutput(

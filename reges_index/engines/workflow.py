@@ -16,8 +16,7 @@ from pydantic import Field, SkipValidation
 
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.driver import arun
-from reges_index.engines.query_engine import ReGeSQueryEngine, as_bundle, unique_ids
-from reges_index.engines.recommendation import Recommendation
+from reges_index.engines.query_engine import Recommendation, ReGeSQueryEngine
 from reges_index.engines.retrieval import Found
 from reges_index.item_expert.ranking import Ranking
 from reges_index.item_expert.reasoning import hear_reasoning
@@ -58,14 +57,11 @@ class QueryWritten(Event):
     ----------
     bundle
         The dialogue, with the refined query where one was written.
-    exclude_ids
-        As given.
     seconds
         What writing took.
     """
 
     bundle: _Bundle
-    exclude_ids: list[str]
     seconds: float
 
 
@@ -154,10 +150,10 @@ class ReGeSWorkflow(Workflow):
     @step
     async def write_query(self, ctx: Context, event: DialogueReceived) -> QueryWritten:
         """Let the query expert write the query (section 2.3)."""
-        bundle, exclude = as_bundle(event.dialogue), unique_ids(event.exclude_ids)
+        bundle = DialogueQueryBundle.from_dialogue(event.dialogue, exclude_ids=event.exclude_ids)
         start = time.perf_counter()
         refined = await arun(self.engine.writing(bundle))
-        written = QueryWritten(bundle=refined, exclude_ids=exclude, seconds=time.perf_counter() - start)
+        written = QueryWritten(bundle=refined, seconds=time.perf_counter() - start)
         ctx.write_event_to_stream(written)
         return written
 
@@ -165,7 +161,7 @@ class ReGeSWorkflow(Workflow):
     async def retrieve(self, ctx: Context, event: QueryWritten) -> CandidatesRetrieved:
         """Search the catalog, and take out what must not be recommended."""
         start = time.perf_counter()
-        found = await arun(self.engine.retrieving(event.bundle, event.exclude_ids))
+        found = await arun(self.engine.retrieving(event.bundle))
         seconds = (event.seconds, time.perf_counter() - start)
         retrieved = CandidatesRetrieved(bundle=event.bundle, found=found, seconds=seconds)
         ctx.write_event_to_stream(retrieved)

@@ -11,7 +11,7 @@ from reges_index.catalog.item import Item
 from reges_index.dialogue import Turn, render_history
 from reges_index.evaluation.data import EvaluationData, target_counts
 from reges_index.evaluation.predictions import AlignedPredictions, Prediction, align
-from reges_index.fusion.lexical import BM25
+from reges_index.fusion.features import BM25
 
 __all__ = [
     "BASELINES",

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from reges_index.fusion.features import FEATURES as FEATURES
     from reges_index.fusion.features import SOURCES as SOURCES
+    from reges_index.fusion.features import DialogueState as DialogueState
+    from reges_index.fusion.features import NamedItem as NamedItem
     from reges_index.fusion.model import FusionModel as FusionModel
     from reges_index.fusion.retriever import FusionRetriever as FusionRetriever
-    from reges_index.fusion.state import DialogueState as DialogueState
-    from reges_index.fusion.state import NamedItem as NamedItem
-    from reges_index.fusion.state import StateReader as StateReader
     from reges_index.fusion.statistics import ItemStatistics as ItemStatistics
 else:
     from reges_index._lazy import lazy_names
@@ -22,13 +21,12 @@ else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
         {
-            "DialogueState": "state",
+            "DialogueState": "features",
             "FEATURES": "features",
             "FusionModel": "model",
             "FusionRetriever": "retriever",
             "ItemStatistics": "statistics",
-            "NamedItem": "state",
+            "NamedItem": "features",
             "SOURCES": "features",
-            "StateReader": "state",
         },
     )

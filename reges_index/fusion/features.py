@@ -1,27 +1,37 @@
-"""The features that the fusion weighs: one row an item, one column a feature, for one dialogue."""
+"""What the fusion weighs: one row an item, one column a feature, for one dialogue.
+
+Features come from the encoder's vectors, from words (BM25), from titles, people and genres shared with what
+was named, and from statistics of train dialogues.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue.render import search_text, searched_words
+from reges_index.dialogue.text import Text, phrase_key, phrase_words
+from reges_index.dialogue.titles import Mention, TitleIndex
 from reges_index.errors import InputError
-from reges_index.fusion.lexical import BM25, Attributes, item_attributes
 from reges_index.fusion.neighbours import BoundNeighbours, Neighbours
-from reges_index.fusion.state import DialogueState, NamedItem, StateReader
 from reges_index.fusion.statistics import BoundStatistics, ItemStatistics
 
 __all__ = [
+    "BM25",
     "FEATURES",
     "SOURCES",
     "CatalogSources",
+    "DialogueState",
+    "NamedItem",
     "QueryVectors",
     "SourceSwitch",
     "check_sources",
@@ -59,6 +69,8 @@ _ABOUT_OTHERS = tuple(
 _COLUMN = {name: column for column, name in enumerate(FEATURES)}
 # How fast older mentions fade: each later message takes this share of the weight.
 _FADE = 0.85
+# "comedies", "comedic" and "comedy" share this much.
+_STEM = 5
 
 
 def dialogue_texts(messages: Sequence[ChatMessage]) -> tuple[str, str]:
@@ -103,6 +115,120 @@ class QueryVectors:
     last: Floats
 
 
+class BM25:
+    """BM25 (bm25s, Lucene's variant, English stop words) with scores for all documents.
+
+    Parameters
+    ----------
+    texts
+        N documents.
+    words
+        Splits documents and queries. By default words are folded like names, so that accents and case make no
+        difference.
+    """
+
+    def __init__(self, texts: Sequence[str], words: Callable[[str], Sequence[str]] = phrase_words) -> None:
+        import bm25s  # here, because it loads numba
+
+        # It has set its own logger to DEBUG, past whatever the application has chosen.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
+        self._size = len(texts)
+        self._words = words
+        documents = [[w for w in words(text) if w not in _stop_words()] for text in texts]
+        # bm25s cannot index documents without any word, such as a catalog of the one title "It".
+        self._index = bm25s.BM25() if any(documents) else None
+        if self._index is not None:
+            self._index.index(documents, show_progress=False)
+
+    def scores(self, text: str) -> Floats:
+        """Return the score of each document, shape (N,); zeros where no word is shared."""
+        if self._index is None:
+            return np.zeros(self._size, dtype=np.float32)
+        known = [w for w in self._words(text) if w in self._index.vocab_dict and w not in _stop_words()]
+        if not known:
+            return np.zeros(self._size, dtype=np.float32)
+        return np.asarray(self._index.get_scores(known), dtype=np.float32)
+
+
+@lru_cache(maxsize=1)
+def _stop_words() -> frozenset[str]:
+    from bm25s.stopwords import STOPWORDS_EN
+
+    return frozenset(STOPWORDS_EN)
+
+
+class Attributes:
+    """An inverted index from attributes (people, genre stems, title words) to items.
+
+    Parameters
+    ----------
+    rows
+        The attributes of each of N items.
+    """
+
+    def __init__(self, rows: Sequence[Iterable[str]]) -> None:
+        self.rows = [tuple(dict.fromkeys(row)) for row in rows]
+        self._items: dict[str, list[int]] = defaultdict(list)
+        for position, row in enumerate(self.rows):
+            for name in row:
+                self._items[name].append(position)
+        size = max(1, len(self.rows))
+        self._rarity = {name: float(np.log(1 + size / len(its))) for name, its in self._items.items()}
+
+    def scores(self, weights: Iterable[tuple[str, float]]) -> Floats:
+        """Return for each item the sum of the weights of its attributes, times their rarity; shape (N,)."""
+        total = np.zeros(len(self.rows), dtype=np.float32)
+        for name, weight in weights:
+            found = self._items.get(name)
+            if found is not None:
+                total[found] += weight * self._rarity[name]
+        return total
+
+
+@dataclass(frozen=True)
+class NamedItem:
+    """An item that the dialogue names, over all its mentions.
+
+    Attributes
+    ----------
+    item
+        Its position in the catalog.
+    last
+        Number of the last message that names it.
+    certainty
+        1 where only this item can be meant, 1/n where n items share the title and no year tells.
+    by_user
+        Whether the user has named it.
+    """
+
+    item: int
+    last: int
+    certainty: float
+    by_user: bool
+
+
+@dataclass(frozen=True)
+class DialogueState:
+    """What the dialogue has named so far.
+
+    What was said about an item (liked, turned down, seen) is not read: cue words are of one language, and the
+    encoder's vectors hold what they told.
+
+    Attributes
+    ----------
+    messages
+        How many there are.
+    named
+        Items, the most recently named first.
+    people
+        Name key of a creator or cast member to the number of the last message that names them.
+    """
+
+    messages: int
+    named: tuple[NamedItem, ...] = ()
+    people: dict[str, int] = field(default_factory=dict)
+
+
 class CatalogSources:
     """Everything that can be prepared for a catalog before a dialogue comes.
 
@@ -125,12 +251,19 @@ class CatalogSources:
     ) -> None:
         self.items = tuple(items)
         self.vectors = vectors
-        self.reader = StateReader(items)
+        self.titles = TitleIndex.of(items)
+        # One word is no full name; stage names of one word are too often everyday words.
+        self._names = frozenset(
+            phrase_key(name) for i in items for name in (*i.creators, *i.cast) if " " in name.strip()
+        )
         self._texts = BM25([item.text() for item in items])
-        attributes = item_attributes(items)
-        self._people: Attributes = attributes["people"]
-        self._genres: Attributes = attributes["genres"]
-        self._title_words: Attributes = attributes["titles"]
+        self._people = Attributes([[phrase_key(name) for name in (*i.creators, *i.cast)] for i in items])
+        self._genres = Attributes(
+            [[w[:_STEM] for genre in i.genres for w in phrase_words(genre)] for i in items]
+        )
+        self._title_words = Attributes(
+            [[w for w in phrase_words(i.title) if w not in _stop_words() and not w.isdigit()] for i in items]
+        )
         self._bind(statistics, neighbours)
 
     def with_statistics(self, statistics: ItemStatistics, neighbours: Neighbours) -> CatalogSources:
@@ -149,6 +282,14 @@ class CatalogSources:
         # Around their mean, so that a catalog without statistics is one in which all items are average.
         self._static = {name: share * _centred(np.log1p(values)) for name, values in counts.items()}
 
+    def read(self, messages: Sequence[ChatMessage]) -> DialogueState:
+        """Return what a dialogue has named of the catalog after its last message."""
+        users = [message.role == MessageRole.USER for message in messages]
+        people: dict[str, int] = {}
+        for number, message in enumerate(messages):
+            people |= {hit.key: number for hit in Text(message.content or "").runs(self._names)}
+        return DialogueState(len(messages), _named(self.titles.link(messages), users), people)
+
     def features(
         self, messages: Sequence[ChatMessage], vectors: QueryVectors, *, state: DialogueState | None = None
     ) -> Floats:
@@ -159,7 +300,7 @@ class CatalogSources:
         state
             Where it has been read already.
         """
-        state = self.reader.read(messages) if state is None else state
+        state = self.read(messages) if state is None else state
         found: dict[str, Floats] = dict(self._static)
         found["dialogue"] = _centred(self.vectors @ vectors.dialogue)
         found["last_message"] = _centred(self.vectors @ vectors.last)
@@ -240,3 +381,22 @@ def _centred(values: Floats) -> Floats:
 
 def _weight(named: NamedItem, state: DialogueState) -> float:
     return named.certainty * float(_FADE ** (state.messages - 1 - named.last))
+
+
+def _named(mentions: Sequence[Mention], users: Sequence[bool]) -> tuple[NamedItem, ...]:
+    """Return the items of some mentions, the most recently named first."""
+    by_item: dict[int, list[Mention]] = defaultdict(list)
+    for mention in mentions:
+        for item in mention.items:
+            by_item[item].append(mention)
+    named = [
+        NamedItem(
+            item=item,
+            last=max(mention.message for mention in its),
+            certainty=max(1 / len(mention.items) for mention in its),
+            by_user=any(users[mention.message] for mention in its),
+        )
+        for item, its in by_item.items()
+    ]
+    order = {(m.message, item): m.first for m in mentions for item in m.items}
+    return tuple(sorted(named, key=lambda n: (-n.last, -order[n.last, n.item], n.item)))

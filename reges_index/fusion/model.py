@@ -60,7 +60,7 @@ class FusionModel:
         encoder = self.manifest.get("encoder", {}).get("name")
         return f"FusionModel({self.fingerprint}, encoder={encoder!r}, items={len(self.statistics.ids)})"
 
-    def fits(self, catalog: ItemCatalog) -> bool:
+    def fits(self, catalog: ItemCatalog | LiveCatalog) -> bool:
         """Whether a catalog's vectors are by the encoder that this was trained with."""
         trained = self.manifest.get("encoder", {})
         encoder = catalog.encoder
@@ -157,7 +157,7 @@ class FusionModel:
     def default_for(cls, catalog: ItemCatalog | LiveCatalog) -> FusionModel | None:
         """Return the model that ships with the package if it fits a catalog's encoder, else None."""
         model = cls.default()
-        return model if model.fits(catalog.current if isinstance(catalog, LiveCatalog) else catalog) else None
+        return model if model.fits(catalog) else None
 
     @classmethod
     def default(cls) -> FusionModel:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,9 +18,9 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from reges_index.catalog import Item, ItemCatalog
-from reges_index.catalog.encoder import embed_queries
-from reges_index.dialogue import dialogue_of
+from reges_index.catalog import Item, ItemCatalog, LiveCatalog
+from reges_index.catalog.item import marked_probabilities
+from reges_index.dialogue import TitleIndex, dialogue_of
 from reges_index.errors import EncoderMismatchError, InputError
 from reges_index.fusion.features import (
     CatalogSources,
@@ -33,7 +31,6 @@ from reges_index.fusion.features import (
     dialogue_texts,
 )
 from reges_index.fusion.model import FusionModel
-from reges_index.item_expert.prior import marked_probabilities
 
 __all__ = ["FusionRetriever"]
 
@@ -45,20 +42,16 @@ Floats = npt.NDArray[np.floating[Any]]
 _LOOKS = 20
 
 
-@dataclass(frozen=True)
 class _Prepared:
-    fingerprint: str
-    sources: CatalogSources
+    """What retrievers of one catalog and model share: the sources, made when they are first needed."""
 
-
-class _Shared:
-    """What retrievers of one catalog and model share: the prepared sources and the lock to make them."""
-
-    def __init__(self) -> None:
-        self.prepared: _Prepared | None = None
-        self.looked = 0.0  # by time.monotonic(), when the catalog was last compared
-        self.look_took = 0.0  # seconds
+    def __init__(self, catalog: ItemCatalog) -> None:
+        self.catalog = catalog
+        self.sources: CatalogSources | None = None
+        self.fingerprint = ""
         self.changes = 0  # of the catalog, when it was last compared
+        self.looked = 0.0  # by time.monotonic(), when that was
+        self.look_took = 0.0  # seconds
         self.lock = threading.Lock()
 
 
@@ -107,7 +100,7 @@ class FusionRetriever(BaseRetriever):
 
     def __init__(
         self,
-        catalog: ItemCatalog,
+        catalog: ItemCatalog | LiveCatalog,
         model: FusionModel | None = None,
         similarity_top_k: int = 50,
         filters: MetadataFilters | None = None,
@@ -125,74 +118,64 @@ class FusionRetriever(BaseRetriever):
         self.without = check_sources(without)
         self.check_every = check_every
         _check_encoder(catalog, self.model)
-        self._shared = _Shared()
+        # A live catalog keeps one for each of its versions, by this one; copies of the retriever share it.
+        self._shared = _Prepared(catalog.current)
         super().__init__(callback_manager=callback_manager)
 
-    def for_top_k(self, similarity_top_k: int) -> FusionRetriever:
-        """Return a retriever for another number of items that shares all that was prepared with this one.
+    def titles(self) -> TitleIndex:
+        """Return the index of the catalog's titles, as it was when it was last looked at."""
+        prepared = self._prepared()
+        return (prepared.sources or self._sources(prepared)).titles
 
-        Raises
-        ------
-        InputError
-            If `similarity_top_k` is below 1.
-        """
-        if similarity_top_k < 1:
-            raise InputError(f"similarity_top_k is {similarity_top_k}", hint="ask for at least one item")
-        other = copy.copy(self)
-        other.similarity_top_k = similarity_top_k
-        return other
+    def _prepared(self) -> _Prepared:
+        if isinstance(self.catalog, LiveCatalog):
+            return self.catalog.derived(self._shared, _Prepared)
+        return self._shared
 
-    def _ready(self) -> _Prepared:
-        shared = self._shared
-        prepared = shared.prepared
-        changes = self.catalog.changes
-        wait = max(self.check_every, _LOOKS * shared.look_took) if self.check_every else 0.0
-        if prepared is not None and shared.changes == changes and time.monotonic() - shared.looked < wait:
-            return prepared
+    def _sources(self, prepared: _Prepared) -> CatalogSources:
+        """Return the sources of the catalog as it is, made anew if it has changed."""
+        catalog, sources = prepared.catalog, prepared.sources
+        changes = catalog.changes
+        wait = max(self.check_every, _LOOKS * prepared.look_took) if self.check_every else 0.0
+        if sources and prepared.changes == changes and time.monotonic() - prepared.looked < wait:
+            return sources
         began = time.monotonic()
-        mark = self.catalog.fingerprint()
-        shared.look_took = time.monotonic() - began
-        if prepared is None or prepared.fingerprint != mark:
-            with shared.lock:
-                prepared = shared.prepared
-                if prepared is None or prepared.fingerprint != mark:
-                    prepared = shared.prepared = self._prepare()
-        # Only now: while this thread builds, and where it fails, others must not take the old state for new.
-        shared.looked, shared.changes = began, changes
-        return prepared
+        mark = catalog.fingerprint()  # before the rows: the next look sees a change in between
+        prepared.look_took = time.monotonic() - began
+        with prepared.lock:
+            if prepared.sources is None or prepared.fingerprint != mark:
+                prepared.sources, prepared.fingerprint = self._prepare(catalog), mark
+            # Only now: while this thread builds, and where it fails, others must not take old for new.
+            prepared.looked, prepared.changes = began, changes
+            return prepared.sources
 
-    def _prepare(self) -> _Prepared:
-        mark = (
-            self.catalog.fingerprint()
-        )  # before the rows: a change in between is then seen by the next look
-        items, vectors = self.catalog.contents()
+    def _prepare(self, catalog: ItemCatalog) -> CatalogSources:
+        items, vectors = catalog.contents()
         lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-        return _Prepared(
-            mark, CatalogSources(items, vectors / lengths, self.model.statistics, self.model.neighbours)
-        )
+        return CatalogSources(items, vectors / lengths, self.model.statistics, self.model.neighbours)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        nodes = self._ranked(query_bundle, self._ready())
-        stale = time.monotonic() - self._shared.looked > self.check_every
-        if stale and len(self.catalog.held([node.node.node_id for node in nodes])) < len(nodes):
-            self._shared.looked = -math.inf
-            nodes = self._ranked(query_bundle, self._ready())
-        return nodes
+        with self.catalog.pinned() as catalog:
+            prepared = self._prepared()
+            nodes = self._ranked(query_bundle, self._sources(prepared))
+            stale = time.monotonic() - prepared.looked > self.check_every
+            if stale and len(catalog.held([node.node.node_id for node in nodes])) < len(nodes):
+                prepared.looked = -math.inf
+                nodes = self._ranked(query_bundle, self._sources(prepared))
+            return nodes
 
-    def _ranked(self, query_bundle: QueryBundle, prepared: _Prepared) -> list[NodeWithScore]:
-        items = prepared.sources.items
-        if not items:
-            return []
+    def _ranked(self, query_bundle: QueryBundle, sources: CatalogSources) -> list[NodeWithScore]:
+        items = sources.items
         places = self._places(items)
         if not len(places):
             return []
         # In double precision, so that the probabilities sum to 1.
-        scores = self._scores(query_bundle, prepared.sources)[places].astype(np.float64)
+        scores = self._scores(query_bundle, sources)[places].astype(np.float64)
         chances = np.exp(scores - np.logaddexp.reduce(scores))
         best = np.argsort(-scores, kind="stable")[: self.similarity_top_k]
-        template = self.catalog.template
         nodes = [
-            NodeWithScore(node=items[places[n]].to_node(template), score=float(chances[n])) for n in best
+            NodeWithScore(node=items[places[n]].to_node(self.catalog.template), score=float(chances[n]))
+            for n in best
         ]
         # So that an item expert in LlamaIndex's own engines takes them for a prior, too.
         return marked_probabilities(nodes)
@@ -216,16 +199,16 @@ class FusionRetriever(BaseRetriever):
         whole, last = dialogue_texts(messages)
         if not whole:
             raise InputError("the query is empty", hint="pass a dialogue with text")
-        # Both are one and the same text where only one message was said.
-        texts = list(dict.fromkeys((whole, last)))
-        found = np.array(embed_queries(self.catalog.embed_model, texts), dtype=np.float32)
-        return QueryVectors(found[0], found[-1])
+        embed = self.catalog.embed_model.get_query_embedding
+        dialogue = np.array(embed(whole), dtype=np.float32)
+        # Where only one message was said, both are one and the same text.
+        return QueryVectors(dialogue, dialogue if last == whole else np.array(embed(last), dtype=np.float32))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 
-def _check_encoder(catalog: ItemCatalog, model: FusionModel) -> None:
+def _check_encoder(catalog: ItemCatalog | LiveCatalog, model: FusionModel) -> None:
     if not model.fits(catalog):
         trained = model.manifest.get("encoder", {})
         name, dimension = trained.get("name"), trained.get("dimension")

@@ -1,7 +1,6 @@
 """Retrieval-augmented generation (section 2.4): the item expert LLM_G."""
 
 from reges_index.item_expert.events import CandidateScore, ItemSelectedEvent
-from reges_index.item_expert.exclusion import ExcludeItems
 from reges_index.item_expert.prompt import (
     COT_SELECT_TMPL,
     DEFAULT_RANK_TMPL,
@@ -18,7 +17,6 @@ __all__ = [
     "DEFAULT_RANK_TMPL",
     "DEFAULT_SELECT_TMPL",
     "CandidateScore",
-    "ExcludeItems",
     "ItemSelectedEvent",
     "RankedCandidate",
     "Ranking",

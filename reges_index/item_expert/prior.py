@@ -16,17 +16,14 @@ from typing import Literal, TypeAlias
 
 from llama_index.core.schema import NodeWithScore
 
+from reges_index.catalog.item import PROBABILITY, SCORE_KIND
 from reges_index.errors import InputError
-from reges_index.query_expert.retriever import with_metadata
 
 __all__ = [
     "DEFAULT_WEIGHTS",
-    "PROBABILITY",
-    "SCORE_KIND",
     "EvidenceKind",
     "combine",
     "log_evidence",
-    "marked_probabilities",
     "pick_evidence",
     "prior_of",
     "rank_evidence",
@@ -41,23 +38,8 @@ DEFAULT_WEIGHTS: Mapping[EvidenceKind, float] = MappingProxyType(
 )
 """w by the kind of evidence, where neither the user nor an adapter's manifest says otherwise."""
 
-SCORE_KIND = "score_kind"
-"""Metadata key of nodes that say what their score is."""
-PROBABILITY = "probability"
-"""Its value where the score is the probability that the item is the one, among all items."""
-
 # A probability of 0 would rule a candidate out for good, whatever the other side says.
 _FLOOR = 1e-9
-
-
-def marked_probabilities(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
-    """Return nodes that say of their scores that they are probabilities; those that do are as they were."""
-    return [
-        node
-        if node.node.metadata.get(SCORE_KIND) == PROBABILITY
-        else with_metadata(node, {SCORE_KIND: PROBABILITY})
-        for node in nodes
-    ]
 
 
 def prior_of(

@@ -8,10 +8,10 @@ from typing import Any
 
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from reges_index.catalog.item import Item
+from reges_index.catalog.item import PROBABILITY, SCORE_KIND, Item, with_metadata
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.item_expert.selection import Selection
-from reges_index.query_expert.retriever import QUERY_KEY, REPORT_KEY, with_metadata
+from reges_index.query_expert.retriever import QUERY_KEY, REPORT_KEY
 
 __all__ = [
     "REASONING_KEY",
@@ -21,6 +21,7 @@ __all__ = [
     "candidates_of",
     "marked_node",
     "ranked_candidates",
+    "ranking_of_retriever",
     "response_metadata",
 ]
 
@@ -120,6 +121,27 @@ def ranked_candidates(
             )
         )
     return tuple(ranked)
+
+
+def ranking_of_retriever(nodes: Sequence[NodeWithScore]) -> Ranking:
+    """Return the retriever's own order as a ranking, with its scores where these are probabilities."""
+    ranked: list[RankedCandidate] = []
+    for found in candidates_of(nodes):
+        node, place = found.node, found.retrieval_rank
+        chance = node.score if node.node.metadata.get(SCORE_KIND) == PROBABILITY else None
+        ranked.append(
+            RankedCandidate(
+                item=found.item,
+                rank=len(ranked) + 1,
+                probability=chance,
+                logprob=None,
+                retrieval_score=node.score,
+                retrieval_rank=place,
+                node=marked_node(node, chance, place, keep_retrieval_score=True),
+            )
+        )
+    report = {"outcome": "retrieval", "score_source": "retrieval", "candidates": len(ranked), "fallbacks": 0}
+    return Ranking(tuple(ranked), {"rerank": report})
 
 
 def marked_node(

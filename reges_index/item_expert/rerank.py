@@ -19,7 +19,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import Field, PrivateAttr
 
 from reges_index.catalog.fields import FieldNames
-from reges_index.catalog.item import Item, as_item_nodes
+from reges_index.catalog.item import Item, as_item_nodes, with_metadata
 from reges_index.dialogue import dialogue_of
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.driver import Work, arun, run
@@ -56,7 +56,7 @@ from reges_index.models.backend import (
     resolve_backend,
     span,
 )
-from reges_index.query_expert.retriever import REPORT_KEY, with_metadata
+from reges_index.query_expert.retriever import REPORT_KEY
 from reges_index.settings import ReasoningDecoding, RerankOptions, RerankSettings
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ __all__ = [
     "DEFAULT_PSEUDO_QUERY_TMPL",
     "DEFAULT_QUERY_TMPL",
     "QueryPrompt",
-    "build_pseudo_query_prompt",
     "build_query_prompt",
     "query_prompt_hash",
 ]
@@ -56,7 +55,8 @@ class QueryPrompt:
 def build_query_prompt(
     dialogue: Sequence[ChatMessage],
     *,
-    template: PromptTemplate = DEFAULT_QUERY_TMPL,
+    truth: Sequence[str] | None = None,
+    template: PromptTemplate | None = None,
     domain: Domain = MOVIES,
     max_history_tokens: int | None = None,
     measure: TextMeasure | None = None,
@@ -67,42 +67,20 @@ def build_query_prompt(
     ----------
     dialogue
         Oldest message first.
+    truth
+        For the teacher's prompt, with the true items in sight (section 2.3): one text for each of them
+        (title, year, genres, people, abstract).
     template
-        Has the slot ``{conversation_history}`` and may have ``{item_noun}``, ``{item_plural}`` and
-        ``{item_details}`` (what to pay attention to).
+        Has the slot ``{conversation_history}`` and may have ``{item_noun}``, ``{item_plural}``,
+        ``{item_details}`` (what to pay attention to) and ``{ground_truth_items}``.
     max_history_tokens
         Budget of the dialogue's text, cut from the oldest end; None for no limit. Needs ``measure``.
     """
+    usual = DEFAULT_QUERY_TMPL if truth is None else DEFAULT_PSEUDO_QUERY_TMPL
     history = render_history(dialogue, budget=max_history_tokens, measure=measure)
-    text = template.format(
+    text = (template or usual).format(
         conversation_history=history.text,
-        item_noun=domain.noun,
-        item_plural=domain.plural,
-        item_details=domain.looked_for,
-    )
-    return QueryPrompt((ChatMessage(role=MessageRole.USER, content=text),), history)
-
-
-def build_pseudo_query_prompt(
-    dialogue: Sequence[ChatMessage],
-    truth: Sequence[str],
-    *,
-    template: PromptTemplate = DEFAULT_PSEUDO_QUERY_TMPL,
-    domain: Domain = MOVIES,
-    max_history_tokens: int | None = None,
-    measure: TextMeasure | None = None,
-) -> QueryPrompt:
-    """Build the teacher's prompt, with the true items in sight (section 2.3).
-
-    Parameters
-    ----------
-    truth
-        One text for each true item (title, year, genres, people, abstract).
-    """
-    history = render_history(dialogue, budget=max_history_tokens, measure=measure)
-    text = template.format(
-        conversation_history=history.text,
-        ground_truth_items="\n".join(map(one_line, truth)),
+        ground_truth_items="\n".join(map(one_line, truth or ())),
         item_noun=domain.noun,
         item_plural=domain.plural,
         item_details=domain.looked_for,

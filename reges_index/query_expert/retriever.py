@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
-from inspect import getattr_static
 from typing import Any, ClassVar
 
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
-from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStore
 
 from reges_index.catalog.fields import FieldNames
-from reges_index.catalog.item import as_item_nodes
-from reges_index.driver import Do, Work, arun, run
+from reges_index.catalog.item import as_item_nodes, with_metadata
+from reges_index.driver import Do, Work, arun, off_loop_retrieval, run
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = [
-    "QUERY_KEY",
-    "REPORT_KEY",
-    "ReGeSRetriever",
-    "off_loop_retrieval",
-    "retrieve_off_loop",
-    "with_metadata",
-]
+__all__ = ["QUERY_KEY", "REPORT_KEY", "ReGeSRetriever"]
 
 # LlamaIndex's engines hand a postprocessor and a synthesizer the bundle as it was asked, and the nodes. So it
 # is the nodes that carry what was searched with. The underscore keeps these keys out of `Item.metadata`.
@@ -67,7 +56,7 @@ class ReGeSRetriever(BaseRetriever):
         super().__init__(**kwargs)
         self._names = FieldNames.of(field_names, title_key) if title_key or field_names else None
         self.retriever = retriever
-        self.query_transform = query_transform or ReGeSQueryTransform.from_defaults()
+        self.query_transform = query_transform or ReGeSQueryTransform()
 
     @property
     def scores_are_probabilities(self) -> bool:
@@ -92,42 +81,3 @@ class ReGeSRetriever(BaseRetriever):
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await arun(self._retrieving(query_bundle))
-
-
-def with_metadata(node: NodeWithScore, more: Mapping[str, Any]) -> NodeWithScore:
-    """Return a copy of a node with more metadata, which is neither embedded nor shown to an LLM.
-
-    A copy, because other components may hold the retriever's node.
-    """
-    inner = node.node.model_copy()
-    inner.metadata = {**inner.metadata, **more}
-    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
-        setattr(inner, name, [*dict.fromkeys([*getattr(inner, name), *more])])
-    return NodeWithScore(node=inner, score=node.score)
-
-
-def off_loop_retrieval(retriever: BaseRetriever, bundle: QueryBundle) -> Do:
-    """Return the step that retrieves; see `retrieve_off_loop`."""
-    return Do(partial(retriever.retrieve, bundle), partial(retrieve_off_loop, retriever, bundle))
-
-
-async def retrieve_off_loop(retriever: BaseRetriever, bundle: QueryBundle) -> list[NodeWithScore]:
-    """Retrieve; in a thread where the retriever's own asynchronous path would do the work on the loop.
-
-    It would where LlamaIndex's default stands in for a path of its own: in a retriever without
-    ``_aretrieve``, and in a vector store without ``aquery``, such as Chroma's.
-    """
-    if _works_on_the_loop(retriever):
-        return await asyncio.to_thread(retriever.retrieve, bundle)
-    return await retriever.aretrieve(bundle)
-
-
-def _works_on_the_loop(retriever: BaseRetriever) -> bool:
-    # Compared statically: LlamaIndex's span decorator makes a new object of a method at each access.
-    if getattr_static(type(retriever), "_aretrieve") is getattr_static(BaseRetriever, "_aretrieve"):
-        return True
-    if not isinstance(retriever, VectorIndexRetriever):
-        return False
-    aquery = getattr_static(type(retriever._vector_store), "aquery", None)
-    defaults = [getattr_static(kind, "aquery") for kind in (BasePydanticVectorStore, VectorStore)]
-    return any(aquery is default for default in defaults)

@@ -116,11 +116,6 @@ class ReGeSQueryTransform(BaseQueryTransform):
                 hint="pass decoding=QueryDecoding(...), or update reges-index",
             ) from error
 
-    @classmethod
-    def from_defaults(cls, llm: LLM | LocalLM | None = None, **kwargs: Any) -> ReGeSQueryTransform:
-        """Build with the embedded model when ``llm`` is None; see the class for the arguments."""
-        return cls(llm, **kwargs)
-
     @property
     def settings(self) -> QuerySettings:
         """The settings in force, with the prompt as it is now."""
@@ -174,7 +169,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
     @span
     async def arun(self, query_bundle_or_str: QueryBundle | str) -> DialogueQueryBundle:
         """Transform without blocking the event loop."""
-        return await arun(self.writing(_as_bundle(query_bundle_or_str)))
+        return await arun(self.writing(DialogueQueryBundle.from_dialogue(query_bundle_or_str)))
 
     @span
     def run_batch(self, bundles: Sequence[QueryBundle]) -> list[DialogueQueryBundle]:
@@ -234,12 +229,7 @@ class ReGeSQueryTransform(BaseQueryTransform):
         }
         kept = [query for query in queries if query]
         self._announce(prompt, texts, kept, fallback)
-        carrier = (
-            bundle
-            if isinstance(bundle, DialogueQueryBundle)
-            else DialogueQueryBundle(query_str=bundle.query_str, messages=dialogue)
-        )
-        return carrier.refined(kept, report)
+        return DialogueQueryBundle.from_dialogue(bundle).refined(kept, report)
 
     def _announce(self, prompt: QueryPrompt, texts: list[str], queries: list[str], fallback: bool) -> None:
         count = self._backend.measure.count
@@ -265,10 +255,6 @@ def _last_words(dialogue: tuple[ChatMessage, ...]) -> str:
     spoken = [one_line(m.content or "") for m in dialogue if m.role == MessageRole.USER]
     spoken = spoken or [one_line(m.content or "") for m in dialogue]
     return next(text for text in (*reversed(spoken), "recommendation") if text)
-
-
-def _as_bundle(query: QueryBundle | str) -> QueryBundle:
-    return DialogueQueryBundle.from_dialogue(query) if isinstance(query, str) else query
 
 
 def _as_template(prompt: BasePromptTemplate | str) -> PromptTemplate:

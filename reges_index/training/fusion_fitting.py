@@ -14,10 +14,9 @@ import torch
 from reges_index.catalog.item import Item
 from reges_index.dialogue import Turn
 from reges_index.errors import TrainingError
-from reges_index.fusion.features import FEATURES, CatalogSources, QueryVectors
+from reges_index.fusion.features import FEATURES, CatalogSources, DialogueState, QueryVectors
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.neighbours import Neighbours, shares_of
-from reges_index.fusion.state import DialogueState
 from reges_index.fusion.statistics import ItemStatistics, Observation
 
 __all__ = [
@@ -126,7 +125,7 @@ class TrainSet:
 
     def __post_init__(self) -> None:
         place = {item.id: n for n, item in enumerate(self.sources.items)}
-        self.states = [self.sources.reader.read(turn.chat) for turn in self.turns]
+        self.states = [self.sources.read(turn.chat) for turn in self.turns]
         self.targets = [[place[t] for t in dict.fromkeys(turn.targets) if t in place] for turn in self.turns]
 
     def blocks(self, names: Mapping[str, int], folds: int) -> npt.NDArray[np.int64]:

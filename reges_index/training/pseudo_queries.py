@@ -32,7 +32,7 @@ from reges_index.query_expert.cleaning import clean_query
 from reges_index.query_expert.prompt import (
     DEFAULT_PSEUDO_QUERY_TMPL,
     QueryPrompt,
-    build_pseudo_query_prompt,
+    build_query_prompt,
 )
 from reges_index.training.annotate import (
     Progress,
@@ -171,8 +171,8 @@ class _Note(Task):
         truth = [self.items[target].text() for target in turn.targets if target in self.items]
 
         def build(dialogue: Sequence[ChatMessage], room: int | None) -> QueryPrompt:
-            return build_pseudo_query_prompt(
-                dialogue, truth, template=_KINDS[self.kind].template, domain=self.domain,
+            return build_query_prompt(
+                dialogue, truth=truth, template=_KINDS[self.kind].template, domain=self.domain,
                 max_history_tokens=room, measure=teacher.measure if room is not None else None,
             )  # fmt: skip
 

@@ -8,8 +8,8 @@ from html import escape
 
 from reges_index.catalog import Item
 from reges_index.dialogue import one_line
-from reges_index.engines import Recommendation
 from reges_index.engines.notes import notes
+from reges_index.engines.query_engine import Recommendation
 from reges_index.errors import ReGeSError
 from reges_index.item_expert.ranking import RankedCandidate
 from reges_index.ui.choices import Facets

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from llama_index.core.llms.llm import LLM
 
-from reges_index.engines import ReGeSQueryEngine
+from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.models.local_lm import LocalLM
 from reges_index.ui.html import candidates_html, query_html, status_html
 from reges_index.ui.session import Sessions

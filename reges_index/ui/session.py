@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from llama_index.core.base.llms.types import ChatMessage, ThinkingBlock
 from llama_index.core.chat_engine.types import StreamingAgentChatResponse
 
-from reges_index.engines import Recommendation, ReGeSChatEngine
+from reges_index.engines.chat_engine import ReGeSChatEngine
+from reges_index.engines.query_engine import Recommendation
 from reges_index.ui.choices import Choices
 from reges_index.ui.shelf import Shelf
 

@@ -12,8 +12,9 @@ from llama_index.core.vector_stores import MetadataFilters
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.catalog.filters import all_of
-from reges_index.engines import ReGeSChatEngine, ReGeSQueryEngine, SmallTalkDetector
-from reges_index.engines.retrieval import CatalogSource
+from reges_index.engines.chat_engine import ReGeSChatEngine
+from reges_index.engines.query_engine import ReGeSQueryEngine
+from reges_index.engines.small_talk import SmallTalkDetector
 from reges_index.errors import ConfigError, InputError
 from reges_index.models.local_lm import LocalLM
 from reges_index.ui.choices import Choices, Facets
@@ -56,8 +57,7 @@ class Shelf:
         small_talk: bool = True,
     ) -> None:
         if catalogs is None and isinstance(engine, ReGeSQueryEngine):
-            source = engine.retrieve_with  # not engine.catalog: of a live one that is one version
-            catalogs = source.catalog if isinstance(source, CatalogSource) else None
+            catalogs = engine.catalog
         given = [] if catalogs is None else list(catalogs) if isinstance(catalogs, Sequence) else [catalogs]
         self._catalogs = {_name(catalog): catalog for catalog in given}
         if not given or len(self._catalogs) < len(given):

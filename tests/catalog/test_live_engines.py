@@ -15,7 +15,7 @@ from reges_index.catalog.filters import parse_filters, passes
 from reges_index.engines.workflow import ReGeSWorkflow
 from reges_index.errors import EncoderMismatchError
 from reges_index.fusion.model import FusionModel
-from reges_index.query_expert import ReGeSQueryTransform
+from reges_index.query_expert.transform import ReGeSQueryTransform
 from tests.catalog.hashing import HashingEmbedding
 from tests.fusion.films import FILMS
 from tests.fusion.small import small_fusion
@@ -53,7 +53,7 @@ def test_engines_follow_a_swap_and_keep_to_it_for_a_turn(tiny, fusion, fused: bo
     with engine.turn():
         live.swap(OTHERS)
         assert sides(engine.recommend("something scary").ranking) == {False}
-        assert engine.catalog is live.current
+        assert engine.catalog is live
     assert sides(engine.recommend("something scary").ranking) == {True}
     assert [sides(found.ranking) for found in engine.recommend_batch(["a", "b"])] == [{True}, {True}]
     live.rollback()
@@ -61,8 +61,8 @@ def test_engines_follow_a_swap_and_keep_to_it_for_a_turn(tiny, fusion, fused: bo
     live.prune(keep=0)
     assert sides(engine.recommend("something scary").ranking) == {False}
     if fused:
-        first, second = (engine.retrieve_with(3) for _ in range(2))
-        assert first._shared is second._shared  # prepared once for a version
+        first, second = engine.retriever, engine.with_filters(None).retriever
+        assert first._prepared() is second._prepared()  # prepared once for a version
 
 
 class Swapping(ReGeSQueryTransform):
@@ -141,7 +141,7 @@ def test_items_come_and_go_while_engines_run(tiny, fusion, fused: bool):
     catalog = ItemCatalog.from_items(FILMS, name="films", embed_model=HashingEmbedding())
     engine = engine_over(catalog, tiny, fusion if fused else None)
     if fused:  # looks at the catalog in every turn, not in every second
-        engine.retrieve_with._fused.check_every = 0
+        engine.retriever.check_every = 0
     wish = "zyzzyva zyzzyva crawls"
     assert "new" not in engine.recommend(wish).ranking
     new = Item(id="new", title="Beetles", year=2024, abstract="A zyzzyva, a zyzzyva crawls.")

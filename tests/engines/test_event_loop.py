@@ -24,7 +24,7 @@ from reges_index import (
     ReGeSSynthesizer,
     demo_catalog,
 )
-from reges_index.engines import ReGeSWorkflow
+from reges_index.engines.workflow import ReGeSWorkflow
 from reges_index.item_expert import ReasoningDecoding
 from tests.builders import bundle, nodes_of
 from tests.catalog.hashing import HashingEmbedding
@@ -114,7 +114,6 @@ async def heartbeat_during(work):
 WORK = {
     "transform": lambda p: p["transform"].arun(WISH),
     "catalog retriever": lambda p: p["catalog"].as_retriever(similarity_top_k=5).aretrieve("a space film"),
-    "retriever": lambda p: ReGeSRetriever(p["catalog"].as_retriever(), p["transform"]).aretrieve(WISH),
     "retriever over a stock index": lambda p: ReGeSRetriever(
         p["stock"].as_retriever(), p["transform"]
     ).aretrieve(WISH),
@@ -122,8 +121,6 @@ WORK = {
     "synthesizer": lambda p: ReGeSSynthesizer(p["engine"].rerank.local_model, style="sentence").asynthesize(
         WISH, nodes_of(p["items"])
     ),
-    "arecommend": lambda p: p["engine"].arecommend(WISH),
-    "aquery": lambda p: p["engine"].aquery(WISH),
     "aquery over a stock index": lambda p: ReGeSQueryEngine.from_defaults(
         retriever=p["stock"].as_retriever(), query_transform=p["transform"], rerank=p["engine"].rerank
     ).aquery(WISH),

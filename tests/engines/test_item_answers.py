@@ -3,8 +3,7 @@
 import pytest
 
 from reges_index.catalog import Item
-from reges_index.engines.item_answers import answer_from_entry, asks_about
-from reges_index.engines.reasons import with_reason
+from reges_index.engines.item_answers import answer_from_entry, asks_about, with_reason
 from tests.builders import chat
 
 ALIEN = Item(
@@ -99,8 +98,8 @@ THRILLER = Item(
     ("said", "reason"),
     [
         ("a horror film please", "You asked for a horror film: A crew answers a call."),
-        ("I want Science-Fiction", "You asked for Science Fiction: A crew answers a call."),
-        ("my wife is a horror fan", "You said “my wife is a horror fan”: A crew answers a call."),
+        ("I want Science-Fiction", "You mentioned Science Fiction: A crew answers a call."),
+        ("my wife is a horror fan", "You mentioned Horror: A crew answers a call."),
         (
             "anything with Sigourney Weaver",
             "You named Sigourney Weaver, who is in it: A crew answers a call.",
@@ -140,12 +139,12 @@ def test_a_wish_is_quoted_as_it_was_said():
     assert reason == "Gone Girl (2014). You asked for a really tense thriller: A wife vanishes."
     said = "Thrillers, with a detective"
     assert with_reason(THRILLER, chat(said)).startswith(
-        "Gone Girl (2014). You asked for thrillers: A detective"
+        "Gone Girl (2014). You mentioned thriller: A detective"
     )
     said = "I am after a slow, quiet thriller."
     assert "You asked for a slow, quiet thriller: " in with_reason(THRILLER, chat(said))
     said = "a film for the whole family"
-    assert f"You said “{said}”" in with_reason(Item(id="5", title="Coco", genres=["family"]), chat(said))
+    assert "You mentioned family." in with_reason(Item(id="5", title="Coco", genres=["family"]), chat(said))
     for said in ("a non-fiction book about science", "something with songs", "fantastic weekend!"):
         assert with_reason(THRILLER, chat(said)) == "Gone Girl (2014)"
 
@@ -156,4 +155,4 @@ def test_the_newest_message_gives_the_reason():
     assert "a horror film" in with_reason(ALIEN, chat("a horror film", "Heat", "seen it"))
     assert with_reason(LAMP, chat("hm")) == "Nordlys Desk Lamp"
     bare = Item(id="4", title="Who?", genres=["jazz"])
-    assert with_reason(bare, chat("jazz!")) == "Who? You asked for jazz."
+    assert with_reason(bare, chat("jazz!")) == "Who? You mentioned jazz."

@@ -6,7 +6,8 @@ from reges_index import ItemCatalog, PipelineSettings, ReGeSChatEngine, ReGeSQue
 from reges_index.engines.plan import what_runs
 from reges_index.errors import ConfigError, EncoderMismatchError
 from reges_index.fusion import FusionModel, FusionRetriever
-from reges_index.query_expert import ReGeSQueryTransform, ReGeSRetriever
+from reges_index.query_expert.retriever import ReGeSRetriever
+from reges_index.query_expert.transform import ReGeSQueryTransform
 
 
 @pytest.fixture(scope="module")

@@ -117,22 +117,11 @@ def test_turns_that_are_others_now_are_refused(tmp_path, engine):
         require_turns(log, [*TURNS[:2], turn("c", "new"), turn("e", "more")])
 
 
-def test_other_settings_are_refused_and_nothing_changes(tmp_path, engine):
-    path = tmp_path / "out.jsonl"
-    predict_turns(engine, TURNS[:1], RunLog(path, SETTINGS))
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(InputError, match="similarity_top_k"):
-        RunLog(path, {**SETTINGS, "similarity_top_k": 5})
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
-    assert RunLog(path, SETTINGS).finished == {"a"}
-
-
 def test_mentioned_items_are_excluded_and_notes_counted(tmp_path, few_films, engine):
     excluding = ReGeSQueryEngine(
-        engine._retrieve_with,
+        engine.retriever,
         engine.query_transform,
         engine.rerank,
-        similarity_top_k=4,
         exclude_mentioned=True,
     )
     everything = tuple(item.id for item in few_films.items())

@@ -3,7 +3,7 @@ from llama_index.core import QueryBundle, Settings, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
-from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores import MetadataFilters
 
 from reges_index import (
     DialogueQueryBundle,
@@ -96,18 +96,6 @@ async def test_with_everything_excluded_it_says_so(engine, ids):
         assert response.metadata["item_id"] is None
 
 
-def test_what_the_dialogue_names_is_excluded(few_films, tiny):
-    named = [item.title for item in few_films.items() if " " in item.title][:2]
-    engine = make(few_films, tiny, similarity_top_k=12, exclude_mentioned=True)
-    titles = {
-        c.item.title for c in engine.recommend(f"I loved {named[0]} and {named[1].upper()}!").candidates
-    }
-    assert titles
-    assert not titles & set(named)
-    keeping = make(few_films, tiny, similarity_top_k=12)
-    assert set(named) <= {c.item.title for c in keeping.recommend(f"I loved {named[0]}").candidates}
-
-
 def test_only_the_first_are_reranked(few_films, tiny):
     engine = make(few_films, tiny, similarity_top_k=6, rerank_top_k=2)
     whole = make(few_films, tiny, similarity_top_k=6).recommend("a space film")
@@ -116,17 +104,6 @@ def test_only_the_first_are_reranked(few_films, tiny):
     assert {c.item.id for c in found.candidates} == {c.item.id for c in retrieved[:2]}
     assert found.ranking[2:] == [c.item.id for c in retrieved[2:]]
     assert len(found.rest) == 4
-
-
-def test_filters_hold(few_films, tiny):
-    years = sorted(item.year for item in few_films.items())
-    filters = MetadataFilters(
-        filters=[MetadataFilter(key="year", value=years[6], operator=FilterOperator.GTE)]
-    )
-    found = make(few_films, tiny, filters=filters).recommend("a space film")
-    assert {c.item.year for c in found.candidates} == set(years[6:])
-    none = MetadataFilters(filters=[MetadataFilter(key="year", value=3000, operator=FilterOperator.GTE)])
-    assert make(few_films, tiny, filters=none).recommend("a space film").item is None
 
 
 def test_more_than_the_catalog_has(few_films, tiny):

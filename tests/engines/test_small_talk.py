@@ -1,9 +1,8 @@
 import pytest
 
-from reges_index import ItemCatalog, demo_catalog, read_turns
+from reges_index import ItemCatalog, ReGeSChatEngine, demo_catalog, read_turns
 from reges_index.catalog.encoder import resolve_encoder
-from reges_index.engines import ReGeSChatEngine, SmallTalkDetector
-from reges_index.engines.small_talk import accepts, is_known
+from reges_index.engines.small_talk import SmallTalkDetector, accepts, is_known
 from tests.builders import chat
 
 

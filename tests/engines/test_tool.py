@@ -8,7 +8,7 @@ from llama_index.core.tools import QueryEngineTool
 from llama_index.llms.openai_like import OpenAILike
 
 from reges_index import DialogueQueryBundle, Domain
-from reges_index.engines import as_query_engine_tool
+from reges_index.engines.tool import as_query_engine_tool
 from reges_index.errors import InputError
 from tests.builders import bundle, chat
 from tests.engines.test_workflow import make

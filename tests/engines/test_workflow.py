@@ -4,7 +4,6 @@ import pytest
 from llama_index.core.workflow import Context, step
 
 from reges_index import DialogueQueryBundle, QueryDecoding, ReGeSQueryEngine, ReGeSQueryTransform
-from reges_index.engines import ReGeSWorkflow
 from reges_index.engines.workflow import (
     CandidatesRanked,
     CandidatesRetrieved,
@@ -12,6 +11,7 @@ from reges_index.engines.workflow import (
     QueryWritten,
     ReasoningPiece,
     Recommended,
+    ReGeSWorkflow,
 )
 from reges_index.errors import InputError
 from reges_index.item_expert import ReasoningDecoding

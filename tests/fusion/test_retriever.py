@@ -12,8 +12,7 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.errors import CatalogError, EncoderMismatchError, InputError
-from reges_index.fusion.features import FEATURES, SOURCES, QueryVectors
-from reges_index.fusion.lexical import BM25
+from reges_index.fusion.features import BM25, FEATURES, SOURCES, QueryVectors
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
@@ -116,9 +115,9 @@ class Watched(FusionRetriever):
     def before(self):
         pass
 
-    def _prepare(self):
+    def _prepare(self, catalog):
         self.before()
-        return super()._prepare()
+        return super()._prepare(catalog)
 
 
 def changed(catalog, retriever):
@@ -166,7 +165,7 @@ def test_a_catalog_that_could_not_be_prepared_is_tried_again(catalog, fusion):
 
 def matrix_of(retriever, messages):
     retriever.retrieve(ask("hello"))
-    sources = retriever._shared.prepared.sources
+    sources = retriever._shared.sources
     return sources, sources.features(messages, QueryVectors(sources.vectors[0], sources.vectors[0]))
 
 

@@ -1,12 +1,19 @@
 """What a dialogue has named."""
 
+import numpy as np
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
-from reges_index.fusion.state import StateReader
+from reges_index.fusion import ItemStatistics
+from reges_index.fusion.features import CatalogSources
 
 from .films import FILMS
 
-READER = StateReader(FILMS)
+
+def sources(items):
+    return CatalogSources(items, np.zeros((len(items), 2), np.float32), ItemStatistics.count([]))
+
+
+READER = sources(FILMS)
 
 
 def read(*said):
@@ -23,9 +30,8 @@ def test_who_named_what_and_when():
     items = named(state)
     assert [FILMS[item.item].id for item in state.named] == ["f6", "f1"]
     assert items["f6"].by_user
-    assert not items["f6"].by_recommender
-    assert (items["f6"].first, items["f6"].last, items["f6"].times) == (0, 2, 2)
-    assert items["f1"].by_recommender
+    assert items["f6"].last == 2
+    assert not items["f1"].by_user
     assert items["f1"].certainty == 1
 
 
@@ -39,5 +45,5 @@ def test_people_of_the_catalog_are_read_with_their_message():
 
 
 def test_a_catalog_without_people_reads_nothing_there():
-    bare = StateReader([item.model_copy(update={"makers": {}, "cast": ()}) for item in FILMS])
+    bare = sources([item.model_copy(update={"makers": {}, "cast": ()}) for item in FILMS])
     assert not bare.read([ChatMessage(role=MessageRole.USER, content="a comedy by Ana Vell")]).people

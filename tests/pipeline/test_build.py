@@ -1,13 +1,17 @@
 import pytest
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
-from reges_index import PipelineSettings, ReGeSRerank, build_engine
+from reges_index import PipelineSettings, ReGeSQueryEngine, ReGeSRerank
 from reges_index.catalog import ItemCatalog
 from reges_index.errors import AdapterError, ConfigError, EncoderMismatchError, ModelNotFoundError
 from reges_index.item_expert import COT_SELECT_TMPL
 from reges_index.models.named import open_llm, spec_of
 
 SAID = "I liked Solaris, something quiet in space?"
+
+
+def build_engine(settings, catalog=None, **more):
+    return ReGeSQueryEngine.from_defaults(catalog, settings=settings, **more)
 
 
 def same(one, other):

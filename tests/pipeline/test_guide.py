@@ -7,7 +7,7 @@ import re
 import pytest
 
 from reges_index.catalog.encoder_names import ENCODER_PRESETS
-from reges_index.pipeline.file import VERSION
+from reges_index.pipeline import VERSION
 from tests.cli.conftest import call
 from tests.pages import DOCS, run_page
 

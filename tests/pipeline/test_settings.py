@@ -105,7 +105,7 @@ def test_a_secret_in_an_address_is_refused_and_not_repeated():
             assert error.value.__cause__ is None
 
 
-@pytest.mark.parametrize("kind", ["Query", "Rerank", "Answer"])
+@pytest.mark.parametrize("kind", ["Query", "Rerank"])
 def test_what_editors_complete_is_what_there_is(kind):
     section, typed = getattr(options, f"{kind}Settings"), getattr(options, f"{kind}Options")
     assert set(typed.__annotations__) == set(section.model_fields)

@@ -4,12 +4,12 @@ import pytest
 
 from reges_index import Domain
 from reges_index.dialogue.wording import MOVIES, plural_of
-from reges_index.query_expert import (
+from reges_index.query_expert.prompt import (
     DEFAULT_PSEUDO_QUERY_TMPL,
     DEFAULT_QUERY_TMPL,
     build_query_prompt,
+    query_prompt_hash,
 )
-from reges_index.query_expert.prompt import build_pseudo_query_prompt, query_prompt_hash
 from tests.builders import chat
 
 # Section 3.3 of the paper.
@@ -51,7 +51,7 @@ def test_the_students_prompt_does_not_see_the_truth():
     assert "introduction of books the seeker likes" in message.content
     assert "maker, kind, topics" in message.content  # books have no actors
     assert "ground truth" not in message.content.lower()
-    (message,) = build_pseudo_query_prompt(chat("hi"), ["Heat\n(1995)", "Up"]).messages
+    (message,) = build_query_prompt(chat("hi"), truth=["Heat\n(1995)", "Up"]).messages
     assert message.content.endswith("Ground truth items: Heat (1995)\nUp")
 
 

@@ -2,7 +2,7 @@ import logging
 import time
 
 import pytest
-from llama_index.core import QueryBundle, Settings
+from llama_index.core import QueryBundle
 from llama_index.core.base.llms.types import CompletionResponse, LLMMetadata
 from llama_index.core.llms import CustomLLM
 from llama_index.core.prompts import PromptTemplate
@@ -148,14 +148,6 @@ def test_wrong_options(tiny, options, error):
         ReGeSQueryTransform(tiny, **options)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"num_queries": 0}, {"max_new_tokens": 0}, {"num_queries": 2, "temperature": 0}]
-)
-def test_wrong_decoding(wrong):
-    with pytest.raises(ConfigError):
-        QueryDecoding(**wrong)
-
-
 def test_no_llm_and_adapters_of_strangers_are_refused():
     with pytest.raises(ConfigError, match="no LLM"):
         ReGeSQueryTransform("gpt-4")
@@ -169,14 +161,6 @@ def test_a_batch_equals_one_by_one(tiny):
     batch = [found.query_str for found in transform.run_batch(bundles)]
     assert batch == [transform.run(one).query_str for one in bundles]
     assert transform.run_batch([]) == []
-
-
-async def test_async_gives_the_same_and_leaves_the_loop_free(tiny):
-    transform = ReGeSQueryTransform(tiny, decoding=QueryDecoding(max_new_tokens=150))
-    found, ticks, longest = await ticks_during(transform.arun(bundle("a thriller")))
-    assert found.query_str == transform.run(bundle("a thriller")).query_str
-    assert ticks > 5
-    assert longest < 0.8  # of the time; on a loop that is held up it is all of it
 
 
 async def test_an_llm_whose_async_methods_block_runs_in_a_thread():
@@ -214,9 +198,3 @@ async def test_an_empty_query_is_an_error(tiny):
         with pytest.raises(InputError, match="empty"):
             await transform.arun(query)
     assert transform.run("a thriller").messages == chat("a thriller")
-
-
-def test_the_global_llm_is_never_asked(tiny, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(type(Settings), "llm", property(lambda self: pytest.fail("Settings.llm was asked")))
-    assert ReGeSQueryTransform(tiny, decoding=SHORT).run(bundle("hi")).query_str

@@ -19,7 +19,7 @@ from pathlib import Path
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 
 from reges_index import Item, LiveCatalog, QueryDecoding, ReGeSChatEngine, ReGeSQueryEngine
-from reges_index.query_expert import ReGeSQueryTransform
+from reges_index.query_expert.transform import ReGeSQueryTransform
 from tests.catalog.hashing import HashingEmbedding
 from tests.tiny import tiny_lm
 

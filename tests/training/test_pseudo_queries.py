@@ -164,12 +164,11 @@ def test_what_one_teacher_left_out_is_asked_of_the_next(tmp_path):
         other.model = "another teacher"
         with pytest.raises(InputError) as caught:
             write_notes(turns(2), items(), other, out, settings=FAST)
-        assert f"{left_out} is then set aside" in caught.value.hint
-        out.unlink()
-        (tmp_path / "pq.jsonl.run.json").unlink()
+        assert "pq.jsonl.*" in caught.value.hint
+        for file in (out, left_out, tmp_path / "pq.jsonl.run.json"):
+            file.unlink()
         report = write_notes(turns(2), items(), other, out, settings=FAST)
     assert (report.written, report.already, report.requests) == (2, 0, 2)
-    assert json.loads((tmp_path / "pq.jsonl.left-out.jsonl.1").read_text())["id"] == "t1"
 
 
 def test_leaks_are_asked_for_once_more_with_a_reminder_then_left_out(tmp_path):

@@ -13,8 +13,8 @@ from reges_index.dialogue.messages import Message, Turn
 from reges_index.errors import AdapterError, ConfigError, TrainingError
 from reges_index.item_expert import ReGeSRerank
 from reges_index.models.adapters import load_manifest
-from reges_index.query_expert import ReGeSQueryTransform
 from reges_index.query_expert.prompt import build_query_prompt, query_prompt_hash
+from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.batches import merge_prefixes, pad_right, plan_epoch
 from reges_index.training.checkpoints import (
     Checkpoint,

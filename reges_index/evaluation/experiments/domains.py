@@ -16,8 +16,8 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from reges_index.catalog import ItemCatalog
 from reges_index.catalog.encoder import resolve_encoder
 from reges_index.dialogue import DialogueQueryBundle, Turn
-from reges_index.engines import ReGeSQueryEngine
 from reges_index.engines.batch import predict_turns
+from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.errors import ConfigError
 from reges_index.evaluation.domains import (
     DOMAIN_METRICS,
@@ -42,8 +42,9 @@ from reges_index.item_expert import ReGeSRerank, ReGeSSynthesizer
 from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.models.named import open_llm
 from reges_index.pipeline import engine_inputs
-from reges_index.query_expert import ReGeSQueryTransform, ReGeSRetriever
 from reges_index.query_expert.prompt import query_prompt_hash
+from reges_index.query_expert.retriever import ReGeSRetriever
+from reges_index.query_expert.transform import ReGeSQueryTransform
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -149,7 +150,7 @@ def _query_expert(lab: DomainLab) -> dict[str, ByDomain]:
         settings = {"data": own.data.hash, "model": lab.embedded().fingerprint, "noun": own.domain.noun}
         adapter = transform.backend.adapter
         if adapter is not None:
-            from reges_index.pipeline.inputs import adapter_hash
+            from reges_index.pipeline import adapter_hash
 
             settings["adapter"] = adapter_hash(lab.embedded().adapter_paths[adapter])
         texts = written_queries(
