@@ -26,7 +26,7 @@ from reges_index.catalog.live_state import listed_once, live_catalogs
 from reges_index.catalog.place import CatalogPlace, StoreLocation, check_name
 from reges_index.catalog.reader import CatalogReader
 from reges_index.catalog.stores import default_encoder_of, open_table, table_at, table_of
-from reges_index.catalog.stores.base import HASH_KEY, AnyTable, Row, Table, item_row
+from reges_index.catalog.stores.base import HASH_KEY, AdoptedTable, AnyTable, Row, Table, item_row
 from reges_index.dialogue import TitleIndex
 from reges_index.errors import CatalogError, InputError
 
@@ -135,7 +135,9 @@ class ItemCatalog(CatalogReader):
 
         Items that another process has put in the place of as many others are known after the next opening.
         """
-        state = self.changes, self.table.count()
+        # Counting the items of a table made elsewhere would mean to read them all.
+        stored = self.table.inner if isinstance(self.table, AdoptedTable) else self.table
+        state = self.changes, stored.count()
         if self._titles is None or self._titles[0] != state:
             self._titles = state, TitleIndex.of(self.items())
         return self._titles[1]

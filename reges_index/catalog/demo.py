@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from reges_index.catalog.item import Item
 from reges_index.catalog.readers import read_items
@@ -11,54 +10,18 @@ from reges_index.dialogue import Turn, read_conversation
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import InputError
 
-__all__ = ["DEMOS", "Demo", "demo_catalog", "demo_catalogs", "demo_dialogue", "demo_dialogues", "demo_domain"]
+__all__ = ["DEMOS", "demo_catalog", "demo_catalogs", "demo_dialogue", "demo_dialogues", "demo_domain"]
 
 _FOLDER = Path(__file__).parent / "demo"
-_WRITTEN = "Apache-2.0, as the package; "
 
-
-class Demo(NamedTuple):
-    """What is known of a demo catalog besides its items.
-
-    Parameters
-    ----------
-    domain
-        What its items are called.
-    prefix
-        What the names of its dialogues begin with.
-    licence
-        Of its texts, and where they come from.
-    """
-
-    domain: Domain
-    prefix: str
-    licence: str
-
-
-DEMOS: dict[str, Demo] = {
-    "books": Demo(
-        Domain("book", "books"),
-        "books-",
-        f"{_WRITTEN}titles, authors and years are facts, the abstracts were written for it",
-    ),
-    "films": Demo(
-        MOVIES, "film-", f"{_WRITTEN}titles, people and years are facts, the abstracts were written for it"
-    ),
-    "hikinggear": Demo(
-        Domain("piece of gear", "pieces of gear"),
-        "hikinggear-",
-        f"{_WRITTEN}makers and products are invented, all texts were written for it",
-    ),
-    "houseplants": Demo(
-        Domain("house plant", "house plants"),
-        "houseplants-",
-        f"{_WRITTEN}the texts about known plants and all turns were written for it",
-    ),
-    "recipes": Demo(
-        Domain("recipe", "recipes"), "recipes-", f"{_WRITTEN}the texts about known dishes were written for it"
-    ),
+DEMOS: dict[str, Domain] = {
+    "books": Domain("book", "books"),
+    "films": MOVIES,
+    "hikinggear": Domain("piece of gear", "pieces of gear"),
+    "houseplants": Domain("house plant", "house plants"),
+    "recipes": Domain("recipe", "recipes"),
 }
-"""The demo catalogs by name."""
+"""What the items of each demo catalog are called; demo/LICENCE.md says where their texts come from."""
 
 
 def demo_catalogs() -> list[str]:
@@ -79,7 +42,8 @@ def demo_catalog(name: str = "films") -> list[Item]:
     InputError
         If there is no such catalog.
     """
-    _check("catalog ", name, demo_catalogs())
+    if name not in DEMOS:
+        raise _unknown("catalog ", name, demo_catalogs())
     return read_items(_FOLDER / f"{name}.jsonl")
 
 
@@ -96,7 +60,8 @@ def demo_dialogue(name: str = "film-thriller") -> Turn:
     InputError
         If there is no such dialogue.
     """
-    _check("dialogue ", name, demo_dialogues())
+    if name not in demo_dialogues():
+        raise _unknown("dialogue ", name, demo_dialogues())
     return read_conversation(_FOLDER / "dialogues" / f"{name}.json")
 
 
@@ -108,15 +73,11 @@ def demo_domain(name: str) -> Domain:
     InputError
         If there is neither a catalog nor a dialogue of that name.
     """
-    for catalog, demo in DEMOS.items():
-        if name == catalog or name.startswith(demo.prefix):
-            return demo.domain
+    kind = name.partition("-")[0]  # dialogues are called after their catalog: books-fantasy, film-thriller
+    for catalog, domain in DEMOS.items():
+        if kind in (catalog, catalog.removesuffix("s")):
+            return domain
     raise _unknown("", name, [*DEMOS, *demo_dialogues()])
-
-
-def _check(kind: str, name: str, names: list[str]) -> None:
-    if name not in names:
-        raise _unknown(kind, name, names)
 
 
 def _unknown(kind: str, name: str, names: list[str]) -> InputError:

@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from reges_index.catalog.encoder import EncoderIdentity, embed_queries, resolve_encoder
 from reges_index.catalog.item import Item, TextTemplate
-from reges_index.catalog.stores.base import AdoptedTable, AnyTable, Hit, filter_of, item_of, row_node
+from reges_index.catalog.stores.base import AnyTable, Hit, filter_of, item_of, row_node
 from reges_index.catalog.vector_store import CatalogVectorStore
 from reges_index.dialogue import TitleIndex
 from reges_index.errors import CatalogError, InputError
@@ -87,11 +87,6 @@ class CatalogReader(ABC):
     def embed_model(self) -> BaseEmbedding:
         """The encoder, loaded on first use."""
         return resolve_encoder(self._embed_model)
-
-    @property
-    def is_read_only(self) -> bool:
-        """Whether it was made elsewhere, so that this package does not write to it."""
-        return isinstance(self.table, AdoptedTable)
 
     @property
     def name(self) -> str:

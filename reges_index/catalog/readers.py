@@ -318,12 +318,13 @@ class _File:
     def _header(self, header: list[str], rows: list[tuple[int, list[str]]]) -> list[str]:
         """Return the columns' names; empty for one without a name, which is left out."""
         names = list(header)
+        has_id = "id" in self.mapping or any(simple_name(name) in FIELD_GUESSES["id"] for name in header)
         for number, name in enumerate(header):
             if not _UNNAMED.fullmatch(name) or name in self.mapping.values():
                 continue
             names[number] = ""
             values = [cells[number].strip() for _, cells in rows]
-            if number == 0 and not self._has_id(header) and len({*values} - {""}) == len(rows) > 0:
+            if number == 0 and not has_id and len({*values} - {""}) == len(rows) > 0:
                 names[number] = "id"
                 self.notes.append("its first column has no name and is taken for the ids")
             elif any(values):
@@ -332,9 +333,6 @@ class _File:
         if twice:
             raise self.wrong(1, f"column {twice[0]!r} occurs twice", "rename one of them")
         return names
-
-    def _has_id(self, header: list[str]) -> bool:
-        return "id" in self.mapping or any(simple_name(name) in FIELD_GUESSES["id"] for name in header)
 
     # -- columns -----------------------------------------------------------------------------------------
 

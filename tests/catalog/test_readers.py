@@ -146,9 +146,8 @@ def test_demo_catalogs():
     with pytest.raises(InputError, match=r"no demo catalog 'cars'") as caught:
         demo_catalog("cars")
     assert "books, films, hikinggear, houseplants, recipes" in caught.value.hint
-    assert demo_domain("hikinggear") == demo_domain("hikinggear-finland") == DEMOS["hikinggear"].domain
+    assert demo_domain("hikinggear") == demo_domain("hikinggear-finland") == DEMOS["hikinggear"]
     assert demo_domain("film-thriller").noun == "movie"
     talked_of = {demo_domain(name).noun for name in demo_dialogues()}
-    assert talked_of == {demo.domain.noun for name, demo in DEMOS.items() if name != "houseplants"}
+    assert talked_of == {domain.noun for name, domain in DEMOS.items() if name != "houseplants"}
     assert len(demo_catalog("houseplants")) == 80  # this one has turns to train on, and no dialogue to show
-    assert all(demo.licence for demo in DEMOS.values())

@@ -66,8 +66,10 @@ class ChromaTable(Table):
 
     @classmethod
     def at(cls, location: StoreLocation, name: str, *, create: bool) -> ChromaTable:
-        """Open the store of a table; errors are those of `StoreHandle`."""
-        return cls(StoreHandle.of(location, create=create), name)
+        """Open the store of a table; errors are those of `reges_index.catalog.stores.table_at`."""
+        where = f"catalog {name!r} in {location}"
+        with store_errors(where, lambda error: explained(where, error, location.persist_dir)):
+            return cls(StoreHandle.of(location, create=create), name)
 
     def sibling(self, name: str) -> ChromaTable:
         """Return another collection of the same store."""
