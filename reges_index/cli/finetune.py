@@ -1,4 +1,4 @@
-"""`reges finetune`: pseudo-queries, LLM_QR, hard negatives, LLM_G, and whole runs from a recipe."""
+"""`reges finetune`: pseudo-queries, LLM_QR, hard negatives, LLM_G, R, the fusion, and whole runs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from reges_index.cli import finetune_fusion
 from reges_index.cli import finetune_parts as parts
 from reges_index.cli.finetune_parts import TeacherOptions, TrainingOptions, progress_bars, read_files
-from reges_index.cli.output import console, print_json
+from reges_index.cli.output import console, print_json, say
 from reges_index.cli.parts import AsJson, DomainNoun, Encoder, Model, Quiet
 from reges_index.cli.shared_options import with_options
 from reges_index.errors import ConfigError
@@ -23,8 +22,6 @@ finetune_app = typer.Typer(
     rich_markup_mode="rich",
     help="Train both experts. Each step can be killed and run again; `run` does all of them from a recipe.",
 )
-finetune_app.command("fusion")(finetune_fusion.fusion)
-finetune_app.command("encoder")(finetune_fusion.encoder)
 
 
 @finetune_app.command("pseudo-queries")
@@ -50,7 +47,8 @@ def pseudo_queries(
 
     data = read_files(conversations=conversations, catalog=catalog, teacher_rankings=teacher_rankings)
     kind = "reasoning" if reasoning else "query"
-    options.ask(write_notes, data.turns, data.items, teacher, out, kind=kind, filter_leaks=not keep_leaks)
+    turns, items, leaks = data.labelled, data.items, not keep_leaks
+    options.ask(write_notes, turns, items, teacher, out, kind=kind, filter_leaks=leaks)
 
 
 @finetune_app.command("teacher-rankings")
@@ -155,7 +153,7 @@ def negatives(
     )
     with progress_bars(quiet) as bar:
         report = mine_negatives(
-            data.turns, source, items, out, top_k=top_k, context_messages=context_messages,
+            data.labelled, source, items, out, top_k=top_k, context_messages=context_messages,
             batch_size=batch_size, made_by={"source": content_hash(query_expert or queries or Path())},
             progress=bar and bar("turns"),
         )  # fmt: skip
@@ -206,6 +204,49 @@ def item_expert(
         reasoning=reasoning, teacher_rankings=teacher_rankings,
     )  # fmt: skip
     options.train(train_item_expert, data, out, training, cot=bool(reasoning))
+
+
+@finetune_app.command("encoder")
+def encoder(
+    recipe: Annotated[
+        Path, typer.Argument(help="YAML of an encoder's training; see finetune/recipes/encoder.yaml.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Train R, the encoder of dialogues and items, or its query side alone; a killed run goes on."""
+    from reges_index.training.encoder import train_encoder
+    from reges_index.training.encoder_data import read_encoder_recipe
+
+    report = train_encoder(read_encoder_recipe(recipe))
+    if as_json:
+        print_json(report)
+    else:
+        say(f"{report['steps']} steps in {report['seconds']} seconds; adapter in {report['out']}/adapter")
+
+
+@finetune_app.command("fusion")
+def fusion(
+    recipe: Annotated[Path, typer.Argument(help="YAML of a fusion; see finetune/recipes/fusion.yaml.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the model; the recipe's own by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a fusion: statistics of the train dialogues, and what each feature weighs."""
+    from reges_index.training.fusion import read_recipe, train_by_recipe
+
+    report = train_by_recipe(read_recipe(recipe), out=out)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    for protocol, sets in report.cross_validation.items():
+        for name, scores in sets.items():
+            pairs = scores.pop("pairs")
+            recall = ", ".join(
+                f"{k} {'-' if value is None else f'{value:.3f}'}" for k, value in scores.items()
+            )
+            say(f"{name}, {protocol}: {recall} ({pairs} pairs)")
+    say(f"model in {report.out}")
 
 
 @finetune_app.command("run")

@@ -5,21 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from reges_index.catalog import Item, demo_catalog, read_items
+from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue import Turn, read_turns
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import ConfigError
 from reges_index.files import beside, json_lines, sha256_of
 from reges_index.models.adapters import DataFile
 from reges_index.training.pseudo_queries import read_notes
-from reges_index.training.rankings import labelled, read_rankings
+from reges_index.training.rankings import read_rankings
 
-__all__ = ["DataSet", "Place", "TrainingData", "read_data"]
+__all__ = ["DataSet", "ModelName", "Place", "TrainingData", "domain_sets", "read_data"]
 
 T = TypeVar("T")
 
@@ -27,6 +29,15 @@ _DEMO = "demo:"
 
 Place = Annotated[Path, AfterValidator(beside)]
 """A path that is relative to the YAML file in which it stands."""
+
+
+def _model_beside(name: str, info: ValidationInfo) -> str:
+    folder = (info.context or {}).get("folder")
+    return name if folder is None else name_beside(folder, name)
+
+
+ModelName = Annotated[str, AfterValidator(_model_beside)]
+"""A model's name; a folder that begins with ``.`` is relative to the YAML file in which it stands."""
 
 
 def _several(value: Any) -> Any:
@@ -56,7 +67,7 @@ class DataSet(BaseModel):
     item_noun
         What an item is called here, where that is not what the recipe says.
     share
-        Share of the dialogues that are trained on.
+        Share of the dialogues that are trained on; an encoder takes another part of them in each pass.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,7 +102,7 @@ class TrainingData:
     Attributes
     ----------
     turns
-        Recommendation turns.
+        Recommendation turns, as they were read.
     items
         The catalog by id.
     queries
@@ -100,8 +111,8 @@ class TrainingData:
         Turn id -> ids of what the retriever found, the nearest first; targets of the turn may be among them.
     reasoning
         Turn id -> the seeker's preferences in words, for the chain-of-thought variant.
-    fitting
-        Turn id -> ids of items that fit, best first: a teacher's ranking, or ``suitable`` of the turn.
+    rankings, suitable
+        Turn id -> ids of items that fit, best first: by a teacher, or by the turn's own ``suitable``.
     domain
         What an item is called.
     files
@@ -113,16 +124,32 @@ class TrainingData:
     queries: Mapping[str, str] = field(default_factory=dict)
     retrieved: Mapping[str, Sequence[str]] = field(default_factory=dict)
     reasoning: Mapping[str, str] = field(default_factory=dict)
-    fitting: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rankings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    suitable: Mapping[str, Sequence[str]] = field(default_factory=dict)
     domain: Domain = MOVIES
     files: Sequence[DataFile] = ()
+
+    @cached_property
+    def fitting(self) -> Mapping[str, Sequence[str]]:
+        """Turn id -> ids of items that fit: ``suitable`` goes before a teacher's ranking."""
+        return {**self.rankings, **self.suitable}
+
+    @cached_property
+    def labelled(self) -> list[Turn]:
+        """The turns; those without targets have the first of what fits as theirs.
+
+        So dialogues which nobody has labelled are enough to train both experts.
+        """
+        return [
+            turn.model_copy(update={"targets": tuple(self.fitting[turn.id][:1])})
+            if not turn.targets and turn.id in self.fitting
+            else turn
+            for turn in self.turns
+        ]
 
 
 def read_data(its: DataSet, domain: Domain = MOVIES) -> TrainingData:
     """Read all files of a data set.
-
-    Turns without targets have the first of what fits as their target from then on, so that dialogues which
-    nobody has labelled are enough.
 
     Raises
     ------
@@ -159,17 +186,34 @@ def read_data(its: DataSet, domain: Domain = MOVIES) -> TrainingData:
     for path in its.conversations if its.catalog else ():
         rows = (row for _, row in json_lines(path) if row.get("suitable"))
         suitable |= {str(row["id"]): list(map(str, row["suitable"])) for row in rows}
-    fitting = {**ranked, **suitable}
     return TrainingData(
-        labelled(turns, fitting),
+        turns,
         items,
         read(its.pseudo_queries, lambda path: read_notes(path, "query", turns=everyone.values())),
         retrieved,
         read(its.reasoning, lambda path: read_notes(path, "reasoning", turns=everyone.values())),
-        fitting,
+        ranked,
+        suitable,
         domain if its.item_noun is None else Domain.parse(its.item_noun),
         files,
     )
+
+
+def domain_sets(folder: Path) -> list[DataSet]:
+    """Return a data set for each folder in ``folder``, which holds ``catalog.jsonl`` and ``turns.jsonl``.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    places = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not places:
+        raise ConfigError(f"domains: no folder in {folder}", hint="each has turns and catalog")
+    return [
+        DataSet(name=place.name, conversations=(place / "turns.jsonl",), catalog=(place / "catalog.jsonl",))
+        for place in places
+    ]
 
 
 def _items(source: Path) -> dict[str, Item]:

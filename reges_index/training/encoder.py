@@ -28,15 +28,9 @@ from torch.nn.utils import parametrize
 from reges_index.catalog import resolve_encoder
 from reges_index.catalog.local_encoders import CONFIG, MANIFEST, WEIGHTS
 from reges_index.errors import ConfigError, TrainingError
-from reges_index.files import write_files
+from reges_index.files import hash_of, write_files
 from reges_index.fusion.features import dialogue_texts
-from reges_index.training.checkpoints import (
-    Checkpoint,
-    latest_checkpoint,
-    read_checkpoint,
-    set_checkpoints_aside,
-    write_checkpoint,
-)
+from reges_index.training.checkpoints import RunState
 from reges_index.training.encoder_data import (
     EncoderRecipe,
     EncoderTraining,
@@ -198,14 +192,12 @@ class EncoderRun:
         self.sampler = Sampler(sets, settings)
         self.encoder = _Encoder(embed_model, settings.rank)
         self.parameters = {n: p for n, p in self.encoder.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         names = [(its.name, len(its.items), [turn.id for turn in its.turns]) for its in sets]
-        self.hash = sha256(json.dumps([names, settings.model_dump()]).encode()).hexdigest()
+        self.state = RunState(self.parameters, optimizer, folder, hash_of([names, settings.model_dump()]))
         self._frozen: dict[str, torch.Tensor] = {}
-        self.step, self.seconds = 0, 0.0
-        self.losses: list[float] = []
 
     def train(self) -> None:
         """Do all steps that are left.
@@ -215,33 +207,34 @@ class EncoderRun:
         TrainingError
             If the loss is no number.
         """
-        self._resume()
+        state = self.state
+        state.resume()
         begun = logged = saved = time.monotonic()
-        before = self.seconds
-        for group in self.sampler.groups(self.step):
-            rate = self._rate(self.step)
-            for its in self.optimizer.param_groups:
+        before = state.seconds
+        for group in self.sampler.groups(state.step):
+            rate = self._rate(state.step)
+            for its in state.optimizer.param_groups:
                 its["lr"] = rate
             loss = self._loss(group)
             if not torch.isfinite(loss):
                 raise TrainingError("the encoder's loss is no number", hint="lower its learning_rate")
-            self.optimizer.zero_grad()
+            state.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-            self.optimizer.step()
-            self.step += 1
-            self.losses.append(float(loss.detach()))
+            state.optimizer.step()
+            state.losses.append(float(loss.detach()))
             now = time.monotonic()
-            self.seconds = before + now - begun
+            state.seconds = before + now - begun
             if now - logged > _LOG_SECONDS:
                 logged = now
-                recent = sum(self.losses[-20:]) / len(self.losses[-20:])
+                recent = sum(state.losses[-20:]) / len(state.losses[-20:])
                 logger.info(
-                    "step %d of %d, loss %.3f, %.0f s", self.step, self.sampler.steps, recent, self.seconds
+                    "step %d of %d, loss %.3f, %.0f s",
+                    *(state.step, self.sampler.steps, recent, state.seconds),
                 )
-            if now - saved > _SAVE_SECONDS or self.step == self.sampler.steps:
+            if now - saved > _SAVE_SECONDS or state.step == self.sampler.steps:
                 saved = now
-                self._save()
+                state.save()
                 self._watch()
 
     def _rate(self, step: int) -> float:
@@ -305,38 +298,12 @@ class EncoderRun:
             count = len(ranks)
             logger.info(
                 "step %d, %s: first %.3f, among five %.3f, suitable first %.3f",
-                self.step,
+                self.state.step,
                 its.name,
                 sum(rank == 0 for rank in ranks) / count,
                 sum(rank < 5 for rank in ranks) / count,
                 fit / count,
             )
-
-    def _save(self) -> None:
-        tensors = {f"weight {name}": tensor for name, tensor in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for kind, value in self.optimizer.state[parameter].items():
-                tensors[f"{kind} {name}"] = value
-        state = {"run": self.hash, "losses": self.losses, "seconds": self.seconds}
-        write_checkpoint(self.folder, Checkpoint(self.step, tensors, state))
-
-    def _resume(self) -> None:
-        path = latest_checkpoint(self.folder)
-        if path is None:
-            return
-        kept = read_checkpoint(path)
-        if kept.state.get("run") != self.hash:
-            set_checkpoints_aside(self.folder)
-            return
-        for name, parameter in self.parameters.items():
-            with torch.no_grad():
-                parameter.copy_(kept.tensors[f"weight {name}"])
-            self.optimizer.state[parameter] = {
-                kind: kept.tensors[f"{kind} {name}"].clone() for kind in ("step", "exp_avg", "exp_avg_sq")
-            }
-        self.step, self.losses = kept.step, list(kept.state["losses"])
-        self.seconds = float(kept.state["seconds"])
-        logger.info("going on behind step %d", self.step)
 
 
 def train_encoder(recipe: EncoderRecipe, *, embed_model: BaseEmbedding | None = None) -> dict[str, Any]:
@@ -354,7 +321,8 @@ def train_encoder(recipe: EncoderRecipe, *, embed_model: BaseEmbedding | None = 
     sets = recipe.sets()
     run = EncoderRun(sets, settings, base, recipe.out, read_domains(recipe.watch))
     run.train()
-    report = {"steps": run.step, "seconds": round(run.seconds), "loss": round(run.losses[-1], 4)}
+    state = run.state
+    report = {"steps": state.step, "seconds": round(state.seconds), "loss": round(state.losses[-1], 4)}
     if settings.rank:
         manifest = {
             "base": base.model_name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from reges_index.catalog import Item, read_items
-from reges_index.dialogue import Turn, one_line, read_turns
+from reges_index.catalog import Item
+from reges_index.dialogue import Turn, one_line
 from reges_index.dialogue.titles import TitleIndex
-from reges_index.errors import InputError, TrainingError
+from reges_index.errors import TrainingError
 from reges_index.files import json_lines, load_yaml
+from reges_index.training.data import DataSet, ModelName, Place, domain_sets, read_data
 
 __all__ = [
     "EncoderRecipe",
@@ -87,17 +88,6 @@ class EncoderTraining(BaseModel):
     seed: int = 0
 
 
-class _Set(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    conversations: Path
-    catalog: Path
-    pseudo_queries: Path | None = None
-    teacher_rankings: Path | None = None
-    share: float = Field(default=1.0, gt=0, le=1)
-
-
 class EncoderRecipe(BaseModel):
     """The YAML of finetune/recipes/encoder.yaml.
 
@@ -126,32 +116,19 @@ class EncoderRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoder: str = "minilm"
+    encoder: ModelName = "minilm"
     max_tokens: int = Field(default=256, ge=8, le=256)
-    out: Path
-    data: tuple[_Set, ...] = ()
-    domains: Path | None = None
+    out: Place
+    data: tuple[DataSet, ...] = ()
+    domains: Place | None = None
     kept_out: tuple[str, ...] = ()
     kept_out_share: float = Field(default=0.15, ge=0, lt=1)
-    watch: Path | None = None
+    watch: Place | None = None
     training: EncoderTraining = EncoderTraining()
 
     def sets(self) -> list[TurnSet]:
         """Read all data sets that are trained on, without what is kept out."""
-        found = [
-            TurnSet.read(
-                its.name,
-                its.conversations,
-                its.catalog,
-                queries=its.pseudo_queries,
-                rankings=its.teacher_rankings,
-            )
-            for its in self.data
-        ]
-        found = [
-            replace(its.part(0.0, 1.0 - self.kept_out_share), share=given.share)
-            for its, given in zip(found, self.data, strict=True)
-        ]
+        found = [TurnSet.read(its).part(0.0, 1.0 - self.kept_out_share) for its in self.data]
         found += [its for its in read_domains(self.domains) if its.name not in self.kept_out]
         if not any(its.rows for its in found):
             raise TrainingError("no turn has a target in its catalog", hint="check the recipe's data sets")
@@ -160,8 +137,7 @@ class EncoderRecipe(BaseModel):
 
 def read_domains(folder: Path | None) -> list[TurnSet]:
     """Read each folder in ``folder`` as a data set, in the order of their names."""
-    places = [] if folder is None else sorted(path for path in folder.iterdir() if path.is_dir())
-    return [TurnSet.read(its.name, its / "turns.jsonl", its / "catalog.jsonl") for its in places]
+    return [TurnSet.read(its) for its in domain_sets(folder)] if folder is not None else []
 
 
 def read_encoder_recipe(path: str | Path) -> EncoderRecipe:
@@ -174,39 +150,7 @@ def read_encoder_recipe(path: str | Path) -> EncoderRecipe:
     InputError
         If the file cannot be read.
     """
-    source = Path(path)
-    recipe = load_yaml(source, EncoderRecipe, hint="see finetune/recipes/encoder.yaml")
-    folder = source.parent
-
-    def beside(value: Path | None) -> Path | None:
-        return None if value is None else folder / value
-
-    data = tuple(
-        its.model_copy(
-            update={
-                name: beside(getattr(its, name))
-                for name in ("conversations", "catalog", "pseudo_queries", "teacher_rankings")
-            }
-        )
-        for its in recipe.data
-    )
-    places = {name: beside(getattr(recipe, name)) for name in ("out", "domains", "watch")}
-    return recipe.model_copy(update={**places, "data": data})
-
-
-def _by_id(path: Path, key: str, ids: set[str]) -> dict[str, Any]:
-    """Read ``key`` of each line, by the turn's id."""
-    found: dict[str, Any] = {}
-    for number, row in json_lines(path):
-        turn, value = str(row.get("id", "")), row.get(key)
-        if turn not in ids:
-            raise InputError(
-                f"{path}:{number}: {turn!r} is no turn of this data set",
-                hint="pair each file with the conversations that it was made for",
-            )
-        if value:
-            found[turn] = value
-    return found
+    return load_yaml(path, EncoderRecipe, hint="see finetune/recipes/encoder.yaml")
 
 
 @dataclass
@@ -241,39 +185,32 @@ class TurnSet:
     share: float = 1.0
 
     @classmethod
-    def read(
-        cls,
-        name: str,
-        conversations: Path,
-        catalog: Path,
-        *,
-        queries: Path | None = None,
-        rankings: Path | None = None,
-    ) -> TurnSet:
+    def read(cls, its: DataSet) -> TurnSet:
         """Read a data set; ids that are not in the catalog are left out.
 
-        Turns may carry ``suitable`` and ``query`` themselves; ``queries`` and ``rankings`` are files of
-        ``{"id", "query"}`` and ``{"id", "ranking"}``.
+        Turns may carry ``suitable`` and, where there is no file of pseudo-queries, ``query`` themselves.
         """
-        turns, items = read_turns(conversations), read_items(catalog)
+        data = read_data(its.model_copy(update={"share": 1.0}))
+        turns, items = data.turns, list(data.items.values())
         place = {item.id: number for number, item in enumerate(items)}
-        ids = {turn.id for turn in turns}
-        suitable = _by_id(conversations, "suitable", ids)
-        written = _by_id(queries, "query", ids) if queries else _by_id(conversations, "query", ids)
-        ranked = _by_id(rankings, "ranking", ids) if rankings else {}
+        queries: Mapping[str, Any] = data.queries
+        if not its.pseudo_queries:
+            rows = (row for path in its.conversations for _, row in json_lines(path))
+            queries = {str(row["id"]): row["query"] for row in rows if row.get("query")}
 
-        def rows(given: Sequence[Any]) -> list[int]:
-            return [place[i] for i in dict.fromkeys(map(str, given)) if i in place]
+        def places(given: Iterable[str]) -> list[int]:
+            return [place[i] for i in dict.fromkeys(given) if i in place]
 
         return cls(
-            name,
+            its.name,
             items,
             turns,
-            [rows(turn.targets) for turn in turns],
-            [rows(suitable.get(turn.id, ())) for turn in turns],
-            [rows(ranked.get(turn.id, ())) for turn in turns],
+            [places(turn.targets) for turn in turns],
+            [places(data.suitable.get(turn.id, ())) for turn in turns],
+            [places(data.rankings.get(turn.id, ())) for turn in turns],
             _named(turns, items, place),
-            {turn: one_line(str(query)) for turn, query in written.items()},
+            {turn: one_line(str(query)) for turn, query in queries.items()},
+            its.share,
         )
 
     @property

@@ -205,7 +205,7 @@ def _pairs(
     data: TrainingData, settings: ExpertTraining, cot: bool, report: DataReport
 ) -> Iterator[tuple[Turn, str]]:
     """Yield the turns that a list can be made for, with each of their targets."""
-    for turn in data.turns:
+    for turn in data.labelled:
         if not turn.targets:
             report.leave_out("no_target", turn.id)
         elif settings.negatives != "random" and turn.id not in data.retrieved:

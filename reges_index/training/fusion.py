@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reges_index.catalog import read_items
 from reges_index.catalog.encoder import encoder_identity
-from reges_index.catalog.encoder_names import name_beside
-from reges_index.dialogue import Turn, read_turns
-from reges_index.errors import ConfigError
+from reges_index.dialogue import Turn
 from reges_index.files import load_yaml, sha256_of
 from reges_index.fusion.features import SOURCES, CatalogSources, QueryVectors, check_sources, dialogue_texts
 from reges_index.fusion.statistics import ItemStatistics
+from reges_index.training.data import DataSet, ModelName, Place, read_data
 from reges_index.training.fusion_fitting import (
     SPLICED,
     Example,
@@ -29,31 +27,12 @@ from reges_index.training.fusion_fitting import (
     recalls,
     spliced_turns,
 )
-from reges_index.training.rankings import read_rankings
 from reges_index.training.vector_cache import VectorCache
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
 __all__ = ["FusionRecipe", "FusionReport", "read_recipe", "train_by_recipe"]
-
-
-class _DataSet(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    conversations: Path
-    catalog: Path
-    teacher_rankings: Path | None = None
-
-    def files(self) -> dict[str, Path]:
-        """Return what is there of the three."""
-        found = {
-            "conversations": self.conversations,
-            "catalog": self.catalog,
-            "teacher_rankings": self.teacher_rankings,
-        }
-        return {kind: path for kind, path in found.items() if path is not None}
 
 
 class FusionRecipe(BaseModel):
@@ -80,10 +59,10 @@ class FusionRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: tuple[_DataSet, ...] = ()
-    out: Path
-    cache: Path
-    encoder: str = "reges"
+    data: tuple[DataSet, ...] = Field(min_length=1)
+    out: Place
+    cache: Place
+    encoder: ModelName = "reges"
     without: tuple[str, ...] = ()
     folds: int = Field(default=3, ge=2)
     training: ScorerTraining = ScorerTraining()
@@ -107,27 +86,18 @@ class FusionRecipe(BaseModel):
                 "dimension": identity.dimension,
                 "text_template": identity.text_template,
             },
-            "data": [
-                {
-                    "name": its.name,
-                    **{kind: sha256_of(path) for kind, path in its.files().items()},
-                }
-                for its in self.data
-            ],
+            "data": {its.name: [sha256_of(path) for path in its.files] for its in self.data},
             "settings": self.settings(),
             "versions": {name: version(name) for name in names},
         }
 
 
-def _train_set(its: _DataSet, cache: VectorCache, *, spliced: bool) -> TrainSet:
-    turns, items = read_turns(its.conversations), read_items(its.catalog)
+def _train_set(its: DataSet, cache: VectorCache, *, spliced: bool) -> TrainSet:
+    data = read_data(its)
+    turns, items = data.turns, list(data.items.values())
     sources = CatalogSources(items, cache.texts([item.text() for item in items]), ItemStatistics.count([]))
-
-    rankings: list[list[int]] = []
-    if its.teacher_rankings is not None:
-        place = {item.id: number for number, item in enumerate(items)}
-        ranked = read_rankings(its.teacher_rankings, turns=turns, items={item.id: item for item in items})
-        rankings = [[place[i] for i in ranked.get(turn.id, ())] for turn in turns]
+    place = {item.id: number for number, item in enumerate(items)}
+    rankings = [[place[i] for i in data.rankings.get(turn.id, ())] for turn in turns if data.rankings]
 
     def embedded(
         turns: Sequence[Turn], rankings: Sequence[Sequence[int]] = (), more: TrainSet | None = None
@@ -150,24 +120,7 @@ def read_recipe(path: str | Path) -> FusionRecipe:
     InputError
         If the file cannot be read, or is not UTF-8.
     """
-    source = Path(path)
-    hint = "see finetune/recipes/fusion.yaml"
-    recipe = load_yaml(source, FusionRecipe, hint=hint)
-    if not recipe.data:
-        raise ConfigError(f"{source}: names no data set", hint=hint)
-    folder = source.parent
-    data = tuple(
-        its.model_copy(update={kind: folder / path for kind, path in its.files().items()})
-        for its in recipe.data
-    )
-    return recipe.model_copy(
-        update={
-            "encoder": name_beside(folder, recipe.encoder),
-            "out": folder / recipe.out,
-            "cache": folder / recipe.cache,
-            "data": data,
-        }
-    )
+    return load_yaml(path, FusionRecipe, hint="see finetune/recipes/fusion.yaml")
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ class _Run:
     def check(self) -> None:
         """Read everything that is there already: hours later would be a bad time to find a typo."""
         for its in self.fusion.data if self.fusion is not None else ():
-            for path in its.files().values():
+            for path in its.files:
                 if not path.is_file():
                     raise InputError(
                         f"{self.recipe.fusion}: {its.name}: {path} is no file",
@@ -229,7 +229,7 @@ class _Run:
             options = self._teacher_options(name, data)
             return _whole(
                 write_notes(
-                    data.turns, data.items, out=out[0], kind=kind, filter_leaks=filter_leaks, **options
+                    data.labelled, data.items, out=out[0], kind=kind, filter_leaks=filter_leaks, **options
                 )
             )
 
@@ -256,7 +256,7 @@ class _Run:
             lm.load_adapter("query-expert", self.query_dir, role="query-expert")
             expert = ReGeSQueryTransform(lm, domain=data.domain, decoding=recipe.query_decoding)
             return mine_negatives(
-                data.turns,
+                data.labelled,
                 expert,
                 self._catalog(part.name, data),
                 out,
@@ -293,7 +293,7 @@ class _Run:
             "encoder": asdict(encoder_identity(self.embed_model or fusion.encoder)),
             "data": [its.name for its in fusion.data],
         }
-        files = tuple(path for its in fusion.data for path in its.files().values())
+        files = tuple(path for its in fusion.data for path in its.files)
 
         def run() -> Mapping[str, Any]:
             return train_by_recipe(fusion, embed_model=self.embed_model).to_dict()

@@ -45,7 +45,7 @@ from reges_index.training.annotate import (
 )
 from reges_index.training.teacher import Teacher, TeacherSettings
 
-__all__ = ["RankingSource", "labelled", "read_rankings", "write_rankings"]
+__all__ = ["RankingSource", "read_rankings", "write_rankings"]
 
 logger = logging.getLogger(__name__)
 
@@ -280,16 +280,6 @@ def read_rankings(
             path, strays, empty, elsewhere,
         )  # fmt: skip
     return rankings
-
-
-def labelled(turns: Sequence[Turn], rankings: Mapping[str, Sequence[str]]) -> list[Turn]:
-    """Return the turns, those without targets with the first of their ranking in the place of one."""
-    return [
-        turn.model_copy(update={"targets": tuple(rankings[turn.id][:1])})
-        if not turn.targets and turn.id in rankings
-        else turn
-        for turn in turns
-    ]
 
 
 def _only(titles: TitleIndex, entry: str) -> str:

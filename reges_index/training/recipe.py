@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError
-from reges_index.files import load_yaml
+from reges_index.files import load_yaml, read_json
 from reges_index.settings import QueryDecoding
 from reges_index.training.config import ExpertTraining
-from reges_index.training.data import DataSet, Place
+from reges_index.training.data import DataSet, ModelName, Place, domain_sets
 from reges_index.training.teacher import TeacherSettings
 
 __all__ = ["DataSet", "DomainFolders", "NegativesSettings", "Recipe", "TeacherChoice", "load_recipe"]
-
-
-def _model_beside(name: str, info: ValidationInfo) -> str:
-    folder = (info.context or {}).get("folder")
-    return name if folder is None else name_beside(folder, name)
-
-
-_Model = Annotated[str, AfterValidator(_model_beside)]
 
 
 class _Section(BaseModel):
@@ -50,24 +40,13 @@ class DomainFolders(_Section):
 
     def data(self) -> list[DataSet]:
         """Return a data set for each folder, in the order of their names."""
-        try:
-            nouns = json.loads(self.nouns.read_text(encoding="utf-8"))
-            folders = sorted(path for path in self.folder.iterdir() if path.is_dir())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"domains: {error}") from error
-        missing = [path.name for path in folders if path.name not in nouns]
-        if missing or not folders:
-            what = f"no noun for {missing[0]!r}" if missing else f"no folder in {self.folder}"
-            raise ConfigError(f"{self.nouns}: {what}", hint='for example {"novels": "novel"}')
+        sets, nouns = domain_sets(self.folder), read_json(self.nouns)
+        missing = next((its.name for its in sets if its.name not in nouns), None)
+        if missing is not None:
+            raise ConfigError(f"{self.nouns}: no noun for {missing!r}", hint='as {"novels": "novel"}')
         return [
-            DataSet(
-                name=path.name,
-                conversations=(path / "turns.jsonl",),
-                catalog=(path / "catalog.jsonl",),
-                pseudo_queries=(path / "turns.jsonl",),
-                item_noun=nouns[path.name],
-            )
-            for path in folders
+            its.model_copy(update={"pseudo_queries": its.conversations, "item_noun": nouns[its.name]})
+            for its in sets
         ]
 
 
@@ -84,7 +63,7 @@ class TeacherChoice(_Section):
         Leave out queries that name a target which the dialogue does not name.
     """
 
-    llm: _Model
+    llm: ModelName
     options: TeacherSettings = TeacherSettings()
     filter_leaks: bool = True
 
@@ -147,9 +126,9 @@ class Recipe(_Section):
     out: Place
     data: tuple[DataSet, ...] = ()
     domains: DomainFolders | None = None
-    base: _Model = "embedded"
+    base: ModelName = "embedded"
     revision: str | None = None
-    encoder: _Model = "embedded"
+    encoder: ModelName = "embedded"
     teacher: TeacherChoice | None = None
     query_expert: ExpertTraining = ExpertTraining()
     decoding: dict[str, Any] = Field(default_factory=dict)

@@ -32,7 +32,7 @@ MINIMAL = "out: made\ncache: kept\ndata:\n  - {name: a, conversations: a.jsonl, 
 def test_paths_are_relative_to_the_recipe(tmp_path):
     recipe = read_recipe(write(tmp_path, MINIMAL))
     assert recipe.out == tmp_path / "made"
-    assert recipe.data[0].catalog == tmp_path / "c.jsonl"
+    assert recipe.data[0].catalog == (tmp_path / "c.jsonl",)
     assert recipe.folds == 3
     assert recipe.encoder == "reges"
     assert read_recipe(write(tmp_path, MINIMAL + "encoder: ./mine\n")).encoder == str(tmp_path / "mine")
@@ -51,7 +51,7 @@ def test_the_shipped_recipe_is_valid():
         (MINIMAL + "training: {epoch: 3}\n", "training"),
         ("data: [", "YAML"),
         ("just text", "keys and values"),
-        ("out: made\ncache: kept\n", "no data set"),
+        ("out: made\ncache: kept\n", "data: Field required"),
     ],
 )
 def test_wrong_recipes_say_what_is_wrong(tmp_path, text, says):

@@ -7,6 +7,7 @@ import pytest
 
 from reges_index.catalog import ReGeSEmbedding
 from reges_index.errors import ConfigError, InputError, TrainingError
+from reges_index.training.data import DataSet
 from reges_index.training.encoder import train_encoder
 from reges_index.training.encoder_data import EncoderTraining, Sampler, TurnSet, read_encoder_recipe
 
@@ -50,7 +51,8 @@ def write(tmp_path, frozen="false"):
 
 
 def read(shops, **more):
-    return TurnSet.read("kettles", shops / "turns.jsonl", shops / "catalog.jsonl", **more)
+    files = {"conversations": shops / "turns.jsonl", "catalog": shops / "catalog.jsonl"}
+    return TurnSet.read(DataSet(name="kettles", **files, **more))
 
 
 def test_a_step_shares_the_mass_among_what_fits_and_hides_what_was_named(shops):
@@ -71,7 +73,7 @@ def test_a_teacher_needs_no_truth_and_the_same_step_is_the_same_in_every_run(sho
     rankings.write_text("".join(json.dumps(row) + "\n" for row in rows))
     bare = [{**turn, "targets": [], "suitable": []} for turn in TURNS]
     (shops / "turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
-    its = read(shops, rankings=rankings)
+    its = read(shops, teacher_rankings=rankings)
     assert its.rows == [0, 3]
     sampler = Sampler([its], EncoderTraining(lookups=0, passes=1))
     [group], [again] = sampler.groups(), sampler.groups()
@@ -84,8 +86,8 @@ def test_a_teacher_needs_no_truth_and_the_same_step_is_the_same_in_every_run(sho
 def test_rankings_of_other_turns_are_refused(shops, tmp_path):
     rankings = tmp_path / "rankings.jsonl"
     rankings.write_text('{"id": "t0", "ranking": []}\n{"id": "other", "ranking": ["i1"]}\n')
-    with pytest.raises(InputError, match=r":2: 'other'"):
-        read(shops, rankings=rankings)
+    with pytest.raises(InputError, match="no ranking is for any of these turns"):
+        read(shops, teacher_rankings=rankings)
 
 
 @pytest.mark.parametrize("frozen", ["false", "true"])

@@ -169,7 +169,7 @@ SOFT = settings(num_candidates=5, target_share=0.75, candidate_order="retrieved"
 
 def test_the_answers_to_one_prompt_share_its_weight():
     by_prompt = {}
-    for example in selection_examples(data(fitting=FITTING), tiny_lm(), SOFT)[0]:
+    for example in selection_examples(data(rankings=FITTING), tiny_lm(), SOFT)[0]:
         by_prompt.setdefault(example.prompt_ids, []).append(example)
     assert len(by_prompt) == len(TURNS)
     for examples in by_prompt.values():
@@ -183,7 +183,7 @@ def test_the_answers_to_one_prompt_share_its_weight():
 def test_what_fits_is_no_wrong_answer_even_without_soft_targets():
     own = turn("t", "hello", targets=("i0",))
     fitting, found = {"t": ["i1", "i2"]}, {"t": ["i1", "i3", "i2", "i4", "i5"]}
-    known = TrainingData([own], MANY, retrieved=found, fitting=fitting)
+    known = TrainingData([own], MANY, retrieved=found, rankings=fitting)
     listed, fits = candidate_list(known, own, "i0", settings(num_candidates=3))
     assert (set(ids(listed)), fits) == ({"i0", "i3", "i4", "i5"}, [])
 
@@ -192,7 +192,7 @@ def test_items_that_were_turned_down_are_among_the_wrong_ones():
     lm = tiny_lm()
     turn = TURNS[0].model_copy(update={"mentioned": ("i1", "i7")})
     options = settings(num_candidates=3, named_negatives=1, target_share=0.75)
-    found, *_ = selection_examples(data([turn], fitting=FITTING), lm, options)[0]
+    found, *_ = selection_examples(data([turn], rankings=FITTING), lm, options)[0]
     assert "Toy Story" in lm.tokenizer.decode(found.prompt_ids)  # the newest
 
 

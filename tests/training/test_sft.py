@@ -90,7 +90,7 @@ def test_the_loss_is_the_weighted_sum_and_the_same_in_a_tree():
     lm = tiny_lm()
     soft = settings(num_candidates=5, target_share=0.75, candidate_order="retrieved")
     fitting = {turn.id: [*turn.targets, "i5", "i6"] for turn in TURNS}
-    made, _ = selection_examples(data(TURNS[:2], fitting=fitting), lm, soft)
+    made, _ = selection_examples(data(TURNS[:2], rankings=fitting), lm, soft)
     with fresh_lora(lm, soft) as model, torch.no_grad():
         alone = sum(
             example.weight * float(answer_loss(model, pad_right([replace(example, weight=1.0)], 0)))
@@ -142,7 +142,7 @@ def test_query_expert_learns_loads_and_changes_the_output(tmp_path):
 def test_item_expert_learns(tmp_path, changes):
     options = settings(epochs=4, max_candidate_tokens=4, **changes)
     fitting = {turn.id: [*turn.targets, "i5", "i6"] for turn in TURNS}
-    result = train_item_expert(data(fitting=fitting), tiny_lm(), options, tmp_path / "g")
+    result = train_item_expert(data(rankings=fitting), tiny_lm(), options, tmp_path / "g")
     window = len(result.losses) // 4
     assert sum(result.losses[-window:]) < 0.8 * sum(result.losses[:window])
     manifest = load_manifest(result.adapter_dir)
