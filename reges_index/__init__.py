@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from reges_index.catalog.live import LiveCatalog as LiveCatalog
     from reges_index.catalog.local_encoders import ReGeSEmbedding as ReGeSEmbedding
     from reges_index.catalog.readers import read_items as read_items
-    from reges_index.dialogue.bundle import DialogueQueryBundle as DialogueQueryBundle
     from reges_index.dialogue.messages import Turn as Turn
     from reges_index.dialogue.messages import read_turns as read_turns
+    from reges_index.dialogue.render import DialogueQueryBundle as DialogueQueryBundle
     from reges_index.dialogue.wording import Domain as Domain
     from reges_index.engines.chat_engine import ReGeSChatEngine as ReGeSChatEngine
     from reges_index.engines.query_engine import Recommendation as Recommendation
@@ -52,7 +52,7 @@ else:
     __getattr__, __dir__, _names = lazy_names(
         __name__,
         {
-            "DialogueQueryBundle": "dialogue.bundle",
+            "DialogueQueryBundle": "dialogue.render",
             "Domain": "dialogue.wording",
             "ExcludeItems": "engines.retrieval",
             "FusionModel": "fusion.model",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reges_index.dialogue.bundle import DialogueQueryBundle as DialogueQueryBundle
-    from reges_index.dialogue.bundle import dialogue_of as dialogue_of
     from reges_index.dialogue.measure import HFMeasure as HFMeasure
     from reges_index.dialogue.measure import TextMeasure as TextMeasure
     from reges_index.dialogue.measure import default_measure as default_measure
@@ -16,7 +14,9 @@ if TYPE_CHECKING:
     from reges_index.dialogue.messages import read_conversation as read_conversation
     from reges_index.dialogue.messages import read_turns as read_turns
     from reges_index.dialogue.messages import to_messages as to_messages
+    from reges_index.dialogue.render import DialogueQueryBundle as DialogueQueryBundle
     from reges_index.dialogue.render import RenderedHistory as RenderedHistory
+    from reges_index.dialogue.render import dialogue_of as dialogue_of
     from reges_index.dialogue.render import newest_text as newest_text
     from reges_index.dialogue.render import render_history as render_history
     from reges_index.dialogue.text import normalise as normalise
@@ -30,7 +30,7 @@ else:
         __name__,
         {
             "Dialogue": "messages",
-            "DialogueQueryBundle": "bundle",
+            "DialogueQueryBundle": "render",
             "HFMeasure": "measure",
             "Mention": "titles",
             "Message": "messages",
@@ -39,7 +39,7 @@ else:
             "TitleIndex": "titles",
             "Turn": "messages",
             "default_measure": "measure",
-            "dialogue_of": "bundle",
+            "dialogue_of": "render",
             "newest_text": "render",
             "normalise": "text",
             "one_line": "text",

@@ -20,7 +20,7 @@ from llama_index.core.prompts import PromptTemplate
 
 from reges_index.catalog import Item, ItemCatalog, LiveCatalog
 from reges_index.dialogue import DialogueQueryBundle, one_line, to_messages
-from reges_index.dialogue.bundle import unique_ids
+from reges_index.dialogue.render import unique_ids
 from reges_index.driver import Do, Work, arun, off_loop, run
 from reges_index.engines.chat_stream import ReGeSChatStream, async_stream, stream
 from reges_index.engines.item_answers import (

@@ -23,7 +23,7 @@ from llama_index_instrumentation import get_dispatcher
 
 from reges_index.catalog import Item, ItemCatalog, LiveCatalog
 from reges_index.dialogue import Dialogue, DialogueQueryBundle
-from reges_index.dialogue.bundle import unique_ids
+from reges_index.dialogue.render import unique_ids
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.driver import Do, Work, arun, off_loop, run
 from reges_index.engines.assembly import (

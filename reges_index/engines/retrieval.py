@@ -19,8 +19,8 @@ from pydantic import Field
 from reges_index.catalog import CatalogRetriever, ItemCatalog, LiveCatalog
 from reges_index.catalog.item import Item, marked_probabilities
 from reges_index.dialogue import DialogueQueryBundle, TitleIndex, dialogue_of
-from reges_index.dialogue.bundle import unique_ids
 from reges_index.dialogue.refusals import is_refused, refused_kinds
+from reges_index.dialogue.render import unique_ids
 from reges_index.driver import Work, off_loop, off_loop_retrieval
 from reges_index.fusion.retriever import FusionRetriever
 

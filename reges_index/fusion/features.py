@@ -22,8 +22,7 @@ from reges_index.dialogue.render import search_text, searched_words
 from reges_index.dialogue.text import Text, phrase_key, phrase_words
 from reges_index.dialogue.titles import Mention, TitleIndex
 from reges_index.errors import InputError
-from reges_index.fusion.neighbours import BoundNeighbours, Neighbours
-from reges_index.fusion.statistics import BoundStatistics, ItemStatistics
+from reges_index.fusion.statistics import BoundNeighbours, BoundStatistics, ItemStatistics, Neighbours
 
 __all__ = [
     "BM25",

@@ -21,8 +21,7 @@ from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.errors import ModelError, ModelNotFoundError
 from reges_index.files import write_files
 from reges_index.fusion.features import FEATURES
-from reges_index.fusion.neighbours import Neighbours
-from reges_index.fusion.statistics import ItemStatistics
+from reges_index.fusion.statistics import ItemStatistics, Neighbours
 
 __all__ = ["FORMAT", "FusionModel"]
 

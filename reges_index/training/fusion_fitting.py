@@ -16,8 +16,7 @@ from reges_index.dialogue import Turn
 from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES, CatalogSources, DialogueState, QueryVectors
 from reges_index.fusion.model import FusionModel
-from reges_index.fusion.neighbours import Neighbours, shares_of
-from reges_index.fusion.statistics import ItemStatistics, Observation
+from reges_index.fusion.statistics import ItemStatistics, Neighbours, Observation, shares_of
 
 __all__ = [
     "SPLICED",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reges_index.catalog import Item
-from reges_index.fusion.neighbours import Neighbours, shares_of
+from reges_index.fusion.statistics import Neighbours, shares_of
 
 from .films import FILMS
 
