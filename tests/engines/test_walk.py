@@ -8,7 +8,7 @@ import reges_index
 from reges_index import ItemCatalog, ReGeSQueryEngine, demo_catalog
 
 PACKAGE = Path(reges_index.__file__).parent
-MOST = 20
+MOST = 18
 
 
 def files_entered(work):
