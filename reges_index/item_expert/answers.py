@@ -100,24 +100,18 @@ def match_answer(answer: str, labels: Sequence[str]) -> int | None:
     labels
         The candidates' names as the prompt showed them.
     """
-    for text in dict.fromkeys((answer, read_text(answer).text)):
-        line = _first_line(text)
+    said = read_text(answer).text
+    for line in map(_first_line, (answer, said)):
         if line in labels:  # also titles without any letter, which have no normal form
             return labels.index(line)
-    said = read_text(answer).text
     for value in _json_values(said):
         for name in _names_of(value):
             if (pick := _by_name(name, labels)) is not None or (pick := _numbered(name, labels)) is not None:
                 return pick
         return None
-    pick = _by_name(_first_line(said), labels)
-    if pick is not None:
-        return pick
-    pick = _begun_with(_first_line(said), labels)
-    if pick is None:
-        pick = _numbered(_first_line(said), labels)
-    if pick is not None:
-        return pick
+    for read in (_by_name, _begun_with, _numbered):
+        if (pick := read(_first_line(said), labels)) is not None:
+            return pick
     # As it is written first: "it" in "Heat, it is tense" does not name the film "It".
     for text in dict.fromkeys((_REASONS.split(said)[0], said)):
         for form in (_written, normalise):
@@ -203,10 +197,9 @@ def _in_line(line: str, labels: Sequence[str]) -> list[int | None]:
         return [pick]
     if numbered is not None:
         rest = numbered[2].strip()
-        if (pick := _by_name(rest, labels)) is None:
-            pick = _begun_with(rest, labels)
-        if pick is not None:
-            return [pick]
+        for read in (_by_name, _begun_with):
+            if (pick := read(rest, labels)) is not None:
+                return [pick]
         inner = re.fullmatch(r"\W*(?:candidate\W*)?(\d{1,4})\W*(?:\(.*\))?\W*", rest, re.IGNORECASE)
         if inner is not None:
             return [_by_number(inner[1], len(labels))]

@@ -304,7 +304,8 @@ def letters(backend: ApiBackend, asked: LLM, min_mass: float, question: Question
         probabilities are noise (a model that thinks first begins with ``<think>``), and this is no choice.
     """
     prompt = yield from question.prompt("select")
-    llm, messages = asked, lettered(prompt)
+    llm: Any = asked
+    messages = lettered(prompt)
     if backend.llm.metadata.is_chat_model:
         step = Do(lambda: llm.chat(messages), lambda: chat_in_loop(llm, messages))
     else:  # not chat(), which for models without a chat endpoint loses the logprobs on the way

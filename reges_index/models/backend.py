@@ -12,7 +12,7 @@ from inspect import getattr_static
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.llm import LLMChatEndEvent, LLMChatStartEvent
 from llama_index.core.llms.custom import CustomLLM
@@ -86,6 +86,10 @@ class Backend(ABC):
 
     Attributes
     ----------
+    name
+        Of the model.
+    context_window
+        Most tokens that prompt and answer may have together.
     adapter
         Name of the LoRA adapter in use; None for the bare model.
     measure
@@ -94,6 +98,8 @@ class Backend(ABC):
         What the adapter says of itself; None without an adapter, and for a plain PEFT adapter.
     """
 
+    name: str
+    context_window: int
     adapter: str | None = None
     measure: TextMeasure
     manifest: AdapterManifest | None = None
@@ -123,16 +129,6 @@ class Backend(ABC):
         """
         if self.manifest is not None and self.manifest.prompt_hash != prompt_hash:
             self.manifest.check_use(role=role, prompt_hash=prompt_hash, called=f"adapter {self.adapter!r}")
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Name of the model."""
-
-    @property
-    @abstractmethod
-    def context_window(self) -> int:
-        """Most tokens that prompt and answer may have together."""
 
     @abstractmethod
     def written(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> Work[list[list[str]]]:
@@ -169,21 +165,12 @@ class LocalBackend(Backend):
         callbacks: CallbackManager | None = None,
     ) -> None:
         self.lm = lm
+        self.name, self.context_window = lm.name, lm.context_window
         self.adapter = adapter
         self._callbacks = callbacks
         # As the model will read it: text that imitates a special token takes many tokens, not one.
         self.measure = HFMeasure(lm.tokenizer, prepare=ChatFrame(lm.tokenizer).break_up)
         self.manifest = manifest or (lm.manifest(adapter) if adapter is not None else None)
-
-    @property
-    def name(self) -> str:
-        """Name of the base model."""
-        return self.lm.name
-
-    @property
-    def context_window(self) -> int:
-        """Most tokens of prompt and answer."""
-        return self.lm.context_window
 
     def written(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> Work[list[list[str]]]:
         """Return the answers to each prompt, decoded in batches."""
@@ -220,13 +207,12 @@ class LocalBackend(Backend):
         """Return the score of each choice, see `LocalLM.score`, and tell the callbacks of the best one."""
         scores = self.lm.score(prompt, choices, adapter=self.adapter, answer_start=start)
         if self._callbacks is not None and self._callbacks.handlers:
+            from reges_index.models.generation import Generation
+            from reges_index.models.llm import chat_response
+
             best = max(range(len(choices)), key=lambda index: scores[index].logprob)
-            counts = {
-                "prompt_tokens": len(self.lm.encode(prompt)),
-                "completion_tokens": scores[best].num_tokens,
-            }
-            message = ChatMessage(role=MessageRole.ASSISTANT, content=choices[best])
-            self.tell(prompt, ChatResponse(message=message, raw={"usage": counts}, additional_kwargs=counts))
+            read, written = len(self.lm.encode(prompt)), scores[best].num_tokens
+            self.tell(prompt, chat_response(Generation(choices[best], read, written, "stop")))
         return scores
 
 
@@ -271,22 +257,13 @@ class ApiBackend(Backend):
         self.offers = offers_of(llm)
         self.measure = default_measure()
         try:
-            llm.metadata  # noqa: B018  # a property that looks the model's name up
+            metadata = llm.metadata  # a property that looks the model's name up
         except ValueError as error:
             raise ConfigError(
                 f"{type(llm).__name__} does not know this model: {str(error)[:160]}",
                 hint="for models of other servers take OpenAILike, which is told what the model can do",
             ) from error
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return str(self.llm.metadata.model_name)
-
-    @property
-    def context_window(self) -> int:
-        """Most tokens of prompt and answer, as the LLM's metadata say."""
-        return int(self.llm.metadata.context_window)
+        self.name, self.context_window = str(metadata.model_name), int(metadata.context_window)
 
     def written(self, prompts: Sequence[Sequence[ChatMessage]], **options: Any) -> Work[list[list[str]]]:
         """Return the answers to each prompt: in an event loop all requests are under way at once."""

@@ -76,8 +76,9 @@ class LocalLM:
     def __init__(self, model: Any, tokenizer: Any, *, name: str | None = None) -> None:
         given = model if isinstance(model, PeftModel) else None
         base = model if given is None else given.get_base_model()
-        self._model = base.eval()
-        self._tokenizer = tokenizer
+        self.model = base.eval()
+        """The Hugging Face model; its adapters are switched off whenever no method runs."""
+        self.tokenizer = tokenizer
         self.name = name or str(getattr(base, "name_or_path", "") or type(base).__name__)
         self._frame = ChatFrame(tokenizer, base.generation_config.eos_token_id)
         self._switch = AdapterSwitch(base, given)
@@ -92,7 +93,7 @@ class LocalLM:
             )
 
     def __repr__(self) -> str:
-        where = f"{self._model.dtype}, {self._model.device}"
+        where = f"{self.model.dtype}, {self.model.device}"
         return f"LocalLM({self.name!r}, adapters={list(self.adapters)}, {where})"
 
     @classmethod
@@ -158,16 +159,6 @@ class LocalLM:
     # -- what it is, and texts as the tokens that it reads ---------------------------------------------
 
     @property
-    def model(self) -> Any:
-        """The Hugging Face model; its adapters are switched off whenever no method runs."""
-        return self._model
-
-    @property
-    def tokenizer(self) -> Any:
-        """The Hugging Face tokenizer."""
-        return self._tokenizer
-
-    @property
     def has_chat_template(self) -> bool:
         """Whether the tokenizer brings a chat template."""
         return self._frame.has_template
@@ -186,10 +177,10 @@ class LocalLM:
     @cached_property
     def context_window(self) -> int:
         """Tokens that prompt and answer may have together."""
-        config = self._model.config.get_text_config()
+        config = self.model.config.get_text_config()
         limits = [getattr(config, "max_position_embeddings", None), getattr(config, "n_positions", None)]
         # Tokenizers without a limit say 10^30.
-        limits.append(getattr(self._tokenizer, "model_max_length", None))
+        limits.append(getattr(self.tokenizer, "model_max_length", None))
         known = [int(limit) for limit in limits if limit and limit < 10**8]
         if not known:
             raise ModelError(
@@ -205,10 +196,10 @@ class LocalLM:
         Not of the weights: the same base de-quantized from a GGUF and downloaded from the hub must agree, and
         do up to rounding.
         """
-        text = self._model.config.get_text_config()
+        text = self.model.config.get_text_config()
         fixed = {field: getattr(text, field, None) for field in _BASE_FIELDS}
         digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
-        vocabulary = sorted(self._tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))
+        vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))
         digest.update(json.dumps(vocabulary).encode())
         return digest.hexdigest()
 
@@ -429,7 +420,7 @@ num_return_sequences, seed
         self.check_known(adapter)
         encoded = [self._encode_within(prompt, max_new_tokens) for prompt in prompts]
         return generate_all(
-            self._model, self._frame, encoded, options,
+            self.model, self._frame, encoded, options,
             batch_size=batch_size, hold=lambda: self._using(adapter),
         )  # fmt: skip
 
@@ -455,7 +446,7 @@ num_return_sequences, seed
         parsed = GenerationOptions.of(**options)
         ids = self._encode_within(prompt, parsed.max_new_tokens)
         self.check_known(adapter)
-        return TextStream(self._model, self._frame, ids, parsed, lambda: self._using(adapter))
+        return TextStream(self.model, self._frame, ids, parsed, lambda: self._using(adapter))
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None, answer_start: str = ""
@@ -483,7 +474,7 @@ num_return_sequences, seed
         ids, answers = self._encode_choices(prompt, choices, answer_start)
         with self._using(adapter), torch.inference_mode():
             score = score_separately if self._no_tree else score_tree
-            return score(self._model, ids, answers)
+            return score(self.model, ids, answers)
 
     def choose(self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None) -> int:
         """Write the answer greedily, limited to the choices, and return which one it was.
@@ -494,7 +485,7 @@ num_return_sequences, seed
         self.check_known(adapter)
         ids, answers = self._encode_choices(prompt, choices)
         with self._using(adapter), torch.inference_mode():
-            return choose_greedily(self._model, ids, answers, cached=not self._no_tree)
+            return choose_greedily(self.model, ids, answers, cached=not self._no_tree)
 
     # -- the same without blocking an event loop -------------------------------------------------------
 
