@@ -75,6 +75,13 @@ class ReGeSSynthesizer(BaseSynthesizer):
     sentence_prompt
         Template with the slots ``{conversation_history}`` and ``{item}``; also by ``update_prompts``.
 
+    Attributes
+    ----------
+    backend
+        The model that writes the sentence; None where the title is all.
+    empty_response
+        The answer when there is nothing to recommend.
+
     Notes
     -----
     ``response.metadata`` has ``item_id``, ``title``, ``probability``, ``query`` (the refined one, where
@@ -97,32 +104,22 @@ class ReGeSSynthesizer(BaseSynthesizer):
         # Not super().__init__(): it resolves Settings.llm, which reaches for OpenAI, and titles need no LLM.
         prompt = PromptTemplate(sentence_prompt) if isinstance(sentence_prompt, str) else sentence_prompt
         self._settings = AnswerSettings(style=style, streaming=streaming, on_error=on_error)
-        self._backend: Backend | None = (
+        self.backend: Backend | None = (
             resolve_backend(llm, role="synthesizer") if style == "sentence" else None
         )
         self._callback_manager = callback_manager or CallbackManager([])
         self._streaming = streaming
-        self._empty_response = empty_response
+        self.empty_response = empty_response
         self._sentence_prompt = prompt or DEFAULT_SENTENCE_TMPL
-
-    @property
-    def backend(self) -> Backend | None:
-        """The model that writes the sentence; None where the title is all."""
-        return self._backend
 
     @property
     def settings(self) -> AnswerSettings:
         """The options in force as plain values, with the prompt as it is now."""
-        text, empty = self._sentence_prompt.template, self._empty_response
+        text, empty = self._sentence_prompt.template, self.empty_response
         return self._settings.override(
             sentence_prompt=None if text == DEFAULT_SENTENCE_TMPL.template else text,
             empty_response=None if empty == NOTHING_TO_RECOMMEND else empty,
         )
-
-    @property
-    def empty_response(self) -> str:
-        """The answer when there is nothing to recommend."""
-        return self._empty_response
 
     @property
     def callback_manager(self) -> CallbackManager:
@@ -147,7 +144,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
 
     def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:  # noqa: ARG002
         """Return the first line of the first chunk, which is its item's title."""
-        return text_chunks[0].splitlines()[0] if text_chunks and text_chunks[0] else self._empty_response
+        return text_chunks[0].splitlines()[0] if text_chunks and text_chunks[0] else self.empty_response
 
     async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
         """Return the first line of the first chunk."""
@@ -199,9 +196,9 @@ class ReGeSSynthesizer(BaseSynthesizer):
         payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
         with self._callback_manager.event(CBEventType.SYNTHESIZE, payload=payload) as event:
             metadata = response_metadata(bundle, nodes)
-            text = one_line(Item.from_node(nodes[0].node).title) if nodes else self._empty_response
-            if nodes and self._backend is not None:
-                reason, report = yield from self._sentence(self._backend, bundle, nodes[0])
+            text = one_line(Item.from_node(nodes[0].node).title) if nodes else self.empty_response
+            if nodes and self.backend is not None:
+                reason, report = yield from self._sentence(self.backend, bundle, nodes[0])
                 metadata["report"] = {**metadata["report"], "answer": report}
                 if reason is not None:
                     title = answer_title(Item.from_node(nodes[0].node))
