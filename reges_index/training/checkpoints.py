@@ -6,9 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,86 +15,14 @@ from safetensors.torch import load_file, save_file
 from reges_index.errors import TrainingError
 from reges_index.files import unwritable, whole_folder
 
-__all__ = [
-    "Checkpoint",
-    "RunState",
-    "latest_checkpoint",
-    "read_checkpoint",
-    "set_checkpoints_aside",
-    "write_checkpoint",
-]
+__all__ = ["RunState", "latest_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
 _PREFIX = "checkpoint-"
 _STATE = "state.json"
 _TENSORS = "tensors.safetensors"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Everything that a run needs to go on as if it had never stopped.
-
-    Attributes
-    ----------
-    step
-        Optimizer steps done.
-    tensors
-        Adapter weights, optimizer moments and the random state, by name.
-    state
-        JSON: losses so far, tokens, seconds, the hash of data and settings.
-    """
-
-    step: int
-    tensors: Mapping[str, torch.Tensor]
-    state: Mapping[str, Any] = field(default_factory=dict)
-
-
-def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
-    """Write a checkpoint into a run's folder and delete all but it and the newest others, ``keep`` in all.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written; older checkpoints are kept.
-    """
-    target = folder / f"{_PREFIX}{checkpoint.step}"
-    with whole_folder(target) as work:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-        try:
-            save_file(tensors, work / _TENSORS)
-        except SafetensorError as error:  # what it says of a full disk
-            raise OSError(str(error)) from error
-        text = json.dumps({"step": checkpoint.step, **checkpoint.state})
-        (work / _STATE).write_text(text, encoding="utf-8")
-    # Not by number alone: the one just written may be lower than what another run has left here.
-    others = [path for path in _found(folder) if path != target]
-    for old in others[: max(0, len(others) - (keep - 1))]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
-
-
-def set_checkpoints_aside(folder: Path) -> None:
-    """Move the checkpoints of a run's folder to ``set-aside-N`` in it, for a run that begins anew there.
-
-    Left where they are they would be taken for its own: higher numbers count as newer.
-
-    Raises
-    ------
-    StorageError
-        If they cannot be moved.
-    """
-    number = 1
-    while (place := folder / f"set-aside-{number}").exists():
-        number += 1
-    try:
-        place.mkdir()
-        for path in _found(folder):
-            path.replace(place / path.name)
-    except OSError as error:
-        hint = f"delete the checkpoints in {folder}, or name another folder"
-        raise unwritable(place, error, hint) from error
-    logger.warning("other data or settings: begun anew, the checkpoints of the run before are in %s", place)
+_KEPT = 2
 
 
 def _found(folder: Path) -> list[Path]:
@@ -110,22 +36,19 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Raises
-    ------
-    TrainingError
-        If it is damaged (by something else than this package, which writes whole folders only).
-    """
+def _set_aside(folder: Path) -> None:
+    """Move the checkpoints of another run away: left there, higher numbers would count as newer."""
+    number = 1
+    while (place := folder / f"set-aside-{number}").exists():
+        number += 1
     try:
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        return Checkpoint(int(state.pop("step")), load_file(path / _TENSORS), state)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise TrainingError(
-            f"{path} is no checkpoint that can be read: {error}",
-            hint="delete that folder; the run goes on from the one before it, or from the start",
-        ) from error
+        place.mkdir()
+        for path in _found(folder):
+            path.replace(place / path.name)
+    except OSError as error:
+        hint = f"delete the checkpoints in {folder}, or name another folder"
+        raise unwritable(place, error, hint) from error
+    logger.warning("other data or settings: begun anew, the checkpoints of the run before are in %s", place)
 
 
 class RunState:
@@ -178,19 +101,28 @@ class RunState:
         Raises
         ------
         TrainingError
-            If it is damaged.
+            If it is damaged (by something else than this package, which writes whole folders only).
+        StorageError
+            If it is of another run and cannot be moved.
         """
         path = latest_checkpoint(self.folder)
         if path is None:
             return
-        checkpoint = read_checkpoint(path)
-        if checkpoint.state.get("run_hash") != self._run_hash:
-            set_checkpoints_aside(self.folder)
+        try:
+            kept = json.loads((path / _STATE).read_text(encoding="utf-8"))
+            tensors = load_file(path / _TENSORS)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise TrainingError(
+                f"{path} is no checkpoint that can be read: {error}",
+                hint="delete that folder; the run goes on from the one before it, or from the start",
+            ) from error
+        if kept.get("run_hash") != self._run_hash:
+            _set_aside(self.folder)
             return
         place = {name: number for number, name in enumerate(self.parameters)}
         moments: dict[int, dict[str, torch.Tensor]] = {number: {} for number in place.values()}
         with torch.no_grad():
-            for key, tensor in checkpoint.tensors.items():
+            for key, tensor in tensors.items():
                 kind, _, name = key.partition("/")
                 if kind == "weight":
                     self.parameters[name].copy_(tensor)
@@ -198,23 +130,32 @@ class RunState:
                     moments[place[name]][kind] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        torch.set_rng_state(checkpoint.tensors["rng"])
-        self.losses = [float(loss) for loss in checkpoint.state["losses"]]
-        self.tokens, self.seconds = checkpoint.state["tokens"], checkpoint.state["seconds"]
+        torch.set_rng_state(tensors["rng"])
+        self.losses, self.tokens, self.seconds = kept["losses"], kept["tokens"], kept["seconds"]
         logger.info("resumed %s behind step %d", path, self.step)
 
     def save(self) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint, and delete all but it and the one before.
 
         Raises
         ------
         StorageError
-            If it cannot be written.
+            If it cannot be written; older checkpoints are kept.
         """
         tensors: dict[str, torch.Tensor] = {"rng": torch.get_rng_state()}
         for name, parameter in self.parameters.items():
             tensors[f"weight/{name}"] = parameter
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"{key}/{name}"] = value
-        state = {"losses": self.losses, "tokens": self.tokens, "seconds": self.seconds}
-        write_checkpoint(self.folder, Checkpoint(self.step, tensors, {"run_hash": self._run_hash, **state}))
+        kept = {"losses": self.losses, "tokens": self.tokens, "seconds": self.seconds}
+        target = self.folder / f"{_PREFIX}{self.step}"
+        with whole_folder(target) as work:
+            try:
+                whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                save_file(whole, work / _TENSORS)
+            except SafetensorError as error:  # what it says of a full disk
+                raise OSError(str(error)) from error
+            text = json.dumps({"run_hash": self._run_hash, **kept})
+            (work / _STATE).write_text(text, encoding="utf-8")
+        for old in [path for path in _found(self.folder) if path != target][: 1 - _KEPT]:
+            shutil.rmtree(old, ignore_errors=True)

@@ -17,9 +17,9 @@ class ExpertTraining(BaseModel):
 
     Attributes
     ----------
-    lora_r, lora_alpha, lora_targets, lora_dropout
+    lora_r, lora_alpha, lora_targets
         Paper, section 3.3: "rank r = 8 and scaling factor alpha = 32, applied only to the query and value
-        projection matrices". It names no dropout.
+        projection matrices".
     learning_rate
         Section 3.3: 1e-4 for 2B and 8B models; for 27B 2e-5 (LLM_QR) and 5e-5 (LLM_G). With AdamW. A model
         of 135M needs ten times as much (``finetune/RESULTS.md``).
@@ -28,8 +28,8 @@ class ExpertTraining(BaseModel):
     scheduler
         What follows the warm-up. The paper does not say; "linear" (to zero) is what Hugging Face's trainer
         does by default.
-    weight_decay, max_grad_norm
-        Not in the paper: no decay, and the trainer's usual clipping.
+    max_grad_norm
+        Not in the paper: the usual clipping.
     epochs
         Section 3.3: one.
     batch_size
@@ -85,11 +85,9 @@ class ExpertTraining(BaseModel):
     lora_r: int = Field(default=8, ge=1)
     lora_alpha: int = Field(default=32, ge=1)
     lora_targets: tuple[str, ...] = Field(default=("q_proj", "v_proj"), min_length=1)
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     warmup: float = Field(default=0.1, ge=0, le=1)
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: float = Field(default=0.0, ge=0)
+    scheduler: Literal["linear", "cosine"] = "linear"
     max_grad_norm: float = Field(default=1.0, gt=0)
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=2, ge=1)

@@ -259,7 +259,7 @@ def train_expert(
         if start is not None:
             go_on_from(model, start)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(trained.values(), weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(trained.values(), weight_decay=0.0)
         state = RunState(trained, optimizer, out_dir.with_name(out_dir.name + ".run"), run_hash)
         if team.leads:
             state.resume()

@@ -192,8 +192,8 @@ def _learning_rate(settings: ExpertTraining, step: int, steps: int) -> float:
     if step < rise:
         return settings.learning_rate * step / rise
     done = (step - rise) / max(1, steps - rise)
-    fall = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-    return settings.learning_rate * fall[settings.scheduler]
+    fall = 1 - done if settings.scheduler == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return settings.learning_rate * fall
 
 
 def _warn_of_idle_processes(plan: Sequence[PlannedStep], team: Team) -> None:

@@ -48,7 +48,6 @@ def fresh_lora(lm: LocalLM, settings: ExpertTraining) -> Iterator[Any]:
     config = LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
         target_modules=list(settings.lora_targets),
         task_type="CAUSAL_LM",
         base_model_name_or_path=lm.name,

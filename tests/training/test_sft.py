@@ -16,13 +16,7 @@ from reges_index.models.adapters import load_manifest
 from reges_index.query_expert.prompt import build_query_prompt, query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.batches import merge_prefixes, pad_right, plan_epoch
-from reges_index.training.checkpoints import (
-    Checkpoint,
-    RunState,
-    latest_checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-)
+from reges_index.training.checkpoints import RunState, latest_checkpoint
 from reges_index.training.config import ExpertTraining
 from reges_index.training.examples import query_examples, selection_examples
 from reges_index.training.experts import train_expert, train_item_expert, train_query_expert
@@ -204,11 +198,21 @@ def test_other_settings_begin_anew_and_a_longer_run_goes_on(tmp_path, monkeypatc
     assert went_on.losses == pytest.approx(whole.losses, rel=1e-6)
 
 
-def test_a_checkpoint_just_written_is_never_the_one_deleted(tmp_path):
-    for step in (400, 500, 50, 60):
-        write_checkpoint(tmp_path, Checkpoint(step, {"x": torch.zeros(1)}))
-        assert (tmp_path / f"checkpoint-{step}").is_dir()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-500", "checkpoint-60"]
+def test_the_two_newest_checkpoints_are_kept(tmp_path):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    for count in (40, 50, 60):
+        state = RunState({"x": weight}, torch.optim.AdamW([weight]), tmp_path, "run")
+        state.losses = [1.0] * count
+        state.save()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-50", "checkpoint-60"]
+    with torch.no_grad():
+        weight.fill_(7)
+    again = RunState({"x": weight}, torch.optim.AdamW([weight]), tmp_path, "run")
+    again.resume()
+    assert (again.step, float(weight)) == (60, 0)
+    (tmp_path / "checkpoint-60" / "state.json").write_text("{half")
+    with pytest.raises(TrainingError, match="checkpoint-60 is no checkpoint that can be read"):
+        again.resume()
 
 
 def weights_of_nan(state):
@@ -240,7 +244,7 @@ def test_a_step_that_is_no_number_stops_before_it_is_taken_and_keeps_the_checkpo
         train_expert(lambda _: examples(), lm, options, tmp_path / "a", **FIELDS)
     newest = latest_checkpoint(tmp_path / "a.run")
     assert newest.name == "checkpoint-4"
-    kept = read_checkpoint(newest).tensors
+    kept = load_file(newest / "tensors.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in kept.values())
     now = seen.pop("now")
     assert all(torch.equal(p.nan_to_num(7), seen[name].nan_to_num(7)) for name, p in now.items())
