@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from reges_index.errors import InputError
-from reges_index.files import whole_folder
+from reges_index.files import read_json, whole_folder
 from reges_index.models.adapters import (
     WEIGHTS_FILE,
     AdapterManifest,
@@ -65,7 +64,6 @@ def publish_adapter(
     *,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     results: Sequence[str | Path] = (),
-    inference: Mapping[str, Any] | None = None,
 ) -> AdapterManifest:
     """Copy an adapter with its weights in ``dtype`` and its dev results in manifest and model card.
 
@@ -80,9 +78,6 @@ def publish_adapter(
         that has it.
     results
         JSON files that ``reges evaluate --experiment`` wrote **with this adapter** (checked).
-    inference
-        Budgets and decoding to recommend in place of what training noted, such as those that did best on
-        the development sets; keys that are not named stay.
 
     Returns
     -------
@@ -107,7 +102,6 @@ def publish_adapter(
     made = manifest.model_copy(
         update={
             "training": {**manifest.training, "weights": f"trained in fp32, stored in {dtype}"},
-            "inference": {**manifest.inference, **(inference or {})},
             "dev_results": {**manifest.dev_results, **found},
         }
     )
@@ -142,9 +136,8 @@ def experiment_results(path: str | Path, *, adapter: str | Path) -> dict[str, An
     InputError
         If the file is no such JSON, or the experiment ran without this adapter.
     """
-    path = Path(path)
+    result = read_json(path)
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
         about, name = result["about"], result["experiment"]
         used, turns = about["adapter_files"], about["data"]["files"]["conversations"]["path"]
         command = about["provenance"]["command"]
@@ -156,9 +149,7 @@ def experiment_results(path: str | Path, *, adapter: str | Path) -> dict[str, An
             }
             for row in result["rows"]
         }
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(
             f"{path} holds no results of an experiment: {error!r}",
             hint="name a file that `reges evaluate --experiment` wrote, such as table4.json",

@@ -144,16 +144,6 @@ def test_contradicting_or_missing_input(folder, tmp_path):
         call("query-expert", *data[:2], "--pseudo-queries", tmp_path / "x", "--out", tmp_path / "q")
 
 
-def test_negatives_are_not_continued_with_another_catalog(folder, tmp_path):
-    mine = ["negatives", "--conversations", folder / "turns.jsonl", "--queries", folder / "pq.jsonl"]
-    mine += ["--top-k", 3, "--out", tmp_path / "n.jsonl", "--json"]
-    assert json.loads(call(*mine, "--catalog", folder / "items.jsonl"))["written"] == 6
-    changed = [item.model_dump(mode="json") | {"abstract": "None."} for item in items().values()]
-    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
-    with pytest.raises(InputError, match="catalog was"):
-        call(*mine, "--catalog", tmp_path / "other.jsonl")
-
-
 def test_turns_without_an_answer_end_with_the_models_exit_code(folder, tmp_path):
     data = ["--conversations", folder / "turns.jsonl", "--catalog", folder / "items.jsonl"]
 

@@ -150,27 +150,6 @@ def test_a_dead_server_ends_the_run_and_keeps_what_is_there(tmp_path):
     assert len(read_notes(out, "query")) == 3
 
 
-def test_what_one_teacher_left_out_is_asked_of_the_next(tmp_path):
-    out, left_out = tmp_path / "pq.jsonl", tmp_path / "pq.jsonl.left-out.jsonl"
-
-    def leaks(prompt, number):
-        return Reply("Something like Up (2009)") if "of kind 1" in prompt else query_for(prompt, number)
-
-    with chat_server(leaks) as server:
-        report = write_notes(turns(2), items(), client(server.url), out, settings=FAST)
-    assert (report.written, report.left_out) == (1, {"naming a target twice": ["t1"]})
-    with chat_server(query_for) as server:
-        other = client(server.url)
-        other.model = "another teacher"
-        with pytest.raises(InputError) as caught:
-            write_notes(turns(2), items(), other, out, settings=FAST)
-        assert "pq.jsonl.*" in caught.value.hint
-        for file in (out, left_out, tmp_path / "pq.jsonl.run.json"):
-            file.unlink()
-        report = write_notes(turns(2), items(), other, out, settings=FAST)
-    assert (report.written, report.already, report.requests) == (2, 0, 2)
-
-
 def test_leaks_are_asked_for_once_more_with_a_reminder_then_left_out(tmp_path):
     out = tmp_path / "pq.jsonl"
     three = [
@@ -327,21 +306,6 @@ def test_an_empty_or_missing_file(tmp_path):
         read_notes(tmp_path / "pq.jsonl", "query")
     with pytest.raises(InputError, match="no such file"):
         read_notes(tmp_path / "nowhere.jsonl", "query")
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize(("corpus", "count"), [("inspired", 1439), ("redial", 1938)])
-def test_the_shared_files_are_taken_as_they_are(corpus, count):
-    from .test_leaks import SHARED
-
-    if not SHARED.is_dir():
-        pytest.skip("../shared is not here")
-    from reges_index.dialogue import read_turns
-
-    found = read_notes(
-        SHARED / corpus / "pseudo_queries.jsonl", "query", turns=read_turns(SHARED / corpus / "train.jsonl")
-    )
-    assert len(found) == count
 
 
 class TestNames:

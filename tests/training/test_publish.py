@@ -68,7 +68,7 @@ def test_half_the_size_and_the_same_weights_to_bf16(adapter, tmp_path):
 
 def test_results_of_this_adapter_go_into_manifest_and_card_in_place(adapter, tmp_path):
     target = tmp_path / "out"
-    publish_adapter(adapter, target, inference={"max_history_tokens": 99})
+    publish_adapter(adapter, target)
     mine = {"item-expert": content_hash(target / WEIGHTS)}
     file = experiment(tmp_path, adapter_files=mine)
     done = CliRunner().invoke(
@@ -76,7 +76,6 @@ def test_results_of_this_adapter_go_into_manifest_and_card_in_place(adapter, tmp
     )
     assert done.exit_code == 0, done.output
     manifest = load_manifest(target)
-    assert manifest.inference["max_history_tokens"] == 99
     assert manifest.dev_results == {
         "table4, inspired/dev.jsonl": {
             "command": "reges evaluate x",
@@ -99,7 +98,7 @@ def test_results_of_another_adapter_are_refused_and_nothing_is_written(adapter, 
     file.write_text('{"rows": []}')
     with pytest.raises(InputError, match="holds no results"):
         experiment_results(file, adapter=adapter)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         experiment_results(tmp_path / "gone.json", adapter=adapter)
 
 

@@ -17,7 +17,6 @@ from reges_index.query_expert.prompt import build_query_prompt, query_prompt_has
 from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.batches import merge_prefixes, pad_right, plan_epoch
 from reges_index.training.checkpoints import RunState, latest_checkpoint
-from reges_index.training.config import ExpertTraining
 from reges_index.training.examples import query_examples, selection_examples
 from reges_index.training.experts import train_expert, train_item_expert, train_query_expert
 from reges_index.training.loop import answer_loss
@@ -51,13 +50,6 @@ def kill(state):
 
 def examples(lm=None, **changes):
     return query_examples(data(), lm or tiny_lm(), settings(**changes))[0]
-
-
-def test_defaults_are_the_papers():
-    paper = ExpertTraining()
-    assert (paper.lora_r, paper.lora_alpha, paper.lora_targets) == (8, 32, ("q_proj", "v_proj"))
-    assert (paper.learning_rate, paper.warmup, paper.epochs, paper.batch_size) == (1e-4, 0.1, 1, 2)
-    assert paper.max_tokens == 4096
 
 
 # -- batches -------------------------------------------------------------------------------------------
