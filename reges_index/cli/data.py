@@ -118,16 +118,16 @@ def results(
     as_json: AsJson = False,
 ) -> None:
     """Write the results of a README from finished reports and experiments."""
-    from reges_index.evaluation.results_table import write_results
+    from reges_index.evaluation.result import write_results
     from reges_index.evaluation.settings import named_file, named_files
 
-    folders = named_files(reports or ())
-    found = [named_file(option) for option in experiments or ()]
-    if not folders and not found:
+    named_files(reports or ())  # no two of the same name
+    found = [named_file(option) for option in (*(reports or ()), *(experiments or ()))]
+    if not found:
         raise ConfigError("there is nothing to write", hint="name a report, or an experiment's JSON file")
-    made = write_results(into, folders, found)
+    made = write_results(into, found)
     if as_json:
-        print_json({"into": str(into), "reports": folders, "experiments": found, "markdown": made})
+        print_json({"into": str(into), "results": found, "markdown": made})
     else:
-        written = dict.fromkeys([*folders, *(f"{name} ({Path(file).stem})" for name, file in found)])
+        written = dict.fromkeys(f"{name} ({Path(place).stem})" for name, place in found)
         console.print(f"{into}: results of {', '.join(written)} written", markup=False)

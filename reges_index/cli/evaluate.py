@@ -20,7 +20,7 @@ from reges_index.evaluation.settings import JOBS, EvaluationSettings, named_file
 from reges_index.files import read_yaml
 
 if TYPE_CHECKING:
-    from reges_index.evaluation.protocol import ProtocolName
+    from reges_index.evaluation.metrics import ProtocolName
     from reges_index.evaluation.scoring import Evaluation
 
 __all__ = ["data_app", "evaluate"]
@@ -30,7 +30,6 @@ _SINGULAR = {
     "experiments": "experiment",
     "rows": "rows",
     "more_encoders": "more-encoder",
-    "candidate_counts": "candidate-count",
 }
 """Options that may be repeated, by what one of them is called."""
 _SHOWN = {
@@ -74,10 +73,6 @@ def evaluate(
     show_errors: Annotated[
         int, typer.Option("--show-errors", min=0, help="Print N turns that the first system got wrong.")
     ] = 0,
-    compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option("--compare", metavar="REPORT REPORT", help="Test two finished reports on each other."),
-    ] = None,
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
@@ -87,13 +82,6 @@ def evaluate(
     tables and figures, or the tables over other domains, are made instead.
     """
     given = {name: value for name, value in options.items() if value not in (None, [])}
-    # These stand in no YAML file.
-    alone = {"config": config, "show_errors": show_errors or None}
-    alone = {name: value for name, value in alone.items() if value is not None}
-    if compare is not None:
-        _refuse({**given, **alone}, JOBS["compare"], "with --compare, which reads finished reports")
-        _compare(compare, given, as_json=as_json)
-        return
     if config is not None:
         given = {**read_yaml(config), **given}
     wanted = given.get("experiments", [])
@@ -116,7 +104,13 @@ def evaluate(
     _refuse(given, JOBS[job], f"with --experiment {by_itself[0]}" if by_itself else "with --experiment")
     settings = EvaluationSettings.parse({**given, "experiments": names})
     if by_itself:
-        _run_domains(job, settings, as_json=as_json)
+        from reges_index.evaluation.experiments.domains import run_domains
+
+        made = run_domains(job, settings)
+        if as_json:
+            print_json(made)
+        else:
+            _print_experiments({job: made}, str(settings.out))
     else:
         _run_experiments(settings, as_json=as_json)
 
@@ -141,20 +135,6 @@ def _refuse(given: Collection[str], known: Collection[str], when: str) -> None:
     stray = next((name for name in given if name not in known), None)
     if stray is not None:
         raise ConfigError(f"{stray} means nothing {when}", hint="leave it out, or see reges evaluate --help")
-
-
-def _run_domains(name: str, settings: EvaluationSettings, *, as_json: bool) -> None:
-    from reges_index.evaluation.experiments.domains import build_domain_lab, domains_table, topic_change
-    from reges_index.evaluation.experiments.result import write_result
-
-    lab, old = build_domain_lab(name, settings)
-    rows = settings.rows or None
-    result = topic_change(lab, old, rows) if old is not None else domains_table(lab, rows)[0]
-    made = write_result(result, lab.folder, lab.about())
-    if as_json:
-        print_json(made)
-    else:
-        _print_experiments({name: made}, str(lab.folder))
 
 
 def _run_experiments(settings: EvaluationSettings, *, as_json: bool) -> None:
@@ -195,19 +175,19 @@ def _print_experiments(done: dict[str, Any], out: str) -> None:
 
 
 def _score(settings: EvaluationSettings, *, show_errors: int, as_json: bool) -> None:
-    from reges_index.evaluation.report import run_evaluation
-    from reges_index.evaluation.summary import summarize
+    from reges_index.evaluation.baselines import BASELINES
+    from reges_index.evaluation.report import plain_report, run_evaluation
 
     evaluation, summary = run_evaluation(settings)
     for system in evaluation.systems:
         wrong = {what.replace("_", " "): count for what, count in system.counts.items() if count}
-        if wrong and system.name not in evaluation.baselines:
+        if wrong and system.name not in BASELINES:
             said = ", ".join(f"{count} {what}" for what, count in wrong.items())
             errors.print(f"{system.name}: {said}", style="yellow", markup=False)
     for baseline, reason in evaluation.missing_baselines.items():
         errors.print(f"baseline left out: {baseline} ({reason})", style="yellow", markup=False)
     if as_json:
-        print_json(summary if summary is not None else summarize(evaluation))
+        print_json(summary if summary is not None else plain_report(evaluation))
     else:
         _print_tables(evaluation)
         if settings.out:
@@ -219,7 +199,7 @@ def _score(settings: EvaluationSettings, *, show_errors: int, as_json: bool) -> 
 def _print_tables(evaluation: Evaluation) -> None:
     for protocol, pairs in evaluation.pairs.items():
         counts = pairs.counts
-        title = f"{protocol} targets: {counts.pairs} pairs, {counts.turns_counted} turns"
+        title = f"{protocol} targets: {counts['pairs']} pairs, {counts['turns_counted']} turns"
         table = Table("system", title=title, title_justify="left", box=None, pad_edge=False)
         for heading in _SHOWN.values():
             table.add_column(heading, justify="right", no_wrap=True)
@@ -227,7 +207,7 @@ def _print_tables(evaluation: Evaluation) -> None:
             cells = [scores[metric] for metric in _SHOWN]
             # The interval goes below its value, so that the table fits into 80 columns.
             texts = [f"{c.value:.3f}\n{c.low:.3f}-{c.high:.3f}" for c in cells]
-            table.add_row(escape(system), *texts, style="dim" if system in evaluation.baselines else "")
+            table.add_row(escape(system), *texts)
         console.print(table)
 
 
@@ -255,25 +235,3 @@ def _print_errors(evaluation: Evaluation, count: int, *, as_json: bool) -> None:
             to.print(f"  target: {target} ({fate.replace('_', ' ')}, {place})", style="green", markup=False)
         shown = "; ".join(candidate["title"] for candidate in found["candidates"])
         to.print(f"  candidates: {shown}", style="dim", markup=False)
-
-
-def _compare(reports: tuple[str, str], options: dict[str, Any], *, as_json: bool) -> None:
-    from reges_index.evaluation.compare import compare_reports
-
-    found = compare_reports(*reports, **options)
-    if as_json:
-        print_json(found)
-        return
-    for protocol, rows in found.items():
-        table = Table(
-            "first", "second", "metric", title=f"{protocol} targets", title_justify="left", box=None
-        )
-        table.add_column("difference", justify="right")
-        for heading in ("p", "p (Holm)"):
-            table.add_column(heading, justify="right")
-        for row in rows:
-            if row["metric"] in _SHOWN:
-                interval = f"{row['value']:+.4f} \\[{row['low']:+.4f}, {row['high']:+.4f}]"
-                names = (escape(row["first"]), escape(row["second"]), row["metric"])
-                table.add_row(*names, interval, f"{row['p']:.4f}", f"{row['p_holm']:.4f}")
-        console.print(table)

@@ -288,8 +288,8 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Fit prior_weight on dialogues of your own: how far the LLM is trusted beside the retriever."""
+    from reges_index.evaluation.calibration import cases_of, fit_prior_weight
     from reges_index.evaluation.predictions import read_predictions
-    from reges_index.evaluation.prior_weight import cases_of, fit_prior_weight
 
     turns = read_files(conversations=conversations).turns
     cases, used = cases_of(read_predictions(predictions), turns)

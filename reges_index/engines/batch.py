@@ -20,6 +20,7 @@ __all__ = ["predict_turns", "prediction_row", "require_turns"]
 def prediction_row(turn: Turn, found: Recommendation) -> dict[str, Any]:
     """Return the line of one turn: id, query, ranking, probabilities, recommendation, and how it went.
 
+    ``reasoning`` is there where the item expert wrote some, so that the file can be learnt from as it is.
     ``tokens`` are those that the stages count, by the measure of their model; a stage that did not ask one
     has none.
     """
@@ -36,6 +37,7 @@ def prediction_row(turn: Turn, found: Recommendation) -> dict[str, Any]:
         "probabilities": [c.probability for c in found.candidates],
         **_of_prior(found, rerank),
         "recommendation": found.item.id if found.item else None,
+        **({"reasoning": rerank["reasoning"]} if rerank.get("reasoning") else {}),
         "hallucinated": rerank.get("outcome") == "hallucinated",
         "timings": found.timings,
         "tokens": {stage: count for stage, count in tokens.items() if count is not None},

@@ -13,25 +13,13 @@ from reges_index.evaluation.data import EvaluationData, target_counts
 from reges_index.evaluation.predictions import AlignedPredictions, Prediction, align
 from reges_index.fusion.features import BM25
 
-__all__ = [
-    "BASELINES",
-    "baseline_predictions",
-    "bm25",
-    "bm25_queries",
-    "last_mentioned",
-    "most_popular",
-    "retriever_order",
-]
+__all__ = ["BASELINES", "baseline_predictions", "bm25_queries", "last_mentioned", "most_popular"]
 
 # As bm25s splits by itself: the baseline is BM25 as others run it.
 _WORD = re.compile(r"\b\w\w+\b")
 
 LIST_LENGTH = 200
 """Items that BM25 and the retriever list: the 50 that are scored, and room for mentioned ones that leave."""
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
 
 
 def most_popular(
@@ -59,7 +47,7 @@ def bm25_queries(
     The items' text is what dense retrievers get too (`Item.text`). Equal scores keep the catalog's order;
     items that share no word with the query are not listed.
     """
-    index = BM25([item.text() for item in items], _words)
+    index = BM25([item.text() for item in items], lambda text: _WORD.findall(text.lower()))
     ids = [item.id for item in items]
     rankings: list[tuple[str, ...]] = []
     for query in queries:
@@ -69,21 +57,8 @@ def bm25_queries(
     return rankings
 
 
-def bm25(turns: Sequence[Turn], items: Sequence[Item], *, top_k: int = LIST_LENGTH) -> list[tuple[str, ...]]:
-    """Rank by BM25 of the whole dialogue; see `bm25_queries`."""
-    return bm25_queries([render_history(turn.chat).text for turn in turns], items, top_k=top_k)
-
-
 RetrieveBatch = Callable[[list[str], int], Sequence[Sequence[str]]]
 """From queries and a number of items to item ids, best first, one list for each query."""
-
-
-def retriever_order(
-    turns: Sequence[Turn], retrieve: RetrieveBatch, *, top_k: int = LIST_LENGTH
-) -> list[tuple[str, ...]]:
-    """Rank as the dense retriever does for the whole dialogue as the query (the paper's *Original*)."""
-    found = retrieve([render_history(turn.chat).text for turn in turns], top_k)
-    return [tuple(ids) for ids in found]
 
 
 BASELINES = ("most popular", "last mentioned", "BM25", "retriever")
@@ -92,7 +67,7 @@ BASELINES = ("most popular", "last mentioned", "BM25", "retriever")
 def baseline_predictions(
     data: EvaluationData, *, retrieve: RetrieveBatch | None = None
 ) -> tuple[list[AlignedPredictions], dict[str, str]]:
-    """Run the baselines that the data allows.
+    """Run the baselines that the data allows; BM25 and the retriever search with the whole dialogue.
 
     Parameters
     ----------
@@ -113,17 +88,14 @@ def baseline_predictions(
         rankings["last mentioned"] = last_mentioned(data.turns)
     else:
         missing["last mentioned"] = "no turn has 'mentioned'"
-    rankings["BM25"] = bm25(data.turns, data.items)
+    whole = [render_history(turn.chat).text for turn in data.turns]
+    rankings["BM25"] = bm25_queries(whole, data.items)
     if retrieve is not None:
-        rankings["retriever"] = retriever_order(data.turns, retrieve)
+        rankings["retriever"] = [tuple(found) for found in retrieve(whole, LIST_LENGTH)]
     else:
         missing["retriever"] = "no catalog store was given (--store)"
-    made = [
-        align(
-            name,
-            [Prediction(id=t.id, ranking=r) for t, r in zip(data.turns, ranked, strict=True)],
-            data,
-        )
+    made = {
+        name: [Prediction(id=t.id, ranking=r) for t, r in zip(data.turns, ranked, strict=True)]
         for name, ranked in rankings.items()
-    ]
-    return made, missing
+    }
+    return [align(name, predictions, data) for name, predictions in made.items()], missing

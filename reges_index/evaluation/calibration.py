@@ -1,19 +1,39 @@
-"""Whether a probability means something: what is stated of the first item, and how often it is right."""
+"""Whether a probability means something, and what an item expert's word weighs beside the retriever's.
+
+What is stated of the first item is compared with how often it is right; the weight is fitted on predictions.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize_scalar
 
+from reges_index.dialogue import Turn
+from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.predictions import AlignedPredictions
+from reges_index.evaluation.predictions import AlignedPredictions, Prediction
+from reges_index.item_expert.prior import combine
 
-__all__ = ["BINS", "Bin", "Calibration", "calibrate", "calibration_of"]
+__all__ = [
+    "BINS",
+    "Bin",
+    "Calibration",
+    "PriorCase",
+    "PriorWeight",
+    "calibrate",
+    "calibration_of",
+    "cases_of",
+    "fit_prior_weight",
+]
 
 BINS = 10
+_FLOOR = 1e-9
+_LARGEST = 20.0
 
 
 @dataclass(frozen=True)
@@ -51,10 +71,6 @@ class Calibration:
     low: float
     high: float
     bins: tuple[Bin, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return {**asdict(self), "bins": [asdict(b) for b in self.bins]}
 
 
 def calibrate(
@@ -116,16 +132,155 @@ def calibration_of(
     A turn counts as right if the item is one of its targets, whether mentioned before or not. A turn without
     any target is left out, as it is of every denominator: nobody can say what would have been right there.
     """
-    stated: list[float] = []
-    right: list[bool] = []
-    dialogues: list[str] = []
-    for turn, ranking, prediction in zip(data.turns, system.rankings, system.predictions, strict=True):
-        first = prediction.probabilities[0] if prediction and prediction.probabilities else None
-        if first is None or not ranking or not turn.targets:
-            continue
-        stated.append(float(first))
-        right.append(ranking[0] in turn.targets)
-        dialogues.append(turn.dialog_id or turn.id)
-    if not stated:
+    rows = [
+        (float(made.probabilities[0]), ranking[0] in turn.targets, turn.dialog_id or turn.id)
+        for turn, ranking, made in zip(data.turns, system.rankings, system.predictions, strict=True)
+        if made and made.probabilities and made.probabilities[0] is not None and ranking and turn.targets
+    ]
+    if not rows:
         return None
+    stated, right, dialogues = zip(*rows, strict=True)
     return calibrate(stated, right, dialogues, resamples=min(resamples, 1_000), seed=seed, level=level)
+
+
+# -- the weight of an item expert -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PriorCase:
+    """One turn: what the retriever and the model say of each candidate, and which of them was right.
+
+    Attributes
+    ----------
+    prior
+        The retriever's probabilities.
+    evidence
+        The model's word in nats; a constant added to all changes nothing.
+    right
+        Places of the right candidates; empty where none is among them.
+    dialogue
+        Turns of one dialogue stay together in cross-fitting.
+    """
+
+    prior: tuple[float, ...]
+    evidence: tuple[float, ...]
+    right: frozenset[int]
+    dialogue: str
+
+
+@dataclass(frozen=True)
+class PriorWeight:
+    """A fitted weight, and how well the first item's probability is stated before and after.
+
+    Attributes
+    ----------
+    weight
+        Fitted on all turns: what to set as ``prior_weight``.
+    before
+        With the weight that the predictions were made with.
+    after
+        Each dialogue with a weight that was fitted on others.
+    """
+
+    weight: float
+    turns: int
+    used_before: float
+    before: Calibration
+    after: Calibration
+
+
+def cases_of(predictions: Iterable[Prediction], turns: Sequence[Turn]) -> tuple[list[PriorCase], float]:
+    """Return the cases in predictions by `reges predict`, and the weight that these were made with.
+
+    Raises
+    ------
+    InputError
+        If there are none with the retriever's probabilities and a weight above 0, or with several weights.
+    """
+    by_id = {turn.id: turn for turn in turns}
+    cases: list[PriorCase] = []
+    weights: set[float] = set()
+    for made in predictions:
+        extra = made.model_extra or {}
+        prior, weight = extra.get("prior"), extra.get("prior_weight")
+        turn = by_id.get(made.id)
+        chances = [chance for chance in made.probabilities or () if chance is not None]
+        if turn is None or not turn.targets or not prior or not weight or len(chances) != len(prior):
+            continue
+        weights.add(float(weight))
+        logs = [
+            (math.log(max(p, _FLOOR)) - math.log(max(q, _FLOOR))) / weight
+            for p, q in zip(chances, prior, strict=True)
+        ]
+        right = frozenset(n for n, id_ in enumerate(made.ranking[: len(prior)]) if id_ in set(turn.targets))
+        cases.append(PriorCase(tuple(prior), tuple(logs), right, turn.dialog_id or turn.id))
+    if not cases or len(weights) > 1:
+        what = (
+            f"several weights ({sorted(weights)})"
+            if weights
+            else "no turn with a prior, a weight and a target"
+        )
+        raise InputError(
+            f"the weight cannot be fitted: the predictions hold {what}",
+            hint="make them in one run of `reges predict` with a retriever of probabilities (the fusion), an "
+            "LLM and a prior_weight above 0, for the same conversations",
+        )
+    return cases, weights.pop()
+
+
+def fit_prior_weight(cases: Sequence[PriorCase], used: float, *, folds: int = 5) -> PriorWeight:
+    """Fit the weight by maximum likelihood of the right candidates, cross-fitted over dialogues.
+
+    Parameters
+    ----------
+    used
+        The weight that the predictions were made with.
+    folds
+        Into how many parts the dialogues go.
+
+    Raises
+    ------
+    InputError
+        If the right item is among the candidates in no turn, or there are fewer dialogues than folds.
+    """
+    names = sorted({case.dialogue for case in cases})
+    if len(names) < folds or not any(case.right for case in cases):
+        raise InputError(
+            f"{len(names)} dialogues, {sum(bool(case.right) for case in cases)} turns with the right item "
+            "among the candidates: too few to fit a weight",
+            hint=f"give predictions for {folds} dialogues or more",
+        )
+    fold_of = {name: place % folds for place, name in enumerate(names)}
+    fitted = [_fit([case for case in cases if fold_of[case.dialogue] != fold]) for fold in range(folds)]
+    return PriorWeight(
+        weight=_fit(cases),
+        turns=len(cases),
+        used_before=used,
+        before=_stated(cases, [used] * len(cases)),
+        after=_stated(cases, [fitted[fold_of[case.dialogue]] for case in cases]),
+    )
+
+
+def _fit(cases: Sequence[PriorCase]) -> float:
+    told = [case for case in cases if case.right]
+    if not told:
+        return 0.0
+
+    def loss(weight: float) -> float:
+        total = 0.0
+        for case in told:
+            chances = combine(case.prior, case.evidence, weight)
+            total -= math.log(max(_FLOOR, math.fsum(chances[place] for place in case.right)))
+        return total
+
+    return float(minimize_scalar(loss, bounds=(0.0, _LARGEST), method="bounded").x)
+
+
+def _stated(cases: Sequence[PriorCase], weights: Sequence[float]) -> Calibration:
+    stated, right = [], []
+    for case, weight in zip(cases, weights, strict=True):
+        chances = combine(case.prior, case.evidence, weight)
+        first = max(range(len(chances)), key=lambda place: (chances[place], -place))
+        stated.append(chances[first])
+        right.append(float(first in case.right))
+    return calibrate(stated, right, [case.dialogue for case in cases])

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reges_index.dialogue import Turn
-from reges_index.evaluation.metrics import PairScores
+from reges_index.evaluation.metrics import Pairs, PairScores, ProtocolName, picked, visible
 from reges_index.evaluation.predictions import AlignedPredictions
-from reges_index.evaluation.protocol import Pairs, ProtocolName, picked, visible
+from reges_index.evaluation.result import Row
 from reges_index.evaluation.scoring import Evaluation
 
-__all__ = [
-    "FATES",
-    "Fate",
-    "by_group",
-    "fate_counts",
-    "fates",
-    "length_group",
-    "lost_turns",
-    "mention_group",
-    "turn_rows",
-]
+__all__ = ["Fate", "fates", "group_rows", "groups_of", "lost_rows", "lost_turns", "turn_rows"]
 
 Fate: TypeAlias = Literal["not_in_catalog", "not_in_top_k", "not_picked", "picked"]
-FATES: tuple[Fate, ...] = ("not_in_catalog", "not_in_top_k", "not_picked", "picked")
+_FATES: tuple[Fate, ...] = ("not_in_catalog", "not_in_top_k", "not_picked", "picked")
 
-_LENGTHS = ((4, "1-4"), (8, "5-8"), (12, "9-12"), (16, "13-16"))
-_MENTIONS = ((0, "0"), (1, "1"), (2, "2"), (4, "3-4"))
+_LENGTHS = ((4, "1-4"), (8, "5-8"), (12, "9-12"), (16, "13-16"), (np.inf, "17+"))
+_MENTIONS = ((0, "0"), (1, "1"), (2, "2"), (4, "3-4"), (np.inf, "5+"))
 
 
 def fates(
@@ -56,80 +44,91 @@ def fates(
         target must be among those too. They never widen ``top_k``, which the table's header names: a
         retriever may state probabilities of far more items.
     """
-    picked = scores.column("rec_success_rate") > 0
+    hits = scores.column("rec_success_rate") > 0
     found: list[Fate] = []
-    rows = zip(pairs.turn.tolist(), pairs.target, scores.rank.tolist(), picked.tolist(), strict=True)
+    rows = zip(pairs.turn.tolist(), pairs.target, scores.rank.tolist(), hits.tolist(), strict=True)
     for turn, target, rank, hit in rows:
         seen = system.candidates[turn] if system is not None else None
+        shown = seen is None or system is None or target in system.rankings[turn][:seen]
         if target not in catalog_ids:
             found.append("not_in_catalog")
         elif hit:
             found.append("picked")
         else:
-            shown = seen is None or system is None or target in system.rankings[turn][:seen]
             found.append("not_picked" if shown and 0 < rank <= top_k else "not_in_top_k")
     return found
 
 
-def fate_counts(found: Sequence[Fate]) -> dict[str, int]:
-    """Count the fates, in the order of `FATES`."""
-    return {fate: sum(f == fate for f in found) for fate in FATES}
+def _fates_of(evaluation: Evaluation, protocol: ProtocolName) -> dict[str, list[Fate]]:
+    return {
+        system.name: fates(
+            evaluation.pairs[protocol],
+            evaluation.scores[protocol][system.name],
+            evaluation.data.positions,
+            top_k=evaluation.settings.top_k,
+            system=system,
+        )
+        for system in evaluation.systems
+    }
 
 
-def length_group(turn: Turn) -> str:
-    """Return the group of a turn by its number of messages."""
-    return next((name for bound, name in _LENGTHS if len(turn.messages) <= bound), "17+")
+def lost_rows(evaluation: Evaluation) -> list[Row]:
+    """Return for each system the share of targets of each fate."""
+    top_k = evaluation.settings.top_k
+    words: dict[Fate, str] = {
+        "picked": "picked",
+        "not_picked": f"in the top {top_k}, not picked",
+        "not_in_top_k": f"not in the top {top_k}",
+        "not_in_catalog": "not in the catalog",
+    }
+    return [
+        Row(
+            name,
+            "",
+            protocol,
+            said,
+            found.count(fate) / len(found),
+            len(found),
+            part="Where targets are lost",
+        )
+        for protocol in evaluation.scores
+        for name, found in _fates_of(evaluation, protocol).items()
+        for fate, said in words.items()
+    ]
 
 
-def mention_group(turn: Turn) -> str:
-    """Return the group of a turn by how many different items its dialogue has named."""
+def groups_of(turn: Turn) -> tuple[str, str]:
+    """Return a turn's groups: by its number of messages, and by how many items its dialogue has named."""
+    length = next(name for bound, name in _LENGTHS if len(turn.messages) <= bound)
     if turn.mentioned is None:
-        return "unknown"
+        return length, "unknown"
     count = len(set(turn.mentioned))
-    return next((name for bound, name in _MENTIONS if count <= bound), "5+")
+    return length, next(name for bound, name in _MENTIONS if count <= bound)
 
 
-_ORDERS = {
-    "messages": (*(name for _, name in _LENGTHS), "17+"),
-    "mentions": (*(name for _, name in _MENTIONS), "5+", "unknown"),
-}
-
-
-@dataclass(frozen=True)
-class _Group:
-    pairs: NDArray[np.bool_]
-    name: str
-
-
-def by_group(
-    turns: Sequence[Turn], pairs: Pairs, scores: PairScores, found: Sequence[Fate]
-) -> dict[str, Any]:
-    """Break a system's results down by length of the dialogue and by number of mentions.
-
-    Returns
-    -------
-    ``{"messages": [...], "mentions": [...]}``; each entry has ``group``, ``pairs``, the means of
-    ``rec_success_rate`` and ``recall@50``, and the counts of `FATES`. Groups without a pair are left out.
-    """
-    result: dict[str, Any] = {}
-    for kind, group_of in (("messages", length_group), ("mentions", mention_group)):
-        names = np.array([group_of(turns[t]) for t in pairs.turn.tolist()], dtype=object)
-        rows = []
-        for group in (_Group(names == name, name) for name in _ORDERS[kind]):
-            if not group.pairs.any():
-                continue
-            inside = [fate for fate, kept in zip(found, group.pairs.tolist(), strict=True) if kept]
-            rows.append(
-                {
-                    "group": group.name,
-                    "pairs": len(inside),
-                    "rec_success_rate": float(scores.column("rec_success_rate")[group.pairs].mean()),
-                    "recall@50": float(scores.column("recall@50")[group.pairs].mean()),
-                    **fate_counts(inside),
-                }
-            )
-        result[kind] = rows
-    return result
+def group_rows(evaluation: Evaluation) -> list[Row]:
+    """Break success and recall down by length of the dialogue and by number of mentions."""
+    rows = []
+    kinds = (
+        ("messages", "By length of the dialogue", _LENGTHS),
+        ("mentions", "By items that were named", (*_MENTIONS, (0, "unknown"))),
+    )
+    for place, (what, part, groups) in enumerate(kinds):
+        for protocol, scores in evaluation.scores.items():
+            turns = evaluation.pairs[protocol].turn.tolist()
+            inside = np.array([groups_of(evaluation.data.turns[turn])[place] for turn in turns])
+            for _, group in groups:
+                here = inside == group
+                rows += [
+                    Row(
+                        name, f"{group} {what}", protocol, metric,
+                        float(own.column(metric)[here].mean()), int(here.sum()), part=part,
+                    )
+                    for name, own in scores.items()
+                    for metric in ("rec_success_rate", "recall@50")
+                    if here.any()
+                ]  # fmt: skip
+    return rows
 
 
 # -- turn by turn -----------------------------------------------------------------------------------
@@ -166,16 +165,7 @@ def turn_rows(
     by_turn: dict[int, list[int]] = {}
     for pair, turn in enumerate(pairs.turn.tolist()):
         by_turn.setdefault(turn, []).append(pair)
-    found = {
-        system.name: fates(
-            pairs,
-            evaluation.scores[protocol][system.name],
-            evaluation.data.positions,
-            top_k=evaluation.settings.top_k,
-            system=system,
-        )
-        for system in evaluation.systems
-    }
+    found = _fates_of(evaluation, protocol)
     return [_row(evaluation, protocol, turn, rows, found) for turn, rows in list(by_turn.items())[:limit]]
 
 

@@ -11,25 +11,26 @@ beside the fields of every turn. From Python, an encoder is measured in seconds:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics.pairwise import cosine_similarity
 
 from reges_index.catalog.demo import demo_catalog, demo_catalogs
 from reges_index.catalog.encoder import embed_queries, resolve_encoder
 from reges_index.catalog.readers import read_items
-from reges_index.dialogue import Turn, newest_text, render_history
+from reges_index.dialogue import Turn, render_history
+from reges_index.dialogue.render import search_text
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.protocol import Pairs, make_pairs, visible
-from reges_index.evaluation.stats import ClusterBootstrap, Difference, Estimate, holm
+from reges_index.evaluation.metrics import Pairs, make_pairs, score_pairs, visible
+from reges_index.evaluation.stats import ClusterBootstrap, Comparison, Estimate, compare_pairs
 from reges_index.files import json_lines, read_json
 
 if TYPE_CHECKING:
@@ -76,13 +77,16 @@ class DomainSet:
         Turn id to the items that an expert would accept; a turn without has its targets.
     queries
         Turn id to its pseudo-query, which was written in sight of the target; empty where there is none.
+    old
+        Turn id to the items that fit what was asked for before, where the last message changes the topic.
     """
 
     name: str
     domain: Domain
     data: EvaluationData
     suitable: Mapping[str, tuple[str, ...]]
-    queries: Mapping[str, str]
+    queries: Mapping[str, str] = field(default_factory=dict)
+    old: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_domains(folder: str | Path, *, limit: int | None = None) -> list[DomainSet]:
@@ -130,39 +134,31 @@ def _read_domain(path: Path, noun: str | None, limit: int | None) -> DomainSet:
     )
 
 
-def read_topic_changes() -> tuple[list[DomainSet], dict[str, frozenset[str]]]:
+def read_topic_changes() -> list[DomainSet]:
     """Return the dialogues that come with the package, whose last message asks for something else.
 
-    Returns
-    -------
-    Films, books and cocktails, with the items that fit the last wish as targets; and by turn id the items
-    that fit what was asked for before.
+    They are over films, books and cocktails, with the items that fit the last wish as targets.
     """
     folder = resources.files(__package__) / "topic_change"
     nouns = {"films": MOVIES, "books": Domain("book", "books"), "cocktails": Domain("cocktail", "cocktails")}
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in nouns}
-    for line in (folder / "dialogues.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        rows[row["domain"]].append(row)
-    old: dict[str, frozenset[str]] = {}
+    with resources.as_file(folder) as place:
+        items = {
+            name: demo_catalog(name) if name in demo_catalogs() else read_items(place / f"{name}.jsonl")
+            for name in nouns
+        }
+        rows = [row for _, row in json_lines(place / "dialogues.jsonl")]
     found = []
-    for name, own in rows.items():
-        if name in demo_catalogs():
-            items = demo_catalog(name)
-        else:
-            with resources.as_file(folder / f"{name}.jsonl") as beside:
-                items = read_items(beside)
+    for name, noun in nouns.items():
+        own = {row["id"]: row for row in rows if row["domain"] == name}
         turns = tuple(
-            Turn(
-                id=row["id"], dialog_id=row["id"], messages=row["messages"], targets=row["new"],
-                mentioned=row["mentioned"],
-            )
-            for row in own
-        )  # fmt: skip
-        old |= {row["id"]: frozenset(row["old"]) for row in own}
-        data = EvaluationData(turns, tuple(items))
-        found.append(DomainSet(name, nouns[name], data, {turn.id: turn.targets for turn in turns}, {}))
-    return found, old
+            Turn(id=id_, dialog_id=id_, messages=r["messages"], targets=r["new"], mentioned=r["mentioned"])
+            for id_, r in own.items()
+        )
+        data = EvaluationData(turns, tuple(items[name]))
+        suitable = {turn.id: turn.targets for turn in turns}
+        old = {id_: tuple(row["old"]) for id_, row in own.items()}
+        found.append(DomainSet(name, noun, data, suitable, old=old))
+    return found
 
 
 # -- scoring -------------------------------------------------------------------------------------------
@@ -183,8 +179,8 @@ class DomainTable:
     values: dict[str, dict[str, dict[str, Estimate]]]
     turns: dict[str, int]
     dialogues: dict[str, int]
-    _scores: dict[str, dict[str, NDArray[np.float64]]]
-    _pairs: dict[str, Pairs]
+    _scores: dict[str, NDArray[np.float64]]
+    _clusters: NDArray[np.int64]
 
     def mean(self, system: str, metric: str = "recall@1") -> float:
         """Return a system's mean over domains."""
@@ -201,26 +197,23 @@ class DomainTable:
         return "\n".join(lines)
 
     def compare(
-        self, pairs: Sequence[tuple[str, str]], metric: str, *, resamples: int = 10_000, seed: int = 0
-    ) -> list[tuple[Difference, float]]:
-        """Test systems against each other over all dialogues of all domains; with Holm's adjusted p."""
-        column = DOMAIN_METRICS.index(metric)
-        clusters, offset = [], 0
-        for own in self._pairs.values():
-            clusters.append(own.dialogue + offset)
-            offset += own.counts.dialogues_counted
-        bootstrap = ClusterBootstrap(np.concatenate(clusters), resamples=resamples, seed=seed)
-        values = {
-            system: np.concatenate([by_domain[name][:, [column]] for name in self._pairs])
-            for system, by_domain in self._scores.items()
-        }
-        found = [bootstrap.compare(values[first], values[second])[0] for first, second in pairs]
-        return list(zip(found, holm([difference.p for difference in found]), strict=True))
+        self, pairs: Sequence[tuple[str, str]], metrics: Mapping[str, str], setting: str = "", **options: Any
+    ) -> list[Comparison]:
+        """Test systems against each other over all dialogues of all domains.
+
+        Parameters
+        ----------
+        metrics
+            Name in `DOMAIN_METRICS` to the name in the table.
+        options
+            Of `ClusterBootstrap`.
+        """
+        columns = {shown: DOMAIN_METRICS.index(metric) for metric, shown in metrics.items()}
+        bootstrap = ClusterBootstrap(self._clusters, **options)
+        return compare_pairs(bootstrap, self._scores, pairs, columns, setting=setting, protocol="new")
 
 
-def topic_shares(
-    domains: Sequence[DomainSet], old: Mapping[str, frozenset[str]], rankings: Mapping[str, Rankings]
-) -> NDArray[np.float64]:
+def topic_shares(domains: Sequence[DomainSet], rankings: Mapping[str, Rankings]) -> NDArray[np.float64]:
     """Return for each turn whether the first item fits the last wish, and whether it fits the one before.
 
     Items that the dialogue has named are left out of the rankings first. Shape (turns, 2), each 0 or 1.
@@ -229,8 +222,7 @@ def topic_shares(
     for own in domains:
         for turn in own.data.turns:
             left = visible(rankings.get(own.name, {}).get(turn.id, ()), frozenset(turn.mentioned or ()))
-            first = left[0] if left else None
-            rows.append((float(first in turn.targets), float(first in old[turn.id])))
+            rows.append([bool(set(left[:1]) & set(fit)) for fit in (turn.targets, own.old[turn.id])])
     return np.asarray(rows, dtype=np.float64)
 
 
@@ -253,64 +245,58 @@ def score_domains(
         System to domain to ranking of each turn; a turn without one is a miss.
     """
     pairs = {own.name: make_pairs(own.data.turns, "new", own.data.positions) for own in domains}
-    scores: dict[str, dict[str, NDArray[np.float64]]] = {}
+    tail = (1 - level) / 2
+    scores: dict[str, NDArray[np.float64]] = {}
     values: dict[str, dict[str, dict[str, Estimate]]] = {}
     for system, rankings in systems.items():
-        scores[system], values[system] = {}, {}
-        drawn, means = [], []
-        for number, own in enumerate(domains):
-            found = _scores(own, pairs[own.name], rankings.get(own.name, {}))
+        found = [_scores(own, pairs[own.name], rankings.get(own.name, {})) for own in domains]
+        scores[system], values[system], drawn = np.concatenate(found), {}, []
+        for number, (own, its) in enumerate(zip(domains, found, strict=True)):
             bootstrap = ClusterBootstrap(
                 pairs[own.name].dialogue, resamples=resamples, seed=seed + number, level=level
             )
-            scores[system][own.name] = found
-            values[system][own.name] = _named(bootstrap.estimate(found))
-            drawn.append(bootstrap.distribution(found, "target"))
-            means.append(found.mean(axis=0))
-        ends = np.quantile(np.mean(drawn, axis=0), [(1 - level) / 2, (1 + level) / 2], axis=0)
-        mean = np.mean(means, axis=0)
-        values[system][MEAN] = _named(
-            [Estimate(*map(float, row)) for row in zip(mean, ends[0], ends[1], strict=True)]
-        )
-    turns = {name: own.counts.turns_counted for name, own in pairs.items()}
-    dialogues = {name: own.counts.dialogues_counted for name, own in pairs.items()}
+            values[system][own.name] = dict(zip(DOMAIN_METRICS, bootstrap.estimate(its), strict=True))
+            drawn.append(bootstrap.distribution(its, "target"))
+        mean = np.mean([its.mean(axis=0) for its in found], axis=0)
+        ends = np.quantile(np.mean(drawn, axis=0), [tail, 1 - tail], axis=0)
+        values[system][MEAN] = {
+            metric: Estimate(*map(float, row))
+            for metric, *row in zip(DOMAIN_METRICS, mean, *ends, strict=True)
+        }
+    counts = {name: own.counts for name, own in pairs.items()}
+    turns = {name: own["turns_counted"] for name, own in counts.items()}
+    dialogues = {name: own["dialogues_counted"] for name, own in counts.items()}
+    before = np.cumsum([0, *dialogues.values()])
+    clusters = [own.dialogue + offset for own, offset in zip(pairs.values(), before, strict=False)]
     turns[MEAN], dialogues[MEAN] = sum(turns.values()), sum(dialogues.values())
-    return DomainTable(values, turns, dialogues, scores, pairs)
-
-
-def _named(estimates: Sequence[Estimate]) -> dict[str, Estimate]:
-    return dict(zip(DOMAIN_METRICS, estimates, strict=True))
+    return DomainTable(values, turns, dialogues, scores, np.concatenate(clusters))
 
 
 def _scores(own: DomainSet, pairs: Pairs, rankings: Rankings) -> NDArray[np.float64]:
-    rows = []
-    for number, target in zip(pairs.turn.tolist(), pairs.target, strict=True):
-        turn = own.data.turns[number].id
-        left = visible(rankings.get(turn, ()), pairs.excluded[number])
-        rank = left.index(target) + 1 if target in left else 0
-        suits = bool(left) and left[0] in own.suitable[turn]
-        hits = {k: float(0 < rank <= k) for k in (1, 5, 10)}
-        rows.append((hits[1], float(suits), hits[5], hits[10], 1 / rank if rank else 0.0))
-    return np.asarray(rows, dtype=np.float64)
+    ranked = [tuple(rankings.get(turn.id, ())) for turn in own.data.turns]
+    rank = score_pairs(pairs, ranked, own.data.positions).rank
+    firsts = [visible(ranked[t], pairs.excluded[t])[:1] for t in pairs.turn.tolist()]
+    turns = [own.data.turns[t].id for t in pairs.turn.tolist()]
+    suits = [bool(set(first) & set(own.suitable[t])) for first, t in zip(firsts, turns, strict=True)]
+    hits = {k: (rank > 0) & (rank <= k) for k in (1, 5, 10)}
+    return np.column_stack(
+        [hits[1], suits, hits[5], hits[10], np.where(rank > 0, 1 / np.maximum(rank, 1), 0)]
+    ).astype(np.float64)
 
 
 # -- retrievers that are nothing but an encoder ---------------------------------------------------------
 
 
 def _of_user(turn: Turn) -> list[str]:
-    return [message.content for message in turn.messages if message.role == "user"]
-
-
-def _last(turn: Turn) -> str:
-    said = _of_user(turn)
-    return said[-1] if said else turn.messages[-1].content
+    said = [message.content for message in turn.messages if message.role == "user"]
+    return said or [turn.messages[-1].content]
 
 
 QUERY_TEXTS: dict[str, Callable[[Turn], str]] = {
-    "last message": _last,
-    "all user messages": lambda turn: "\n".join(_of_user(turn)) or _last(turn),
+    "last message": lambda turn: _of_user(turn)[-1],
+    "all user messages": lambda turn: "\n".join(_of_user(turn)),
     "whole dialogue": lambda turn: render_history(turn.chat).text,
-    "whole dialogue, newest first": lambda turn: newest_text(turn.chat[::-1], len(turn.chat)),
+    "whole dialogue, newest first": lambda turn: search_text(turn.chat),
 }
 """What an app without an LLM would search with. Encoders cut long texts at the end, so the order counts."""
 
@@ -330,15 +316,9 @@ def rank_by_vectors(
     items
         A vector for each item of ``own.data.items``, in that order.
     """
-    asked, held = (_unit(np.asarray(list(rows))) for rows in (queries.values(), items))
-    order = np.argsort(-(asked @ held.T), axis=1, kind="stable")
+    order = np.argsort(-cosine_similarity(list(queries.values()), items), axis=1, kind="stable")
     ids = [item.id for item in own.data.items]
     return {turn: [ids[place] for place in row] for turn, row in zip(queries, order.tolist(), strict=True)}
-
-
-def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
-    unit: NDArray[Any] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit
 
 
 def encoder_rankings(
@@ -352,23 +332,18 @@ def encoder_rankings(
     Each text is embedded once, and the texts of a domain together.
     """
     model = resolve_encoder(embed_model)
-    kinds = [kind for kind in (*QUERY_TEXTS, ORACLE) if rows is None or kind in rows]
-    found: dict[str, dict[str, dict[str, list[str]]]] = {kind: {} for kind in kinds}
+    found: dict[str, dict[str, dict[str, list[str]]]] = {}
     for own in domains:
-        texts = {
-            kind: dict(own.queries)
-            if kind == ORACLE
-            else {t.id: QUERY_TEXTS[kind](t) for t in own.data.turns}
-            for kind in kinds
-        }
+        texts = {kind: {t.id: write(t) for t in own.data.turns} for kind, write in QUERY_TEXTS.items()}
+        texts = {k: by_turn for k, by_turn in (texts | {ORACLE: dict(own.queries)}).items() if by_turn}
+        texts = {kind: by_turn for kind, by_turn in texts.items() if rows is None or kind in rows}
         different = list(dict.fromkeys(text for by_turn in texts.values() for text in by_turn.values()))
         vectors = dict(zip(different, embed_queries(model, different), strict=True))
         items = model.get_text_embedding_batch([item.text() for item in own.data.items])
         for kind, by_turn in texts.items():
-            if by_turn:
-                asked = {turn: vectors[text] for turn, text in by_turn.items()}
-                found[kind][own.name] = rank_by_vectors(own, asked, items)
-    return {kind: by_domain for kind, by_domain in found.items() if by_domain}
+            asked = {turn: vectors[text] for turn, text in by_turn.items()}
+            found.setdefault(kind, {})[own.name] = rank_by_vectors(own, asked, items)
+    return found
 
 
 def measure_encoder(

@@ -7,6 +7,7 @@ become predictions in the same way.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections import Counter
@@ -21,7 +22,7 @@ from reges_index.catalog.item import Item
 from reges_index.dialogue import Message, Turn, read_turns
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.predictions import MATCH_KINDS, Prediction, TitleMatcher
-from reges_index.files import json_lines, read_json
+from reges_index.files import json_lines, read_json, read_text
 
 __all__ = ["FORMATS", "ImportReport", "Utterance", "convert_rankings", "import_turns", "named_titles"]
 
@@ -89,31 +90,21 @@ def _merge(utterances: Sequence[Utterance]) -> list[Utterance]:
 
 def read_inspired(path: Path) -> Dialogues:
     """Read INSPIRED's TSV (arXiv 2009.14306): a row an utterance, titles in the column ``movies``."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file", hint="check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})", hint="check the path") from error
-    # Quotes are part of the text in this file (or written QUOTATION_MARK), so csv's rules do not apply.
-    header = lines[0].rstrip("\r").split("\t")
+    # Quotes are part of the text in this file (or written QUOTATION_MARK).
+    lines = read_text(path).split("\n")
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    header = reader.fieldnames or ()
     absent = [name for name in _INSPIRED_COLUMNS if name not in header]
     if absent:
         raise InputError(f"{path}:1: no column {absent[0]!r}", hint=f"columns are {', '.join(header)}")
-    places = {name: header.index(name) for name in _INSPIRED_COLUMNS}
     dialogues: dict[str, list[Utterance]] = {}
-    for number, line in enumerate(lines[1:], 2):
-        if not line.strip():
-            continue
-        cells = line.rstrip("\r").split("\t")
-        if len(cells) != len(header):
-            raise InputError(f"{path}:{number}: {len(cells)} cells, but the header has {len(header)}")
-        row = {name: cells[place] for name, place in places.items()}
+    for row in reader:
+        where = f"{path}:{reader.line_num}"
+        if None in row or None in row.values():
+            raise InputError(f"{where}: the header has {len(header)} cells, this line has not")
         role = _INSPIRED_ROLES.get(row["speaker"].strip().upper())
         if role is None:
-            raise InputError(f"{path}:{number}: speaker {row['speaker']!r} is neither SEEKER nor RECOMMENDER")
+            raise InputError(f"{where}: speaker {row['speaker']!r} is neither SEEKER nor RECOMMENDER")
         named = tuple(title.strip() for title in row["movies"].split(";") if title.strip())
         text = " ".join(row["text"].replace("QUOTATION_MARK", '"').split())
         dialogues.setdefault(row["dialog_id"], []).append(Utterance(role, text, named))
@@ -260,12 +251,16 @@ def import_turns(
                 found[entry if match.item is None else match.item] = None
         return tuple(found)
 
-    if format == "neutral":
-        return _import_neutral(path, mapped, report), report
-    options = {"id_prefix": id_prefix} if format == "unicrs" else {}
     turns: list[Turn] = []
-    for dialogue, utterances in _READERS[format](path, **options):
-        turns += _turns_of(f"{name or format}-{dialogue}", _merge(utterances), mapped, report)
+    if format == "neutral":
+        for turn in read_turns(path):
+            named = None if turn.mentioned is None else mapped(turn.mentioned)
+            turns.append(turn.model_copy(update={"targets": mapped(turn.targets), "mentioned": named}))
+        report.counts["dialogues"] = len({turn.dialog_id or turn.id for turn in turns})
+    else:
+        options = {"id_prefix": id_prefix} if format == "unicrs" else {}
+        for dialogue, utterances in _READERS[format](path, **options):
+            turns += _turns_of(f"{name or format}-{dialogue}", _merge(utterances), mapped, report.counts)
     if not report.counts["dialogues"]:
         raise InputError(f"{path}: no dialogue in it", hint=f"is it in the format {format!r}?")
     report.counts["turns"] = len(turns)
@@ -273,31 +268,12 @@ def import_turns(
     return turns, report
 
 
-def _import_neutral(
-    path: Path, mapped: Callable[[Sequence[str]], tuple[str, ...]], report: ImportReport
-) -> list[Turn]:
-    turns = [
-        turn.model_copy(
-            update={
-                "targets": mapped(turn.targets),
-                "mentioned": None if turn.mentioned is None else mapped(turn.mentioned),
-            }
-        )
-        for turn in read_turns(path)
-    ]
-    report.counts["dialogues"] = len({turn.dialog_id or turn.id for turn in turns})
-    report.counts["turns"] = len(turns)
-    report.counts["targets"] = sum(len(turn.targets) for turn in turns)
-    return turns
-
-
 def _turns_of(
     dialogue: str,
     utterances: Sequence[Utterance],
     mapped: Callable[[Sequence[str]], tuple[str, ...]],
-    report: ImportReport,
+    counts: Counter[str],
 ) -> Iterator[Turn]:
-    counts = report.counts
     counts["dialogues"] += 1
     counts["messages"] += len(utterances)
     counts["dialogues_without_messages"] += not utterances
@@ -368,11 +344,8 @@ def convert_rankings(
         Naming file and line: no list of numbers, a number that is not in the lists, or as many lines without
         ids as there are turns not.
     """
-    path = Path(path)
     names = {number: name for name, number in read_json(entities).items()}
-    listed = (
-        _numbers(json.loads(Path(item_numbers).read_text("utf-8")), item_numbers) if item_numbers else None
-    )
+    listed = _numbers(json.loads(read_text(item_numbers)), item_numbers) if item_numbers else None
     matcher, report = TitleMatcher(items), ImportReport()
     known: dict[int, str] = {}
 
@@ -393,8 +366,9 @@ def convert_rankings(
             known[number] = match.item or f"entity:{number}"
         return known[number]
 
-    rows: list[tuple[str | None, tuple[str, ...]]] = []
-    for line_number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    found: list[Prediction] = []
+    without = 0
+    for line_number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}:{line_number}"
@@ -403,17 +377,16 @@ def convert_rankings(
         except json.JSONDecodeError as error:
             raise InputError(f"{where}: not valid JSON ({error.msg})") from error
         turn = row.get("id") if isinstance(row, dict) else None
-        numbers = _numbers(row.get("ranking") if isinstance(row, dict) else row, where)
-        rows.append((turn, tuple(entry(number, where) for number in numbers)))
-    if any(turn is None for turn, _ in rows) and len(rows) != len(turns):
+        ranking = _numbers(row.get("ranking") if isinstance(row, dict) else row, where)
+        without += turn is None
+        name = turn or (turns[len(found)].id if len(found) < len(turns) else "too many")
+        found.append(Prediction(id=name, ranking=tuple(entry(number, where) for number in ranking)))
+    if without and len(found) != len(turns):
         raise InputError(
-            f"{path}: {len(rows)} rankings without ids for {len(turns)} turns",
+            f"{path}: {len(found)} rankings without ids for {len(turns)} turns",
             hint="give the turns that they were made from, in the same order, or an id in each line",
         )
-    report.counts.update(rankings=len(rows), entries=sum(len(ranking) for _, ranking in rows))
-    found = [
-        Prediction(id=turn or turns[place].id, ranking=ranking) for place, (turn, ranking) in enumerate(rows)
-    ]
+    report.counts.update(rankings=len(found), entries=sum(len(made.ranking) for made in found))
     return found, report
 
 

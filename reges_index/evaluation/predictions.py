@@ -228,16 +228,10 @@ class AlignedPredictions:
     source: dict[str, Any] = field(default_factory=dict)
 
 
-class _Log:
-    def __init__(self, *names: str) -> None:
-        self.counts: dict[str, int] = dict.fromkeys(names, 0)
-        self.examples: dict[str, list[str]] = {}
-
-    def add(self, name: str, example: str) -> None:
-        self.counts[name] += 1
-        kept = self.examples.setdefault(name, [])
-        if len(kept) < _EXAMPLES and example not in kept:
-            kept.append(example)
+_WRONG = (
+    *("unknown_turns", "missing_turns", "empty_rankings"),
+    *("doubles_dropped", "outside_catalog", "ambiguous_titles"),
+)
 
 
 def align(
@@ -267,75 +261,48 @@ def align(
     """
     matcher = matcher or TitleMatcher(data.items)
     by_id = {prediction.id: prediction for prediction in predictions}
-    log = _Log(
-        "unknown_turns",
-        "missing_turns",
-        "empty_rankings",
-        "doubles_dropped",
-        "outside_catalog",
-        "ambiguous_titles",
-    )
+    wrong: dict[str, list[str]] = {what: [] for what in _WRONG}
     known = {turn.id for turn in data.turns}
-    for turn_id in by_id:
-        if turn_id not in known:
-            log.add("unknown_turns", turn_id)
-    if log.counts["unknown_turns"] == len(by_id):
+    wrong["unknown_turns"] = [turn for turn in by_id if turn not in known]
+    if len(wrong["unknown_turns"]) == len(by_id):
         raise InputError(
             f"{name}: none of its {len(by_id)} predictions is for a turn of these conversations "
             f"(first: {next(iter(by_id), 'none')!r}, expected such as {data.turns[0].id!r})",
             hint="predict on the same file that is given as --conversations",
         )
     kinds: Counter[str] = Counter()
-    rankings: list[tuple[str, ...]] = []
-    recommended: list[str | None] = []
-    hallucinated: list[bool | None] = []
-    for turn in data.turns:
-        prediction = by_id.get(turn.id)
-        if prediction is None:
-            log.add("missing_turns", turn.id)
-            rankings.append(())
-            recommended.append(None)
-            hallucinated.append(None)
-            continue
-        ranking = _resolve(prediction.ranking, matcher, kinds, log)
+    ordered = tuple(by_id.get(turn.id) for turn in data.turns)
+    rankings = []
+    for turn, prediction in zip(data.turns, ordered, strict=True):
+        ranking: dict[str, None] = {}
+        for entry in prediction.ranking if prediction is not None else ():
+            match = matcher.match(entry)
+            kinds[match.kind] += 1
+            item = entry if match.item is None else match.item
+            wrong["outside_catalog"] += [entry] * (match.item is None)
+            wrong["ambiguous_titles"] += [entry] * (match.kind == "ambiguous")
+            wrong["doubles_dropped"] += [entry] * (item in ranking)
+            ranking[item] = None
         if not ranking:
-            log.add("empty_rankings", turn.id)
-        recommended.append(_recommended(prediction, matcher))
-        rankings.append(ranking)
-        hallucinated.append(_is_hallucinated(prediction, matcher))
+            wrong["missing_turns" if prediction is None else "empty_rankings"].append(turn.id)
+        rankings.append(tuple(ranking))
     return AlignedPredictions(
         name=name,
         rankings=tuple(rankings),
-        recommended=tuple(recommended),
-        predictions=tuple(by_id.get(turn.id) for turn in data.turns),
-        hallucinated=tuple(hallucinated),
-        candidates=tuple(_seen(by_id.get(turn.id)) for turn in data.turns),
-        counts=log.counts,
+        recommended=tuple(_recommended(prediction, matcher) for prediction in ordered),
+        predictions=ordered,
+        hallucinated=tuple(_is_hallucinated(prediction, matcher) for prediction in ordered),
+        candidates=tuple(_seen(prediction) for prediction in ordered),
+        counts={what: len(found) for what, found in wrong.items()},
         matching={kind: kinds[kind] for kind in MATCH_KINDS},
-        examples=log.examples,
+        examples={what: list(dict.fromkeys(found))[:_EXAMPLES] for what, found in wrong.items() if found},
         source=source or {},
     )
 
 
-def _resolve(
-    ranking: Sequence[str], matcher: TitleMatcher, kinds: Counter[str], log: _Log
-) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    for entry in ranking:
-        match = matcher.match(entry)
-        kinds[match.kind] += 1
-        if match.item is None:
-            log.add("outside_catalog", entry)
-        elif match.kind == "ambiguous":
-            log.add("ambiguous_titles", entry)
-        item = entry if match.item is None else match.item
-        if item in found:
-            log.add("doubles_dropped", entry)
-        found[item] = None
-    return tuple(found)
-
-
-def _recommended(prediction: Prediction, matcher: TitleMatcher) -> str | None:
+def _recommended(prediction: Prediction | None, matcher: TitleMatcher) -> str | None:
+    if prediction is None:
+        return None
     said = prediction.recommendation
     if said is None:
         return NOTHING if "recommendation" in prediction.model_fields_set else None
@@ -351,7 +318,9 @@ def _seen(prediction: Prediction | None) -> int | None:
     return len(prediction.probabilities) if prediction.probabilities else None
 
 
-def _is_hallucinated(prediction: Prediction, matcher: TitleMatcher) -> bool | None:
+def _is_hallucinated(prediction: Prediction | None, matcher: TitleMatcher) -> bool | None:
+    if prediction is None:
+        return None
     if prediction.hallucinated is not None:
         return prediction.hallucinated
     said = prediction.answer if prediction.answer is not None else prediction.recommendation

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from reges_index.errors import InputError
 from reges_index.evaluation.baselines import BASELINES, RetrieveBatch, baseline_predictions
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.metrics import METRICS, PairScores, score_pairs
+from reges_index.evaluation.metrics import (
+    METRICS,
+    PROTOCOLS,
+    Pairs,
+    PairScores,
+    ProtocolName,
+    make_pairs,
+    score_pairs,
+)
 from reges_index.evaluation.predictions import AlignedPredictions
-from reges_index.evaluation.protocol import PROTOCOLS, Pairs, ProtocolName, make_pairs
+from reges_index.evaluation.result import PaperValue, Row
 from reges_index.evaluation.settings import EvaluationSettings
-from reges_index.evaluation.stats import Averaging, ClusterBootstrap, Difference, Estimate, holm
+from reges_index.evaluation.stats import Averaging, ClusterBootstrap, Comparison, Estimate, compare_pairs
 
-__all__ = ["Comparison", "Evaluation", "evaluate_systems"]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One metric of two systems on the same pairs; ``p_holm`` allows for all pairs of systems tested."""
-
-    first: str
-    second: str
-    metric: str
-    difference: Difference
-    p_holm: float
+__all__ = ["Evaluation", "evaluate_systems"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,6 @@ class Evaluation:
     ----------
     systems
         Baselines last.
-    baselines
-        Names of those that are baselines.
     missing_baselines
         Baselines that could not run, with the reason.
     pairs, scores
@@ -47,52 +42,95 @@ class Evaluation:
 
     data: EvaluationData
     systems: tuple[AlignedPredictions, ...]
-    baselines: frozenset[str]
     missing_baselines: dict[str, str]
     settings: EvaluationSettings
     pairs: dict[ProtocolName, Pairs]
     scores: dict[ProtocolName, dict[str, PairScores]]
 
     def _bootstrap(self, protocol: ProtocolName) -> ClusterBootstrap:
-        s = self.settings
         return ClusterBootstrap(
-            self.pairs[protocol].dialogue, resamples=s.resamples, seed=s.seed, level=s.level
+            self.pairs[protocol].dialogue, **self.settings.model_dump(include={"resamples", "seed", "level"})
         )
 
     def estimates(
         self, protocol: ProtocolName, averaging: Averaging = "target"
     ) -> dict[str, dict[str, Estimate]]:
         """Return value and interval of every metric for every system; empty without a pair."""
-        if not self.pairs[protocol].target:
+        scores = self.scores.get(protocol)
+        if scores is None:
             return {}
         bootstrap = self._bootstrap(protocol)
         return {
-            name: dict(zip(METRICS, bootstrap.estimate(scores.values, averaging), strict=True))
-            for name, scores in self.scores[protocol].items()
+            name: dict(zip(METRICS, bootstrap.estimate(own.values, averaging), strict=True))
+            for name, own in scores.items()
         }
 
-    def comparisons(self, protocol: ProtocolName) -> list[Comparison]:
-        """Compare all systems with one another and with the baselines, averaged over targets.
+    def rows(
+        self,
+        metrics: Mapping[str, str],
+        setting: str = "",
+        *,
+        paper: PaperValue | None = None,
+        averaging: Averaging = "target",
+        part: str = "",
+    ) -> list[Row]:
+        """Return a row for each system, protocol and metric.
 
-        Baselines are not compared among themselves: nobody asks, and each test makes Holm's bar higher.
+        Parameters
+        ----------
+        metrics
+            Name in `metrics.METRICS` to the name in the table.
+        paper
+            Stands beside the protocol ``all`` only: the paper does not take repeated items out.
         """
-        if not self.pairs[protocol].target:
-            return []
-        bootstrap = self._bootstrap(protocol)
-        scores = self.scores[protocol]
-        found = [
-            (a.name, b.name, bootstrap.compare(scores[a.name].values, scores[b.name].values))
-            for a, b in combinations(self.systems, 2)
-            if not (a.name in self.baselines and b.name in self.baselines)
-        ]
-        made = []
-        for column, metric in enumerate(METRICS):
-            adjusted = holm([differences[column].p for _, _, differences in found])
-            made += [
-                Comparison(first, second, metric, differences[column], p)
-                for (first, second, differences), p in zip(found, adjusted, strict=True)
-            ]
-        return made
+        rows = []
+        for protocol in self.scores:
+            count = self.pairs[protocol].counts["pairs"]
+            for system, estimates in self.estimates(protocol, averaging).items():
+                for metric, shown in metrics.items():
+                    theirs = paper(system, metric) if paper and protocol == "all" else (None, "")
+                    e = estimates[metric]
+                    row = Row(system, setting, protocol, shown, e.value, count, e.low, e.high, *theirs, part)
+                    rows.append(row)
+        return rows
+
+    def compare(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        metrics: Mapping[str, str],
+        setting: str = "",
+        *,
+        paper_gain: Callable[[str, str], float | None] | None = None,
+    ) -> list[Comparison]:
+        """Test pairs of systems, averaged over targets; metrics are as for `rows`.
+
+        Holm's adjustment is over these pairs: the tests that are shown, not all that could be made.
+
+        Parameters
+        ----------
+        paper_gain
+            From the second system and the metric (as in `metrics.METRICS`) to the paper's relative gain.
+        """
+        inside = {shown: metric for metric, shown in metrics.items()}
+
+        def theirs(second: str, shown: str) -> float | None:
+            return paper_gain(second, inside[shown]) if paper_gain else None
+
+        columns = {shown: METRICS.index(metric) for metric, shown in metrics.items()}
+        found: list[Comparison] = []
+        for protocol, scores in self.scores.items():
+            found += compare_pairs(
+                self._bootstrap(protocol),
+                {name: own.values for name, own in scores.items()},
+                pairs, columns, setting=setting, protocol=protocol,
+                paper_gain=theirs if protocol == "all" else None,
+            )  # fmt: skip
+        return found
+
+    def every_pair(self) -> list[tuple[str, str]]:
+        """Return all pairs of systems but those of two baselines: each test makes Holm's bar higher."""
+        names = [system.name for system in self.systems]
+        return [(a, b) for a, b in combinations(names, 2) if a not in BASELINES or b not in BASELINES]
 
 
 def evaluate_systems(
@@ -122,36 +160,26 @@ def evaluate_systems(
         If two systems share a name, have a baseline's, or were aligned with other turns.
     """
     names = [system.name for system in systems]
-    for name in names:
-        if names.count(name) > 1 or name in BASELINES:
-            raise InputError(
-                f"two systems are called {name!r}"
-                if name not in BASELINES
-                else f"{name!r} is a baseline's name",
-                hint="name them: --predictions NAME=FILE",
-            )
     for system in systems:
+        wrong = ""
+        if system.name in BASELINES:
+            wrong = f"{system.name!r} is a baseline's name"
+        elif names.count(system.name) > 1:
+            wrong = f"two systems are called {system.name!r}"
+        if wrong:
+            raise InputError(wrong, hint="name them: --predictions NAME=FILE")
         if len(system.rankings) != len(data.turns):
             raise InputError(
                 f"{system.name}: aligned with {len(system.rankings)} turns, not {len(data.turns)}"
             )
     plain, missing = baseline_predictions(data, retrieve=retrieve) if baselines else ([], {})
-    everything = (*systems, *plain)
     pairs = {protocol: make_pairs(data.turns, protocol, data.positions) for protocol in PROTOCOLS}
     scores = {
         protocol: {
-            system.name: score_pairs(pairs[protocol], system.rankings, data.positions, system.recommended)
-            for system in everything
+            system.name: score_pairs(own, system.rankings, data.positions, system.recommended)
+            for system in (*systems, *plain)
         }
-        for protocol in PROTOCOLS
-        if pairs[protocol].target
+        for protocol, own in pairs.items()
+        if own.target
     }
-    return Evaluation(
-        data=data,
-        systems=everything,
-        baselines=frozenset(system.name for system in plain),
-        missing_baselines=missing,
-        settings=settings or EvaluationSettings(),
-        pairs=pairs,
-        scores=scores,
-    )
+    return Evaluation(data, (*systems, *plain), missing, settings or EvaluationSettings(), pairs, scores)

@@ -123,23 +123,7 @@ class EvaluationSettings(Section):
     candidates: Count = Field(
         default=50, description="Items that the item expert chooses from: the paper's k."
     )
-    candidate_counts: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
-        default=(10, 50), description="A k of table4; may be repeated."
-    )
-    depth: Count = Field(
-        default=200, description="Items retrieved: room for 50 after mentioned ones have left."
-    )
-    fusion: PathText | None = Field(
-        default=None, description="Folder of a trained fusion, or none; the shipped one where it fits."
-    )
-    max_candidate_tokens: Count | None = Field(
-        default=None,
-        description="Of a candidate's details in every item expert's prompt; by default what the trained one "
-        "recommends.",
-    )
-    max_history_tokens: Count | None = Field(default=None, description="Of the dialogue; likewise.")
     limit: Count | None = Field(default=None, description="Only the first N turns, or N of each domain.")
-    train_sample: int = Field(default=200, ge=2, description="Train turns that figure8 draws.")
     batch_size: Count = Field(default=8, description="Dialogues at once.")
 
     def paper_dataset(self) -> Dataset | None:
@@ -156,7 +140,6 @@ _SCORING = ("conversations", "catalog", "train", "predictions", "out", "store", 
 _NOT_OF_PAPER = ("predictions", "top_k", "domains", "rows")
 _TOPIC = ("experiments", "rows", "out", "encoder", "more_encoders", "model", "batch_size", *_TESTS)
 JOBS: dict[str, tuple[str, ...]] = {
-    "compare": _TESTS,
     "score": (*_SCORING, *_TESTS),
     "paper": tuple(name for name in EvaluationSettings.model_fields if name not in _NOT_OF_PAPER),
     "domains": (*_TOPIC, "domains", "limit"),

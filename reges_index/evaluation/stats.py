@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Averaging", "ClusterBootstrap", "Difference", "Estimate", "holm", "sign_flip_test"]
+__all__ = [
+    "Averaging",
+    "ClusterBootstrap",
+    "Comparison",
+    "Difference",
+    "Estimate",
+    "adjusted",
+    "compare_pairs",
+    "holm",
+    "sign_flip_test",
+]
 
 Averaging: TypeAlias = Literal["target", "dialogue"]
 """``target``: every (turn, target) pair counts the same. ``dialogue``: every dialogue does."""
@@ -34,12 +44,6 @@ class Difference:
     low: float
     high: float
     p: float
-
-
-def _totals(values: NDArray[np.float64], clusters: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    totals = np.zeros((count, values.shape[1]))
-    np.add.at(totals, clusters, values)
-    return totals
 
 
 class ClusterBootstrap:
@@ -80,7 +84,8 @@ class ClusterBootstrap:
         self, values: NDArray[np.float64], averaging: Averaging
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return numerators (D, M) and denominators (D,) whose sums' ratio is the statistic."""
-        totals = _totals(values, self.clusters, self.count)
+        totals = np.zeros((self.count, values.shape[1]))
+        np.add.at(totals, self.clusters, values)
         if averaging == "dialogue":
             return totals / self.sizes[:, None], np.ones(self.count)
         return totals, self.sizes
@@ -103,7 +108,8 @@ class ClusterBootstrap:
         """Return mean and interval for each of M columns of ``values``, shape (P, M)."""
         above, below = self._parts(values, averaging)
         means = above.sum(axis=0) / below.sum()
-        low, high = self._interval(self.distribution(values, averaging))
+        tail = (1 - self.level) / 2
+        low, high = np.quantile(self.distribution(values, averaging), [tail, 1 - tail], axis=0)
         return [Estimate(float(m), float(a), float(b)) for m, a, b in zip(means, low, high, strict=True)]
 
     def compare(
@@ -120,11 +126,6 @@ class ClusterBootstrap:
         return [
             Difference(e.value, e.low, e.high, float(p)) for e, p in zip(estimates, p_values, strict=True)
         ]
-
-    def _interval(self, distribution: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        tail = (1 - self.level) / 2
-        low, high = np.quantile(distribution, [tail, 1 - tail], axis=0)
-        return low, high
 
 
 def sign_flip_test(gaps: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
@@ -173,3 +174,73 @@ def holm(p_values: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(p_values) - place) * p_values[index]))
         adjusted[index] = worst
     return [float(p) for p in adjusted]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A system against another on the same pairs: first minus second, and the relative gain.
+
+    ``p_holm`` allows for all pairs of systems that stand in the same table (setting, protocol, metric).
+    """
+
+    first: str
+    second: str
+    setting: str
+    protocol: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    gain: float | None
+    paper_gain: float | None = None
+
+
+def compare_pairs(
+    bootstrap: ClusterBootstrap,
+    values: Mapping[str, NDArray[np.float64]],
+    pairs: Sequence[tuple[str, str]],
+    metrics: Mapping[str, int],
+    *,
+    setting: str = "",
+    protocol: str = "",
+    paper_gain: Callable[[str, str], float | None] | None = None,
+) -> list[Comparison]:
+    """Test pairs of systems against each other, with Holm's adjustment over these pairs for each metric.
+
+    Parameters
+    ----------
+    values
+        System to its values, shape (P, M).
+    metrics
+        Name of a metric to its column in the values.
+    paper_gain
+        From the second system and the metric to the relative gain that the paper has.
+    """
+    columns = list(metrics.values())
+    rows = []
+    for first, second in pairs:
+        found = bootstrap.compare(values[first][:, columns], values[second][:, columns])
+        for (metric, column), d in zip(metrics.items(), found, strict=True):
+            base = float(values[second][:, column].mean())
+            rows.append(
+                Comparison(
+                    first, second, setting, protocol, metric, d.value, d.low, d.high, d.p, p_holm=d.p,
+                    gain=d.value / base if base else None,
+                    paper_gain=paper_gain(second, metric) if paper_gain else None,
+                )
+            )  # fmt: skip
+    return adjusted(rows)
+
+
+def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return comparisons with Holm's p over those of the same setting, protocol and metric, order kept."""
+    families: dict[tuple[str, str, str], list[int]] = {}
+    for place, c in enumerate(comparisons):
+        families.setdefault((c.setting, c.protocol, c.metric), []).append(place)
+    found = list(comparisons)
+    for places in families.values():
+        for place, p in zip(places, holm([comparisons[n].p for n in places]), strict=True):
+            found[place] = replace(comparisons[place], p_holm=p)
+    return found

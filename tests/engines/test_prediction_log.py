@@ -4,14 +4,15 @@ import pytest
 
 from reges_index import QueryDecoding, ReGeSQueryEngine, ReGeSQueryTransform, Turn
 from reges_index.dialogue import Message
-from reges_index.engines.batch import predict_turns, require_turns
+from reges_index.engines.batch import predict_turns, prediction_row, require_turns
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.predictions import load
+from reges_index.evaluation.report import report_result
 from reges_index.evaluation.scoring import evaluate_systems
 from reges_index.evaluation.settings import EvaluationSettings
-from reges_index.evaluation.summary import summarize
 from reges_index.files import RunLog
+from reges_index.item_expert import ReasoningDecoding, ReGeSRerank
 
 SETTINGS = {"store": "s", "similarity_top_k": 4}
 
@@ -70,12 +71,23 @@ def test_reports_show_the_tokens_of_each_stage(tmp_path, engine, few_films):
     evaluation = evaluate_systems(
         data, [load("mine", path, data)], settings=EvaluationSettings(resamples=100)
     )
-    tokens = summarize(evaluation)["systems"]["mine"]["tokens"]
-    assert {stage: spent["sum"] for stage, spent in tokens.items()} == {
+    spent = [row for row in report_result(evaluation).rows if row.part == "Tokens a turn"]
+    assert {row.setting: row.value for row in spent if row.metric == "sum"} == {
         stage: sum(row["tokens"][stage] for row in rows(path))
         for stage in ("query history", "rerank candidates")
     }
-    assert all(spent["mean"] > 0 for spent in tokens.values())
+    assert all(row.value > 0 for row in spent if row.metric == "mean")
+
+
+def test_reasoning_that_the_pipeline_writes_is_kept_to_learn_from(tmp_path, few_films, tiny):
+    rerank = ReGeSRerank(tiny, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=8))
+    engine = ReGeSQueryEngine.from_defaults(few_films, rerank=rerank, similarity_top_k=4)
+    path = tmp_path / "reasoning.jsonl"
+    with RunLog(path, SETTINGS) as log:
+        predict_turns(engine, TURNS, log)
+    assert [row["id"] for row in rows(path) if not row["reasoning"]] == []
+    silent = ReGeSQueryEngine.from_defaults(few_films, retriever="vectors")
+    assert "reasoning" not in prediction_row(TURNS[0], silent.recommend(TURNS[0]))
 
 
 def untimed(content):

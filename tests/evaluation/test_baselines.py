@@ -9,15 +9,12 @@ import pytest
 from reges_index.catalog.item import Item
 from reges_index.evaluation.baselines import (
     baseline_predictions,
-    bm25,
     bm25_queries,
     last_mentioned,
     most_popular,
-    retriever_order,
 )
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.metrics import score_pairs
-from reges_index.evaluation.protocol import make_pairs
+from reges_index.evaluation.metrics import make_pairs, score_pairs
 
 from .conftest import make_turn
 
@@ -36,28 +33,26 @@ def test_bm25_finds_words_and_leaves_out_what_shares_none():
         Item(id="a", title="Alien", abstract="A crew meets a creature in space."),
         Item(id="b", title="Heat", abstract="A detective hunts a robber in Los Angeles."),
     )
-    turns = [
-        make_turn(0, "x", ["a"], [], "a creature on a space ship"),
-        make_turn(1, "x", ["b"], [], "zzz qqq"),
-    ]
-    assert bm25(turns, items) == [("a",), ()]
+    assert bm25_queries(["a creature on a space ship", "zzz qqq"], items) == [("a",), ()]
 
 
 def test_bm25_of_stop_words_alone_lists_nothing():
-    turns = [make_turn(0, "x", ["a"], [], "the film it"), make_turn(1, "x", ["a"], [], "zzz")]
-    assert bm25(turns, (Item(id="a", title="It"), Item(id="b", title="The"))) == [(), ()]
+    films = (Item(id="a", title="It"), Item(id="b", title="The"))
+    assert bm25_queries(["the film it", "zzz"], films) == [(), ()]
     assert bm25_queries(["it"], ()) == [()]
 
 
-def test_the_retriever_gets_the_whole_dialogue():
+def test_the_retriever_gets_the_whole_dialogue(data):
     asked = []
 
     def retrieve(queries, top_k):
         asked.extend(queries)
         return [["i1"]] * len(queries)
 
-    assert retriever_order([make_turn(0, "x", ["a"], [], "robots please")], retrieve) == [("i1",)]
-    assert asked == ["seeker: robots please"]
+    made, missing = baseline_predictions(data, retrieve=retrieve)
+    assert made[-1].rankings == (("i1",),) * len(data.turns)
+    assert asked[0] == "seeker: a film about robots"
+    assert missing == {}
 
 
 def test_a_baseline_that_cannot_run_is_named_with_the_reason(data):

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from reges_index.dialogue import Message, Turn
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.diagnosis import by_group, fate_counts, fates, length_group, mention_group
-from reges_index.evaluation.metrics import score_pairs
+from reges_index.evaluation.diagnosis import fates, group_rows, groups_of, lost_rows
+from reges_index.evaluation.metrics import make_pairs, score_pairs
 from reges_index.evaluation.predictions import Prediction, align
-from reges_index.evaluation.protocol import make_pairs
+from reges_index.evaluation.scoring import evaluate_systems
 
 from .conftest import make_turn
 
@@ -18,7 +18,6 @@ def test_where_targets_are_lost(items):
     scores = score_pairs(pairs, rankings, catalog)
     found = fates(pairs, scores, catalog, top_k=2)
     assert found == ["picked", "not_picked", "not_in_top_k", "not_in_top_k", "not_in_catalog"]
-    assert fate_counts(found) == {"not_in_catalog": 1, "not_in_top_k": 2, "not_picked": 1, "picked": 1}
 
 
 def test_a_system_that_says_what_it_saw_is_taken_at_its_word(items):
@@ -52,26 +51,30 @@ def test_probabilities_of_a_whole_list_are_no_list_of_candidates(data):
         assert fates(pairs, scores, data.positions, top_k=top_k, system=system) == [fate]
 
 
+def messages(count):
+    return tuple(Message(role="user", content=str(n)) for n in range(count))
+
+
 def test_groups_by_length_and_mentions(items):
-    catalog = {item.id: n for n, item in enumerate(items)}
-    turns = [
+    turns = (
         Turn(id="short", dialog_id="a", messages=messages(1), targets=("i0",), mentioned=()),
         Turn(id="long", dialog_id="a", messages=messages(17), targets=("i1",), mentioned=("i2", "i3", "i2")),
         Turn(id="unlabelled", dialog_id="b", messages=messages(4), targets=("i1",)),
+    )
+    assert [groups_of(t) for t in turns] == [("1-4", "0"), ("17+", "2"), ("1-4", "unknown")]
+    data = EvaluationData(turns, items)
+    made = [Prediction(id="short", ranking=("i0",)), Prediction(id="long", ranking=("i0", "i1"))]
+    evaluation = evaluate_systems(data, [align("s", made, data)], baselines=False)
+    rows = [row for row in group_rows(evaluation) if row.protocol == "all"]
+    success = [(row.setting, row.n, row.value) for row in rows if row.metric == "rec_success_rate"]
+    assert success == [
+        ("1-4 messages", 2, 0.5),
+        ("17+ messages", 1, 0.0),
+        ("0 mentions", 1, 1.0),
+        ("2 mentions", 1, 0.0),
+        ("unknown mentions", 1, 0.0),
     ]
-    assert [length_group(t) for t in turns] == ["1-4", "17+", "1-4"]
-    assert [mention_group(t) for t in turns] == ["0", "2", "unknown"]
-    pairs = make_pairs(turns, "all", catalog)
-    scores = score_pairs(pairs, [("i0",), ("i0", "i1"), ()], catalog)
-    groups = by_group(turns, pairs, scores, fates(pairs, scores, catalog, top_k=50))
-    assert [(g["group"], g["pairs"], g["rec_success_rate"]) for g in groups["messages"]] == [
-        ("1-4", 2, 0.5),
-        ("17+", 1, 0.0),
-    ]
-    assert [g["group"] for g in groups["mentions"]] == ["0", "2", "unknown"]
-    assert groups["mentions"][1]["recall@50"] == 1
-    assert groups["mentions"][1]["not_picked"] == 1
-
-
-def messages(count):
-    return tuple(Message(role="user", content=str(n)) for n in range(count))
+    lost = {row.metric: row.value * row.n for row in lost_rows(evaluation) if row.protocol == "all"}
+    assert {name: round(count) for name, count in lost.items()} == {
+        "picked": 1, "in the top 50, not picked": 1, "not in the top 50": 1, "not in the catalog": 0,
+    }  # fmt: skip

@@ -105,15 +105,25 @@ def test_the_command_writes_the_table(folder, tmp_path):
     assert CliRunner().invoke(app, [*options, "--conversations", "x"]).exit_code != 0
 
 
+def test_the_drop_in_is_measured_as_the_guide_has_it(folder, tmp_path):
+    options = ["evaluate", "--experiment", "domains", "--domains", str(folder), "--rows", "drop-in"]
+    outcome = CliRunner().invoke(app, [*options, "--out", str(tmp_path / "out"), "--resamples", "100"])
+    assert outcome.exit_code == 0, outcome.output
+    made = json.loads((tmp_path / "out" / "domains.json").read_text())
+    assert {row["system"] for row in made["rows"]} == {"drop-in of the guide, no LLM"}
+    ranked = [json.loads(line) for line in (tmp_path / "out" / "runs" / "domains-drop-in-teas.jsonl").open()]
+    assert {row["id"]: row["ranking"][0] for row in ranked} == {"t1": "teas-0", "t2": "teas-2"}
+
+
 def test_the_dialogues_with_a_change_of_topic_say_what_fits_which_wish():
-    domains, old = read_topic_changes()
+    domains = read_topic_changes()
     turns = {own.name: own.data.turns for own in domains}
     assert set(turns) == {"films", "books", "cocktails"}
     assert sum(map(len, turns.values())) >= 40
     for own in domains:
         known = {item.id for item in own.data.items}
         for turn in own.data.turns:
-            new, before, named = set(turn.targets), old[turn.id], set(turn.mentioned)
+            new, before, named = set(turn.targets), set(own.old[turn.id]), set(turn.mentioned)
             assert new
             assert before
             assert (new | before | named) <= known
@@ -123,13 +133,13 @@ def test_the_dialogues_with_a_change_of_topic_say_what_fits_which_wish():
 
 
 def test_the_first_item_that_was_not_named_decides_which_wish_is_met():
-    domains, old = read_topic_changes()
+    domains = read_topic_changes()
     ranked = {}
     for own in domains:
         ranked[own.name] = {t.id: [*t.mentioned, t.targets[0]] for t in own.data.turns}
     first = domains[0].data.turns[0]
-    ranked["films"][first.id] = [min(old[first.id])]
-    shares = topic_shares(domains, old, ranked)
+    ranked["films"][first.id] = [min(domains[0].old[first.id])]
+    shares = topic_shares(domains, ranked)
     assert shares[0].tolist() == [0, 1]
     assert shares[1:].tolist() == [[1, 0]] * (len(shares) - 1)
 

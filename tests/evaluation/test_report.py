@@ -3,22 +3,20 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
 
 from reges_index.errors import InputError, StorageError
-from reges_index.evaluation.baselines import BASELINES
-from reges_index.evaluation.compare import compare_reports
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.diagnosis import lost_turns, turn_rows
-from reges_index.evaluation.markdown import table
 from reges_index.evaluation.predictions import Prediction, align
-from reges_index.evaluation.report import script_json, write_report
+from reges_index.evaluation.report import report_result, script_json, write_report
+from reges_index.evaluation.result import BEGIN, END, Result, Row, table, write_result, write_results
 from reges_index.evaluation.scoring import evaluate_systems
 from reges_index.evaluation.settings import EvaluationSettings
-from reges_index.evaluation.stats import holm
-from reges_index.evaluation.summary import summarize
+from reges_index.evaluation.stats import Comparison
 
 from .conftest import make_turn
 
@@ -43,45 +41,55 @@ def evaluation(data):
     return evaluate_systems(data, systems(data), settings=FEW)
 
 
+def rows_of(value, **wanted):
+    return [row for row in value["rows"] if all(row[key] == one for key, one in wanted.items())]
+
+
 def test_a_report_has_every_part(evaluation, tmp_path):
-    summary = write_report(evaluation, tmp_path / "out", command=["reges", "evaluate", "--out", "a b"])
+    summary = write_report(evaluation, tmp_path / "out")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {
-        *("report.json", "report.md", "report.html", "scores.json"),
+        *("report.json", "report.md", "report.html"),
         *("recall.png", "fates.png", "groups.png", "reliability.png"),
     }
     read = json.loads((tmp_path / "out" / "report.json").read_text())
     assert read == summary
-    assert read["provenance"]["command"] == "reges evaluate --out 'a b'"
-    assert read["data"]["hash"] == evaluation.data.hash
-    good = read["protocols"]["all"]["systems"]["good"]
+    assert read["about"]["provenance"]["command"]
+    assert read["about"]["data"]["hash"] == evaluation.data.hash
+    good = {
+        (row["part"].split(" (")[0], row["metric"]): row["value"]
+        for row in rows_of(read, system="good")
+        if row["protocol"] in ("all", "")
+    }
     # Full precision: 3 of 6 pairs, not 0.5 by rounding of something else.
-    assert good["per_target"]["recall@5"]["value"] == pytest.approx(5 / 6, abs=1e-15)
-    assert good["per_target"]["rec_success_rate"]["value"] == pytest.approx(2 / 6, abs=1e-15)
-    assert good["per_dialogue"]["recall@5"]["value"] == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
-    assert good["fates"] == {"not_in_catalog": 1, "not_in_top_k": 0, "not_picked": 3, "picked": 2}
-    assert read["systems"]["good"]["hallucination"] == {"answers": 4, "no_catalog_item": 1, "ratio": 0.25}
-    assert read["systems"]["good"]["timings"]["rerank"]["mean"] == 2
-    assert read["systems"]["good"]["tokens"]["prompt"]["count"] == 1
+    assert good["Per target", "recall@5"] == pytest.approx(5 / 6, abs=1e-15)
+    assert good["Per target", "rec_success_rate"] == pytest.approx(2 / 6, abs=1e-15)
+    assert good["Per dialogue", "recall@5"] == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
+    assert good["Where targets are lost", "picked"] == pytest.approx(2 / 6)
+    assert good["Where targets are lost", "not in the catalog"] == pytest.approx(1 / 6)
+    assert good["Answers and their probabilities", "hallucination ratio"] == 0.25
+    assert good["Seconds a turn", "mean"] == 2
+    (prompt,) = rows_of(read, part="Tokens a turn", metric="sum")
+    assert (prompt["setting"], prompt["value"], prompt["n"]) == ("prompt", 10, 1)
     assert read["systems"]["</script><b>bad|"]["counts"]["missing_turns"] == 4
-    assert read["baselines_left_out"].keys() == {"retriever"}
+    assert read["left_out"].keys() == {"baseline retriever"}
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| system | all rec_success_rate |" in text
+    assert "4 turns without a prediction" in text
 
 
 def test_the_comparison_is_of_the_systems_asked_for(evaluation):
-    summary = summarize(evaluation)
-    found = summary["protocols"]["all"]["comparisons"]
-    assert {(c["first"], c["second"]) for c in found} >= {("good", "</script><b>bad|"), ("good", "BM25")}
-    assert not any(c["first"] == "most popular" for c in found)
-    recall = next(c for c in found if c["metric"] == "recall@5" and c["second"].startswith("</"))
-    assert recall["value"] == pytest.approx(5 / 6)
-    assert 0 < recall["p"] <= recall["p_holm"] <= 1
+    found = [c for c in report_result(evaluation).comparisons if c.protocol == "all"]
+    assert {(c.first, c.second) for c in found} >= {("good", "</script><b>bad|"), ("good", "BM25")}
+    assert not any(c.first == "most popular" for c in found)
+    recall = next(c for c in found if c.metric == "recall@5" and c.second.startswith("</"))
+    assert recall.value == pytest.approx(5 / 6)
+    assert 0 < recall.p <= recall.p_holm <= 1
 
 
 def test_numbers_repeat_with_the_seed(data):
-    first, second = (
-        summarize(evaluate_systems(data, systems(data), settings=FEW))["protocols"] for _ in range(2)
-    )
-    assert first == second
+    first, second = (report_result(evaluate_systems(data, systems(data), settings=FEW)) for _ in range(2))
+    assert (first.rows, first.comparisons) == (second.rows, second.comparisons)
 
 
 def test_the_page_shows_texts_and_obeys_none(evaluation, tmp_path):
@@ -128,10 +136,10 @@ def test_a_protocol_without_a_pair_is_said_and_breaks_nothing(items, tmp_path):
         data, [align("s", [Prediction(id="t0", ranking=("i0",))], data)], settings=FEW
     )
     summary = write_report(evaluation, tmp_path)
-    assert summary["protocols"]["new"]["systems"] == {}
-    assert summary["protocols"]["new"]["counts"]["turns_without_mention_labels"] == 1
-    assert summary["protocols"]["all"]["systems"]["s"]["per_target"]["recall@1"]["value"] == 1
-    assert "No pair is left" in (tmp_path / "report.md").read_text()
+    assert {row["protocol"] for row in summary["rows"]} == {"all", ""}
+    assert summary["protocols"]["new"]["turns_without_mention_labels"] == 1
+    assert rows_of(summary, system="s", metric="recall@1")[0]["value"] == 1
+    assert "no pair is left" in (tmp_path / "report.md").read_text()
 
 
 def test_names_that_would_mix_up_systems_are_refused(data):
@@ -154,63 +162,9 @@ def test_what_fails_leaves_the_earlier_report_as_it_was(evaluation, tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_report(replace(evaluation, systems=systems), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_a_folder_that_cannot_be_written(evaluation, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot be written"):
         write_report(evaluation, tmp_path / "file")
-
-
-def test_two_reports_compare_like_two_systems_in_one(data, tmp_path):
-    good, bad = systems(data)
-    write_report(evaluate_systems(data, [good], settings=FEW), tmp_path / "a")
-    write_report(evaluate_systems(data, [bad], settings=FEW), tmp_path / "b")
-    apart = compare_reports(tmp_path / "a", tmp_path / "b" / "report.json", resamples=200)
-    together = summarize(evaluate_systems(data, [good, bad], settings=FEW))["protocols"]
-    for protocol in ("all", "new"):
-        key = {(c["first"], c["second"], c["metric"]): c for c in together[protocol]["comparisons"]}
-        ours = [c for c in apart[protocol] if c["first"] == "good" and c["second"].startswith("</")]
-        assert ours
-        for row in ours:
-            theirs = key[row["first"], row["second"], row["metric"]]
-            for value in ("value", "low", "high", "p"):
-                assert row[value] == pytest.approx(theirs[value], abs=1e-12)
-        # The same pairs but for those of a system with its own report's baselines.
-        recall = [c for c in apart[protocol] if c["metric"] == "recall@5"]
-        assert len(recall) == 1 + 2 * 3
-        assert [c["p_holm"] for c in recall] == pytest.approx(holm([c["p"] for c in recall]))
-    assert not any(c["first"] in BASELINES and c["second"] in BASELINES for c in apart["all"])
-
-
-def test_systems_of_one_name_are_told_apart_by_their_reports_folders(data, tmp_path):
-    good, bad = systems(data)
-    same_name = replace(bad, name="good")
-    for system, folders in ((good, ("a", "x/report")), (same_name, ("b", "y/report"))):
-        for folder in folders:
-            write_report(evaluate_systems(data, [system], settings=FEW), tmp_path / folder)
-    found = compare_reports(tmp_path / "a" / "report.json", tmp_path / "b", resamples=200)["all"]
-    (success,) = [
-        c for c in found
-        if c["metric"] == "rec_success_rate" and {c["first"], c["second"]}.isdisjoint(BASELINES)
-    ]  # fmt: skip
-    assert (success["first"], success["second"]) == ("good (a)", "good (b)")
-    assert success["value"] == pytest.approx(2 / 6)
-    assert {(c["first"], c["second"]) for c in found} >= {("BM25", "good (b)"), ("good (a)", "BM25")}
-    x, y = tmp_path / "x" / "report", tmp_path / "y" / "report"
-    assert any(
-        (c["first"], c["second"]) == (f"good ({x})", f"good ({y})")
-        for c in compare_reports(x, y, resamples=200)["all"]
-    )
-
-
-def test_reports_of_different_data_are_not_compared(data, tmp_path):
-    write_report(evaluate_systems(data, settings=FEW), tmp_path / "a")
-    write_report(evaluate_systems(data.subset(data.turns[:3]), settings=FEW), tmp_path / "b")
-    with pytest.raises(InputError, match="data differ"):
-        compare_reports(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(InputError, match="no such file"):
-        compare_reports(tmp_path / "a", tmp_path / "nowhere")
 
 
 def test_pictures_are_drawn(evaluation, tmp_path):
@@ -221,3 +175,92 @@ def test_pictures_are_drawn(evaluation, tmp_path):
         picture = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"))
         assert min(picture.shape[:2]) > 300
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+# -- results in a README
+
+
+@pytest.fixture(scope="module")
+def books():
+    folder = resources.files("reges_index.catalog") / "demo"
+    with resources.as_file(folder) as path:
+        data = EvaluationData.read(path / "books_turns.jsonl", path / "books.jsonl")
+    return evaluate_systems(data, settings=EvaluationSettings(resamples=500))
+
+
+# Expected values of the shipped slice, so that a change in data, tokenizing or metrics does not pass unseen.
+@pytest.mark.parametrize(
+    ("protocol", "metric", "expected"),
+    [
+        ("all", "rec_success_rate", 0.304),
+        ("all", "recall@10", 0.696),
+        ("all", "recall@50", 0.870),
+        ("all", "ndcg@10", 0.494),
+        ("new", "rec_success_rate", 0.391),
+        ("new", "mrr@10", 0.483),
+    ],
+)
+def test_bm25_on_the_demo_books_is_what_it_was(books, protocol, metric, expected):
+    found = books.estimates(protocol)["BM25"][metric]
+    assert found.value == pytest.approx(expected, abs=0.03)
+    assert found.low <= found.value <= found.high
+
+
+def test_the_readme_gets_the_reports_numbers(books, tmp_path):
+    summary = write_report(books, tmp_path / "report")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nend\n")
+    write_results(readme, [("Books", tmp_path / "report")])
+    text = readme.read_text()
+    assert text.startswith("# Mine\n")
+    assert text.endswith(f"{END}\n\nend\n")
+    assert "old" not in text
+    entry = rows_of(summary, protocol="new", system="BM25", metric="rec_success_rate")[0]
+    assert f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" in text
+    again = write_results(readme, [("Books", tmp_path / "report")])
+    assert readme.read_text() == text
+    assert again in text
+
+
+def test_an_experiment_becomes_one_table(tmp_path):
+    about = {"settings": {"level": 0.95}, "data": {"hash": "0123456789abcdef", "files": {}}}
+    rows = [
+        Row(system, "", protocol, "Recall@1", 0.2 - shift, n, 0.15 - shift, 0.25 - shift)
+        for system, shift in (("fusion", 0.0), ("without bm25", 0.1))
+        for protocol, n in (("all", 271), ("new", 211))
+    ]
+    rows += [Row("fusion", "", "all", "Recall@50", None, 0), Row("fewer", "", "all", "Recall@1", 0.5, 9)]
+    rows += [Row("theirs", "", "all", "Recall@1", None, 0, paper=0.3, paper_setting="8B")]
+    gain = Comparison(
+        "fusion", "without bm25", "", "all", "Recall@1", 0.1, 0.05, 0.15, 1e-4, 4e-4, 1.0, paper_gain=0.81
+    )
+    other = replace(gain, metric="Recall@5", paper_gain=None)  # nothing of the paper's to stand beside
+    result = Result("ablation", "Ablation", "here", rows, [gain, other], reading="Read it so.")
+    write_result(result, tmp_path, about)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    write_results(readme, [("Films", tmp_path / "ablation.json")])
+    text = readme.read_text()
+    assert "**Films, Ablation** (n: 271 all, 211 new; 95% intervals over dialogues)" in text
+    assert "| system | all Recall@1 | new Recall@1 |" in text  # nothing was measured at 50
+    assert "| without bm25 | 0.100 [0.050, 0.150] | 0.100 [0.050, 0.150] |" in text
+    assert "| fewer | 0.500 (n=9) |  |" in text
+    assert "| theirs | (paper: 8B 0.3) |  |" in text
+    assert "| all Recall@1 | +0.100 [+0.050, +0.150] | +100% | +81% | &lt;0.001 |" in text
+    assert "Read it so." in text
+    assert "Recall@5" not in text
+    assert re.search(r"Made on [\d-]+ by `.+` \(data `0123456789ab`\)\.", text)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(InputError, match="no report or experiment"):
+        write_results(readme, [("Films", tmp_path / "other.json")])
+    assert readme.read_text() == text
+
+
+def test_a_readme_without_marks_is_left_alone(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("# Mine\n")
+    with pytest.raises(InputError, match="no place for the results"):
+        write_results(readme, [])
+    assert readme.read_text() == "# Mine\n"
+    with pytest.raises(InputError, match="no such file"):
+        write_results(tmp_path / "absent.md", [])

@@ -54,14 +54,6 @@ def test_whole_dialogues_are_drawn():
     assert (many.low, many.high) == pytest.approx((few.low, few.high))
 
 
-def test_chunks_do_not_change_the_draws(monkeypatch):
-    clusters, values = made(5)
-    whole = ClusterBootstrap(clusters, resamples=500).distribution(values, "target")
-    monkeypatch.setattr("reges_index.evaluation.stats._CHUNK", 25 * 7)
-    pieces = ClusterBootstrap(clusters, resamples=500).distribution(values, "target")
-    np.testing.assert_allclose(whole, pieces, atol=1e-12)
-
-
 def test_the_exact_p_value_is_scipys():
     gaps = np.random.default_rng(0).normal(0.4, 1, (10, 3))
     ours = sign_flip_test(gaps, resamples=5000, seed=0)

@@ -15,15 +15,17 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from reges_index.dialogue import Turn, render_history
+from reges_index.evaluation.experiments.described import described
 from reges_index.evaluation.experiments.lab import Lab, NotRunnable
-from reges_index.evaluation.experiments.result import ExperimentResult, Row
-from reges_index.evaluation.experiments.systems import embed_texts, retrieve
+from reges_index.evaluation.experiments.systems import embed_texts
 from reges_index.evaluation.plots import new_figure
+from reges_index.evaluation.result import Result, Row
 
-__all__ = ["figure8", "mean_discrepancy", "separability"]
+__all__ = ["figure8", "separability"]
 
 Vectors: TypeAlias = NDArray[np.float64]
 
+_TRAIN_SAMPLE = 200
 _SETS = {
     "random": "training, random negatives",
     "hard": "training, hard negatives",
@@ -32,16 +34,17 @@ _SETS = {
 _COLOURS = {"random": "#0072B2", "hard": "#E69F00", "inference": "#009E73"}
 
 
-def figure8(lab: Lab) -> ExperimentResult:
+def figure8(lab: Lab) -> Result:
     """Distance of training inputs to inference inputs, with random and with hard negatives."""
     train = [t for t in lab.data.train if any(i in lab.data.by_id for i in t.targets)]
     if not train:
         raise NotRunnable("it needs train turns (--train)")
     s = lab.settings
     top_k = min(s.candidates, len(lab.data.items) - 1)
-    sample = random.Random(s.seed).sample(train, min(s.train_sample, len(train)))
+    sample = random.Random(s.seed).sample(train, min(_TRAIN_SAMPLE, len(train)))
     kind = lab.best_kind()
-    found = retrieve(lab.searched(kind, train=sample), lab.catalog, s.depth)
+    retrieved = lab.retrieved(lab.searched(kind, train=sample), f"retrieved-train-{kind}", turns=sample)
+    found = {made.id: made.ranking for made in retrieved}
     ids = [item.id for item in lab.data.items]
     sets: dict[str, tuple[Sequence[Turn], Mapping[str, Sequence[str]]]] = {
         "random": (sample, {t.id: _training_set(t, lab, None, ids, top_k) for t in sample}),
@@ -52,33 +55,14 @@ def figure8(lab: Lab) -> ExperimentResult:
     rows = []
     for name in ("random", "hard"):
         count = len(vectors[name])
-        gap = mean_discrepancy(vectors[name], vectors["inference"])
-        rows.append(Row(_SETS[name], f"{top_k} candidates", "", "MMD to inference", gap, count))
         auc = separability(vectors[name], vectors["inference"], seed=s.seed)
         rows.append(Row(_SETS[name], f"{top_k} candidates", "", "told apart (AUC)", auc, count))
     plane = PCA(n_components=2, random_state=s.seed).fit(np.concatenate(list(vectors.values())))
     points = {name: plane.transform(own) for name, own in vectors.items()}
-    return ExperimentResult(
-        name="figure8",
-        title="Figure 8: training inputs and inference inputs",
-        source="Section 3.6.2",
-        reading="How far the item expert's training inputs lie from what it meets at inference; smaller "
-        "is better, and an AUC of 0.5 would be no difference at all.",
-        rows=rows,
-        notes=[
-            "An input's vector is the mean of the dialogue's vector and the mean of its items' vectors: "
-            "encoders read a few hundred tokens, and a whole input has thousands.",
-            "MMD: maximum mean discrepancy, Gaussian kernel, median distance as its width (Gretton et al. "
-            "2012). AUC: of a cross-validated logistic regression that tells the two sets apart; 0.5 is what "
-            "one wants.",
-            f"{len(sample)} train turns drawn with seed {s.seed}; the queries of training and inference are "
-            f"of the kind '{kind}'. Dialogues of the two splits differ by themselves, so no training set "
-            "reaches 0.",
-            "The paper prints the picture only, no numbers.",
-        ],
-        extra={"points": {name: own.tolist() for name, own in points.items()}},
-        draw=lambda: _draw(points, rows),
-    )
+    return described(
+        "figure8", rows, extra={"points": {name: own.tolist() for name, own in points.items()}},
+        draw=lambda: _draw(points, rows), sample=len(sample), seed=s.seed, kind=kind,
+    )  # fmt: skip
 
 
 def _training_set(
@@ -103,17 +87,6 @@ def _input_vectors(lab: Lab, turns: Sequence[Turn], shown: Mapping[str, Sequence
     listed = np.stack([np.mean([vector[item] for item in shown[turn.id]], axis=0) for turn in turns])
     mean: Vectors = (said + listed) / 2
     return mean
-
-
-def mean_discrepancy(first: Vectors, second: Vectors) -> float:
-    """Return the maximum mean discrepancy (biased estimate) of two samples, shapes (n, d) and (m, d)."""
-    both = np.concatenate([first, second])
-    squares = np.maximum((both**2).sum(1)[:, None] + (both**2).sum(1)[None, :] - 2 * both @ both.T, 0.0)
-    width = np.median(squares[np.triu_indices(len(both), 1)])
-    kernel = np.exp(-squares / (width or 1.0))
-    n = len(first)
-    value = kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
-    return float(np.sqrt(max(value, 0.0)))
 
 
 def separability(first: Vectors, second: Vectors, *, seed: int) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,18 +18,20 @@ from reges_index.dialogue import Turn, newest_text, render_history
 from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.experiments.systems import (
-    QUERY_NAMES,
+    Each,
     QueryKind,
-    Retrieving,
-    Selecting,
     System,
+    Writing,
+    embed_texts,
+    reasoned_freely,
     run_system,
-    written_queries,
+    selected,
+    texts_of,
 )
 from reges_index.evaluation.predictions import Prediction, TitleMatcher, align
 from reges_index.evaluation.scoring import Evaluation, evaluate_systems
 from reges_index.evaluation.settings import EvaluationSettings
-from reges_index.files import json_lines, sha256_of
+from reges_index.files import hash_of, json_lines, sha256_of
 from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.item_expert.rerank import ReGeSRerank
@@ -48,10 +48,9 @@ logger = logging.getLogger(__name__)
 
 _SPOKEN_TOKENS = 256
 # Paths, and what only scoring reads, are not among them.
-_SHOWN_SETTINGS = {
-    *("candidates", "candidate_counts", "depth", "limit", "max_candidate_tokens", "max_history_tokens"),
-    *("train_sample", "batch_size", "seed", "resamples", "level"),
-}
+_SHOWN_SETTINGS = {"candidates", "limit", "batch_size", "seed", "resamples", "level"}
+DEPTH = 200
+"""Items retrieved: room for 50 after mentioned ones have left."""
 
 QUERY_ADAPTER = "query-expert"
 ITEM_ADAPTER = "item-expert"
@@ -88,9 +87,7 @@ class Lab:
     systems
         Systems of the caller's own, which join Table 1.
     fusion
-        A trained fusion, which joins Table 1 and whose sources `ablation` switches off.
-    command
-        What was called, for the reports; None for this process's command line.
+        A trained fusion, which joins Table 1 and whose sources `selection.ablation` switches off.
     """
 
     data: EvaluationData
@@ -103,7 +100,6 @@ class Lab:
     retrievers: Mapping[str, ItemCatalog] = field(default_factory=dict)
     systems: Sequence[System] = ()
     fusion: FusionModel | None = None
-    command: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         absent = [item.id for item in self.data.items if item.id not in self.catalog]
@@ -120,10 +116,7 @@ class Lab:
     @cached_property
     def _items_hash(self) -> str:
         # Titles and abstracts stand in prompts and are what is searched, so ids alone say too little.
-        digest = hashlib.sha256()
-        for item in self.data.items:
-            digest.update(item.model_dump_json().encode() + b"\n")
-        return digest.hexdigest()[:16]
+        return hash_of([item.model_dump(mode="json") for item in self.data.items], digits=16)
 
     @cached_property
     def matcher(self) -> TitleMatcher:
@@ -148,62 +141,40 @@ class Lab:
         name = str(llm.metadata.model_name or llm.class_name()) if llm is not None else self.model().name
         return name.split("/")[-1]
 
-    def fusion_model(self) -> FusionModel:
-        """Return the fusion, or raise `NotRunnable`."""
-        if self.fusion is None:
-            raise NotRunnable("it needs a fusion that was trained with this encoder")
-        return self.fusion
-
-    def needs_adapter(self, name: str, what: str) -> str:
-        """Return the adapter's name, or raise `NotRunnable`."""
-        if not self.model().has_adapter(name):
-            raise NotRunnable(f"it needs {what}, which is not loaded")
-        return name
-
     def adapter_or_none(self, name: str) -> str | None:
         """Return the adapter's name if it is loaded."""
         return name if self.model().has_adapter(name) else None
 
-    def adapter_hash(self, name: str | None) -> str | None:
-        """Return the adapter's name and a hash of its weights: two of one name are two adapters."""
-        if name is None:
-            return None
-        digest = hashlib.sha256()
-        own = [(n, p) for n, p in self.model().model.named_parameters() if f".{name}." in n]
-        for parameter, values in sorted(own, key=lambda pair: pair[0]):
-            digest.update(parameter.encode())
-            digest.update(values.detach().float().cpu().numpy().tobytes())
-        return f"{name} {digest.hexdigest()[:16]}"
-
-    def _adapter_files(self) -> dict[str, str]:
-        """Return the hash of each adapter's weights as a file, which tells whose results these are."""
-        paths = self.lm.adapter_paths if self.lm else {}
+    @cached_property
+    def adapter_files(self) -> dict[str, str]:
+        """The hash of each adapter's weights as a file: two of one name are two adapters."""
+        paths = self.lm.adapter_paths if self.lm is not None else {}
         return {name: sha256_of(path / WEIGHTS_FILE) for name, path in paths.items()}
+
+    def _adapter_hash(self, name: str | None) -> str | None:
+        return None if name is None else f"{name} {self.adapter_files[name][:16]}"
 
     def about(self) -> dict[str, Any]:
         """Describe data, model, adapters and settings for the reports."""
-        adapters = [self.adapter_hash(name) for name in (self.lm.adapters if self.lm else ())]
+        names = [self.chooser_name] if self.llm is not None else []
+        names += [repr(self.lm)] if self.lm is not None else []
         return {
             "data": {"hash": self.data.hash, "files": self.data.files, "turns": len(self.data.turns)},
             "encoder": self.catalog.encoder.name,
-            "model": " and ".join(
-                ([self.chooser_name] if self.llm else []) + ([repr(self.lm)] if self.lm else [])
-            )
-            or "none",
+            "model": " and ".join(names) or "none",
             "prompts": {"query expert": query_prompt_hash(), "item expert": selection_prompt_hash()},
-            "adapters": ", ".join(str(name) for name in adapters),
-            "adapter_files": self._adapter_files(),
+            "adapters": ", ".join(f"{name} {file[:16]}" for name, file in self.adapter_files.items()),
+            "adapter_files": self.adapter_files,
             "settings": {
                 **self.settings.model_dump(mode="json", exclude_none=True, include=_SHOWN_SETTINGS),
                 "dataset": self.settings.paper_dataset(),
             },
-            "command": self.command,
         }
 
     def _run_settings(self, turns: Sequence[Turn], **more: Any) -> dict[str, Any]:
-        said = json.dumps([[turn.id, [m.content for m in turn.messages]] for turn in turns])
+        said = [[turn.id, [m.content for m in turn.messages]] for turn in turns]
         return {
-            "turns": hashlib.sha256(said.encode()).hexdigest()[:16],
+            "turns": hash_of(said, digits=16),
             "items": self._items_hash,
             "encoder": self.catalog.encoder.name,
             "model": self.lm.name if self.lm else None,
@@ -228,27 +199,29 @@ class Lab:
         split = "train" if train else "turns"
         if (kind, split) not in self._queries:
             lm = self.model()
-            adapter = None
-            if kind == "augmented":
-                adapter = self.needs_adapter(QUERY_ADAPTER, "a trained query expert (adapter query-expert)")
-            if kind == "direct" and self.llm is not None:
-                transform = ReGeSQueryTransform(self.llm)
-            else:
-                transform = ReGeSQueryTransform(lm, adapter=adapter)
+            adapter = QUERY_ADAPTER if kind == "augmented" else None
+            if adapter is not None and not lm.has_adapter(adapter):
+                raise NotRunnable(
+                    "it needs a trained query expert (adapter query-expert), which is not loaded"
+                )
+            writer = self.llm if kind == "direct" and self.llm is not None else lm
+            transform = ReGeSQueryTransform(writer, adapter=adapter)
             settings = self._run_settings(
                 turns,
                 kind=kind,
-                adapter=self.adapter_hash(adapter),
+                adapter=self._adapter_hash(adapter),
                 decoding=_values(transform.decoding),
                 history=transform.max_history_tokens,
                 prompt=query_prompt_hash(),
             )
             path = self.folder / "runs" / f"queries-{kind}-{split}.jsonl"
             logger.info("%s queries for %d turns: %s", kind, len(turns), path)
-            found = written_queries(turns, transform, path, settings, batch_size=self.settings.batch_size)
+            made = run_system(
+                Writing(kind, transform), turns, path, settings, batch_size=self.settings.batch_size
+            )
             beside = bool(transform.decoding.context_messages)  # the newest messages, as one more text
             self._queries[kind, split] = {
-                turn: own[:-1] if beside and len(own) > 1 else own for turn, own in found.items()
+                turn: own[:-1] if beside and len(own) > 1 else own for turn, own in texts_of(made).items()
             }
         return self._queries[kind, split]
 
@@ -281,7 +254,6 @@ class Lab:
     def retrieved(
         self,
         queries: Mapping[str, Sequence[str]],
-        name: str,
         run: str,
         catalog: ItemCatalog | None = None,
         *,
@@ -292,16 +264,18 @@ class Lab:
         Kept on the disk because an approximate index need not find the very same list again, and a run
         that goes on must go on with the candidates that it began with.
         """
-        catalog = catalog or self.catalog
-        system = Retrieving(name, queries, catalog, self.settings.depth)
-        turns = self.data.turns if turns is None else turns
-        asked = json.dumps([list(queries[turn.id]) for turn in turns])
-        settings = {
-            "retriever": catalog.encoder.name,
-            "depth": self.settings.depth,
-            "queries": hashlib.sha256(asked.encode()).hexdigest()[:16],
-        }
-        return self.run(system, {}, settings, turns=turns, run=run)
+        searching = catalog or self.catalog
+
+        def find(turn: Turn) -> Prediction:
+            texts = queries[turn.id]
+            vectors = embed_texts([texts], searching.embed_model).tolist()
+            (found,) = searching.retrieve_batch(vectors, DEPTH)
+            return Prediction(id=turn.id, ranking=tuple(item for item, _ in found), query=texts[0])
+
+        asked = hash_of([list(queries[turn.id]) for turn in turns or self.data.turns], digits=16)
+        return self.run(
+            Each(run, find), run, turns=turns, retriever=searching.encoder.name, depth=DEPTH, queries=asked
+        )
 
     def shown(self, top_k: int, kind: QueryKind | None = None) -> dict[str, list[str]]:
         """Return the first ``top_k`` items that the retriever finds, by turn id, best first.
@@ -313,7 +287,7 @@ class Lab:
         """
         kind = kind or self.best_kind()
         if kind not in self._found:
-            made = self.retrieved(self.searched(kind), QUERY_NAMES[kind], f"retrieved-0-{kind}")
+            made = self.retrieved(self.searched(kind), f"retrieved-0-{kind}")
             self._found[kind] = {p.id: list(p.ranking) for p in made}
         return {turn: ids[:top_k] for turn, ids in self._found[kind].items()}
 
@@ -328,27 +302,25 @@ class Lab:
             Of the user's LLM where there is one (`chooser`), which has no adapter and chooses as the product
             does by default.
         """
-        s = self.settings
-        lm = self.lm
-        trained = lm.manifest(ITEM_ADAPTER) if lm is not None and lm.has_adapter(ITEM_ADAPTER) else None
-        advice = trained.inference if trained is not None else {}
-        budgets: dict[str, Any] = {
-            "max_candidate_tokens": s.max_candidate_tokens or advice.get("max_candidate_tokens"),
-            "max_history_tokens": s.max_history_tokens or advice.get("max_history_tokens"),
-        }
+        options |= {"top_n": 10**6, "seed": self.settings.seed}
         if own and self.llm is not None:
-            return ReGeSRerank(self.llm, top_n=10**6, seed=s.seed, **options)
-        return ReGeSRerank(self.model(), adapter=adapter, top_n=10**6, seed=s.seed, **budgets, **options)
+            return ReGeSRerank(self.llm, **options)
+        lm = self.model()
+        # Untrained ones get the same budgets as the trained one recommends.
+        trained = lm.manifest(ITEM_ADAPTER) if lm.has_adapter(ITEM_ADAPTER) else None
+        for name in ("max_candidate_tokens", "max_history_tokens"):
+            options[name] = trained.inference.get(name) if trained is not None else None
+        return ReGeSRerank(lm, adapter=adapter, **options)
 
     def select(
         self,
-        name: str,
         candidates: Mapping[str, Sequence[str]],
+        run: str,
         *,
         adapter: str | None,
         turns: Sequence[Turn] | None = None,
-        run: str,
         own: bool = False,
+        freely: bool = False,
         **options: Any,
     ) -> list[Prediction]:
         """Let the item expert choose among given candidates; kept in ``runs/<run>.jsonl``.
@@ -357,54 +329,51 @@ class Lab:
         ----------
         own, options
             As for `rerank`.
+        freely
+            Whether a chain of thought ends in free text, as in the paper (`systems.reasoned_freely`).
         """
         rerank = self.rerank(adapter, own=own, **options)
-        system = Selecting(name, rerank, candidates, self.data.by_id, self.matcher)
-        settings = {**self.selection_settings(rerank), "mode": str(rerank.mode)}
-        return self.run(system, candidates, settings, turns=turns, run=run)
+        choose = reasoned_freely if freely else selected
 
-    def selection_settings(self, rerank: ReGeSRerank) -> dict[str, Any]:
-        """Return what an item expert's choice depends on: weights, prompt, budgets and length penalty.
+        def answer(turn: Turn) -> Prediction:
+            listed = [self.data.by_id[item] for item in candidates[turn.id]]
+            return choose(rerank, listed, turn, self.matcher)
 
-        The last two come from the adapter's manifest where the settings name none, and a manifest may change.
-        """
+        # Budgets and length penalty come from the adapter's manifest, which may change.
         backend = rerank.backend
-        adapter = backend.adapter if isinstance(backend, LocalBackend) else None
         penalty = rerank.asking["length_penalty"]
         template: Any = rerank.get_prompts()["select_prompt"]
-        return {
-            "adapter": self.adapter_hash(adapter),
-            "prompt": selection_prompt_hash(template),
-            "budgets": _values(rerank.budget),
+        return self.run(
+            Each(run, answer), run, turns=turns, candidates=candidates, mode=str(rerank.mode), freely=freely,
+            adapter=self._adapter_hash(backend.adapter if isinstance(backend, LocalBackend) else None),
+            prompt=selection_prompt_hash(template), budgets=_values(rerank.budget),
             **({"length_penalty": penalty} if penalty else {}),
-        }
+        )  # fmt: skip
 
     def end_to_end(
-        self, name: str, top_k: int, adapter: str | None, *, mode: str = "score", own: bool = False
+        self, top_k: int, adapter: str | None, *, mode: str = "score", own: bool = False, freely: bool = False
     ) -> list[Prediction]:
         """Retrieve and choose; run once for all experiments that want the same."""
-        by = "own" if own and self.llm is not None else adapter or "bare"
-        options: dict[str, Any] = {} if own and self.llm is not None else {"mode": mode}
-        run = f"{mode}-{top_k}-{self.best_kind()}-{by}"
-        return self.select(name, self.shown(top_k), adapter=adapter, run=run, own=own, **options)
+        own = own and self.llm is not None
+        by = "own" if own else adapter or "bare"
+        run = f"{mode}{'-freely' * freely}-{top_k}-{self.best_kind()}-{by}"
+        options: dict[str, Any] = {} if own else {"mode": mode}
+        return self.select(self.shown(top_k), run, adapter=adapter, own=own, freely=freely, **options)
 
     def run(
         self,
         system: System,
-        candidates: Mapping[str, Sequence[str]],
-        settings: Mapping[str, Any],
+        run: str,
         *,
         turns: Sequence[Turn] | None = None,
-        run: str,
+        candidates: Mapping[str, Sequence[str]] | None = None,
+        **settings: Any,
     ) -> list[Prediction]:
         """Run any system; what it was shown is part of what a run is known by."""
         turns = self.data.turns if turns is None else turns
-        shown = json.dumps([[turn.id, list(candidates.get(turn.id, ()))] for turn in turns])
+        shown = [[turn.id, list((candidates or {}).get(turn.id, ()))] for turn in turns]
         described = self._run_settings(
-            turns,
-            **settings,
-            seed=self.settings.seed,
-            candidates=hashlib.sha256(shown.encode()).hexdigest()[:16],
+            turns, **settings, seed=self.settings.seed, candidates=hash_of(shown, digits=16)
         )
         path = self.folder / "runs" / f"{run}.jsonl"
         logger.info("%s over %d turns: %s", system.name, len(turns), path)
@@ -468,19 +437,18 @@ def _open_models(config: EvaluationSettings) -> tuple[LocalLM, LLM | None]:
     own = open_llm(name) if name is not None and api_kind(name) is not None else None
     if own is not None:
         name = None  # the trained experts' rows stay those of the embedded model
-    given = {
-        QUERY_ADAPTER: config.query_adapter,
-        ITEM_ADAPTER: config.item_adapter,
-        RANDOM_ADAPTER: config.random_adapter,
-        COT_ADAPTER: config.cot_adapter,
-    }
     # A model of its own, as adapters are loaded into it: the default one is shared by the whole process.
     lm = LocalLM.from_pretrained(None if name == "embedded" else name)
     shipped = LocalLM.shipped_adapters() if name in (None, "embedded") else {}
-    for name, folder in given.items():
-        chosen = shipped.get(name) if folder is None else folder
+    for adapter, folder in (
+        (QUERY_ADAPTER, config.query_adapter),
+        (ITEM_ADAPTER, config.item_adapter),
+        (RANDOM_ADAPTER, config.random_adapter),
+        (COT_ADAPTER, config.cot_adapter),
+    ):
+        chosen = shipped.get(adapter) if folder is None else folder
         if chosen is not None and chosen != "none":
-            lm.load_adapter(name, chosen, role=ITEM_ADAPTER if name == RANDOM_ADAPTER else name)
+            lm.load_adapter(adapter, chosen, role=ITEM_ADAPTER if adapter == RANDOM_ADAPTER else adapter)
     return lm, own if isinstance(own, LLM) else None
 
 
@@ -488,33 +456,20 @@ def _open_catalogs(
     config: EvaluationSettings, data: EvaluationData
 ) -> tuple[ItemCatalog, dict[str, ItemCatalog]]:
     made = Path(config.out or ".") / "store"
+
+    def index(name: str, encoder: str | None) -> ItemCatalog:
+        return ItemCatalog.from_items(data.items, persist_dir=made, name=name, embed_model=encoder)
+
     if config.store is None:
-        catalog = ItemCatalog.from_items(
-            data.items, persist_dir=made, name=config.name, embed_model=config.encoder
-        )
+        catalog = index(config.name, config.encoder)
     else:
         opened = open_catalog_at(config.store, config.name, config.encoder)
         # All experiments read one version, whatever is swapped while they run.
         catalog = opened.current if isinstance(opened, LiveCatalog) else opened
-    more = {
-        encoder: ItemCatalog.from_items(
-            data.items, persist_dir=made, name=f"more-{number}", embed_model=encoder
-        )
-        for number, encoder in enumerate(config.more_encoders)
-    }
-    return catalog, more
+    return catalog, {encoder: index(f"more-{n}", encoder) for n, encoder in enumerate(config.more_encoders)}
 
 
-def _open_fusion(config: EvaluationSettings, catalog: ItemCatalog) -> FusionModel | None:
-    if config.fusion == "none":
-        return None
-    if config.fusion is not None:
-        return FusionModel.load(config.fusion)
-    shipped = FusionModel.default()
-    return shipped if shipped.fits(catalog) else None
-
-
-def build_lab(config: EvaluationSettings, *, command: Sequence[str] | None = None) -> Lab:
+def build_lab(config: EvaluationSettings) -> Lab:
     """Read the data, open catalog and model, and put the lab together.
 
     Raises
@@ -531,6 +486,7 @@ def build_lab(config: EvaluationSettings, *, command: Sequence[str] | None = Non
     references = read_references(config.references) if config.references else {}
     catalog, more = _open_catalogs(config, data)
     lm, llm = _open_models(config)
+    fusion = FusionModel.default()
     return Lab(
         data=data,
         catalog=catalog,
@@ -540,6 +496,5 @@ def build_lab(config: EvaluationSettings, *, command: Sequence[str] | None = Non
         llm=llm,
         references=references,
         retrievers=more,
-        fusion=_open_fusion(config, catalog),
-        command=command,
+        fusion=fusion if fusion.fits(catalog) else None,
     )

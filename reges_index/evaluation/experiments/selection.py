@@ -1,53 +1,212 @@
-"""Choosing among candidates: Table 3, Table 4, Figure 6 and Figure 9."""
+"""Choosing among candidates: Tables 1, 3 and 4, Figures 6 and 9, and what the fusion's sources are worth."""
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 from collections.abc import Mapping, Sequence
 
-from reges_index.dialogue import Turn
+from llama_index.core.base.llms.types import ChatMessage
+
+from reges_index.dialogue import DialogueQueryBundle, Turn
 from reges_index.evaluation.data import EvaluationData
+from reges_index.evaluation.experiments.described import PAPER, described
 from reges_index.evaluation.experiments.lab import (
     COT_ADAPTER,
+    DEPTH,
     ITEM_ADAPTER,
     RANDOM_ADAPTER,
     Lab,
     NotRunnable,
 )
-from reges_index.evaluation.experiments.paper import FIGURE6_GAINS, FIGURE9_BEST, TABLE3, TABLE4, TABLE4_NOTE
-from reges_index.evaluation.experiments.result import (
-    ComparisonRow,
-    ExperimentResult,
-    PaperValue,
-    Row,
-    compared,
-    draw_rows,
-    rows_of,
-)
-from reges_index.evaluation.experiments.systems import FreeLLM, FreeReasoning
+from reges_index.evaluation.experiments.systems import FREE_PROMPT, Each, QueryKind, recommended_freely
+from reges_index.evaluation.plots import draw_rows
 from reges_index.evaluation.predictions import Prediction
+from reges_index.evaluation.report import spread
+from reges_index.evaluation.result import PaperValue, Result, Row
+from reges_index.evaluation.stats import Comparison
+from reges_index.files import hash_of
+from reges_index.fusion.features import SOURCES, QueryVectors, check_sources
+from reges_index.fusion.retriever import FusionRetriever
 from reges_index.models.backend import resolve_backend
 
 __all__ = [
-    "SUCCESS",
-    "chain_of_thought",
+    "ablation",
     "figure6",
     "figure9",
     "forced_candidates",
     "forced_data",
-    "free_llm",
+    "table1",
     "table3",
     "table4",
 ]
 
+_SUCCESS = {"rec_success_rate": "Rec Success Rate"}
+
+
+# -- Table 1 -----------------------------------------------------------------------------------------
+
+_FREE = "LLM-CRS (zero-shot LLM)"
+_FUSION = "fusion"
+_BY: dict[QueryKind, str] = {
+    "augmented": "LLM_QR's query",
+    "direct": "Direct Prompt's query",
+    "original": "raw dialogue",
+}
+
+
+def table1(lab: Lab) -> Result:
+    """Rec Success Rate of all systems of Table 1 that can run here, and of the baselines (section 3.4)."""
+    top_k = lab.settings.candidates
+    adapter = lab.adapter_or_none(ITEM_ADAPTER)
+    ours = f"ReGeS ({lab.catalog.encoder.name.split('/')[-1]}, {lab.chooser_name})"
+    missing = dict.fromkeys(
+        ("KBRD", "KGSF", "UniCRS", "GPT-3.5", "GPT-4", "Vicuna-13B"),
+        "made elsewhere; score its output with reges evaluate --predictions (docs/evaluation.md)",
+    )
+    predictions: dict[str, Sequence[Prediction]] = {ours: lab.end_to_end(top_k, adapter, own=True)}
+    if adapter is None and lab.llm is None:
+        missing["trained item expert"] = f"no adapter {ITEM_ADAPTER} is loaded; the bare model chose"
+    if lab.llm is not None:
+        missing["chain of thought"] = "the trained one is the embedded model's; run without --model"
+    elif lab.adapter_or_none(COT_ADAPTER):
+        predictions["ReGeS, chain of thought"] = lab.end_to_end(top_k, COT_ADAPTER, mode="reason")
+    else:
+        missing["ReGeS, chain of thought"] = "no adapter item-expert-cot is loaded"
+
+    def chosen(run: str, texts: Mapping[str, Sequence[str]]) -> list[Prediction]:
+        """Search with the texts, and let the LLM choose untrained."""
+        found = {p.id: p.ranking[:top_k] for p in lab.retrieved(texts, f"retrieved-{run}")}
+        return lab.select(found, f"{run}-{top_k}", adapter=None, own=True)
+
+    # RARS assumes a query of quality; whose query it is decides what it is worth, so there is a row for each.
+    for kind, words in _BY.items():
+        try:
+            predictions[f"RARS ({words})"] = chosen(f"rars-{kind}", lab.queries(kind))
+        except NotRunnable as error:
+            missing[f"RARS ({words})"] = error.message
+    best = lab.best_kind()
+    texts = lab.queries(best)
+    # Each document is a text of its own (their vectors are averaged): encoders cut long texts at the end.
+    documents = {
+        turn.id: [
+            *texts[turn.id],
+            *(lab.data.by_id[item].text() for item in turn.mentioned or () if item in lab.data.by_id),
+        ]
+        for turn in lab.data.turns
+    }
+    predictions[f"RAMO ({_BY[best]} and documents of named items)"] = chosen(f"ramo-{best}", documents)
+    predictions[_FREE] = _free_llm(lab)
+    if lab.fusion is None:
+        missing[_FUSION] = "no fusion was trained with this encoder"
+    else:
+        predictions[_FUSION] = _fused(lab, _OnceEmbedded(lab))
+    for number, system in enumerate(lab.systems):
+        predictions[system.name] = lab.run(system, f"own-{number}", own=system.name)
+    evaluation = lab.measured(predictions, baselines=True)
+    missing |= {f"baseline {name}": reason for name, reason in evaluation.missing_baselines.items()}
+    rows = evaluation.rows(_SUCCESS)
+    dataset = lab.settings.paper_dataset()
+    theirs = [
+        Row(
+            "the paper's own", "", "all", "Rec Success Rate", None, 0, paper=values[dataset],
+            paper_setting=name,
+        )
+        for name, values in PAPER["table1"].items()
+        if dataset is not None
+    ]  # fmt: skip
+    seconds = {name: spread([p.timings for p in made]).get("seconds") for name, made in predictions.items()}
+    spent = ", ".join(f"{name} {found['mean']:.2f}" for name, found in seconds.items() if found)
+    others = [system.name for system in evaluation.systems if system.name != ours]
+    return described(
+        "table1",
+        [*rows, *theirs],
+        comparisons=evaluation.compare([(ours, other) for other in others], _SUCCESS),
+        left_out=missing,
+        extra={
+            "seconds": seconds,
+            "tokens": {name: spread([p.tokens for p in made]) for name, made in predictions.items()},
+        },
+        draw=lambda: draw_rows(rows, "Recommendation success"),
+        top_k=top_k,
+        chooser=lab.chooser_name,
+        seconds=spent,
+    )
+
+
+def _free_llm(lab: Lab) -> list[Prediction]:
+    """Run the bare LLM as a recommender without a catalog."""
+    backend = resolve_backend(lab.chooser, role=ITEM_ADAPTER, adapter=None)
+    system = Each("free", lambda turn: recommended_freely(backend, turn, lab.matcher))
+    return lab.run(system, "free", prompt=hash_of(FREE_PROMPT, digits=16))
+
+
+# -- the fusion, which is beyond the paper -----------------------------------------------------------
+
+
+class _OnceEmbedded(FusionRetriever):
+    """Embeds each dialogue once for itself and all its variants; that is most of the time of a turn."""
+
+    def __init__(self, lab: Lab) -> None:
+        if lab.fusion is None:
+            raise NotRunnable("it needs a fusion that was trained with this encoder")
+        super().__init__(lab.catalog, lab.fusion, similarity_top_k=DEPTH)
+        self._known: dict[str, QueryVectors] = {}
+
+    def variant(self, without: Sequence[str]) -> _OnceEmbedded:
+        other = copy.copy(self)
+        other.without = check_sources(without)
+        return other
+
+    def _embed(self, messages: Sequence[ChatMessage]) -> QueryVectors:
+        said = json.dumps([message.content for message in messages])
+        if said not in self._known:
+            self._known[said] = super()._embed(messages)
+        return self._known[said]
+
+
+def _fused(lab: Lab, own: _OnceEmbedded, without: Sequence[str] = ()) -> list[Prediction]:
+    """Run a fusion retriever's own ranking, without query expert and item expert."""
+    retriever = own.variant(without)
+
+    def answer(turn: Turn) -> Prediction:
+        nodes = retriever.retrieve(DialogueQueryBundle.from_dialogue(turn))
+        ranking = tuple(node.node.node_id for node in nodes)
+        return Prediction(
+            id=turn.id, ranking=ranking, probabilities=tuple(float(node.score or 0.0) for node in nodes)
+        )
+
+    run = "-".join(("fusion", *sorted(without)))
+    fingerprint = retriever.model.fingerprint
+    return lab.run(Each(run, answer), run, retriever=fingerprint, without=sorted(without), depth=DEPTH)
+
+
+def ablation(lab: Lab) -> Result:
+    """Recall of the fusion, and without each of its sources; weights as they are."""
+    plain = lab.catalog.encoder.name.split("/")[-1]
+    own = _OnceEmbedded(lab)
+    predictions: dict[str, Sequence[Prediction]] = {_FUSION: _fused(lab, own)}
+    predictions |= {f"without {source}": _fused(lab, own, [source]) for source in SOURCES}
+    shown = lab.shown(DEPTH, "original")
+    predictions[plain] = [Prediction(id=turn, ranking=tuple(found)) for turn, found in shown.items()]
+    evaluation = lab.measured(predictions)
+    metrics = {f"recall@{k}": f"Recall@{k}" for k in (1, 10, 50)}
+    rows = evaluation.rows(metrics)
+    drawn = [row for row in rows if row.metric == "Recall@10"]
+    return described(
+        "ablation", rows, draw=lambda: draw_rows(drawn, "One source of the fusion off"), encoder=plain,
+        comparisons=evaluation.compare([(_FUSION, o) for o in predictions if o != _FUSION], metrics),
+    )  # fmt: skip
+
+
+# -- the true item among the candidates: Table 4 and Figure 6 ----------------------------------------
+
 _HARD, _RANDOM = "R-augmented G (hard negatives)", "fine-tune (random negatives)"
 _BY_KIND = {"hard": _HARD, "random": _RANDOM, "mixed": "fine-tune (mixed negatives)"}
-SUCCESS = {"rec_success_rate": "Rec Success Rate"}
+_COUNTS = (10, 50)
+"""Candidates that the item expert chooses from in Table 4."""
 _FORCED = {"rec_success_rate": "Item Generation Success"}
-_FORCED_NOTE = (
-    "Forced: a target that was not retrieved takes the last candidate's seat and then a random place "
-    "(seeded), so that its place gives nothing away; one that was retrieved stays where it is."
-)
 
 
 def forced_data(data: EvaluationData) -> tuple[EvaluationData, int]:
@@ -80,56 +239,45 @@ def forced_candidates(
     return found
 
 
-def _forced(
-    lab: Lab, name: str, adapter: str | None, top_k: int
-) -> tuple[EvaluationData, list[Prediction], int]:
+def _forced(lab: Lab, adapter: str | None, top_k: int) -> tuple[EvaluationData, list[Prediction], int]:
     data, outside = forced_data(lab.data)
-    shown = forced_candidates(data, lab.shown(lab.settings.depth), top_k, lab.settings.seed)
+    shown = forced_candidates(data, lab.shown(DEPTH), top_k, lab.settings.seed)
     run = f"forced-{top_k}-{lab.best_kind()}-{adapter or 'bare'}"
-    return data, lab.select(name, shown, adapter=adapter, turns=data.turns, run=run), outside
+    return data, lab.select(shown, run, adapter=adapter, turns=data.turns), outside
 
 
-def table4(lab: Lab) -> ExperimentResult:
+def table4(lab: Lab) -> Result:
     """Success with 10 and 50 candidates, the true item forced into the list and end to end."""
     adapter = lab.adapter_or_none(ITEM_ADAPTER)
     name = "ReGeS" if adapter else "untrained item expert"
     rows: list[Row] = []
     outside = 0
     missing: dict[str, str] = {}
-    for top_k in sorted(set(lab.settings.candidate_counts)):
+    for top_k in _COUNTS:
         setting = f"{top_k} candidates"
         if top_k > len(lab.data.items):
             missing[setting] = f"the catalog has {len(lab.data.items)} items"
             continue
-        chosen = lab.end_to_end(name, top_k, adapter)
-        end = lab.measured({name: chosen})
-        data, forced, outside = _forced(lab, name, adapter, top_k)
+        end = lab.measured({name: lab.end_to_end(top_k, adapter)})
+        data, forced, outside = _forced(lab, adapter, top_k)
         inside = lab.measured({name: forced}, data=data)
-        for place, (evaluation, metric) in enumerate(((end, SUCCESS), (inside, _FORCED))):
-            rows += rows_of(evaluation, metric, setting, paper=_table4_paper(lab, top_k, place))
+        for place, (evaluation, metric) in enumerate(((end, _SUCCESS), (inside, _FORCED))):
+            rows += evaluation.rows(metric, setting, paper=_table4_paper(lab, top_k, place))
     if not rows:
         raise NotRunnable(f"{next(iter(missing))} are too many: {next(iter(missing.values()))}")
-    return ExperimentResult(
-        name="table4",
-        title="Table 4: number of candidates",
-        source="Table 4, section 3.7.1",
-        reading="End to end is what a user gets; forced in, the true item is always among the candidates, "
-        "and one in k is chance. The first is bounded by what the retriever finds.",
-        rows=rows,
-        notes=[_FORCED_NOTE, f"{outside} targets are not in the catalog and cannot be forced.", TABLE4_NOTE],
-        left_out=missing,
+    return described(
+        "table4", rows, left_out=missing, outside=outside,
         draw=lambda: draw_rows(rows, "Success by number of candidates"),
-    )
+    )  # fmt: skip
 
 
 def _table4_paper(lab: Lab, top_k: int, place: int) -> PaperValue:
     def value(_system: str, _metric: str) -> tuple[float | None, str]:
         dataset = lab.settings.paper_dataset()
-        if dataset is None or (top_k, "2B, DPR") not in TABLE4:
+        if dataset is None:
             return None, ""
-        small = TABLE4[top_k, "2B, DPR"][dataset][place]
-        middle = TABLE4[top_k, "8B, BGE"][dataset][place]
-        return small, f"2B, DPR ({dataset}); 8B, BGE has {middle:.4f}"
+        theirs = {models: values[dataset][place] for models, values in PAPER["table4"][top_k].items()}
+        return theirs["2B, DPR"], f"8B, BGE {theirs['8B, BGE']:.4f}; 2B, DPR"
 
     return value
 
@@ -154,162 +302,105 @@ def _item_experts(lab: Lab) -> tuple[dict[str | None, str], dict[str, str]]:
     return {**names, None: "untrained"}, missing
 
 
-def figure6(lab: Lab) -> ExperimentResult:
+def figure6(lab: Lab) -> Result:
     """Item experts trained with hard and with random negatives, and untrained (section 3.5)."""
     names, missing = _item_experts(lab)
     rows: list[Row] = []
-    comparisons: list[ComparisonRow] = []
+    comparisons: list[Comparison] = []
     dataset = lab.settings.paper_dataset()
 
     def gain(other: str, _metric: str) -> float | None:
         known = other == _RANDOM and _HARD in names.values()
-        return FIGURE6_GAINS[dataset] if known and dataset else None
+        return PAPER["figure6_gains"][dataset] if known and dataset else None
 
     for top_k in sorted({10, lab.settings.candidates}):
-        chosen: dict[str, Sequence[Prediction]] = {}
-        forced: dict[str, Sequence[Prediction]] = {}
-        data = lab.data
-        for adapter, name in names.items():
-            chosen[name] = lab.end_to_end(name, top_k, adapter)
-            data, forced[name], _ = _forced(lab, name, adapter, top_k)
-        first = next(iter(names.values()))
-        pairs = [(first, other) for other in list(names.values())[1:]]
+        chosen = {name: lab.end_to_end(top_k, adapter) for adapter, name in names.items()}
+        forced = {name: _forced(lab, adapter, top_k)[1] for adapter, name in names.items()}
+        data, _ = forced_data(lab.data)
+        first, *others = names.values()
+        pairs = [(first, other) for other in others]
         for evaluation, metric in (
-            (lab.measured(chosen), SUCCESS),
+            (lab.measured(chosen), _SUCCESS),
             (lab.measured(forced, data=data), _FORCED),
         ):
-            setting = f"{top_k} candidates"
-            rows += rows_of(evaluation, metric, setting)
-            comparisons += compared(evaluation, pairs, metric, setting, paper_gain=gain)
-    return ExperimentResult(
-        name="figure6",
-        title="Figure 6: hard against random negatives",
-        source="Section 3.5, Retrieval-Augmented Generation",
-        reading="The same model trained with near misses or with random items beside the true one, and "
-        "untrained. Item Generation Success has the true item forced in, Rec Success Rate is end "
-        "to end.",
-        rows=rows,
-        comparisons=comparisons,
-        notes=[_FORCED_NOTE, "The paper's gain is the average over its models and retrievers, end to end."],
-        left_out=missing,
+            rows += evaluation.rows(metric, f"{top_k} candidates")
+            comparisons += evaluation.compare(pairs, metric, f"{top_k} candidates", paper_gain=gain)
+    return described(
+        "figure6", rows, comparisons=comparisons, left_out=missing,
         draw=lambda: draw_rows(rows, "Hard against random negatives"),
-    )
+    )  # fmt: skip
 
 
-def chain_of_thought(lab: Lab, top_k: int, *, free: bool) -> list[Prediction]:
-    """Run the chain-of-thought item expert, trained where there is an adapter.
-
-    Parameters
-    ----------
-    free
-        The paper's free decoding, instead of the product's ``mode="reason"``.
-    """
-    adapter = lab.adapter_or_none(COT_ADAPTER)
-    shown = lab.shown(top_k)
-    run = f"{'cot' if free else 'reason'}-{top_k}-{lab.best_kind()}-{adapter or 'bare'}"
-    if not free:
-        return lab.select("", shown, adapter=adapter, mode="reason", run=run)
-    rerank = lab.rerank(adapter, mode="reason")
-    system = FreeReasoning("", rerank, shown, lab.data.by_id, lab.matcher)
-    settings = {**lab.selection_settings(rerank), "tokens": system.max_new_tokens}
-    return lab.run(system, shown, settings, run=run)
+# -- ways to decode: Figure 9 and Table 3 ------------------------------------------------------------
 
 
-def figure9(lab: Lab) -> ExperimentResult:
+def figure9(lab: Lab) -> Result:
     """Chain of thought against none, by the product's scoring and by the paper's decoding (section 3.7.2)."""
     top_k = lab.settings.candidates
-    adapter = lab.adapter_or_none(ITEM_ADAPTER)
-    trained = "" if lab.adapter_or_none(COT_ADAPTER) else ", untrained"
-    names = {
-        "score": "candidates scored, no chain of thought",
-        "reason": f"candidates scored behind a chain of thought{trained}",
-        "generate": "written freely at temperature 0.1, no chain of thought",
-        "free": f"written freely behind a chain of thought{trained}",
-    }
-    predictions: dict[str, Sequence[Prediction]] = {
-        names["score"]: lab.end_to_end(names["score"], top_k, adapter),
-        names["reason"]: chain_of_thought(lab, top_k, free=False),
-        names["generate"]: lab.end_to_end(names["generate"], top_k, adapter, mode="generate"),
-        names["free"]: chain_of_thought(lab, top_k, free=True),
-    }
-    evaluation = lab.measured(predictions)
+    adapter, cot = lab.adapter_or_none(ITEM_ADAPTER), lab.adapter_or_none(COT_ADAPTER)
+    trained = "" if cot else ", untrained"
+    score, reason = (
+        "candidates scored, no chain of thought",
+        f"candidates scored behind a chain of thought{trained}",
+    )
+    generate = "written freely at temperature 0.1, no chain of thought"
+    free = f"written freely behind a chain of thought{trained}"
+    evaluation = lab.measured(
+        {
+            score: lab.end_to_end(top_k, adapter),
+            reason: lab.end_to_end(top_k, cot, mode="reason"),
+            generate: lab.end_to_end(top_k, adapter, mode="generate"),
+            free: lab.end_to_end(top_k, cot, mode="reason", freely=True),
+        }
+    )
     dataset = lab.settings.paper_dataset()
 
     def paper(system: str, _metric: str) -> tuple[float | None, str]:
-        known = dataset is not None and system == names["free"]
-        return (FIGURE9_BEST[dataset], "OpenAI, 8B, CoT") if known and dataset else (None, "")
+        known = dataset is not None and system == free
+        return (PAPER["figure9_best"][dataset], "OpenAI, 8B, CoT") if known and dataset else (None, "")
 
-    setting = f"{top_k} candidates"
-    rows = rows_of(evaluation, SUCCESS, setting, paper=paper)
-    pairs = [(names["reason"], names["score"]), (names["free"], names["generate"])]
-    return ExperimentResult(
-        name="figure9",
-        title="Figure 9: chain of thought",
-        source="Section 3.7.2",
-        reading="Each arm with a chain of thought has its own arm without it beside it, decoded in the "
-        "same way. Compare within a pair; the two pairs differ in whether an answer can be no "
-        "candidate at all.",
-        rows=rows,
-        comparisons=compared(evaluation, pairs, SUCCESS, setting),
-        notes=[
-            'Scored behind a chain of thought is the product\'s mode="reason", whose choice is a candidate.',
-            "Written freely, the last line of the answer is matched to the candidates; no match is a miss.",
-        ],
-        left_out={} if not trained else {"trained chain of thought": "no adapter item-expert-cot"},
+    rows = evaluation.rows(_SUCCESS, f"{top_k} candidates", paper=paper)
+    return described(
+        "figure9",
+        rows,
+        comparisons=evaluation.compare([(reason, score), (free, generate)], _SUCCESS, f"{top_k} candidates"),
+        left_out={} if cot else {"trained chain of thought": "no adapter item-expert-cot"},
         draw=lambda: draw_rows(rows, "Chain of thought against none"),
     )
 
 
-def free_llm(lab: Lab) -> tuple[str, list[Prediction]]:
-    """Run the bare LLM as a recommender without a catalog; return its name too."""
-    system = FreeLLM(
-        "LLM-CRS (zero-shot LLM)", resolve_backend(lab.chooser, role=ITEM_ADAPTER, adapter=None), lab.matcher
-    )
-    return system.name, lab.run(system, {}, system.settings(), run="free")
-
-
-def table3(lab: Lab) -> ExperimentResult:
+def table3(lab: Lab) -> Result:
     """Share of answers that are no catalog item (section 3.6.2)."""
     adapter = lab.adapter_or_none(ITEM_ADAPTER)
     ours = "ReGeS" if adapter else "untrained item expert"
     top_k = lab.settings.candidates
-    free, made = free_llm(lab)
     written, scored = f"{ours}, free text (the paper's decoding)", f"{ours}, scored (the default)"
-    predictions = {
-        written: lab.end_to_end(written, top_k, adapter, mode="generate"),
-        scored: lab.end_to_end(scored, top_k, adapter),
-        free: made,
-    }
-    evaluation = lab.measured(predictions)
-    theirs = {written: "ReGeS Middle (8B)", free: "LLM-CRS (GPT-4)"}
+    evaluation = lab.measured(
+        {
+            written: lab.end_to_end(top_k, adapter, mode="generate"),
+            scored: lab.end_to_end(top_k, adapter),
+            _FREE: _free_llm(lab),
+        }
+    )
+    theirs = {written: "ReGeS Middle (8B)", _FREE: "LLM-CRS (GPT-4)"}
     rows = []
     examples = {}
     for system in evaluation.systems:
         judged = [h for h in system.hallucinated if h is not None]
         of = theirs.get(system.name, "")
         ratio = sum(judged) / len(judged) if judged else None
-        paper = TABLE3[of] if of else None
         rows.append(
-            Row(system.name, "", "", "hallucination ratio", ratio, len(judged), paper=paper, paper_setting=of)
-        )
+            Row(
+                system.name, "", "", "hallucination ratio", ratio, len(judged),
+                paper=PAPER["table3"].get(of), paper_setting=of,
+            )
+        )  # fmt: skip
         answers = zip(system.predictions, system.hallucinated, strict=True)
         examples[system.name] = [p.answer for p, wrong in answers if p and wrong and p.answer][:10]
+    ratios = rows.copy()
     # What a miss in free text costs: the paper's decoding has a success rate too.
-    rows += rows_of(evaluation, SUCCESS, f"{top_k} candidates")
-    return ExperimentResult(
-        name="table3",
-        title="Table 3: hallucination ratio, and success of the same answers",
-        source="Table 3, section 3.6.2",
-        reading="A hallucination names no item of the catalog at all; scored candidates cannot. The "
-        "success rates are of the same answers, so that a system which never hallucinates and "
-        "never hits is seen for what it is.",
-        rows=rows,
-        notes=[
-            "An answer counts as a hallucination if it names no item of the catalog (its first line, "
-            "matched as titles are in predictions).",
-            f"The item expert chose from {top_k} candidates.",
-            f"GPT-3.5 has {TABLE3['LLM-CRS (GPT-3.5)']:.4f} in the paper.",
-        ],
-        extra={"examples": examples},
-        draw=lambda: draw_rows(rows[: len(evaluation.systems)], "Answers that are no catalog item"),
-    )
+    rows += evaluation.rows(_SUCCESS)
+    return described(
+        "table3", rows, extra={"examples": examples}, top_k=top_k,
+        draw=lambda: draw_rows(ratios, "Answers that are no catalog item"),
+    )  # fmt: skip
