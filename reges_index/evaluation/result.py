@@ -146,7 +146,7 @@ def _number(row: Mapping[str, Any]) -> str:
         return ""
     if row["low"] is not None:
         return f"{value:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.4g}"
+    return f"{value:.3f}" if 0 < abs(value) < 1 else f"{value:.4g}"
 
 
 def _usual(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -237,7 +237,8 @@ def result_markdown(value: Mapping[str, Any], pictures: Iterable[str] = ()) -> s
     about = value["about"]
     made = about["provenance"]
     of_paper = any(row["paper"] is not None for row in value["rows"])
-    n = "; ".join(f"{count} {protocol}".strip() for protocol, count in _usual(value["rows"]).items())
+    first = [row for row in value["rows"] if row["part"] == value["rows"][0]["part"]]
+    n = "; ".join(f"{count} {protocol}".strip() for protocol, count in _usual(first).items())
     parts = [f"# {value['title']}", f"{value['source']}." + (f" {SPLIT_NOTE}" if of_paper else "")]
     parts += [f"{value['reading']} n: {n}; brackets: {about['settings']['level']:.0%} intervals."]
     parts += _tables(value["rows"])
