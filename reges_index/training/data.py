@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from reges_index.catalog import Item, demo_catalog, read_items
 from reges_index.catalog.encoder_names import name_beside
-from reges_index.dialogue import Turn, read_turns
+from reges_index.dialogue import Turn, one_line, read_turns
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import ConfigError
 from reges_index.files import beside, json_lines, sha256_of
@@ -106,7 +106,7 @@ class TrainingData:
     items
         The catalog by id.
     queries
-        Turn id -> pseudo-query.
+        Turn id -> pseudo-query, from a file of them or in the turn's own field ``query``.
     retrieved
         Turn id -> ids of what the retriever found, the nearest first; targets of the turn may be among them.
     reasoning
@@ -182,18 +182,17 @@ def read_data(its: DataSet, domain: Domain = MOVIES) -> TrainingData:
     items = read(its.catalog, _items)
     ranked = read(its.teacher_rankings, lambda path: read_rankings(path, turns=turns, items=items))
     retrieved = read(its.hard_negatives, lambda path: read_rankings(path, turns=turns, items=items))
-    suitable: dict[str, list[str]] = {}
-    for path in its.conversations if its.catalog else ():
-        rows = (row for _, row in json_lines(path) if row.get("suitable"))
-        suitable |= {str(row["id"]): list(map(str, row["suitable"])) for row in rows}
+    rows = {str(row["id"]): row for path in its.conversations for _, row in json_lines(path)}
+    own = {key: one_line(str(row["query"])) for key, row in rows.items() if row.get("query")}
+    written = read(its.pseudo_queries, lambda path: read_notes(path, "query", turns=everyone.values()))
     return TrainingData(
         turns,
         items,
-        read(its.pseudo_queries, lambda path: read_notes(path, "query", turns=everyone.values())),
+        {**own, **written},
         retrieved,
         read(its.reasoning, lambda path: read_notes(path, "reasoning", turns=everyone.values())),
         ranked,
-        suitable,
+        {key: list(map(str, row["suitable"])) for key, row in rows.items() if row.get("suitable")},
         domain if its.item_noun is None else Domain.parse(its.item_noun),
         files,
     )

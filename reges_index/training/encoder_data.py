@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from reges_index.catalog import Item
 from reges_index.dialogue import Turn, one_line
 from reges_index.dialogue.titles import TitleIndex
 from reges_index.errors import TrainingError
-from reges_index.files import json_lines, load_yaml
+from reges_index.files import load_yaml
 from reges_index.training.data import DataSet, ModelName, Place, domain_sets, read_data
 
 __all__ = [
@@ -186,17 +186,10 @@ class TurnSet:
 
     @classmethod
     def read(cls, its: DataSet) -> TurnSet:
-        """Read a data set; ids that are not in the catalog are left out.
-
-        Turns may carry ``suitable`` and, where there is no file of pseudo-queries, ``query`` themselves.
-        """
+        """Read a data set; ids that are not in the catalog are left out."""
         data = read_data(its.model_copy(update={"share": 1.0}))
         turns, items = data.turns, list(data.items.values())
         place = {item.id: number for number, item in enumerate(items)}
-        queries: Mapping[str, Any] = data.queries
-        if not its.pseudo_queries:
-            rows = (row for path in its.conversations for _, row in json_lines(path))
-            queries = {str(row["id"]): row["query"] for row in rows if row.get("query")}
 
         def places(given: Iterable[str]) -> list[int]:
             return [place[i] for i in dict.fromkeys(given) if i in place]
@@ -209,7 +202,7 @@ class TurnSet:
             [places(data.suitable.get(turn.id, ())) for turn in turns],
             [places(data.rankings.get(turn.id, ())) for turn in turns],
             _named(turns, items, place),
-            {turn: one_line(str(query)) for turn, query in queries.items()},
+            {turn: one_line(query) for turn, query in data.queries.items()},
             its.share,
         )
 
