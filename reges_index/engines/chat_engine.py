@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["DEFAULT_SMALL_TALK_TMPL", "ReGeSChatEngine"]
+__all__ = ["ReGeSChatEngine"]
 
 # Of small talk the model sees the end only: this many messages, and tokens of each.
 _TALK_MESSAGES, _TALK_TOKENS = 6, 128
@@ -50,7 +50,7 @@ _TALK_MESSAGES, _TALK_TOKENS = 6, 128
 _POLL = 0.005
 _SMALL_TALK_TOKENS, _ANSWER_TOKENS = 48, 256
 
-DEFAULT_SMALL_TALK_TMPL = PromptTemplate(
+_SMALL_TALK_TMPL = PromptTemplate(
     "You are a friendly assistant who recommends {item_plural}. The user makes small talk. Answer in one "
     "short friendly sentence. Do not name any {item_noun}. If it fits, ask what the user likes."
 )
@@ -79,10 +79,6 @@ class ReGeSChatEngine(BaseChatEngine):
         one of a few ready sentences. Never decides on an item.
     is_small_talk
         Says of a dialogue whether its newest message is small talk; None recommends at every turn.
-    exclude_recommended
-        Do not recommend the same item twice in a session.
-    small_talk_prompt
-        System prompt with the slots ``{item_noun}`` and ``{item_plural}``.
     """
 
     def __init__(
@@ -92,18 +88,13 @@ class ReGeSChatEngine(BaseChatEngine):
         memory: BaseMemory | None = None,
         llm: LLM | LocalLM | None = None,
         is_small_talk: Callable[[Sequence[ChatMessage]], bool] | None = None,
-        exclude_recommended: bool = True,
-        small_talk_prompt: PromptTemplate = DEFAULT_SMALL_TALK_TMPL,
     ) -> None:
         self.query_engine = query_engine
         self.callback_manager = query_engine.callback_manager
-        self._session = Session(
-            memory if memory is not None else endless_memory(), exclude_recommended=exclude_recommended
-        )
+        self._session = Session(memory if memory is not None else endless_memory())
         self._is_small_talk = is_small_talk
         self._talk_llm = llm
         self._talk: Backend | None = None
-        self._talk_prompt = small_talk_prompt
         self._turn = threading.Lock()
 
     @classmethod
@@ -116,7 +107,6 @@ class ReGeSChatEngine(BaseChatEngine):
         memory: BaseMemory | None = None,
         chat_history: list[ChatMessage] | None = None,
         small_talk: bool = True,
-        exclude_recommended: bool = True,
         **engine_options: Any,
     ) -> ReGeSChatEngine:
         """Build a chat over a catalog, over a retriever, or over a query engine that you have.
@@ -169,7 +159,6 @@ class ReGeSChatEngine(BaseChatEngine):
             memory=memory,
             llm=llm,
             is_small_talk=SmallTalkDetector(encoder) if small_talk and encoder is not None else None,
-            exclude_recommended=exclude_recommended,
         )
 
     # -- memory ----------------------------------------------------------------------------------------
@@ -206,7 +195,7 @@ class ReGeSChatEngine(BaseChatEngine):
 
     def _talk_messages(self, talk: Backend, dialogue: Sequence[ChatMessage]) -> list[ChatMessage]:
         domain = self.query_engine.domain
-        system = self._talk_prompt.format(item_noun=domain.noun, item_plural=domain.plural)
+        system = _SMALL_TALK_TMPL.format(item_noun=domain.noun, item_plural=domain.plural)
         newest = [
             ChatMessage(
                 role=m.role, content=talk.measure.tail(one_line(m.content or ""), _TALK_TOKENS).strip()

@@ -127,13 +127,10 @@ class Session:
     ----------
     memory
         Any LlamaIndex memory.
-    exclude_recommended
-        Do not recommend the same item twice.
     """
 
-    def __init__(self, memory: BaseMemory, *, exclude_recommended: bool) -> None:
+    def __init__(self, memory: BaseMemory) -> None:
         self.memory = memory
-        self._exclude_recommended = exclude_recommended
         self._recommended: list[str] = []
         self._last: Item | None = None
         # What was recommended before each turn, for `undo`.
@@ -168,9 +165,7 @@ class Session:
     ) -> OpenTurn:
         """Open a turn."""
         # With a history of the caller's this is another conversation, of which we have recommended nothing.
-        ours = self._exclude_recommended and history is None
-        before = list(self._recommended) if ours else []
-        last = self._last if history is None else None
+        before, last = (list(self._recommended), self._last) if history is None else ([], None)
         if last is not None and is_known(user.content or ""):  # the wish is in an earlier message
             user = _searched_as(user, "")
         return OpenTurn(user, history, [*before, *exclude_ids], before, self._resets, last)

@@ -16,6 +16,9 @@ from reges_index.dialogue import one_line
 
 __all__ = ["SmallTalkDetector", "accepts", "is_known", "ready_reply"]
 
+# Longer messages are never small talk, and it has to be this much closer (cosine) than the nearest request.
+_LONGEST, _MARGIN = 10, 0.1
+
 SMALL_TALK = (
     "hi",
     "hello there",
@@ -129,27 +132,10 @@ class SmallTalkDetector:
     ----------
     embed_model
         Any LlamaIndex embedding.
-    margin
-        How much closer (cosine) small talk has to be than the nearest request.
-    max_words
-        Longer messages are never small talk.
-    small_talk, requests
-        Example sentences; give your own for another language.
     """
 
-    def __init__(
-        self,
-        embed_model: BaseEmbedding,
-        *,
-        margin: float = 0.1,
-        max_words: int = 10,
-        small_talk: Sequence[str] = SMALL_TALK,
-        requests: Sequence[str] = REQUESTS,
-    ) -> None:
+    def __init__(self, embed_model: BaseEmbedding) -> None:
         self._embed_model = embed_model
-        self.margin = margin
-        self.max_words = max_words
-        self._small_talk, self._requests = list(small_talk), list(requests)
 
     @cached_property
     def _encoder(self) -> BaseEmbedding:
@@ -158,9 +144,9 @@ class SmallTalkDetector:
 
     @cached_property
     def _examples(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        vectors = self._encoder.get_text_embedding_batch([*self._small_talk, *self._requests])
+        vectors = self._encoder.get_text_embedding_batch([*SMALL_TALK, *REQUESTS])
         unit = _unit(np.asarray(vectors))
-        return unit[: len(self._small_talk)], unit[len(self._small_talk) :]
+        return unit[: len(SMALL_TALK)], unit[len(SMALL_TALK) :]
 
     def __call__(self, dialogue: Sequence[ChatMessage]) -> bool:
         """Say whether the newest message of the dialogue is small talk.
@@ -171,13 +157,13 @@ class SmallTalkDetector:
             Oldest first; the newest message decides.
         """
         newest = one_line(dialogue[-1].content or "") if dialogue else ""
-        if not newest or dialogue[-1].role != MessageRole.USER or len(newest.split()) > self.max_words:
+        if not newest or dialogue[-1].role != MessageRole.USER or len(newest.split()) > _LONGEST:
             return False
         if re.fullmatch(r"/\w+", newest):  # a command of some other chat, such as "/help"
             return True
         vector = _unit(np.asarray(self._encoder.get_text_embedding(newest)))
         talk, requests = self._examples
-        return bool(np.max(talk @ vector) >= np.max(requests @ vector) + self.margin)
+        return bool(np.max(talk @ vector) >= np.max(requests @ vector) + _MARGIN)
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -105,19 +105,6 @@ def test_no_item_twice_until_there_is_none(query_engine, few_films):
     assert session.chat("another one, number 0").metadata["item_id"] == picks[0]
 
 
-def test_items_may_repeat_if_wanted(few_films, tiny, query_engine):
-    engine = ReGeSQueryEngine.from_defaults(
-        few_films,
-        llm=tiny,
-        query_transform=query_engine.query_transform,
-        similarity_top_k=12,
-        exclude_mentioned=False,
-    )
-    session = ReGeSChatEngine(engine, exclude_recommended=False)
-    session.chat("a space film")
-    assert len(session.chat("a space film").metadata["candidates"]) == 12
-
-
 @pytest.mark.parametrize("how", WAYS)
 async def test_small_talk_gets_an_answer_without_an_item(session, how):
     text = await answer(session, how, "Hello there!")
