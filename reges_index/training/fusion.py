@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from reges_index.catalog.encoder import encoder_identity
-from reges_index.dialogue import Turn
+from reges_index.dialogue import Message, Turn
 from reges_index.files import load_yaml, sha256_of
 from reges_index.fusion.features import SOURCES, CatalogSources, QueryVectors, check_sources, dialogue_texts
 from reges_index.fusion.statistics import ItemStatistics
 from reges_index.training.data import DataSet, ModelName, Place, read_data
 from reges_index.training.fusion_fitting import (
-    SPLICED,
+    EXTRA,
     Example,
     ScorerTraining,
     TrainSet,
@@ -41,8 +41,8 @@ class FusionRecipe(BaseModel):
     Attributes
     ----------
     data
-        Train sets; of each the turns, the catalog, and a teacher's rankings where there are some
-        (`reges finetune teacher-rankings`).
+        Train sets; of each the turns, the catalog, and where there are some, pseudo-queries (`reges finetune
+        pseudo-queries`) and a teacher's rankings (`reges finetune teacher-rankings`).
     out
         Folder of the model.
     cache
@@ -70,7 +70,7 @@ class FusionRecipe(BaseModel):
     def train_sets(self, embed_model: BaseEmbedding | None = None) -> list[TrainSet]:
         """Read and embed all data sets; an encoder that is given goes before the recipe's."""
         cache = VectorCache(self.cache, embed_model or self.encoder)
-        return [_train_set(its, cache, spliced=self.training.spliced > 0) for its in self.data]
+        return [_train_set(its, cache) for its in self.data]
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the fit as plain data."""
@@ -92,22 +92,30 @@ class FusionRecipe(BaseModel):
         }
 
 
-def _train_set(its: DataSet, cache: VectorCache, *, spliced: bool) -> TrainSet:
+def _train_set(its: DataSet, cache: VectorCache) -> TrainSet:
     data = read_data(its)
-    turns, items = data.turns, list(data.items.values())
+    items = list(data.items.values())
     sources = CatalogSources(items, cache.texts([item.text() for item in items]), ItemStatistics.count([]))
     place = {item.id: number for number, item in enumerate(items)}
-    rankings = [[place[i] for i in data.rankings.get(turn.id, ())] for turn in turns if data.rankings]
 
-    def embedded(
-        turns: Sequence[Turn], rankings: Sequence[Sequence[int]] = (), more: TrainSet | None = None
-    ) -> TrainSet:
+    def embedded(turns: Sequence[Turn]) -> TrainSet:
         texts = [dialogue_texts(turn.chat) for turn in turns]
         found = cache.queries([text for pair in texts for text in pair])
         vectors = [QueryVectors(found[2 * n], found[2 * n + 1]) for n in range(len(turns))]
-        return TrainSet(its.name, turns, sources, vectors, rankings, more)
+        return TrainSet(its.name, turns, sources, vectors)
 
-    return embedded(turns, rankings, embedded(spliced_turns(turns)) if spliced else None)
+    found = embedded(data.turns)
+    if data.rankings:
+        found.rankings = [[place[i] for i in data.rankings.get(turn.id, ())] for turn in data.turns]
+    found.spliced = embedded(spliced_turns(data.turns))
+    found.queries = embedded(
+        [
+            turn.model_copy(update={"messages": (Message(role="user", content=data.queries[turn.id]),)})
+            for turn in data.turns
+            if turn.id in data.queries
+        ]
+    )
+    return found
 
 
 def read_recipe(path: str | Path) -> FusionRecipe:
@@ -158,7 +166,7 @@ def _cross_validate(
         weights.append(fit_weights(others, recipe.training, without=without))
     found: dict[str, dict[str, dict[str, float | None]]] = {"all": {}, "new": {}}
     for name, its in groups.items():
-        if name == SPLICED:
+        if name == EXTRA:
             continue
         judged = [(examples[n], weights[fold[n]]) for n in its]
         for protocol, scores in found.items():

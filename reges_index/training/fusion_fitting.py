@@ -19,7 +19,7 @@ from reges_index.fusion.model import FusionModel
 from reges_index.fusion.statistics import ItemStatistics, Neighbours, Observation, shares_of
 
 __all__ = [
-    "SPLICED",
+    "EXTRA",
     "Example",
     "ScorerTraining",
     "TrainSet",
@@ -46,8 +46,8 @@ _LISTS = (
     "recommended_nearby",
 )
 _IS_NAMED = FEATURES.index("is_named")
-SPLICED = "spliced"
-"""Group of the examples with a change of topic, which are for learning and not for judging."""
+EXTRA = "extra"
+"""Group of the examples that are for learning and not for judging."""
 # A turn with more messages of the user is no short one.
 _SHORT = 2
 # Log-odds that `_shift_of_repeats` looks among, and how often it halves them: to within 0.001.
@@ -72,6 +72,9 @@ class ScorerTraining:
         What dialogues with a change of topic count together, beside 1 for those of the train sets. They are
         made by putting another dialogue before a short one. Real ones are rare, and without any the fusion
         clings to what was asked for first.
+    queries
+        What pseudo-queries count together, each as the one message of a dialogue. They are as clear as what
+        people type into a search box; chats are vaguer, and teach to trust popularity more than words.
     teacher_share
         Where a teacher has ranked items for a dialogue, the share that these have of its word in
         `Neighbours`; the targets have the rest.
@@ -85,6 +88,7 @@ class ScorerTraining:
     new_share: float = 0.5
     repeat_share: float | None = 1 / 6
     spliced: float = 0.4
+    queries: float = 0.3
     teacher_share: float = 0.7
     best: int = 60
     random: int = 150
@@ -107,8 +111,9 @@ class TrainSet:
         Of each turn.
     rankings
         A teacher's ranking of each turn, as catalog positions, best first; empty where there is none.
-    spliced
-        Of the same catalog, turns with a change of topic (`spliced_turns`), for the fit alone.
+    spliced, queries
+        Of the same catalog and for the fit alone: turns with a change of topic (`spliced_turns`), and turns
+        of which a pseudo-query is the only message.
     states, targets
         Of each turn: its state, and catalog positions of its targets, those outside the catalog left out.
     """
@@ -119,6 +124,7 @@ class TrainSet:
     vectors: list[QueryVectors]
     rankings: Sequence[Sequence[int]] = ()
     spliced: TrainSet | None = None
+    queries: TrainSet | None = None
     states: list[DialogueState] = field(init=False)
     targets: list[list[int]] = field(init=False)
 
@@ -203,7 +209,7 @@ class Example:
 def make_examples(sets: Sequence[TrainSet], settings: ScorerTraining, *, folds: int = 3) -> list[Example]:
     """Make the features of all turns with a target, with statistics of the other folds' dialogues.
 
-    Those of spliced turns stand behind, in the groups of `SPLICED`.
+    Those of spliced turns and of pseudo-queries come last, in the group `EXTRA`.
 
     Raises
     ------
@@ -212,30 +218,33 @@ def make_examples(sets: Sequence[TrainSet], settings: ScorerTraining, *, folds: 
     """
     rng = np.random.default_rng(0)
     found: list[Example] = []
-    extra: list[Example] = []
+    extra: dict[float, list[Example]] = {}
     for train in sets:
         names = {key: n for n, key in enumerate(dict.fromkeys(t.dialog_id or t.id for t in train.turns))}
         blocks = train.blocks(names, folds)
-        spliced = train.spliced
+        others = [(its, range(len(its.turns))) for its in sets if its is not train]
         for block in range(folds):
             rows = np.flatnonzero(blocks != block).tolist()
-            seen = ItemStatistics.count(train.observations(rows))
-            others = [(its, range(len(its.turns))) for its in sets if its is not train]
             bound = train.sources.with_statistics(
-                seen, neighbours_of([(train, rows), *others], settings.teacher_share)
+                ItemStatistics.count(train.observations(rows)),
+                neighbours_of([(train, rows), *others], settings.teacher_share),
             )
             found += _examples(train, np.flatnonzero(blocks == block), bound, settings, rng)
-            if spliced is not None and settings.spliced:
-                short = np.flatnonzero(spliced.blocks(names, folds) == block)
-                extra += _examples(spliced, short, bound, settings, rng)
+            for its, weight in ((train.spliced, settings.spliced), (train.queries, settings.queries)):
+                if its is not None and weight:
+                    inside = np.flatnonzero(its.blocks(names, folds) == block)
+                    extra.setdefault(weight, []).extend(_examples(its, inside, bound, settings, rng))
         logger.info("features of %s: %d turns", train.name, len(train.turns))
     if not found:
         raise TrainingError(
             "no turn to fit a fusion on has a target in its catalog",
             hint="give train turns whose targets are in the catalog",
         )
-    weight = settings.spliced * len(found) / max(1, len(extra))
-    return found + [replace(example, weight=weight, group=SPLICED) for example in extra]
+    return found + [
+        replace(example, weight=weight * len(found) / len(its), group=EXTRA)
+        for weight, its in extra.items()
+        for example in its
+    ]
 
 
 def neighbours_of(rows: Iterable[tuple[TrainSet, Iterable[int]]], teacher_share: float) -> Neighbours:
@@ -377,7 +386,7 @@ def fit_weights(
     optimizer.step(closure)
     found: Floats = (weights.detach() * packed.scale).numpy()
     if settings.repeat_share is not None and "is_named" not in without:
-        usual = [example for example in examples if example.group != SPLICED]
+        usual = [example for example in examples if example.group != EXTRA]
         found[_IS_NAMED] += _shift_of_repeats(usual, found, settings.repeat_share)
     return found
 
