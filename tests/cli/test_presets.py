@@ -100,7 +100,7 @@ def test_a_pipeline_file(store, tiny, turns, tmp_path):
     assert chat.code == 0
     assert "reges" in chat.out
     recommend("--pipeline", file, "--preset", "small").fails(2, "both --preset and --pipeline")
-    recommend("--pipeline", tmp_path / "none.yaml").fails(2, "none.yaml", "cannot be read")
+    recommend("--pipeline", tmp_path / "none.yaml").fails(2, "none.yaml", "no such file")
     recommend("--pipeline", file, "--store", tmp_path / "gone").fails(3, "gone")
     del content["catalog"]
     content["settings"]["encoder"] = "given"

@@ -240,7 +240,7 @@ def test_what_a_file_cannot_hold_is_refused(settings, catalog, tmp_path, tiny, f
     own = tiny_lm()
     other = build_engine(settings.with_options(style="sentence"), catalog, llm=own, query_llm=own)
     engine = build_engine(settings, catalog)
-    engine._synthesizer = other.response_synthesizer
+    engine.response_synthesizer = other.response_synthesizer
     with pytest.raises(ConfigError, match="another LLM"):
         save_pipeline(engine, tmp_path / "p.yaml")
 
