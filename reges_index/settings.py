@@ -384,7 +384,7 @@ class PipelineSettings(Section):
         default=SHIPPED,
         min_length=1,
         description="Folder of the item expert's LoRA adapter, shipped (where the LLM is the embedded one), "
-        "or none.",
+        "or none. Behind an API: of the one that the server runs, which says how it was trained.",
     )
     write_query: Literal["when_read", "always", "never"] = Field(
         default="when_read",

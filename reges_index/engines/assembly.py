@@ -53,6 +53,10 @@ _INSTEAD = {
     "skip_condense": "the query expert writes the query: query_transform=ReGeSQueryTransform(...)",
     "node_postprocessors": "rerank=ReGeSRerank(...) is the postprocessor here, and filters= restricts "
     "what is retrieved; for more of them use ReGeSRetriever and ReGeSRerank in a RetrieverQueryEngine",
+    "manifest": "name the adapter that the server runs by its folder: item_adapter=... or query_adapter=...",
+    **dict.fromkeys(
+        ("title_key", "field_names"), "give it to the item expert: rerank=ReGeSRerank(llm, title_key=...)"
+    ),
     "memory": "a query engine has none: use ReGeSChatEngine",
     "chat_history": "a query engine has none: use ReGeSChatEngine, or give the whole dialogue to query",
     "fusion": 'the fusion is a retriever: retriever="fusion", "vectors", or a FusionModel of yours',
@@ -318,12 +322,7 @@ def _model(
         else:
             given = open_llm(name, options)
     local: Any = wrap_llm(given)
-    if folders and local is None:
-        raise ConfigError(
-            f"{field} {name!r} is behind an API, which loads no adapter folder of ours",
-            hint="serve the adapter there and name it as the model; then leave the adapter out",
-        )
-    for role, place in folders.items():
+    for role, place in folders.items() if local is not None else ():
         loaded = local.adapter_paths.get(role)
         if loaded is None or loaded.resolve() != Path(place).expanduser().resolve():
             local.load_adapter(role, place, role=role)
@@ -335,7 +334,7 @@ def query_expert(base: PipelineSettings, model: LLM | LocalLM | None) -> ReGeSQu
     from reges_index.query_expert.transform import ReGeSQueryTransform
 
     settings = base.query.override(domain=base.query.domain or base.domain)
-    return ReGeSQueryTransform(model, adapter=_adapter(base.query_adapter), settings=settings)
+    return ReGeSQueryTransform(model, **_adapter(model, base.query_adapter), settings=settings)
 
 
 def item_expert(
@@ -347,7 +346,7 @@ def item_expert(
     return ReGeSRerank(
         model,
         top_n=base.answer.top_n or base.retrieval.rerank_top_k or base.retrieval.similarity_top_k,
-        adapter=_adapter(base.item_adapter),
+        **_adapter(model, base.item_adapter),
         domain=base.domain,
         settings=base.rerank,
         **_given_prompts(options, "select_prompt", "rank_prompt"),
@@ -362,8 +361,10 @@ def synthesizer(
     return ReGeSSynthesizer(model, **{**words, **_given_prompts(options, "sentence_prompt")})
 
 
-def _adapter(place: str) -> str | None:
-    return None if place == NONE else AUTO
+def _adapter(model: LLM | LocalLM | None, place: str) -> dict[str, Any]:
+    """Return the adapter of an expert; the folder of one that a server runs says how it was trained."""
+    served = place not in (NONE, SHIPPED) and model is not None and wrap_llm(model) is None
+    return {"manifest": place} if served else {"adapter": None if place == NONE else AUTO}
 
 
 def _given_prompts(options: Mapping[str, Any], *names: str) -> dict[str, Any]:

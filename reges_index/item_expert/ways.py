@@ -208,8 +208,9 @@ def text_ranking(backend: Backend, question: Question) -> Work[Selection]:
 
 
 def _of_nothing(answer: str, question: Question, **details: Any) -> Selection:
-    logger.warning("the answer %r names no candidate; the retriever's order stands", answer[:80])
     thinking = {"thinking_unclosed": True} if read_text(answer).unclosed else {}
+    advice = "; a model that thinks first needs more max_tokens" if thinking or not answer.strip() else ""
+    logger.warning("the answer %r names no candidate; the retriever's order stands%s", answer[:80], advice)
     return Selection.nothing(len(question), answer=answer, **details, **thinking)
 
 

@@ -229,6 +229,8 @@ class ApiBackend(Backend):
     manifest
         Of the adapter that the server runs, if it is one of ours: then lengths and temperature are what it
         recommends, where the LLM is of OpenAI's kind.
+    folder
+        Where the manifest is from.
 
     Attributes
     ----------
@@ -245,9 +247,12 @@ class ApiBackend(Backend):
         If the LLM does not know its own model, as LlamaIndex's ``OpenAI`` with another server's model name.
     """
 
-    def __init__(self, llm: LLM, manifest: AdapterManifest | None = None) -> None:
+    def __init__(
+        self, llm: LLM, manifest: AdapterManifest | None = None, folder: str | Path | None = None
+    ) -> None:
         self.llm = llm
         self.manifest = manifest
+        self.manifest_folder = folder
         self.adapter = manifest.name if manifest is not None else None
         self._openai_kind = is_openai_kind(llm)
         # LLMs of OpenAI's kind are copied, since they would retry by themselves.
@@ -445,7 +450,7 @@ def resolve_backend(
                 hint="behind a server, an adapter is the model of an LLM of its own: OpenAILike(model=...), "
                 "and manifest=FOLDER says how it was trained",
             )
-        return ApiBackend(llm, told)
+        return ApiBackend(llm, told, manifest)
     name = _adapter_name(local, llm, role, adapter)
     bare = name is None and adapter == AUTO and told is None and role in ROLES
     if bare and (local.name, role) not in _said_bare:

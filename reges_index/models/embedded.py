@@ -109,7 +109,12 @@ def resolve_base(name: str | None = None, *, revision: str | None = None) -> Bas
 
 
 def _from_hub(name: str, revision: str | None, *, embedded: bool) -> BaseLocation:
-    hint = INSTALL_HINT if embedded else "check the name, or download the model and name its folder"
+    hint = (
+        INSTALL_HINT
+        if embedded
+        else "check the name, or download the model and name its folder; a model behind an API is "
+        "openai:MODEL or openai-like:MODEL@URL"
+    )
     try:
         cached = snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True)
         # A snapshot folder can be there with nothing but a tokenizer in it, left by another tool.

@@ -175,6 +175,8 @@ def spec_of(backend: Backend) -> tuple[str, dict[str, Any]] | None:
 
 def adapter_place(backend: Backend) -> str:
     """Return the folder of the adapter that a model uses, "shipped" for one of this package's, or "none"."""
+    if isinstance(backend, ApiBackend) and backend.manifest_folder is not None:
+        return str(Path(backend.manifest_folder).expanduser().resolve())
     if not isinstance(backend, LocalBackend) or backend.adapter is None:
         return NONE
     folder = backend.lm.adapter_paths[backend.adapter].expanduser().resolve()

@@ -10,7 +10,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.huggingface import HuggingFaceLLM
 from peft import PeftModel
 
-from reges_index import ReGeSQueryTransform, ReGeSRerank
+from reges_index import ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank, load_pipeline, save_pipeline
 from reges_index.errors import AdapterError, ConfigError
 from reges_index.item_expert.prompt import DEFAULT_SELECT_TMPL, selection_prompt_hash
 from reges_index.models.adapters import AdapterManifest, save_manifest
@@ -70,6 +70,23 @@ def test_a_query_expert_behind_a_server_likewise(server, tmp_path):
     assert asked["messages"][-1]["content"].startswith("Mine. ")
     assert done.report["query"]["adapter"] == "ours"
     assert len(done.custom_embedding_strs) == 2  # with the context messages that it was trained with
+
+
+def test_an_engine_takes_the_folders_too_and_saves_them(server, few_films, tmp_path):
+    mine = PromptTemplate("Mine. {candidates} {conversation_history}")
+    folder = manifest_in(tmp_path, "item-expert", selection_prompt_hash(mine), mine.template)
+    engine = ReGeSQueryEngine.from_defaults(
+        few_films, llm=client(server), item_adapter=str(folder), write_query="never"
+    )
+    assert engine.rerank.backend.adapter == "ours"
+    file = save_pipeline(engine, tmp_path / "pipeline.yaml")
+    again = load_pipeline(file, catalog=few_films, llm=client(server))
+    server.script += ["Alien", "Alien"]
+    for built in (engine, again):
+        assert built.query("Something in space?").metadata["report"]["rerank"]["adapter"] == "ours"
+    assert {body["messages"][-1]["content"][:5] for body in server.requests} == {"Mine."}
+    with pytest.raises(AdapterError, match="reges_adapter"):
+        ReGeSQueryEngine.from_defaults(few_films, llm=client(server), item_adapter=str(tmp_path.parent))
 
 
 def test_a_folder_without_a_manifest_is_refused(server, tmp_path):

@@ -117,7 +117,9 @@ def test_wrong_adapters_options_and_fusions(settings, catalog, tmp_path, monkeyp
     with pytest.raises(ConfigError, match="retriever"):
         build_engine(settings.with_options(retriever="given"), catalog)
     api = settings.override(llm="openai-like:m@http://127.0.0.1:9/v1")
-    with pytest.raises(ConfigError, match="behind an API"):
+    with pytest.raises(
+        AdapterError, match="reges_adapter"
+    ):  # behind an API the folder says how it was trained
         build_engine(api, catalog)
     engine = build_engine(api.override(item_adapter="none", llm_options={"temperature": 0.1}), catalog)
     assert spec_of(engine.rerank.backend)[0] == api.llm
