@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from reges_index.dialogue.titles import parse_title
+from reges_index.dialogue.text import parse_title
 from reges_index.errors import InputError
 
 __all__ = [

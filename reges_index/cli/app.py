@@ -32,7 +32,7 @@ _LOOKS: dict[str, Any] = {
 }
 # Where each command is; it is imported when it is asked for, with the libraries that it needs.
 _PLACES = {
-    "index": "index:index",
+    "index": "catalog:index",
     "catalog": "catalog:catalog_app",
     "recommend": "recommend:recommend",
     "chat": "chat:chat",

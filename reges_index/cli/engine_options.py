@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from reges_index.cli.parts import is_url, open_catalog, store_place
-from reges_index.cli.shared_options import with_options
+from reges_index.cli.parts import is_url, open_catalog, store_place, with_options
 from reges_index.errors import ConfigError
 from reges_index.settings import GIVEN, PipelineSettings
 
@@ -53,7 +52,7 @@ MaybeStore = Annotated[
     ),
 ]
 MaybeName = Annotated[
-    str | None, typer.Option("--name", help="Name of the catalog within the store; 'items' by default.")
+    str | None, typer.Option("--name", help="Name of the catalog; needed where a store has several.")
 ]
 PresetName = Annotated[
     str | None, typer.Option("--preset", help="Begin with a whole configuration; see `reges presets`.")

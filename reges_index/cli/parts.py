@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from urllib.parse import urlsplit
 
 import typer
@@ -11,27 +15,22 @@ from reges_index.catalog.place import is_url, place_of
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from reges_index.catalog import ItemCatalog, LiveCatalog
 
-__all__ = ["is_url", "open_catalog", "store_place"]
-
+__all__ = ["is_url", "open_catalog", "store_place", "with_options"]
 
 Encoder = Annotated[
     str | None,
     typer.Option(
         "--encoder",
-        help="Embedding model: embedded (all-MiniLM-L6-v2, the default), dpr, bge-large, "
-        "text-embedding-3-large, a folder, a hub name, or openai:MODEL.",
+        help="Embedding model: embedded (R, the default), minilm (its base), dpr, bge-large, "
+        "text-embedding-3-large, openai:MODEL, or a folder or hub name.",
     ),
 ]
 Model = Annotated[
     str | None, typer.Option("--model", help="Folder or hub name of the LLM; embedded SmolLM2 by default.")
-]
-QueryAdapter = Annotated[
-    str | None, typer.Option("--query-adapter", help="Folder of a query-expert adapter, or 'none'.")
-]
-ItemAdapter = Annotated[
-    str | None, typer.Option("--item-adapter", help="Folder of an item-expert adapter, or 'none'.")
 ]
 DomainNoun = Annotated[
     str, typer.Option("--domain", help="What an item is called: NOUN or NOUN,PLURAL, such as book,books.")
@@ -63,3 +62,42 @@ def open_catalog(
 
     store_place(store)  # refuses what cannot be one, in the command line's words
     return open_catalog_at(store, name, encoder, live=live)
+
+
+def with_options(
+    kind: type[DataclassInstance], name: str = "options"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for each field of a dataclass, and the object made of them by a name.
+
+    Typer reads a command's options from its signature, so the signature is what is changed.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own_hints = get_type_hints(command, include_extras=True)
+        hints = get_type_hints(kind, include_extras=True)
+        own = [
+            parameter.replace(annotation=own_hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.name != name
+        ]
+        shared = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(kind)
+        ]
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            made = kind(**{parameter.name: given.pop(parameter.name) for parameter in shared})
+            command(**{name: made}, **given)
+
+        parameters = [*own, *shared]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate

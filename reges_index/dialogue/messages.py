@@ -14,6 +14,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
 from reges_index.errors import InputError
+from reges_index.files import hash_of
 
 __all__ = [
     "SPEAKERS",
@@ -27,6 +28,7 @@ __all__ = [
     "read_turns",
     "said_in",
     "to_messages",
+    "turn_hash",
 ]
 
 
@@ -211,6 +213,12 @@ class Turn(BaseModel):
     def chat(self) -> tuple[ChatMessage, ...]:
         """The messages as LlamaIndex chat messages."""
         return tuple(ChatMessage(role=m.role, content=m.content) for m in self.messages)
+
+
+def turn_hash(turn: Turn, labels: Iterable[str] | None) -> str:
+    """Return a hash of messages and of labels in any order, by which a resumed run knows a turn."""
+    said = [[message.role, message.content] for message in turn.messages]
+    return hash_of([said, sorted(labels) if labels is not None else None], digits=16)
 
 
 Dialogue: TypeAlias = "str | Turn | Sequence[ChatMessage] | Sequence[Message] | Sequence[Mapping[str, Any]]"

@@ -13,6 +13,7 @@ __all__ = [
     "is_unspaced",
     "normalise",
     "one_line",
+    "parse_title",
     "phrase_key",
     "phrase_words",
     "runs",
@@ -40,6 +41,16 @@ _NUMERALS = {
     **{"eight": "8", "nine": "9", "ten": "10"},
 }
 
+# "(1999)", "(2005–2013)", IMDb's "(1999/I)" and "(TV 1999)", Wikipedia's "(1999 film)".
+_YEAR_AT_END = re.compile(
+    r"\s*[(\[](?:TV |V |VG )?(\d{4})(?:\s*[-–]\s*(?:\d{4})?|/[IVX]+| (?:film|movie|novel|book|game|video game"
+    r"|TV series|miniseries))?[)\]]\s*$"
+)
+_ARTICLE_AT_END = re.compile(
+    r"(?P<rest>.+?), (?P<article>(?P<english>the|an?)|l[ea]s?|l'|une?|der|die|das|eine?|el|los|las|il|lo|gli|"
+    r"i)(?P<alias>\s*\(.*\))?",
+    re.IGNORECASE,
+)
 _ENDINGS = re.compile(r"(?<=\w{3})(?:ations?|ated|ies|es|s)$|(?<=\w{4})[ye]$")
 
 
@@ -79,6 +90,24 @@ def normalise(text: str) -> str:
     'amelie the film'
     """
     return " ".join(re.findall(r"\w+", without_accents(text).casefold()))
+
+
+def parse_title(title: str, year: int | None = None) -> tuple[str, int | None]:
+    """Take a title apart that holds its year and has its article at the end.
+
+    "Matrix, The (1999)" gives "The Matrix" and 1999. A year that differs from the one that is known belongs
+    to the title and stays.
+    """
+    told = _YEAR_AT_END.search(title)
+    has_year = told is not None and bool(title[: told.start()].strip()) and year in (None, int(told[1]))
+    if told and has_year:
+        title, year = title[: told.start()].strip(), int(told[1])
+    # Other languages' only where the year shows what kind of title it is: "Live and Let, Die".
+    moved = _ARTICLE_AT_END.fullmatch(title)
+    if moved and (has_year or moved["english"]):
+        blank = "" if moved["article"].endswith("'") else " "
+        title = f"{moved['article']}{blank}{moved['rest']}{moved['alias'] or ''}"
+    return title, year
 
 
 def is_unspaced(word: str) -> bool:

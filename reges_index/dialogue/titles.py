@@ -9,54 +9,32 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib import resources
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from llama_index.core.base.llms.types import ChatMessage
 
-from reges_index.dialogue.text import Hit, Text, is_unspaced, phrase_key, phrase_words, runs, without_accents
+from reges_index.dialogue.text import (
+    Hit,
+    Text,
+    is_unspaced,
+    parse_title,
+    phrase_key,
+    phrase_words,
+    runs,
+    without_accents,
+)
 
 if TYPE_CHECKING:
     from reges_index.catalog.item import Item
 
-__all__ = ["Mention", "MentionKind", "TitleIndex", "parse_title"]
-
-MentionKind: TypeAlias = Literal["title", "dated", "part", "typo"]
+__all__ = ["Mention", "TitleIndex"]
 
 # How titles are written.
 _YEAR = r"(?:1[89]|20)\d\d"
-# "(1999)", "(2005–2013)", IMDb's "(1999/I)" and "(TV 1999)", Wikipedia's "(1999 film)".
-_YEAR_AT_END = re.compile(
-    r"\s*[(\[](?:TV |V |VG )?(\d{4})(?:\s*[-–]\s*(?:\d{4})?|/[IVX]+| (?:film|movie|novel|book|game|video game"
-    r"|TV series|miniseries))?[)\]]\s*$"
-)
-_ENGLISH = ("the", "a", "an")
-_OTHERS = (
-    "le",
-    "la",
-    "les",
-    "l'",
-    "un",
-    "une",
-    "der",
-    "die",
-    "das",
-    "ein",
-    "eine",
-    "el",
-    "los",
-    "las",
-    "il",
-    "lo",
-    "gli",
-    "i",
-)
-_ARTICLE_AT_END = re.compile(
-    rf"(?P<rest>.+?), (?P<article>{'|'.join((*_ENGLISH, *_OTHERS))})(?P<alias>\s*\(.*\))?", re.I
-)
 _SEPARATOR = re.compile(
     r"(?:\s+or)?[:：]\s*|\s+or\s+(?=[(\"])|\s[-–—/|]+\s|,\s|\s*[(\[（]|[)\]）]\s*|\s*[\"“”«»]\s*"
 )
-_ARTICLES = frozenset(_ENGLISH)
+_ARTICLES = frozenset({"the", "a", "an"})
 _SMALL = _ARTICLES | {"of", "in", "to", "and", "for", "at", "on", "with", "from", "by", "or", "v", "vs"}
 _CHAPTERS = frozenset({"part", "chapter", "volume", "vol", "episode"})
 _SAME_WORDS = (
@@ -91,9 +69,7 @@ _IS_JUDGED = re.compile(
     r"\s+(?:was\b|is (?:my|one of|the best|a (?:good|great|nice|lovely|brilliant))\b)", re.IGNORECASE
 )
 # Function words that are no subject: "Up was", "Her was".
-_NO_SUBJECTS = frozenset(
-    {"up", "down", "out", "over", "under", "off", "away", "her", "him", "us", "them", "me"}
-)
+_NO_SUBJECTS = frozenset({"up", "down", "out", "over", "off", "away", "her", "him", "us", "them", "me"})
 # A capital in front of which this stands is there for another reason than a sentence's beginning.
 _MID_SENTENCE = re.compile(r"(?:[^\W\dA-Z_]|\d|[,;])\s*(?:\b(?:[Tt]he|[Aa]n?)\s+)?$")
 _WITHIN_A_NAME = re.compile(r"[\s'’·.-]{0,2}")
@@ -129,34 +105,12 @@ class Mention:
         Number of the message, from 0.
     first, last
         Numbers of the words in the message (`Text.words`).
-    kind
-        "title"; "dated", with the item's year behind it; "part", the distinctive part of a longer title;
-        "typo", a near spelling.
     """
 
     items: tuple[int, ...]
     message: int
     first: int
     last: int
-    kind: MentionKind
-
-
-def parse_title(title: str, year: int | None = None) -> tuple[str, int | None]:
-    """Take a title apart that holds its year and has its article at the end.
-
-    "Matrix, The (1999)" gives "The Matrix" and 1999. A year that differs from the one that is known belongs
-    to the title and stays.
-    """
-    told = _YEAR_AT_END.search(title)
-    has_year = told is not None and bool(title[: told.start()].strip()) and year in (None, int(told[1]))
-    if told and has_year:
-        title, year = title[: told.start()].strip(), int(told[1])
-    # Other languages' only where the year shows what kind of title it is: "Live and Let, Die".
-    moved = _ARTICLE_AT_END.fullmatch(title)
-    if moved and (has_year or moved["article"].lower() in _ENGLISH):
-        blank = "" if moved["article"].endswith("'") else " "
-        title = f"{moved['article']}{blank}{moved['rest']}{moved['alias'] or ''}"
-    return title, year
 
 
 class TitleIndex:
@@ -207,10 +161,13 @@ class TitleIndex:
         self._titles, self._years = [title for title, _ in split], [year for _, year in split]
         self.ids: tuple[str, ...] = ()
         self._function, common, ordinary = _everyday_words()
-        lower, self._frequent, size = _count_words(texts)
+        # In how many texts each word stands in lower case, which tells it from a name, and in any.
+        written = [set(re.findall(r"\w+", without_accents(text))) for text in texts]
+        lower = Counter(word for words in written for word in words if not word[0].isupper())
+        self._frequent = Counter(word for words in written for word in {w.casefold() for w in words})
         # The first need evidence as a title; the others do not tell a part of a title from plain language.
         # In a small catalog two texts with a word are likely those of the item and of its sequel.
-        least = max(2.0, _EVERYDAY_SHARE * size)
+        least = max(2.0, _EVERYDAY_SHARE * len(written))
         self._everyday = common | {word for word, count in lower.items() if count > least}
         self._ordinary = self._everyday | ordinary
         genres = set(genres)
@@ -245,7 +202,7 @@ class TitleIndex:
             Whether titles of everyday words need evidence; False takes every run of words that is a title.
         """
         read = Text(text)
-        found: list[Mention] = []
+        found: list[tuple[Hit, Sequence[int]]] = []
         taken: set[int] = set()
         # Longest first over the whole message, so that a longer title wins from either side.
         hits = sorted(
@@ -254,16 +211,16 @@ class TitleIndex:
         )
         for hit in hits:
             if taken.isdisjoint(hit.places):
-                mention = self._mention(read, hit, strict, taken)
-                if mention is not None or hit.key in self._people:
+                items = self._named_by(read, hit, strict, taken)
+                if items or hit.key in self._people:
                     taken.update(hit.places)
-                found += [mention] if mention is not None else []
-        for mention in (*self._inflected(read), *self._misspelt(read, taken)):
-            places = range(mention.first, mention.last + 1)
-            if taken.isdisjoint(places):
-                taken.update(places)
-                found.append(mention)
-        return sorted(found, key=lambda mention: mention.first)
+                found.append((hit, items))
+        for hit, items in (*self._inflected(read), *self._misspelt(read, taken)):
+            if taken.isdisjoint(hit.places):
+                taken.update(hit.places)
+                found.append((hit, items))
+        found.sort(key=lambda pair: pair[0].first)
+        return [Mention(tuple(items), 0, hit.first, hit.last) for hit, items in found if items]
 
     def link(self, messages: Sequence[ChatMessage], *, strict: bool = True) -> list[Mention]:
         """Return all mentions of a dialogue, in its order."""
@@ -309,48 +266,42 @@ class TitleIndex:
             if not words:
                 continue
             self._whole[key].append(position)
-            self._sizes[key] = max(len(words), self._sizes.get(key, 0))
-            for form in _other_spellings(title, words):
+            for form in (words, *_other_spellings(title, words)):
                 other = "".join(form)
+                self._sizes[other] = max(len(form), self._sizes.get(other, 0))
                 if other != key and position not in self._short[other]:
                     self._short[other].append(position)
-                    self._sizes[other] = max(len(form), self._sizes.get(other, 0))
             for part, sure in self._parts_of(title, words, makers[position]):
                 parts["".join(part)][position] = sure
                 self._sizes.setdefault("".join(part), len(part))
-        self._whole, self._short = dict(self._whole), {key: its for key, its in self._short.items() if its}
+        # Looked up from now on, which must not make entries.
+        self._whole, self._short = dict(self._whole), dict(self._short)
         for key, its in parts.items():
-            if (
-                len(its) == 1
-                and key not in self._whole
-                and key not in self._short
-                and key not in self._people
-            ):
+            if len(its) == 1 and not any(key in names for names in (self._whole, self._short, self._people)):
                 self._parts[key] = next(iter(its.items()))
 
     def _parts_of(
         self, title: str, words: list[str], makers: Sequence[str]
     ) -> Iterator[tuple[list[str], bool]]:
         """Yield the runs of words by which people call a longer title, and whether they need no evidence."""
-        size = len(words)
         segments = [phrase_words(part) for part in _SEPARATOR.split(title)]
         names = map(phrase_words, makers)
         segments += [words[len(maker) :] for maker in names if words[: len(maker)] == maker]
         for segment in segments:
-            if 0 < len(segment) < size:
+            if 0 < len(segment) < len(words):
                 sure = self._is_distinctive(segment)
                 # A title often begins with its series, or with what people say ("Good Morning, Vietnam").
                 if sure or segment != words[: len(segment)] or len(segment) > 2:
                     yield segment, sure
-        if is_unspaced(words[0]) or size > _LONGEST_IN_PARTS:
+        if is_unspaced(words[0]) or len(words) > _LONGEST_IN_PARTS:
             return
         # Not what a title begins with: "The Dark Knight" is not "The Dark Knight Rises".
-        for first in range(2 if words[0] in _ARTICLES else 1, size):
-            for last in range(first + 1, size):
+        for first in range(2 if words[0] in _ARTICLES else 1, len(words)):
+            for last in range(first + 1, len(words)):
                 run = words[first : last + 1]
                 if self._is_distinctive(run):
                     yield run, True
-                elif last == size - 1 and len(run) > 2 and run[0] not in _SMALL:
+                elif last == len(words) - 1 and len(run) > 2 and run[0] not in _SMALL:
                     yield run, False
 
     def _is_distinctive(self, words: Sequence[str]) -> bool:
@@ -369,28 +320,26 @@ class TitleIndex:
 
     # -- one place in a message --------------------------------------------------------------------
 
-    def _mention(self, text: Text, hit: Hit, strict: bool, taken: Collection[int] = ()) -> Mention | None:
+    def _named_by(self, text: Text, hit: Hit, strict: bool, taken: Collection[int] = ()) -> Sequence[int]:
+        """Return the items that a run of words names; none where it is not meant as a title."""
         if not self._is_cut_alike(text, hit):
-            return None
+            return ()
         before, after = text.around(hit, _AROUND)
         whole, short = self._whole.get(hit.key, []), self._short.get(hit.key, [])
         items = whole or short
         # In "Alien, 2001: A Space Odyssey" the figure is another title's.
         year = _YEAR_BEHIND.match(after) if hit.last + 1 not in taken else None
         if not items:
-            if not self._is_part(text, hit, int(year[1]) if year else None, strict):
-                return None
-            return Mention((self._parts[hit.key][0],), 0, hit.first, hit.last, "part")
+            is_part = self._is_part(text, hit, int(year[1]) if year else None, strict)
+            return self._parts[hit.key][:1] if is_part else ()
         if year:
             near = self._of_year(dict.fromkeys([*whole, *short]), int(year[1]), _YEARS_OFF)
-            if near:
-                return Mention(tuple(near), 0, hit.first, hit.last, "dated")
-            items = [i for i in items if self._years[i] is None]
-        elif (strict and not self._is_meant(text, hit, short=not whole)) or _SEQUEL.match(after):
-            return None
+            return near or [i for i in items if self._years[i] is None]
+        if (strict and not self._is_meant(text, hit, short=not whole)) or _SEQUEL.match(after):
+            return ()
         if len(items) > 1 and (earlier := _YEAR_BEFORE.search(before)):
-            items = [i for i in items if self._years[i] == int(earlier[1])] or items
-        return Mention(tuple(items), 0, hit.first, hit.last, "title") if items else None
+            return [i for i in items if self._years[i] == int(earlier[1])] or items
+        return items
 
     def _of_year(self, items: Iterable[int], year: int, slack: int) -> list[int]:
         """Return the items of a year, or else those nearest to it, at most ``slack`` years off."""
@@ -415,9 +364,7 @@ class TitleIndex:
         item, sure = self._parts[hit.key]
         if year is not None and self._years[item] is not None and not self._of_year([item], year, _YEARS_OFF):
             return False
-        if strict and not sure and len(hit.places) < 2:
-            return False
-        if strict and not sure and not _is_capitalised(text.written(hit)):
+        if strict and not sure and (len(hit.places) < 2 or not _is_capitalised(text.written(hit))):
             return False
         return not self._is_inside_a_name(text, hit, weak=True, known=phrase_words(self._titles[item]))
 
@@ -427,20 +374,17 @@ class TitleIndex:
         before, after = text.around(hit, _AROUND)
         if before[-1:] in _BRACKETS or (before[-1:] in _OPENING and after[:1] in _CLOSING):
             return True
-        longer = _LONGER_DATED.match(after)
-        if longer and not self._ends_in_title(phrase_words(longer["rest"])):
-            return False
-        unspaced = sum(map(is_unspaced, words))
-        if unspaced:
+        if longer := _LONGER_DATED.match(after):
+            rest = phrase_words(longer["rest"])
+            if not any("".join(rest[first:]) in self._titled for first in range(len(rest))):
+                return False
+        if unspaced := sum(map(is_unspaced, words)):
             return unspaced > 2 or not (before[-1:].isalnum() or after[:1].isalnum())
-        content = [
-            word
-            for word in words
-            if word not in self._function and word not in _SMALL and not (word.isdigit() and len(words) == 1)
-        ]
+        content = [word for word in words if word not in self._function and word not in _SMALL]
         if len(words) == len(text.words):
             return bool(content) or len(words) > 2 or words[0].isdigit() or words[0] in _ANSWERS
         if len(words) == 1:
+            content = [word for word in content if not word.isdigit()]
             return self._is_one_word_meant(text, hit, short=short, content=bool(content))
         rare = [word for word in content if word not in self._everyday and word not in self._genres]
         if rare and (len(content) > 1 or rare[0] not in self._ordinary):
@@ -483,9 +427,6 @@ class TitleIndex:
             return False  # "Comedy" for "The Comedy"
         return inside or (begins and bool(re.match(r"[,.:]\s", after) or _IS_JUDGED.match(after)))
 
-    def _ends_in_title(self, words: Sequence[str]) -> bool:
-        return any("".join(words[first:]) in self._titled for first in range(len(words)))
-
     def _is_inside_a_name(self, text: Text, hit: Hit, *, weak: bool, known: Sequence[str] = ()) -> bool:
         """Return whether a capitalised word next to a hit makes a longer name of both ("Stephen King")."""
         if text.written(hit)[0].islower():
@@ -515,11 +456,11 @@ class TitleIndex:
                 found["".join(map(_stem, phrase_words(title)))].append(position)
         return {key: items for key, items in found.items() if len(key) > _RARE_LETTERS}
 
-    def _inflected(self, text: Text) -> Iterator[Mention]:
+    def _inflected(self, text: Text) -> Iterator[tuple[Hit, Sequence[int]]]:
         """Yield titles whose words have other endings, as Slavic languages give them."""
         if _CYRILLIC.search(text.plain) and self._stems:
             for hit in runs([_stem(word) for word in text.words], self._stems, self._longest):
-                yield Mention(tuple(self._stems[hit.key]), 0, hit.first, hit.last, "title")
+                yield hit, self._stems[hit.key]
 
     @cached_property
     def _spellings(self) -> dict[str, list[str]]:
@@ -531,33 +472,27 @@ class TitleIndex:
                     found[form].append(word)
         return found
 
-    def _misspelt(self, text: Text, taken: set[int]) -> Iterator[Mention]:
+    def _misspelt(self, text: Text, taken: set[int]) -> Iterator[tuple[Hit, Sequence[int]]]:
         """Yield titles of which one long word has a letter too many, too few or wrong."""
         for place, word in enumerate(text.words):
-            if place in taken or len(word) < _TYPO_LETTERS or not word.isalpha():
-                continue
-            if word in self._ordinary or word in self._frequent or word in self._people_words:
+            known = word in self._ordinary or word in self._frequent or word in self._people_words
+            if known or place in taken or len(word) < _TYPO_LETTERS or not word.isalpha():
                 continue
             meant = {right for form in _one_letter_less(word) for right in self._spellings.get(form, ())}
             for right in sorted(meant - {word, word.removesuffix("s"), f"{word}s"}):
-                mention = self._with_spelling(text, place, right)
-                if mention is not None:
-                    yield mention
+                hit = self._with_spelling(text, place, right)
+                if hit is not None and (items := self._named_by(text, hit, strict=False)):
+                    yield hit, items
                     break
 
-    def _with_spelling(self, text: Text, place: int, right: str) -> Mention | None:
+    def _with_spelling(self, text: Text, place: int, right: str) -> Hit | None:
         words = [*text.words[:place], right, *text.words[place + 1 :]]
         start = max(0, place - self._longest)
         nearby = runs(words[start : place + self._longest], self._titled, self._longest)
         hits = [Hit(hit.key, hit.first + start, hit.last + start) for hit in nearby]
         hit = max((h for h in hits if place in h.places), key=lambda h: len(h.places), default=None)
-        if hit is None:
-            return None
         unclear = len(right) < _TYPO_ALONE_LETTERS or right in self._ordinary or right in self._genres
-        if len(hit.places) == 1 and unclear:
-            return None
-        mention = self._mention(text, hit, strict=False)
-        return replace(mention, kind="typo") if mention is not None else None
+        return None if hit is None or (len(hit.places) == 1 and unclear) else hit
 
 
 @lru_cache(maxsize=2)
@@ -573,19 +508,6 @@ def _index_of(items: tuple[Item, ...]) -> TitleIndex:
     )
     index.ids = tuple(item.id for item in items)
     return index
-
-
-def _count_words(texts: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:
-    """Return in how many texts each word stands in lower case, and in any, and the number of texts."""
-    lower: Counter[str] = Counter()
-    folded: Counter[str] = Counter()
-    size = 0
-    for size, text in enumerate(texts, 1):  # noqa: B007 (the number of the last one is wanted)
-        words = set(re.findall(r"\w+", without_accents(text)))
-        # Case is what tells a name from a word.
-        lower.update(word for word in words if not word[0].isupper())
-        folded.update({word.casefold() for word in words})
-    return lower, folded, size
 
 
 def _other_spellings(title: str, words: Sequence[str]) -> list[list[str]]:

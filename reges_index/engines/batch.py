@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reges_index.dialogue.unchanged import turn_hash
+from reges_index.dialogue.messages import turn_hash
 from reges_index.errors import ConfigError
 from reges_index.files import RunLog
 

@@ -18,6 +18,8 @@ from reges_index.ui.turns import Turns
 
 __all__ = ["build_ui", "launch_options"]
 
+# On a phone the filters are folded away until they are asked for.
+_FOLD = "() => { document.querySelector('#reges-filters').classList.toggle('reges-unfolded') }"
 # Turns at the same time; the model takes them one by one, but a reset must not wait behind them.
 _CONCURRENT = 16
 
@@ -85,6 +87,7 @@ def build_ui(
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
         with gr.Row(elem_id="reges-top"):
             header = gr.HTML(elem_id="reges-header")
+            fold = gr.Button("Filters", elem_id="reges-fold", size="sm", scale=0, min_width=70)
             undo = gr.Button("Undo", elem_id="reges-undo", size="sm", scale=0, min_width=70)
             fresh = gr.Button("New conversation", elem_id="reges-reset", size="sm", scale=0, min_width=150)
         with gr.Row(elem_id="reges-filters"):
@@ -137,6 +140,7 @@ def build_ui(
         # Not `input`: a drop-down may send it again as it loses the focus, and end the next message's turn.
         catalog.change(turns.switch, catalog, [*panels, *facets], cancels=[sent, asked], **quiet)
         undo.click(turns.undo, None, panels, **quiet)
+        fold.click(None, None, None, js=_FOLD, **quiet)
         page.load(turns.facets, catalog, [*facets, chat], **quiet)
     return page.queue(default_concurrency_limit=_CONCURRENT, api_open=False)
 
