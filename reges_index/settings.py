@@ -219,7 +219,7 @@ class RetrievalSettings(Section):
         default=50, ge=1, description="How many items to retrieve: k of the paper, 50 there."
     )
     rerank_top_k: int | None = Field(
-        default=None, ge=1, description="How many of them the item expert sees; all by default."
+        default=None, ge=1, description="How many candidates the item expert sees; all by default."
     )
     filters: dict[str, JsonValue] | None = Field(
         default=None, description="LlamaIndex's MetadataFilters, which every recommendation obeys."
@@ -253,8 +253,8 @@ class RerankSettings(Section):
     prior_weight: float | None = Field(
         default=None,
         ge=0,
-        description="What the item expert's word weighs beside them; by default what the adapter's manifest "
-        "says, else 2.5 for a rank and 1 for probabilities.",
+        description="What the item expert's word weighs beside the probabilities; by default what "
+        "the adapter's manifest says, else 2.5 for a rank and 1 for probabilities.",
     )
     window: int = Field(
         default=100,

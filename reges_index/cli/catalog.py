@@ -169,7 +169,7 @@ def index(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make or update a catalog: only items whose content changed are embedded.
+    """Make or update a catalog. Only items whose content changed are embedded.
 
     Items that are not in the file any more leave the store. May be killed and run again at any time. Of a
     preset or pipeline the encoder is taken, and of a pipeline the store too.

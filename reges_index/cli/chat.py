@@ -26,7 +26,7 @@ _COMMANDS = {
 
 @with_engine_options
 def chat(options: EngineOptions, top_k: ShownTopK = 5, exclude_id: ExcludeIds = None) -> None:
-    """Chat in the terminal; shows what was searched with and the candidates' probabilities.
+    """Chat in the terminal. Shows the candidates and their probabilities.
 
     Questions about what was recommended are answered from its entry. /help lists what else can be typed.
     """

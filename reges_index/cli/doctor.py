@@ -56,7 +56,7 @@ class Finding:
 
 @with_engine_options
 def doctor(options: EngineOptions, as_json: AsJson = False) -> None:
-    """Say what is installed, found and wrong, and who does what with these options, and why.
+    """Say what is installed, found and wrong. With options also who does what, and why.
 
     Ends with 1 when something is wrong that the embedded default or the store needs.
     """

@@ -26,7 +26,7 @@ def predict(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict for every turn of a file: one line a turn with query, ranking and probabilities.
+    """Predict for every turn of a file. One line a turn holds query, ranking and probabilities.
 
     Items that the dialogue names stay in the rankings unless --exclude-mentioned is given: an evaluation's
     protocol decides whether they count. Killed runs go on where they were. The settings and hashes of catalog

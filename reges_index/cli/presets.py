@@ -19,7 +19,7 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="Show this one whole, as a file for --pipeline.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the presets: the paper's configurations (Table 1) and the embedded one; or show one whole.
+    """List the presets, or show one whole. They are the paper's (Table 1) and the embedded one.
 
     What is shown of one can be redirected into a file, changed, and used with --pipeline.
     """

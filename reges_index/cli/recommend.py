@@ -35,7 +35,7 @@ def recommend(
     exclude_id: ExcludeIds = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recommend one item of the catalog, for a wish or for a whole dialogue."""
+    """Recommend one item, for a wish or for a whole dialogue."""
     if (wish is None) == (conversation is None):
         raise ConfigError(
             "say what is looked for: either as text or with --conversation",

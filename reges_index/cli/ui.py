@@ -25,7 +25,7 @@ Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any
 
 @with_engine_options
 def ui(options: EngineOptions, host: Host = "127.0.0.1", port: Port = 7860, top_k: ShownTopK = 8) -> None:
-    """Chat in the browser, with filters; shows the query, the candidates and their probabilities.
+    """Chat in the browser. Has filters, and shows the query, the candidates and their probabilities.
 
     The page starts with the catalog NAME; the store's others can be chosen there. Needs the extra 'ui'.
     No telemetry, no share link: the page talks to this server only.

@@ -20,7 +20,7 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.dialogue import Turn
-from reges_index.dialogue.unchanged import turn_hash
+from reges_index.dialogue.messages import turn_hash
 from reges_index.errors import InputError, LLMServerError, ModelError
 from reges_index.files import RunLog, json_lines
 from reges_index.models.api_requests import tallied

@@ -21,7 +21,6 @@ from llama_index.core.prompts import PromptTemplate
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.catalog.encoder import embed_queries
 from reges_index.dialogue import Turn, newest_text, render_history
-from reges_index.dialogue.messages import turn_hash
 from reges_index.dialogue.render import HISTORY_FORMAT
 from reges_index.dialogue.titles import TitleIndex
 from reges_index.dialogue.wording import MOVIES, Domain, template_hash

@@ -41,13 +41,7 @@ class Exchange:
 
 
 class Session:
-    """One conversation. What it shows (`exchanges`) and what its chat engine remembers go together.
-
-    Parameters
-    ----------
-    shelf
-        Shared with all other sessions.
-    """
+    """One conversation. What it shows (`exchanges`) and what its chat engine remembers go together."""
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
@@ -126,15 +120,7 @@ def _found(stream: StreamingAgentChatResponse) -> Recommendation | None:
 
 
 class Sessions:
-    """All sessions by the key that the browser's page has; the one idle for longest is forgotten first.
-
-    Parameters
-    ----------
-    shelf
-        Shared by all of them.
-    capacity
-        How many to keep.
-    """
+    """All sessions by the key that the browser's page has; the one idle for longest is forgotten first."""
 
     def __init__(self, shelf: Shelf, capacity: int = 1000) -> None:
         self._shelf = shelf

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 from llama_index.core.llms.llm import LLM
-from llama_index.core.vector_stores import MetadataFilters
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.catalog.filters import all_of
+from reges_index.dialogue.wording import MOVIES
 from reges_index.engines.chat_engine import ReGeSChatEngine
 from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.engines.small_talk import SmallTalkDetector
@@ -31,21 +31,7 @@ EngineFactory: TypeAlias = Callable[[Any], ReGeSQueryEngine]
 class Shelf:
     """Catalogs by name, with their engines, which all sessions share. Safe to use from several threads.
 
-    Parameters
-    ----------
-    engine
-        The engine of the one catalog, or a function that makes the engine of any of them.
-    catalogs
-        At least one; the first is what a page starts with. None is the engine's own.
-    llm
-        Answers small talk; as of `ReGeSChatEngine`.
-    small_talk
-        Answer greetings and thanks without a recommendation.
-
-    Raises
-    ------
-    ConfigError
-        If there is no catalog, two have one name, or one engine is given for several catalogs.
+    Parameters and errors are those of `build_ui`.
     """
 
     def __init__(
@@ -98,9 +84,9 @@ class Shelf:
         Read anew when the catalog was swapped, or when items came, went, or pass the engine's own filters
         now.
         """
-        catalog, filters = self.catalog(name), self._own_filters(name)
+        catalog, base = self.catalog(name), self._base_if_it_loads(name)
         with catalog.pinned() if isinstance(catalog, LiveCatalog) else nullcontext(catalog) as version:
-            ids = frozenset(version.ids(filters))
+            ids = frozenset(version.ids(base.filters if base is not None else None))
             state = version.name, ids
             known = self._facets.get(name)
             if known is None or known[0] != state:
@@ -110,15 +96,12 @@ class Shelf:
 
     def examples(self, name: str) -> tuple[str, ...]:
         """Return messages that an empty chat over a catalog offers."""
-        try:
-            domain = self.base(name).domain
-        except Exception:  # as in `_own_filters`
-            return self.facets(name).examples()
-        return self.facets(name).examples(domain)
+        base = self._base_if_it_loads(name)
+        return self.facets(name).examples(base.domain if base is not None else MOVIES)
 
-    def _own_filters(self, name: str) -> MetadataFilters | None:
+    def _base_if_it_loads(self, name: str) -> ReGeSQueryEngine | None:
         try:
-            return self.base(name).filters
+            return self.base(name)
         except Exception:  # whatever loading a model raises: the first turn tells, and the page must open
             return None
 

@@ -44,21 +44,7 @@ class Panels(NamedTuple):
 
 
 class Turns:
-    """Answers the page's events.
-
-    Parameters
-    ----------
-    shelf
-        The catalogs.
-    sessions
-        One for each page.
-    title
-        Of the page.
-    top_k
-        How many candidates to show.
-    examples
-        Messages that an empty chat offers; None makes them of the catalog's words.
-    """
+    """Answers the page's events, with a session for each page; parameters are those of `build_ui`."""
 
     def __init__(
         self,
@@ -69,11 +55,8 @@ class Turns:
         top_k: int,
         examples: Sequence[str] | None = None,
     ) -> None:
-        self._shelf = shelf
-        self._sessions = sessions
-        self._title = title
-        self._top_k = top_k
-        self._examples = examples
+        self._shelf, self._sessions = shelf, sessions
+        self._title, self._top_k, self._examples = title, top_k, examples
 
     async def send(
         self,
