@@ -11,8 +11,7 @@ import typer
 from reges_index.cli import finetune_parts as parts
 from reges_index.cli.finetune_parts import TeacherOptions, TrainingOptions, progress_bars, read_files
 from reges_index.cli.output import console, print_json, say
-from reges_index.cli.parts import AsJson, DomainNoun, Encoder, Model, Quiet
-from reges_index.cli.shared_options import with_options
+from reges_index.cli.parts import AsJson, DomainNoun, Encoder, Model, Quiet, with_options
 from reges_index.errors import ConfigError
 
 __all__ = ["finetune_app"]
