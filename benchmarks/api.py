@@ -51,13 +51,13 @@ def cost() -> list[tuple[str, float, float, float]]:
     from llama_index.core.postprocessor.rankGPT_rerank import RankGPTRerank
     from llama_index.core.utils import get_tokenizer
 
-    from reges_index import ItemCatalog, ReGeSQueryEngine, ReGeSRerank, demo_catalog
-    from reges_index.engines.query_engine import as_bundle
+    from reges_index import DialogueQueryBundle, ItemCatalog, ReGeSQueryEngine, ReGeSRerank, demo_catalog
 
     count = get_tokenizer()
     catalog = ItemCatalog.from_items(demo_catalog("films"))
     retriever = ReGeSQueryEngine.from_defaults(catalog, similarity_top_k=50)
-    turns = [(retriever.retrieve(bundle), bundle) for bundle in map(as_bundle, dialogues(8))]
+    bundles = map(DialogueQueryBundle.from_dialogue, dialogues(8))
+    turns = [(retriever.retrieve(bundle), bundle) for bundle in bundles]
     rows = []
     with scripted_server() as server:
         server.answer, llm = sensible, llm_of(server)

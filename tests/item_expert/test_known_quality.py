@@ -13,8 +13,8 @@ from llama_index.core.llms import CustomLLM
 
 import reges_index.catalog.demo
 from reges_index import FusionModel, Item, ItemCatalog, ReGeSRerank, demo_catalog, read_items, read_turns
-from reges_index.engines.query_engine import as_bundle
-from reges_index.evaluation.baselines import bm25
+from reges_index.dialogue import DialogueQueryBundle, render_history
+from reges_index.evaluation.baselines import bm25_queries
 from reges_index.fusion import FusionRetriever
 from tests.builders import nodes_of
 
@@ -44,7 +44,8 @@ def by_words(folder):
 
     def found(name):
         turns = read_turns(folder / name)
-        return [(turn, list(ids)) for turn, ids in zip(turns, bm25(turns, items, top_k=TOP), strict=True)]
+        queries = [render_history(turn.chat).text for turn in turns]
+        return list(zip(turns, bm25_queries(queries, items, top_k=TOP), strict=True))
 
     train = found("train.jsonl")
     places = [ids.index(turn.targets[0]) for turn, ids in train if turn.targets[0] in ids]
@@ -59,7 +60,7 @@ def by_fusion(name):
     catalog = ItemCatalog.from_items(demo_catalog(name), name=f"known-{name}")
     retriever = FusionRetriever(catalog, FusionModel.default(), similarity_top_k=TOP)
     turns = read_turns(DEMO / "demo" / f"{name}_turns.jsonl")
-    found = [(turn, retriever.retrieve(as_bundle(turn.chat))) for turn in turns]
+    found = [(turn, retriever.retrieve(DialogueQueryBundle.from_dialogue(turn.chat))) for turn in turns]
     return [
         (turn, [Item.from_node(node.node) for node in nodes], np.array([node.score for node in nodes]))
         for turn, nodes in found
@@ -102,7 +103,10 @@ def check(dev, name):
                 node.score = float(chance)
             found = []
             for rerank in ways:
-                ranked = [c.item.id for c in rerank.rank(nodes, as_bundle(turn.chat)).candidates]
+                ranked = [
+                    c.item.id
+                    for c in rerank.rank(nodes, DialogueQueryBundle.from_dialogue(turn.chat)).candidates
+                ]
                 found.append(ranked.index(turn.targets[0]))
             assert found == [expected_place(true, listed, chances, prior=on) for on in (False, True)]
             drawn += rank <= LISTED
