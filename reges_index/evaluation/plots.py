@@ -51,7 +51,8 @@ def draw_rows(rows: Sequence[Row], title: str) -> Figure:
             low, high = (row.value if end is None else end for end in (row.low, row.high))
             spread = [[max(0.0, row.value - low)], [max(0.0, high - row.value)]]
             axes.barh(place, row.value, color=COLOURS[0], height=0.7)
-            axes.errorbar(row.value, place, xerr=spread, fmt="none", ecolor="#222222", capsize=2)
+            if row.low is not None:
+                axes.errorbar(row.value, place, xerr=spread, fmt="none", ecolor="#222222", capsize=2)
             axes.annotate(
                 f"{row.value:.3f}", (max(high, row.value), place), (4, 0), textcoords="offset points",
                 va="center", fontsize=8,

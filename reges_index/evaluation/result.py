@@ -291,6 +291,7 @@ def short_markdown(name: str, value: Mapping[str, Any]) -> str:
 
 def provenance() -> dict[str, Any]:
     """Describe this run: command, time (UTC), versions, machine; neither the host's nor the user's name."""
+    program = Path(sys.argv[0]).name.replace("__main__.py", "reges")  # as `python -m reges_index.cli` has it
     versions = {"Python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -298,7 +299,7 @@ def provenance() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([program, *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions,
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
