@@ -251,7 +251,7 @@ def test_an_experiment_becomes_one_table(tmp_path):
     assert "Recall@5" not in text
     assert re.search(r"Made on [\d-]+ by `.+` \(data `0123456789ab`\)\.", text)
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(InputError, match="no report or experiment"):
+    with pytest.raises(InputError, match="neither report nor experiment"):
         write_results(readme, [("Films", tmp_path / "other.json")])
     assert readme.read_text() == text
 
