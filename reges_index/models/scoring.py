@@ -181,9 +181,9 @@ def choose_greedily(
     """Walk the trie of the choices, taking the likelier branch at every fork; return the choice at its end.
 
     Tokens that leave no choice are appended without asking the model, so the cost is one forward of the
-    prompt and one short forward per fork. Greedy is not the same as best: :func:`score_tree` compares whole
-    titles, and the two agreed on 4 of 14 prompts of an untrained model. Of equal choices the first is
-    returned. Parameters as in :func:`score_tree`.
+    prompt and one short forward for each fork but the first. Greedy is not the same as best: `score_tree`
+    compares whole titles, and the two agreed on 4 of 14 prompts of an untrained model. Of equal choices the
+    first is returned. Parameters as in :func:`score_tree`.
 
     Parameters
     ----------
