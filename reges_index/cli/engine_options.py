@@ -210,7 +210,7 @@ class EngineOptions(_Options):
 
 
 def _only_catalog(store: str) -> str:
-    """Return the name of the only catalog of a store; "items" where there are others, or no store yet."""
+    """Return the name of the only catalog of a store, or "items" where that is one of several, or none yet."""
     from reges_index.catalog import ItemCatalog
     from reges_index.errors import StoreNotFoundError
 
@@ -218,6 +218,10 @@ def _only_catalog(store: str) -> str:
         names = ItemCatalog.names(**store_place(store))
     except StoreNotFoundError:  # whoever opens it says so, with the way out
         return "items"
+    if len(names) > 1 and "items" not in names:
+        raise ConfigError(
+            f"{store} holds several catalogs: {', '.join(names)}", hint="choose one with --name"
+        )
     return names[0] if len(names) == 1 else "items"
 
 
