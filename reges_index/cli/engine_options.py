@@ -210,7 +210,7 @@ class EngineOptions(_Options):
 
 
 def _only_catalog(store: str) -> str:
-    """Return the name of the only catalog of a store, or "items" where that is one of several, or none yet."""
+    """Return the name of the only catalog of a store; "items" of several, or where there is none yet."""
     from reges_index.catalog import ItemCatalog
     from reges_index.errors import StoreNotFoundError
 
