@@ -28,10 +28,6 @@ __all__ = [
 ]
 
 
-# Least and most words of an abstract that make a query, the second one not reached.
-_PHRASE = (3, 9)
-
-
 class EncoderTraining(BaseModel):
     """Settings of an encoder's training (finetune/FUSION.md tells what was tried).
 
@@ -61,8 +57,7 @@ class EncoderTraining(BaseModel):
         Shares of dialogues that come behind another one's last messages (a change of topic), as their last
         message alone, and in the order of time (as stock retrievers get them).
     lookups
-        Plain retrieval beside the turns, in shares of the batch: title, people, genres or some words of the
-        abstract as the query, as people type them into a search box.
+        Plain retrieval beside the turns, in shares of the batch: title, people or genres as the query.
     lossy_items
         Share of the items that are read without some of their fields.
     """
@@ -408,16 +403,11 @@ class Sampler:
         """Return a query of an item's own fields, and all items that have the same."""
         item = its.items[int(rng.integers(len(its.items)))]
         people = [*item.creators, *item.cast]
-        kind = rng.integers(6)
-        words = item.abstract.split()
-        if kind >= 4 and len(words) > _PHRASE[1]:
-            size = int(rng.integers(*_PHRASE))
-            start = int(rng.integers(len(words) - size))
-            return " ".join(words[start : start + size]), {n for n, i in enumerate(its.items) if i == item}
+        kind = rng.integers(4)
         if kind == 1 and people:
             name = str(rng.choice(people))
             return name, {n for n, i in enumerate(its.items) if name in i.creators or name in i.cast}
-        if kind in (2, 3) and item.genres:
+        if kind >= 2 and item.genres:
             genres = set(item.genres)
             one = str(rng.choice(people)) if people and kind == 3 else None
             return " ".join([*item.genres, *([one] if one else [])]), {
