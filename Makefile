@@ -39,7 +39,7 @@ demo: $(VENV)/.runtime  ## Index the demo films and recommend one for a dialogue
 	$(BIN)/reges recommend --store $(DEMO)/store --name films --conversation demo:film-thriller --top-k 5; \
 	set +x; echo; echo "Done in $$(( $$(date +%s) - start )) s, the installation apart. Try next:"; \
 	echo "  source $(VENV)/bin/activate"; \
-	echo '  reges recommend "a quiet film about the sea" --store $(DEMO)/store'; \
+	echo '  reges recommend "a film about a samurai" --store $(DEMO)/store'; \
 	echo "  reges chat --store $(DEMO)/store"
 
 test: $(VENV)/.dev  ## Run all tests; what was skipped, and why, is told at the end.
