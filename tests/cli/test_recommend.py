@@ -235,4 +235,4 @@ def test_the_only_catalog_of_a_store_needs_no_name(tmp_path):
     wish = ("recommend", "something cold for a hot day", "--store", store)
     assert call(*wish).code == 0
     assert call("index", "demo:hikinggear", "--store", store, "--name", "gear", "-q").code == 0
-    call(*wish).fails(2, "choose one with --name: gear, kitchen")
+    call(*wish).fails(2, "gear, kitchen", "choose one with --name")

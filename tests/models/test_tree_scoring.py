@@ -141,5 +141,4 @@ def test_models_without_a_tree_are_scored_separately_and_say_so(caplog):
     assert "chunked_attention" in caplog.text
     titles = ["Alien", "Aliens", "Up"]
     assert worst(lm.score("A film:", titles), fits.score("A film:", titles)) < 1e-3
-    assert (lm.separate_scorings, fits.separate_scorings) == (1, 0)
     assert lm.choose("A film:", titles) == fits.choose("A film:", titles)

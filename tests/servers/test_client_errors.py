@@ -90,19 +90,20 @@ async def test_a_last_piece_without_choices_is_skipped(server, asynchronous):
 
 @BOTH_WAYS
 @pytest.mark.parametrize(
-    ("written", "pieces"), [("They want space.\n</think>\n\nSlow films then.", 1), ("Slow films then.", 3)]
+    ("written", "pieces"),
+    [("They want space.\n</think>\n\nSlow films then.", (3, 3)), ("Slow films then.", (1, 3))],
 )
 async def test_thoughts_that_no_mark_opens_are_not_heard(server, written, pieces, asynchronous):
     """The prompt has opened them. Of a model that does not think so, only the first answer is held back."""
     llm = client(server)
     offers_of(llm).failed("logprobs", lasting=True)
-    for most in (1, pieces):
+    for count in pieces:
         server.script += [written, "2"]
         heard = []
         with hear_reasoning(heard.append):
             _, report = await asked(ReGeSRerank(llm, mode="reason"), asynchronous)
         assert "".join(heard).strip() == report["reasoning"] == "Slow films then."
-        assert len(heard) == most
+        assert len(heard) == count
 
 
 @BOTH_WAYS

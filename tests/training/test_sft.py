@@ -319,7 +319,9 @@ def test_going_on_from_an_adapter_begins_with_its_weights(tmp_path, monkeypatch)
 
     def remember(self, *args, made=RunState.__init__, **options):
         made(self, *args, **options)
-        begun.update({name.replace(".default", ""): p.detach().clone() for name, p in self.named.items()})
+        begun.update(
+            {name.replace(".default", ""): p.detach().clone() for name, p in self.parameters.items()}
+        )
 
     monkeypatch.setattr(RunState, "__init__", remember)
     again = settings(epochs=1, start_from=tmp_path / "first", learning_rate=1e-4)

@@ -169,7 +169,7 @@ class ChromaTable(Table):
     @contextmanager
     def writing(self) -> Iterator[ChromaTable]:
         """Let one writer at a time in."""
-        with self._errors(is_written=True), self._store.writing(self.name):
+        with self._errors(), self._store.writing(self.name):
             yield self
 
     def write(self, rows: Sequence[Row], vectors: Sequence[Sequence[float]]) -> None:
@@ -221,8 +221,8 @@ class ChromaTable(Table):
             delete_collection(client, self.name, is_broken=self._store.is_broken(self.name))
 
     @contextmanager
-    def _errors(self, *, is_written: bool = False) -> Iterator[None]:
-        folder = self._store.location.persist_dir if is_written else None
+    def _errors(self) -> Iterator[None]:
+        folder = self._store.location.persist_dir
         with store_errors(self.label, lambda error: explained(self.label, error, folder)):
             yield
 

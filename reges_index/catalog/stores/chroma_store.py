@@ -77,7 +77,7 @@ def explained(where: str, error: Exception, folder: Path | None = None) -> ReGeS
     where
         What the error names.
     folder
-        Of the store that is written to: looked at when Chroma does not say why it failed.
+        Of the store: looked at when Chroma does not say why it failed. It may have to write even to read.
     """
     text = str(error)
     if isinstance(error, NotFoundError):
