@@ -110,7 +110,7 @@ def _row(candidate: RankedCandidate, longest: float | None) -> str:
 def _summary(found: Recommendation, shown: Sequence[RankedCandidate], probable: bool) -> str:
     parts = [f"the first {len(shown)} of {len(found.candidates)} candidates"]
     if found.excluded:
-        parts.append(f"{found.excluded} left out as mentioned or recommended before")
+        parts.append(f"{found.excluded} left out as mentioned, turned down or recommended before")
     if not probable:
         parts.append("the model gives no probabilities")
     return " · ".join(parts)
@@ -146,7 +146,7 @@ def notice_html(error: ReGeSError | None) -> str:
 
 def status_html(is_answering: bool) -> str:
     """Return the line under the message box, which is always there: what is going on."""
-    said = "Answering. The next message waits." if is_answering else "&nbsp;"
+    said = "Answering. The next message can be sent when this is done." if is_answering else "&nbsp;"
     mark = ' class="reges-running"' if is_answering else ""
     return f'<p id="reges-state" role="status"{mark}>{said}</p>'
 

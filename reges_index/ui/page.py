@@ -19,7 +19,10 @@ from reges_index.ui.turns import Turns
 __all__ = ["build_ui", "launch_options"]
 
 # On a phone the filters are folded away until they are asked for.
-_FOLD = "() => { document.querySelector('#reges-filters').classList.toggle('reges-unfolded') }"
+_FOLD = """() => {
+  const shown = document.querySelector('#reges-filters').classList.toggle('reges-unfolded');
+  document.querySelector('#reges-fold').setAttribute('aria-expanded', shown);
+}"""
 # Turns at the same time; the model takes them one by one, but a reset must not wait behind them.
 _CONCURRENT = 16
 

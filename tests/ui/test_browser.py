@@ -95,6 +95,34 @@ def test_filters_hold(chat):
     assert "None is left" in chat.page.locator("#reges-candidates").inner_text()
 
 
+def test_a_phone_shows_the_filters_when_asked(chat):
+    chat.page.set_viewport_size({"width": 400, "height": 860})
+    filters, button = chat.page.locator("#reges-filters"), chat.page.get_by_role("button", name="Filters")
+    expect(filters).to_be_hidden()
+    expect(chat.box).to_be_in_viewport(ratio=1)
+    button.click()
+    expect(filters).to_be_visible()
+    expect(button).to_have_attribute("aria-expanded", "true")
+    chat.year("from", "soon")
+    button.click()
+    expect(filters).to_be_hidden()
+    expect(button).to_have_attribute("aria-expanded", "false")
+    chat.box.fill("A space film")
+    chat.box.press("Enter")
+    assert "'soon' is no year" in chat.notice()
+    assert chat.page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+@pytest.mark.parametrize("size", [(1200, 880), (400, 860)])
+def test_a_notice_pushes_nothing_out_of_sight(chat, size):
+    chat.page.set_viewport_size({"width": size[0], "height": size[1]})
+    before = chat.box.bounding_box()["y"]
+    chat.box.press("Enter")
+    assert "the message is empty" in chat.notice()
+    assert chat.box.bounding_box()["y"] == pytest.approx(before, abs=4)
+    expect(chat.box).to_be_in_viewport(ratio=1)
+
+
 def test_what_was_named_is_left_out_or_not(chat):
     named = FILMS[0]
     chat.send(f"I have seen {named.title}, what else is there?")
