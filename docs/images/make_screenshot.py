@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 PICTURES = (("web-chat.png", 1200, 880, False), ("web-chat-phone.png", 400, 860, True))
 DIALOGUE = (
     "We loved Se7en and Zodiac. A really tense thriller for Friday night?",
-    "Seen it, sorry. And nothing with ghosts, please.",
+    "Seen it, sorry. And no horror, please.",
 )
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 MINUTE = 60_000  # ms
