@@ -221,13 +221,15 @@ _WISH = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_QUESTION = 40
-# What is asked for, and the measure by which an entry tells it.
+_HARM = r"poison|toxic|harm(?:s|ful|less)?\b|dangerous|irritat"
+# What is asked for, and the measure or words by which an entry tells it.
 _UNITS = [
     (re.compile(asks, re.IGNORECASE), re.compile(unit, re.IGNORECASE))
     for asks, unit in (
         (r"\bheavy|\bweigh", r"\d ?(?:k?g|kilos?|grams?|pounds?|lbs?|oz|ounces?)\b"),
         (r"\bhow long|\bhow many (?:min|hour)", r"\b(?:minutes?|hours?|pages|days?|weeks?|seasons?)\b"),
         (r"\bpages", r"\bpages\b"),
+        (rf"\b(?:{_HARM}|safe)", rf"\b(?:{_HARM}|unsafe|safe (?:for|with|around)|pet[- ](?:safe|friendly))"),
         (r"\bmuch\b|\bexpensive|\bcosts?\b|\bprice", r"[€$£]|\b(?:euros?|dollars?|pounds|free)\b"),
     )
 ]

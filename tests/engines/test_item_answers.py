@@ -88,6 +88,21 @@ def test_the_part_of_an_entry_that_was_asked_for(asked, answer):
     assert answer_from_entry("other", soup, chat("a cold soup", "Gazpacho", asked)) == answer
 
 
+@pytest.mark.parametrize(
+    ("told", "answer"),
+    [
+        ("Endures shade, safe for animals.", "Fern: Endures shade, safe for animals."),
+        ("Harmless to cats.", "Fern: Harmless to cats."),
+        ("Poisonous to pets.", "Fern: Poisonous to pets."),
+        ("Turn weekly, pet-safe.", "Fern: Turn weekly, pet-safe."),
+    ],
+)
+def test_an_entry_tells_in_other_words_whether_an_item_harms(told, answer):
+    fern = Item(id="4", title="Fern", abstract=f"Feathery green. {told}")
+    for asked in ("is it poisonous to cats?", "is it toxic?", "is that safe for my cat?"):
+        assert answer_from_entry("other", fern, chat("a plant", "Fern", asked)) == answer
+
+
 THRILLER = Item(
     id="3", title="Gone Girl", year=2014, genres=["thriller", "science fiction"], directors=["David Fincher"],
     cast=["Rosamund Pike"], abstract="A wife vanishes. A detective doubts her husband, not the songs.",
