@@ -101,10 +101,10 @@ class Facets:
         unusual = f"an unusual {domain.noun}" if told else "something unusual"
         overlooked = f"Which {domain.noun}" if told else "Which one"
         some, others = (*self.genres[:2], "", "")[:2]
-        made = (
-            f"What do you have in {some}?" if some else "",
+        made = (  # genres may be no nouns: "easy", "pet-safe"
+            f'What do you have under "{some}"?' if some else "",
             f"Something like {one_line(self.title)}." if self.title else "",
-            f"{overlooked} in {others} do most people overlook?" if others else "",
+            f'{overlooked} under "{others}" do most people overlook?' if others else "",
             f"Surprise me with {unusual}.",
         )
         return tuple(filter(None, made))
