@@ -218,7 +218,7 @@ def make_examples(sets: Sequence[TrainSet], settings: ScorerTraining, *, folds: 
     """
     rng = np.random.default_rng(0)
     found: list[Example] = []
-    extra: dict[float, list[Example]] = {}
+    extra: dict[str, list[Example]] = {"spliced": [], "queries": []}
     for train in sets:
         names = {key: n for n, key in enumerate(dict.fromkeys(t.dialog_id or t.id for t in train.turns))}
         blocks = train.blocks(names, folds)
@@ -230,10 +230,11 @@ def make_examples(sets: Sequence[TrainSet], settings: ScorerTraining, *, folds: 
                 neighbours_of([(train, rows), *others], settings.teacher_share),
             )
             found += _examples(train, np.flatnonzero(blocks == block), bound, settings, rng)
-            for its, weight in ((train.spliced, settings.spliced), (train.queries, settings.queries)):
-                if its is not None and weight:
+            for kind, examples in extra.items():
+                its: TrainSet | None = getattr(train, kind)
+                if its is not None and getattr(settings, kind):
                     inside = np.flatnonzero(its.blocks(names, folds) == block)
-                    extra.setdefault(weight, []).extend(_examples(its, inside, bound, settings, rng))
+                    examples += _examples(its, inside, bound, settings, rng)
         logger.info("features of %s: %d turns", train.name, len(train.turns))
     if not found:
         raise TrainingError(
@@ -241,9 +242,9 @@ def make_examples(sets: Sequence[TrainSet], settings: ScorerTraining, *, folds: 
             hint="give train turns whose targets are in the catalog",
         )
     return found + [
-        replace(example, weight=weight * len(found) / len(its), group=EXTRA)
-        for weight, its in extra.items()
-        for example in its
+        replace(example, weight=getattr(settings, kind) * len(found) / len(examples), group=EXTRA)
+        for kind, examples in extra.items()
+        for example in examples
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 from reges_index.errors import ConfigError, InputError, StorageError, TrainingError
 from reges_index.fusion.model import FusionModel
 from reges_index.training.fusion import read_recipe, train_by_recipe
+from reges_index.training.fusion_fitting import EXTRA, make_examples
 from reges_index.training.vector_cache import VectorCache
 from tests.catalog.hashing import HashingEmbedding
 
 from .films import FILMS
 from .recipes import write_recipe
-from .small import embed
+from .small import SETTINGS, embed, small_train_set
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,3 +171,13 @@ def test_where_vectors_cannot_be_kept_is_said(tmp_path):
     with pytest.raises((InputError, StorageError), match="taken") as raised:
         vectors_of(tmp_path / "taken").queries(["a ship"])
     assert "another cache" in str(raised.value)
+
+
+def test_spliced_dialogues_and_queries_count_what_the_settings_say_each():
+    train = small_train_set()
+    train.spliced, train.queries = small_train_set(), small_train_set()
+    settings = replace(SETTINGS, spliced=0.2, queries=0.2)
+    examples = make_examples([train], settings, folds=2)
+    usual = [example for example in examples if example.group != EXTRA]
+    extra = sum(example.weight for example in examples if example.group == EXTRA)
+    assert extra == pytest.approx(0.4 * len(usual))
