@@ -25,6 +25,7 @@ __all__ = [
     "Neighbours",
     "Observation",
     "id_hash",
+    "place_weights",
     "shares_of",
     "title_hash",
 ]
@@ -198,6 +199,11 @@ class ItemStatistics:
         return starts, others, values
 
 
+def place_weights(count: int) -> npt.NDArray[np.float64]:
+    """Return what each place of a ranking counts beside the others, shape (count,): the first ones more."""
+    return 1 / (1.5 + np.arange(count))
+
+
 def shares_of(targets: Sequence[Item], ranking: Sequence[Item], teacher_share: float) -> dict[Item, float]:
     """Return what each item has of one dialogue's word; all shares sum to 1.
 
@@ -216,7 +222,7 @@ def shares_of(targets: Sequence[Item], ranking: Sequence[Item], teacher_share: f
         left = 1.0
     for item in targets:
         found[item] += (1 - left) / len(targets)
-    weights = 1 / (1.5 + np.arange(len(ranking)))
+    weights = place_weights(len(ranking))
     for item, weight in zip(ranking, weights / max(float(weights.sum()), 1e-9), strict=True):
         found[item] += left * float(weight)
     return dict(found)

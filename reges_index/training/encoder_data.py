@@ -15,6 +15,7 @@ from reges_index.dialogue import Turn, one_line
 from reges_index.dialogue.titles import TitleIndex
 from reges_index.errors import TrainingError
 from reges_index.files import load_yaml
+from reges_index.fusion.statistics import place_weights
 from reges_index.training.data import DataSet, ModelName, Place, domain_sets, read_data
 
 __all__ = [
@@ -358,18 +359,18 @@ class Sampler:
         """Draw some of a teacher's list, the first ones more often."""
         if len(ranking) <= self.settings.teacher_sample:
             return list(ranking)
-        weights = 1 / (1.5 + np.arange(len(ranking)))
+        weights = place_weights(len(ranking))
         drawn = rng.choice(ranking, self.settings.teacher_sample, False, weights / weights.sum())
         return [int(n) for n in drawn]
 
     def _mass(self, its: TurnSet, row: int, inside: set[int]) -> dict[int, float]:
         settings = self.settings
         true = its.targets[row]
-        others = [(n, 1 / (1.5 + rank)) for rank, n in enumerate(its.suitable[row]) if n not in true]
+        others = [(n, weight) for n, weight in _weighed(its.suitable[row]) if n not in true]
         share = 1 - settings.target_share
         if its.rankings[row]:
             # A teacher's list is cut to what this step encodes.
-            others = [(n, 1 / (1.5 + rank)) for rank, n in enumerate(its.rankings[row])]
+            others = _weighed(its.rankings[row])
             share = settings.teacher_share
         named = its.named[row] - set(true)
         others = [(n, weight) for n, weight in others if n in inside and n not in named]
@@ -428,6 +429,10 @@ class Sampler:
         if rng.random() < 0.3:
             kept["abstract"] = ""
         return item.model_copy(update=kept).text()
+
+
+def _weighed(ranking: Sequence[int]) -> list[tuple[int, float]]:
+    return list(zip(ranking, place_weights(len(ranking)).tolist(), strict=True))
 
 
 def _lines(turn: Turn) -> list[str]:

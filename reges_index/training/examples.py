@@ -11,6 +11,7 @@ from reges_index.catalog.item import Item
 from reges_index.dialogue.measure import HFMeasure
 from reges_index.dialogue.messages import Turn
 from reges_index.errors import ConfigError, InputError
+from reges_index.fusion.statistics import place_weights
 from reges_index.item_expert.prompt import (
     COT_SELECT_TMPL,
     DEFAULT_SELECT_TMPL,
@@ -308,7 +309,7 @@ class _Writer:
         prompt_ids = tuple(self._lm.encode_chat(prompt.messages))
         label = {item.id: label for item, label in zip(listed, prompt.labels, strict=True)}
         share = settings.target_share if fits else 1.0
-        worth = [1 / (1.5 + rank) for rank in range(len(fits))]
+        worth = place_weights(len(fits)).tolist()
         answers = {target: share}
         answers |= {item.id: (1 - share) * part / sum(worth) for item, part in zip(fits, worth, strict=True)}
         for name, weight in answers.items():
