@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from reges_index.catalog.demo import demo_catalog as demo_catalog
     from reges_index.catalog.demo import demo_catalogs as demo_catalogs
     from reges_index.catalog.encoder import EncoderIdentity as EncoderIdentity
-    from reges_index.catalog.encoder import find_default_encoder as find_default_encoder
     from reges_index.catalog.encoder import resolve_encoder as resolve_encoder
+    from reges_index.catalog.encoder_names import find_default_encoder as find_default_encoder
     from reges_index.catalog.fields import FieldNames as FieldNames
     from reges_index.catalog.item import DEFAULT_TEMPLATE as DEFAULT_TEMPLATE
     from reges_index.catalog.item import Item as Item
@@ -49,7 +49,7 @@ else:
             "TextTemplate": "item",
             "demo_catalog": "demo",
             "demo_catalogs": "demo",
-            "find_default_encoder": "encoder",
+            "find_default_encoder": "encoder_names",
             "read_items": "readers",
             "resolve_encoder": "encoder",
         },

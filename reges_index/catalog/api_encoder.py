@@ -24,8 +24,6 @@ from reges_index.remote import (
     server_error,
 )
 
-__all__ = ["ApiEmbedding", "UnreadableVectorsError", "vectors_of"]
-
 # Characters shown of a text that came in place of an answer.
 _SHOWN = 60
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
-__all__ = ["ItemCatalog", "SyncReport", "table_in", "unique_items"]
-
 logger = logging.getLogger(__name__)
 
 _SYNC_BATCH = 256

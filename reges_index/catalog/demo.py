@@ -10,8 +10,6 @@ from reges_index.dialogue import Turn, read_conversation
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import InputError
 
-__all__ = ["DEMOS", "demo_catalog", "demo_catalogs", "demo_dialogue", "demo_dialogues", "demo_domain"]
-
 _FOLDER = Path(__file__).parent / "demo"
 
 DEMOS: dict[str, Domain] = {

@@ -29,18 +29,6 @@ from reges_index.files import sha256_of
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
-__all__ = [
-    "DEFAULT_ENCODER",
-    "EncoderIdentity",
-    "embed_queries",
-    "encoder_identity",
-    "encoder_spec",
-    "find_default_encoder",
-    "identity_name",
-    "open_api_encoder",
-    "resolve_encoder",
-]
-
 logger = logging.getLogger(__name__)
 
 _DEFAULT_DIMENSION = 384

@@ -11,19 +11,6 @@ from urllib.parse import urlsplit
 
 from reges_index.errors import ConfigError
 
-__all__ = [
-    "DEFAULT_ENCODER",
-    "ENCODER_PRESETS",
-    "REGES",
-    "EncoderName",
-    "Instructions",
-    "adapter_folder",
-    "find_default_encoder",
-    "instructions_for",
-    "name_beside",
-    "parse_encoder_name",
-]
-
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 """The base of R, and what an index has that was made without it."""
 

@@ -14,30 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from reges_index.dialogue.text import parse_title
 from reges_index.errors import InputError
-
-__all__ = [
-    "FIELD_GUESSES",
-    "ITEM_FIELDS",
-    "LIST_FIELDS",
-    "METADATA",
-    "ROLES",
-    "FieldNames",
-    "Plain",
-    "as_names",
-    "as_number",
-    "as_year",
-    "common_sign",
-    "is_missing",
-    "is_reserved_key",
-    "parse_title",
-    "plain_value",
-    "plural_of",
-    "role_of",
-    "simple_name",
-    "typed_text",
-]
 
 Plain: TypeAlias = str | int | float | bool | list[str]
 """What metadata may hold."""

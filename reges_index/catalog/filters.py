@@ -32,21 +32,6 @@ from reges_index.files import hash_of
 if TYPE_CHECKING:
     from reges_index.catalog.item import Item
 
-__all__ = [
-    "Check",
-    "Filter",
-    "Group",
-    "Scalar",
-    "all_of",
-    "check_keys",
-    "facet",
-    "facets_of",
-    "is_number",
-    "item_values",
-    "parse_filters",
-    "passes",
-]
-
 Scalar: TypeAlias = str | bool | int | float
 
 _ORDER = {

@@ -27,7 +27,6 @@ from reges_index.catalog.fields import (
     as_year,
     is_missing,
     is_reserved_key,
-    parse_title,
     plain_value,
     plural_of,
     role_of,
@@ -35,25 +34,11 @@ from reges_index.catalog.fields import (
     typed_text,
 )
 from reges_index.dialogue.messages import as_id
+from reges_index.dialogue.text import parse_title
 from reges_index.errors import CatalogError
 
 if TYPE_CHECKING:
     from llama_index.core.schema import BaseNode, NodeWithScore, TextNode
-
-__all__ = [
-    "DEFAULT_TEMPLATE",
-    "MARKER",
-    "PROBABILITY",
-    "SCORE_KIND",
-    "Item",
-    "TextTemplate",
-    "as_item_nodes",
-    "field_keys",
-    "item_id",
-    "marked_probabilities",
-    "render_default",
-    "with_metadata",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -35,8 +35,6 @@ from reges_index.errors import InputError, ReGeSError, StoreNotFoundError
 if TYPE_CHECKING:
     from typing import Unpack
 
-__all__ = ["CatalogVersion", "LiveCatalog", "open_catalog_at"]
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -15,17 +15,6 @@ from reges_index.catalog.place import StoreLocation, is_url, store_errors
 from reges_index.errors import CatalogError
 from reges_index.files import write_text
 
-__all__ = [
-    "LiveState",
-    "StateFile",
-    "first_state",
-    "listed_once",
-    "live_catalogs",
-    "live_in",
-    "usual_state_file",
-    "version_name",
-]
-
 
 def usual_state_file(folder: Path, name: str) -> Path:
     """Return where the state of a live catalog is kept if nothing else is said."""

@@ -41,8 +41,6 @@ from reges_index.catalog.encoder_names import (
 )
 from reges_index.errors import ConfigError, ModelError, ModelNotFoundError
 
-__all__ = ["DPREmbedding", "EncoderAdapter", "LocalEncoder", "ReGeSEmbedding"]
-
 logger = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG, MANIFEST = "adapter_model.safetensors", "adapter_config.json", "reges_encoder.json"

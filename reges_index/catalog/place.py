@@ -23,21 +23,6 @@ if TYPE_CHECKING:
     from reges_index.catalog.fields import FieldNames
     from reges_index.catalog.item import TextTemplate
 
-__all__ = [
-    "ERRNO_REASONS",
-    "KINDS",
-    "LOCK_FILE",
-    "STORAGE_HINT",
-    "CatalogPlace",
-    "StoreLocation",
-    "check_name",
-    "host_and_port",
-    "is_url",
-    "place_of",
-    "store_errors",
-    "write_lock",
-]
-
 logger = logging.getLogger(__name__)
 
 KINDS = ("chroma", "qdrant", "lancedb")

@@ -27,8 +27,6 @@ from reges_index.catalog.vector_store import CatalogVectorStore
 from reges_index.dialogue import TitleIndex
 from reges_index.errors import CatalogError, InputError
 
-__all__ = ["CatalogReader", "CatalogRetriever", "Contents"]
-
 logger = logging.getLogger(__name__)
 
 _SHOWN_IDS = 10

@@ -30,15 +30,13 @@ from reges_index.catalog.fields import (
     common_sign,
     is_missing,
     is_reserved_key,
-    parse_title,
     plain_value,
     simple_name,
     typed_text,
 )
 from reges_index.catalog.item import Item
+from reges_index.dialogue.text import parse_title
 from reges_index.errors import InputError
-
-__all__ = ["ReadItems", "read_catalog", "read_items"]
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,6 @@ from reges_index.catalog.filters import Check, Filter
 from reges_index.catalog.stores.base import AnyTable, Hit, Table, filter_of, node_row, row_node
 from reges_index.errors import CatalogError, InputError
 
-__all__ = ["CatalogVectorStore"]
-
 _MMR_PREFETCH = 4.0
 
 

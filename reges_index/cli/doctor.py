@@ -139,7 +139,7 @@ def _language_model() -> Finding:
 
 
 def _encoder() -> Finding:
-    from reges_index.catalog.encoder import DEFAULT_ENCODER, find_default_encoder
+    from reges_index.catalog.encoder_names import DEFAULT_ENCODER, find_default_encoder
 
     if (folder := find_default_encoder()) is not None:
         return Finding("embedded encoder", "ok", f"{DEFAULT_ENCODER} in {folder}")

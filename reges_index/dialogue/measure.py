@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
-__all__ = ["HFMeasure", "TextMeasure", "TiktokenMeasure", "default_measure"]
-
 # The longest tokens in use are runs of 128 equal characters; a text longer than budget * _MAX_TOKEN_CHARS
 # characters is over the budget for certain and need not be tokenized whole.
 _MAX_TOKEN_CHARS = 128

@@ -16,22 +16,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, fi
 from reges_index.errors import InputError
 from reges_index.files import hash_of
 
-__all__ = [
-    "SPEAKERS",
-    "Dialogue",
-    "Id",
-    "Message",
-    "Turn",
-    "as_id",
-    "count_asides",
-    "read_conversation",
-    "read_turns",
-    "said_in",
-    "to_messages",
-    "turn_hash",
-]
-
-
 SPEAKERS = (MessageRole.USER, MessageRole.ASSISTANT)
 """Roles of seeker and recommender."""
 

@@ -13,8 +13,6 @@ from reges_index.dialogue.text import one_line, phrase_words, stem
 if TYPE_CHECKING:
     from reges_index.catalog.item import Item
 
-__all__ = ["is_refused", "refused_kinds"]
-
 # Only where a clause begins so and says no more: "I have no car" refuses nothing.
 _REFUSED = re.compile(
     r"(?:^|[.,;:!?]\s*|\b(?:but|and|please|or|with)\s+)"

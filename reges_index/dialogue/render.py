@@ -17,20 +17,6 @@ from reges_index.dialogue.messages import Dialogue, as_id, count_asides, said_in
 from reges_index.dialogue.text import one_line
 from reges_index.errors import InputError
 
-__all__ = [
-    "HISTORY_FORMAT",
-    "SEARCH_KEY",
-    "DialogueQueryBundle",
-    "RenderedHistory",
-    "dialogue_of",
-    "newest_text",
-    "render_history",
-    "role_name",
-    "search_text",
-    "searched_words",
-    "unique_ids",
-]
-
 # Part of every prompt hash: change it whenever the text below changes.
 HISTORY_FORMAT = "history-v1"
 

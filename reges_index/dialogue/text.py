@@ -7,20 +7,6 @@ import unicodedata
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = [
-    "Hit",
-    "Text",
-    "is_unspaced",
-    "normalise",
-    "one_line",
-    "parse_title",
-    "phrase_key",
-    "phrase_words",
-    "runs",
-    "stem",
-    "without_accents",
-]
-
 # Control characters (tab, newline and escape among them), the Unicode line separators and lone
 # surrogates. Format characters stay: emoji sequences and right-to-left text need them.
 _BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")

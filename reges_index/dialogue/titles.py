@@ -27,8 +27,6 @@ from reges_index.dialogue.text import (
 if TYPE_CHECKING:
     from reges_index.catalog.item import Item
 
-__all__ = ["Mention", "TitleIndex"]
-
 # How titles are written.
 _YEAR = r"(?:1[89]|20)\d\d"
 _SEPARATOR = re.compile(

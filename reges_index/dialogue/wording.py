@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from reges_index.errors import ConfigError
 
-__all__ = ["MOVIES", "Domain", "plural_of", "template_hash"]
-
 
 @dataclass(frozen=True)
 class Domain:

@@ -12,7 +12,8 @@ from llama_index.core.vector_stores import MetadataFilters
 from pydantic import ValidationError
 
 from reges_index.catalog import CatalogRetriever, ItemCatalog, LiveCatalog
-from reges_index.catalog.encoder import DEFAULT_ENCODER, identity_name
+from reges_index.catalog.encoder import identity_name
+from reges_index.catalog.encoder_names import DEFAULT_ENCODER
 from reges_index.engines.plan import chosen_retriever, reads_query
 from reges_index.errors import ConfigError, EncoderMismatchError
 from reges_index.fusion.model import FusionModel
@@ -26,19 +27,6 @@ if TYPE_CHECKING:
     from reges_index.item_expert.rerank import ReGeSRerank
     from reges_index.models.local_lm import LocalLM
     from reges_index.query_expert.transform import ReGeSQueryTransform
-
-__all__ = [
-    "check_encoder",
-    "check_given",
-    "check_parts",
-    "check_source",
-    "item_expert",
-    "models_of",
-    "query_expert",
-    "retriever_of",
-    "settings_with",
-    "synthesizer",
-]
 
 _PROMPTS = "the experts' prompts are read by get_prompts() and set by update_prompts() of the query engine"
 _ANSWER = "the answer is worded by response_synthesizer=ReGeSSynthesizer(...)"

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from reges_index.dialogue import Turn
     from reges_index.engines.query_engine import Recommendation, ReGeSQueryEngine
 
-__all__ = ["predict_turns", "prediction_row", "require_turns"]
-
 
 def prediction_row(turn: Turn, found: Recommendation) -> dict[str, Any]:
     """Return the line of one turn: id, query, ranking, probabilities, recommendation, and how it went.

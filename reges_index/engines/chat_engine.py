@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["ReGeSChatEngine"]
-
 # Of small talk the model sees the end only: this many messages, and tokens of each.
 _TALK_MESSAGES, _TALK_TOKENS = 6, 128
 # Seconds between two looks at whether the turn before has ended.

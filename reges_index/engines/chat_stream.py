@@ -27,8 +27,6 @@ from llama_index_instrumentation.span import active_span_id
 from reges_index.engines.session import Reply
 from reges_index.item_expert.reasoning import ReasoningStopped, hear_reasoning
 
-__all__ = ["LiveTurn", "ReGeSChatStream", "async_stream", "stream"]
-
 T = TypeVar("T")
 
 dispatcher = get_dispatcher(__name__)

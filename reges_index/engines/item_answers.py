@@ -13,8 +13,6 @@ from reges_index.dialogue import TitleIndex, one_line
 from reges_index.dialogue.text import Text, phrase_words, stem, without_accents
 from reges_index.item_expert.synthesizer import answer_title
 
-__all__ = ["Question", "answer_from_entry", "asks_about", "question_messages", "with_reason"]
-
 # -- a reason, where no LLM writes one ----------------------------------------------------------------------
 
 _NOT = (

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["notes"]
-
 _SHORTENED = {
     "details": "abstracts shortened to max_candidate_tokens, which may be the adapter's advice",
     None: "abstracts shortened to fit into the prompt",

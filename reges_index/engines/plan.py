@@ -20,17 +20,6 @@ from reges_index.settings import GIVEN, PipelineSettings
 if TYPE_CHECKING:
     from reges_index.engines.query_engine import ReGeSQueryEngine
 
-__all__ = [
-    "Part",
-    "Plan",
-    "chosen_retriever",
-    "plan_of",
-    "reads_query",
-    "settings_of",
-    "what_runs",
-    "writes_query",
-]
-
 
 @dataclass(frozen=True)
 class Part:

@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from reges_index.models.local_lm import LocalLM
     from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["ReGeSQueryEngine", "Recommendation"]
-
-
 dispatcher = get_dispatcher(__name__)
 
 

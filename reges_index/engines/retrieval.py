@@ -24,8 +24,6 @@ from reges_index.dialogue.render import unique_ids
 from reges_index.driver import Work, off_loop, off_loop_retrieval
 from reges_index.fusion.retriever import FusionRetriever
 
-__all__ = ["ExcludeItems", "Found", "OwnRetriever", "catalog_of", "is_own", "retrieving", "turn_of"]
-
 OwnRetriever: TypeAlias = CatalogRetriever | FusionRetriever
 """Retrievers over a catalog, whose number of items and filters an engine may change."""
 

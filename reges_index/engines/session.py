@@ -22,8 +22,6 @@ from reges_index.driver import Do, Work
 from reges_index.engines.query_engine import Recommendation
 from reges_index.engines.small_talk import is_known
 
-__all__ = ["OpenTurn", "Reply", "Session", "as_response", "endless_memory", "whole_sentences"]
-
 # Long enough that the memory never drops a message: the experts cut the dialogue themselves, and say so.
 _MEMORY_TOKENS = 10**9
 _SENTENCE_END = re.compile(r"[.!?…]+[\"”’)]*(?=\s|$)")

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from reges_index.catalog.encoder import resolve_encoder
 from reges_index.dialogue import one_line
 
-__all__ = ["SmallTalkDetector", "accepts", "is_known", "ready_reply"]
-
 # Longer messages are never small talk, and it has to be this much closer (cosine) than the nearest request.
 _LONGEST, _MARGIN = 10, 0.1
 

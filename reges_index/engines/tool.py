@@ -11,8 +11,6 @@ from llama_index.core.tools import QueryEngineTool, ToolMetadata, ToolOutput
 from reges_index.dialogue import DialogueQueryBundle
 from reges_index.engines.query_engine import ReGeSQueryEngine
 
-__all__ = ["RecommendTool", "as_query_engine_tool"]
-
 _DESCRIPTION = (
     "Recommends one {noun} from the catalog. The input says in the user's own words what they look for, and "
     "what they like and dislike, from the whole conversation. The output is the title of the {noun}. Name no "

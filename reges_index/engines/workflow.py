@@ -21,16 +21,6 @@ from reges_index.engines.retrieval import Found
 from reges_index.item_expert.ranking import Ranking
 from reges_index.item_expert.reasoning import hear_reasoning
 
-__all__ = [
-    "CandidatesRanked",
-    "CandidatesRetrieved",
-    "DialogueReceived",
-    "QueryWritten",
-    "ReGeSWorkflow",
-    "ReasoningPiece",
-    "Recommended",
-]
-
 # Passed on as they are: pydantic would take dataclasses apart and build them again.
 _Bundle = Annotated[DialogueQueryBundle, SkipValidation]
 

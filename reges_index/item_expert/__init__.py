@@ -7,10 +7,12 @@ from reges_index.item_expert.prompt import (
     DEFAULT_SELECT_TMPL,
     build_selection_prompt,
 )
-from reges_index.item_expert.reasoning import Reasoning, ReasoningDecoding, hear_reasoning
-from reges_index.item_expert.rerank import RankedCandidate, Ranking, ReGeSRerank
+from reges_index.item_expert.ranking import RankedCandidate, Ranking
+from reges_index.item_expert.reasoning import Reasoning, hear_reasoning
+from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.item_expert.selection import Selection
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
+from reges_index.settings import ReasoningDecoding
 
 __all__ = [
     "COT_SELECT_TMPL",

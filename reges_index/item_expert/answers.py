@@ -11,8 +11,6 @@ from typing import Any
 from reges_index.dialogue.text import normalise
 from reges_index.models.text import read_text
 
-__all__ = ["ReadRanking", "match_answer", "read_list", "read_ranking"]
-
 _YEAR = re.compile(r"\s*\((?:1[89]|20)\d\d\)\s*$")
 _WORD = re.compile(r"\w+")
 _NUMBERING = re.compile(r"^\s*(?:\d{1,3}[.):]|[-*•])\s+")

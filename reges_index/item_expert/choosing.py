@@ -32,8 +32,6 @@ from reges_index.models.api_clients import UnfitAnswer, is_openai_kind
 from reges_index.models.api_requests import Offers, is_mistake, is_refused
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
 
-__all__ = ["RerankMode", "rank_list", "try_ways", "ways_of"]
-
 logger = logging.getLogger(__name__)
 
 RerankMode: TypeAlias = Literal["auto", "rank", "score", "constrained", "generate", "reason"]

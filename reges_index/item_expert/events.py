@@ -7,8 +7,6 @@ from pydantic import BaseModel
 from reges_index.item_expert.ranking import RankedCandidate
 from reges_index.query_expert.events import ExpertEvent
 
-__all__ = ["CandidateScore", "ItemSelectedEvent"]
-
 
 class CandidateScore(BaseModel):
     """One candidate of an `ItemSelectedEvent`; fields as in `RankedCandidate`."""

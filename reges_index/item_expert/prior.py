@@ -19,17 +19,6 @@ from llama_index.core.schema import NodeWithScore
 from reges_index.catalog.item import PROBABILITY, SCORE_KIND
 from reges_index.errors import InputError
 
-__all__ = [
-    "DEFAULT_WEIGHTS",
-    "EvidenceKind",
-    "combine",
-    "log_evidence",
-    "pick_evidence",
-    "prior_of",
-    "rank_evidence",
-    "softmax",
-]
-
 EvidenceKind: TypeAlias = Literal["rank", "logprobs", "scores", "pick"]
 """How a model has spoken: a ranking, letters' log-probabilities, titles' log-probabilities, or one pick."""
 

@@ -17,21 +17,6 @@ from reges_index.dialogue.text import one_line
 from reges_index.dialogue.wording import MOVIES, Domain, template_hash
 from reges_index.errors import ConfigError, InputError
 
-__all__ = [
-    "COT_SELECT_TMPL",
-    "DEFAULT_RANK_TMPL",
-    "DEFAULT_SELECT_TMPL",
-    "PromptBudget",
-    "RenderedCandidates",
-    "SelectionPrompt",
-    "as_select_template",
-    "build_selection_prompt",
-    "candidate_labels",
-    "rank_template_after",
-    "render_candidates",
-    "selection_prompt_hash",
-]
-
 # Word for word the paper's "Prompt for LLM_G Contrastive Fine-Tuning/Inference" (section 3.3) when the
 # domain is movies.
 DEFAULT_SELECT_TMPL = PromptTemplate(

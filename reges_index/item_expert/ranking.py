@@ -13,18 +13,6 @@ from reges_index.dialogue import DialogueQueryBundle
 from reges_index.item_expert.selection import Selection
 from reges_index.query_expert.retriever import QUERY_KEY, REPORT_KEY
 
-__all__ = [
-    "REASONING_KEY",
-    "Candidate",
-    "RankedCandidate",
-    "Ranking",
-    "candidates_of",
-    "marked_node",
-    "ranked_candidates",
-    "ranking_of_retriever",
-    "response_metadata",
-]
-
 # Of the chosen node: what the model wrote before it chose. The underscore keeps it out of `Item.metadata`.
 REASONING_KEY = "_reasoning"
 

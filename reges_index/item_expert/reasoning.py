@@ -27,8 +27,6 @@ from reges_index.models.backend import ApiBackend, Backend, LocalBackend
 from reges_index.models.text import SpokenStream, begins_in_thoughts, read_text
 from reges_index.settings import ReasoningDecoding
 
-__all__ = ["Listener", "Reasoner", "Reasoning", "ReasoningDecoding", "ReasoningStopped", "hear_reasoning"]
-
 T = TypeVar("T")
 
 Listener = Callable[[str], None]

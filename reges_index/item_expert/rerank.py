@@ -39,7 +39,6 @@ from reges_index.item_expert.prompt import (
 )
 from reges_index.item_expert.ranking import (
     Candidate,
-    RankedCandidate,
     Ranking,
     candidates_of,
     ranked_candidates,
@@ -61,8 +60,6 @@ from reges_index.settings import ReasoningDecoding, RerankOptions, RerankSetting
 
 if TYPE_CHECKING:
     from reges_index.models.local_lm import LocalLM
-
-__all__ = ["RankedCandidate", "Ranking", "ReGeSRerank", "RerankMode"]
 
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)

@@ -9,8 +9,6 @@ from typing import Any, Literal
 from reges_index.item_expert.prior import EvidenceKind, combine, log_evidence, rank_evidence
 from reges_index.item_expert.reasoning import Reasoning
 
-__all__ = ["NoChoice", "Outcome", "Selection", "best_first"]
-
 Outcome = Literal["scored", "logprobs", "ranked", "constrained", "structured", "matched", "hallucinated"]
 
 

@@ -35,8 +35,6 @@ from reges_index.settings import AnswerSettings
 if TYPE_CHECKING:
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["DEFAULT_SENTENCE_TMPL", "ReGeSSynthesizer", "answer_title"]
-
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 

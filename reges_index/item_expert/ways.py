@@ -25,25 +25,6 @@ from reges_index.models.api_clients import single_attempt
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend, chat_in_loop
 from reges_index.models.text import read_text
 
-__all__ = [
-    "LETTERS",
-    "PromptKind",
-    "Question",
-    "Way",
-    "constrained",
-    "for_one_letter",
-    "gives_structure",
-    "letters",
-    "listed_tokens",
-    "ranking_tokens",
-    "read_letters",
-    "scores",
-    "structured_pick",
-    "structured_ranking",
-    "text_pick",
-    "text_ranking",
-]
-
 logger = logging.getLogger(__name__)
 
 PromptKind: TypeAlias = Literal["select", "rank"]

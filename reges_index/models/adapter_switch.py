@@ -16,8 +16,6 @@ from safetensors.torch import load_file
 from reges_index.errors import AdapterError
 from reges_index.models.adapters import WEIGHTS_FILE
 
-__all__ = ["AdapterSwitch"]
-
 
 class AdapterSwitch:
     """The adapters of one model; not thread-safe by itself, `LocalLM` holds the lock.

@@ -20,21 +20,6 @@ from reges_index.files import checked, read_json, write_text
 if TYPE_CHECKING:
     from reges_index.models.local_lm import LocalLM
 
-__all__ = [
-    "MANIFEST_FILE",
-    "ROLES",
-    "WEIGHTS_FILE",
-    "AdapterManifest",
-    "AdapterRole",
-    "DataFile",
-    "check_adapter",
-    "check_files",
-    "load_manifest",
-    "model_card",
-    "needs_manifest",
-    "save_manifest",
-]
-
 logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "reges_adapter.json"

@@ -22,8 +22,6 @@ from llama_index.core.base.llms.types import MessageRole
 from llama_index.core.llms.llm import LLM
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["Arrival", "UnfitAnswer", "UnreadableAnswer", "arrivals", "is_openai_kind", "single_attempt"]
-
 # Of a copy: event loop -> client.
 _OPENED = "_reges_clients"
 # What the client library lets through of a body that is no JSON.

@@ -29,19 +29,6 @@ from reges_index.remote import (
     retry_after_s,
 )
 
-__all__ = [
-    "Offers",
-    "Tally",
-    "counted",
-    "hint_of",
-    "is_mistake",
-    "is_refused",
-    "is_unreadable",
-    "offers_of",
-    "policy_of",
-    "tallied",
-]
-
 # What a program raises that is wrong itself. Of LLMs of OpenAI's kind no server can cause it: answers are
 # checked before they are read.
 _MISTAKES = (AttributeError, TypeError, LookupError, NameError, AssertionError, ValidationError)

@@ -50,17 +50,6 @@ if TYPE_CHECKING:  # torch and transformers are loaded where there is a local mo
 
     from reges_index.models.local_lm import LocalLM
 
-__all__ = [
-    "AUTO",
-    "ApiBackend",
-    "Backend",
-    "LocalBackend",
-    "chat_in_loop",
-    "resolve_backend",
-    "span",
-    "wrap_llm",
-]
-
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 

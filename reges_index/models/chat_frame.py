@@ -18,8 +18,6 @@ from llama_index.core.base.llms.types import ChatMessage, TextBlock
 
 from reges_index.errors import InputError, ModelError
 
-__all__ = ["ChatFrame"]
-
 logger = logging.getLogger(__name__)
 
 _MARKER = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]|<<[^<>\s]{1,20}>>|#{2,}[ ]?\w[\w ]{0,30}:?")

@@ -21,8 +21,6 @@ from huggingface_hub.errors import (
 
 from reges_index.errors import ModelNotFoundError
 
-__all__ = ["EMBEDDED_BASE", "INSTALL_HINT", "BaseLocation", "find_embedded_gguf", "resolve_base"]
-
 logger = logging.getLogger(__name__)
 
 EMBEDDED_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"

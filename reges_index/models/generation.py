@@ -29,8 +29,6 @@ from reges_index.errors import InputError, ModelError
 from reges_index.models.chat_frame import ChatFrame
 from reges_index.models.scoring import why_no_tree
 
-__all__ = ["Generation", "GenerationOptions", "TextStream", "generate_all", "generate_batch"]
-
 _END = object()
 
 FinishReason = Literal["stop", "length", "cancelled"]

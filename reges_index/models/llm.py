@@ -25,8 +25,6 @@ from reges_index.errors import InputError
 from reges_index.models.generation import Generation, TextStream
 from reges_index.models.local_lm import LocalLM, Prompt
 
-__all__ = ["ReGeSLLM", "chat_response"]
-
 _PER_CALL = ("max_new_tokens", "temperature", "top_p", "stop", "repetition_penalty", "no_repeat_ngram_size")
 
 

@@ -30,8 +30,6 @@ from reges_index.files import sha256_of, whole_folder
 if TYPE_CHECKING:
     from reges_index.models.embedded import BaseLocation
 
-__all__ = ["cache_folder", "converted", "load_base", "pick_device", "pick_dtype"]
-
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1

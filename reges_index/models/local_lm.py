@@ -38,8 +38,6 @@ from reges_index.models.scoring import (
 )
 from reges_index.models.text import read_text
 
-__all__ = ["LocalLM", "Prompt"]
-
 logger = logging.getLogger(__name__)
 
 SHIPPED_ADAPTERS = Path(__file__).parents[1] / "adapters"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["adapter_place", "api_kind", "model_of", "open_api_llm", "open_llm", "spec_of"]
-
 ApiKind = Literal["openai", "openai-like"]
 
 _FORMS = "use embedded, a model's folder or hub name, openai:MODEL, or openai-like:MODEL@URL"

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from transformers import DynamicCache
 
-__all__ = ["ChoiceScore", "choose_greedily", "prefill", "score_separately", "score_tree", "why_no_tree"]
-
 _LOGITS_BUDGET = 256 * 1024 * 1024
 """Bytes of fp32 logits that one forward over trie nodes may make; more nodes go in several forwards."""
 

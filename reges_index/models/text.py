@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["ModelText", "SpokenStream", "begins_in_thoughts", "read_text", "spoken"]
-
 _NAMES = (
     r"think|thinking|thought|thoughts|reason|reasoning|reasoning_content|reflection|analysis|scratchpad"
     r"|inner_monologue|seed:think|seed:cot_budget_reflect"

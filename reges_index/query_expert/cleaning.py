@@ -8,8 +8,6 @@ import re
 from reges_index.dialogue import one_line
 from reges_index.models.text import spoken
 
-__all__ = ["clean_query"]
-
 # What may stand between a colon and the query. An opening quotation mark is the query's: it belongs to the
 # one at its end.
 _GAP = r"[^\w\"'“‘`(]*"

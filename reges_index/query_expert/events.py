@@ -6,8 +6,6 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.events import BaseEvent
 from pydantic import ConfigDict
 
-__all__ = ["ExpertEvent", "QueryWrittenEvent"]
-
 
 class ExpertEvent(BaseEvent):
     """What an expert's event says of its request.

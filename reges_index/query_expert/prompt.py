@@ -13,14 +13,6 @@ from reges_index.dialogue.render import HISTORY_FORMAT, RenderedHistory, render_
 from reges_index.dialogue.text import one_line
 from reges_index.dialogue.wording import MOVIES, Domain, template_hash
 
-__all__ = [
-    "DEFAULT_PSEUDO_QUERY_TMPL",
-    "DEFAULT_QUERY_TMPL",
-    "QueryPrompt",
-    "build_query_prompt",
-    "query_prompt_hash",
-]
-
 # Word for word the paper's "Prompt for LLM_QR Self-Supervision" (section 3.3) when the domain is movies.
 DEFAULT_PSEUDO_QUERY_TMPL = PromptTemplate(
     "Find the common concepts between the conversation history that the seeker reveals and the ground truth "

@@ -15,8 +15,6 @@ from reges_index.catalog.item import as_item_nodes, with_metadata
 from reges_index.driver import Do, Work, arun, off_loop_retrieval, run
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["QUERY_KEY", "REPORT_KEY", "ReGeSRetriever"]
-
 # LlamaIndex's engines hand a postprocessor and a synthesizer the bundle as it was asked, and the nodes. So it
 # is the nodes that carry what was searched with. The underscore keeps these keys out of `Item.metadata`.
 QUERY_KEY, REPORT_KEY = "_query", "_report"

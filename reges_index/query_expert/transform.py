@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["ReGeSQueryTransform"]
-
 logger = logging.getLogger(__name__)
 dispatcher = get_dispatcher(__name__)
 

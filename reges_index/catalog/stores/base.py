@@ -39,27 +39,6 @@ from reges_index.catalog.filters import (
 from reges_index.catalog.item import MARKER, Item, TextTemplate, field_keys
 from reges_index.errors import CatalogError, InputError, StoreNotFoundError
 
-__all__ = [
-    "FACETS_KEY",
-    "FORMAT",
-    "HASH_KEY",
-    "AdoptedTable",
-    "AnyTable",
-    "Hit",
-    "Record",
-    "Row",
-    "Stored",
-    "Table",
-    "Wanted",
-    "filter_of",
-    "item_of",
-    "item_row",
-    "node_row",
-    "rescored",
-    "row_node",
-    "whole_node",
-]
-
 logger = logging.getLogger(__name__)
 
 FORMAT = 3

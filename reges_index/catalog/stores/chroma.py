@@ -28,8 +28,6 @@ from reges_index.catalog.stores.base import (
 from reges_index.catalog.stores.chroma_store import StoreHandle, delete_collection, explained
 from reges_index.errors import CatalogError
 
-__all__ = ["ChromaTable"]
-
 _FORMAT_KEY, _NOTE_KEY = "reges_format", "reges_note"
 
 # Vectors that go to Chroma in one call; bounds what comes back at once.

@@ -44,8 +44,6 @@ from reges_index.catalog.place import (
 from reges_index.errors import CatalogError, ReGeSError, StorageError, StoreNotFoundError
 from reges_index.files import write_text
 
-__all__ = ["StoreHandle", "delete_collection", "explained"]
-
 logger = logging.getLogger(__name__)
 
 _naming = threading.Lock()

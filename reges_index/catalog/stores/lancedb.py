@@ -38,8 +38,6 @@ from reges_index.errors import CatalogError, ConfigError, ReGeSError, StorageErr
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LanceTable"]
-
 _NOTE = b"reges"
 _BATCH = 5000
 _ALL = 2**31 - 1

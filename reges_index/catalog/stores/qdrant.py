@@ -39,8 +39,6 @@ from reges_index.errors import CatalogError, ConfigError, ReGeSError, StorageErr
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
-__all__ = ["QdrantTable"]
-
 _ID_KEY = "reges_id"
 _TEXT_KEY = "text"
 _VECTOR = "text-dense"  # the name that LlamaIndex's QdrantVectorStore looks for
