@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from llama_index.core.base.base_retriever import BaseRetriever
     from llama_index.core.schema import NodeWithScore, QueryBundle
 
-__all__ = ["Do", "Work", "arun", "off_loop", "off_loop_retrieval", "retrieve_off_loop", "run", "together"]
-
 T = TypeVar("T")
 
 

@@ -6,23 +6,6 @@ scripts can tell a bad input file from a missing model without reading English.
 
 from __future__ import annotations
 
-__all__ = [
-    "AdapterError",
-    "CatalogError",
-    "ConfigError",
-    "EncoderMismatchError",
-    "EncoderServerError",
-    "InputError",
-    "LLMServerError",
-    "ModelError",
-    "ModelNotFoundError",
-    "ReGeSError",
-    "ServerError",
-    "StorageError",
-    "StoreNotFoundError",
-    "TrainingError",
-]
-
 
 class ReGeSError(Exception):
     """Base of all errors raised on purpose by this package.

@@ -30,25 +30,6 @@ if TYPE_CHECKING:
 
     ModelT = TypeVar("ModelT", bound=BaseModel)
 
-__all__ = [
-    "RunLog",
-    "beside",
-    "checked",
-    "hash_of",
-    "json_lines",
-    "json_text",
-    "load_yaml",
-    "read_json",
-    "read_text",
-    "read_yaml",
-    "sha256_of",
-    "unwritable",
-    "whole_folder",
-    "write_files",
-    "write_json",
-    "write_text",
-]
-
 logger = logging.getLogger(__name__)
 
 _FREE_SPACE = "free some space or name another place; what was there before is as it was"

@@ -34,19 +34,6 @@ if TYPE_CHECKING:
     from reges_index.models.local_lm import LocalLM
     from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = [
-    "FORMAT",
-    "VERSION",
-    "SavedPipeline",
-    "adapter_hash",
-    "engine_inputs",
-    "load_pipeline",
-    "pipeline_text",
-    "read_pipeline",
-    "save_pipeline",
-    "write_pipeline",
-]
-
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "reges-pipeline", 1

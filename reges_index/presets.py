@@ -8,8 +8,6 @@ from typing import Any
 
 from reges_index.errors import ConfigError
 
-__all__ = ["PRESETS", "Preset", "get_preset"]
-
 
 @dataclass(frozen=True)
 class Preset:

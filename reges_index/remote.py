@@ -21,20 +21,6 @@ import httpx
 from reges_index.driver import Do, Work
 from reges_index.errors import ServerError
 
-__all__ = [
-    "TRANSIENT_STATUS",
-    "Attempts",
-    "RetryPolicy",
-    "fault_kind",
-    "http_status",
-    "is_transient",
-    "retry_after_s",
-    "safe_cause",
-    "server_address",
-    "server_error",
-    "without_secrets",
-]
-
 logger = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=ServerError)

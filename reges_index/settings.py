@@ -30,23 +30,6 @@ if TYPE_CHECKING:
     from llama_index.core.prompts import BasePromptTemplate
     from llama_index.core.vector_stores import MetadataFilters
 
-__all__ = [
-    "GIVEN",
-    "NONE",
-    "SHIPPED",
-    "AnswerSettings",
-    "EngineOptions",
-    "PipelineSettings",
-    "QueryDecoding",
-    "QueryOptions",
-    "QuerySettings",
-    "ReasoningDecoding",
-    "RerankOptions",
-    "RerankSettings",
-    "RetrievalSettings",
-    "Section",
-]
-
 GIVEN = "given"
 """In place of a name: an object without one, which whoever builds the pipeline passes again."""
 SHIPPED, NONE = "shipped", "none"

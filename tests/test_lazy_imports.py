@@ -13,7 +13,7 @@ from reges_index.errors import ConfigError
 ROOT = Path(__file__).parents[1]
 PACKAGES = [
     "reges_index",
-    *(f"reges_index.{name}" for name in ("catalog", "dialogue", "fusion", "models", "ui")),
+    *(f"reges_index.{name}" for name in ("catalog", "dialogue", "models", "ui")),
 ]
 
 

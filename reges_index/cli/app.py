@@ -18,8 +18,6 @@ from typer.core import TyperGroup
 from reges_index.cli.output import errors, print_error
 from reges_index.errors import ReGeSError, StorageError
 
-__all__ = ["app", "run"]
-
 INTERRUPTED = 130
 # Libraries that log at INFO what only matters with --verbose, or warn of what this package handles.
 _NOISY = ("httpx", "sentence_transformers", "chromadb")

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reges_index.catalog.live_state import live_in
+from reges_index.catalog.place import is_url
 from reges_index.cli.engine_options import EngineOptions, MaybeName, MaybeStore, PipelineFile, PresetName
 from reges_index.cli.output import console, errors, print_json, say
-from reges_index.cli.parts import AsJson, Encoder, Quiet, is_url, store_place, with_options
+from reges_index.cli.parts import AsJson, Encoder, Quiet, store_place, with_options
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
     from reges_index.catalog import CatalogVersion, Item, LiveCatalog
-
-__all__ = ["catalog_app", "index"]
 
 catalog_app = typer.Typer(
     no_args_is_help=True,

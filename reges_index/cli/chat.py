@@ -7,14 +7,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from reges_index.cli.engine_options import EngineOptions, ExcludeIds, with_engine_options
-from reges_index.cli.output import candidate_table, console, errors, notes, print_error, say
+from reges_index.cli.output import candidate_table, console, errors, print_error, say
 from reges_index.cli.parts import ShownTopK
+from reges_index.engines.notes import notes
 from reges_index.errors import ReGeSError
 
 if TYPE_CHECKING:
     from reges_index.engines.chat_engine import ReGeSChatEngine
-
-__all__ = ["chat"]
 
 _COMMANDS = {
     "/help": "shows this",

@@ -11,8 +11,6 @@ from reges_index.cli.output import console, print_json
 from reges_index.cli.parts import AsJson
 from reges_index.errors import ConfigError
 
-__all__ = ["data_app"]
-
 data_app = typer.Typer(no_args_is_help=True, help="Bring data sets into the form that the commands read.")
 
 

@@ -17,8 +17,6 @@ from reges_index.cli.output import console, print_json, say
 from reges_index.cli.parts import AsJson, open_catalog, store_place
 from reges_index.errors import EncoderMismatchError, ReGeSError
 
-__all__ = ["doctor"]
-
 NEEDED = (
     "torch",
     "transformers",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from reges_index.cli.parts import is_url, open_catalog, store_place, with_options
+from reges_index.catalog.place import is_url
+from reges_index.cli.parts import open_catalog, store_place, with_options
 from reges_index.errors import ConfigError
 from reges_index.settings import GIVEN, PipelineSettings
 
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog, LiveCatalog
     from reges_index.engines.query_engine import ReGeSQueryEngine
     from reges_index.pipeline import SavedPipeline
-
-__all__ = [
-    "EngineOptions",
-    "ExcludeIds",
-    "MaybeName",
-    "MaybeStore",
-    "PipelineFile",
-    "PresetName",
-    "settings_option",
-    "with_engine_options",
-]
 
 _STORE_KINDS = ("chroma", "qdrant", "lancedb")
 # Options that are typed often; all others are said with --set.

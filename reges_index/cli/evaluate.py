@@ -12,7 +12,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from reges_index.cli.data import data_app
 from reges_index.cli.output import console, errors, print_json
 from reges_index.cli.parts import AsJson
 from reges_index.errors import ConfigError
@@ -22,8 +21,6 @@ from reges_index.files import read_yaml
 if TYPE_CHECKING:
     from reges_index.evaluation.metrics import ProtocolName
     from reges_index.evaluation.scoring import Evaluation
-
-__all__ = ["data_app", "evaluate"]
 
 _SINGULAR = {
     "predictions": "predictions",

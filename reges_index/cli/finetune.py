@@ -14,8 +14,6 @@ from reges_index.cli.output import console, print_json, say
 from reges_index.cli.parts import AsJson, DomainNoun, Encoder, Model, Quiet, with_options
 from reges_index.errors import ConfigError
 
-__all__ = ["finetune_app"]
-
 finetune_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -11,20 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reges_index.engines.notes import notes
 from reges_index.errors import ReGeSError
-
-__all__ = [
-    "bar",
-    "candidate_table",
-    "console",
-    "errors",
-    "notes",
-    "print_error",
-    "print_json",
-    "say",
-    "shown",
-]
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from reges_index.catalog import ItemCatalog, LiveCatalog
 
-__all__ = ["is_url", "open_catalog", "store_place", "with_options"]
-
 Encoder = Annotated[
     str | None,
     typer.Option(

@@ -12,8 +12,6 @@ from reges_index.cli.engine_options import EngineOptions, ExcludeIds, with_engin
 from reges_index.cli.output import print_json, say
 from reges_index.cli.parts import AsJson, Quiet
 
-__all__ = ["predict"]
-
 
 @with_engine_options
 def predict(

@@ -12,8 +12,6 @@ from reges_index.cli.parts import AsJson
 if TYPE_CHECKING:
     from reges_index.presets import Preset
 
-__all__ = ["presets"]
-
 
 def presets(
     name: Annotated[str | None, typer.Argument(help="Show this one whole, as a file for --pipeline.")] = None,

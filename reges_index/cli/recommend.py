@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reges_index.cli.engine_options import EngineOptions, ExcludeIds, with_engine_options
-from reges_index.cli.output import candidate_table, console, errors, notes, print_json, say
+from reges_index.cli.output import candidate_table, console, errors, print_json, say
 from reges_index.cli.parts import AsJson, ShownTopK
+from reges_index.engines.notes import notes
 from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
     from reges_index.dialogue import Turn
-
-__all__ = ["recommend"]
 
 
 @with_engine_options

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from reges_index.catalog import ItemCatalog, LiveCatalog
     from reges_index.engines.query_engine import ReGeSQueryEngine
 
-__all__ = ["ui"]
-
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Host = Annotated[str, typer.Option("--host", help="Address to listen on; other machines cannot reach this.")]

@@ -13,8 +13,6 @@ from reges_index.evaluation.data import EvaluationData, target_counts
 from reges_index.evaluation.predictions import AlignedPredictions, Prediction, align
 from reges_index.fusion.features import BM25
 
-__all__ = ["BASELINES", "baseline_predictions", "bm25_queries", "last_mentioned", "most_popular"]
-
 # As bm25s splits by itself: the baseline is BM25 as others run it.
 _WORD = re.compile(r"\b\w\w+\b")
 

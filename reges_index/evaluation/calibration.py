@@ -19,18 +19,6 @@ from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.predictions import AlignedPredictions, Prediction
 from reges_index.item_expert.prior import combine
 
-__all__ = [
-    "BINS",
-    "Bin",
-    "Calibration",
-    "PriorCase",
-    "PriorWeight",
-    "calibrate",
-    "calibration_of",
-    "cases_of",
-    "fit_prior_weight",
-]
-
 BINS = 10
 _FLOOR = 1e-9
 _LARGEST = 20.0

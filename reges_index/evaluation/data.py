@@ -16,8 +16,6 @@ from reges_index.dialogue import Turn, read_turns
 from reges_index.errors import InputError
 from reges_index.files import sha256_of
 
-__all__ = ["EvaluationData", "target_counts"]
-
 
 def target_counts(turns: Iterable[Turn]) -> Counter[str]:
     """Return how many turns have each item as a target."""

@@ -13,8 +13,6 @@ from reges_index.evaluation.predictions import AlignedPredictions
 from reges_index.evaluation.result import Row
 from reges_index.evaluation.scoring import Evaluation
 
-__all__ = ["Fate", "fates", "group_rows", "groups_of", "lost_rows", "lost_turns", "turn_rows"]
-
 Fate: TypeAlias = Literal["not_in_catalog", "not_in_top_k", "not_picked", "picked"]
 _FATES: tuple[Fate, ...] = ("not_in_catalog", "not_in_top_k", "not_picked", "picked")
 

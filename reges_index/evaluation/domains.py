@@ -36,23 +36,6 @@ from reges_index.files import json_lines, read_json
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
-__all__ = [
-    "DOMAIN_METRICS",
-    "MEAN",
-    "ORACLE",
-    "QUERY_TEXTS",
-    "DomainSet",
-    "DomainTable",
-    "Rankings",
-    "encoder_rankings",
-    "measure_encoder",
-    "rank_by_vectors",
-    "read_domains",
-    "read_topic_changes",
-    "score_domains",
-    "topic_shares",
-]
-
 DOMAIN_METRICS = ("recall@1", "suitable@1", "recall@5", "recall@10", "mrr")
 MEAN = "mean"
 """Stands for the average over domains, where a domain's name would stand."""

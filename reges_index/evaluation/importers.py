@@ -24,8 +24,6 @@ from reges_index.errors import ConfigError, InputError
 from reges_index.evaluation.predictions import MATCH_KINDS, Prediction, TitleMatcher
 from reges_index.files import json_lines, read_json, read_text
 
-__all__ = ["FORMATS", "ImportReport", "Utterance", "convert_rankings", "import_turns", "named_titles"]
-
 Role: TypeAlias = Literal["user", "assistant"]
 _EXAMPLES = 10
 _REDIAL_MENTION = re.compile(r"@(\d+)")

@@ -22,21 +22,6 @@ from numpy.typing import NDArray
 
 from reges_index.dialogue import Turn
 
-__all__ = [
-    "DEPTH",
-    "METRICS",
-    "PROTOCOLS",
-    "SUCCESS",
-    "PairScores",
-    "Pairs",
-    "ProtocolName",
-    "make_pairs",
-    "picked",
-    "profile_recommendations",
-    "score_pairs",
-    "visible",
-]
-
 ProtocolName: TypeAlias = Literal["all", "new"]
 PROTOCOLS: tuple[ProtocolName, ...] = ("all", "new")
 SUCCESS = "rec_success_rate"

@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from reges_index.evaluation.result import Row
 
-__all__ = ["COLOURS", "draw_reliability", "draw_rows", "new_figure", "png"]
-
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 _BESIDE = 5

@@ -20,19 +20,6 @@ from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.files import json_lines, read_json, sha256_of
 
-__all__ = [
-    "MATCH_KINDS",
-    "NOTHING",
-    "AlignedPredictions",
-    "Match",
-    "Prediction",
-    "TitleMatcher",
-    "align",
-    "dump",
-    "load",
-    "read_predictions",
-]
-
 NOTHING = ""
 """Stands for a recommendation when a system says that it has none (``"recommendation": null``)."""
 

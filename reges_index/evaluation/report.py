@@ -29,16 +29,6 @@ from reges_index.evaluation.scoring import Evaluation, evaluate_systems
 from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.files import write_files
 
-__all__ = [
-    "HTML_TURNS",
-    "catalog_retrieve",
-    "plain_report",
-    "report_result",
-    "run_evaluation",
-    "spread",
-    "write_report",
-]
-
 HTML_TURNS = 1_000
 """Most turns that the HTML page carries; browsers get slow beyond. The page says how many there are."""
 

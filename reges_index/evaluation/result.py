@@ -21,21 +21,6 @@ from reges_index.evaluation.plots import png
 from reges_index.evaluation.stats import Comparison
 from reges_index.files import json_text, read_json, read_text, write_files, write_text
 
-__all__ = [
-    "BEGIN",
-    "END",
-    "PaperValue",
-    "Result",
-    "Row",
-    "plain",
-    "result_files",
-    "result_markdown",
-    "result_value",
-    "table",
-    "write_result",
-    "write_results",
-]
-
 PaperValue: TypeAlias = Callable[[str, str], tuple[float | None, str]]
 """From a system's name and a metric to the paper's value and what it is of."""
 

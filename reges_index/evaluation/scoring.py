@@ -23,8 +23,6 @@ from reges_index.evaluation.result import PaperValue, Row
 from reges_index.evaluation.settings import EvaluationSettings
 from reges_index.evaluation.stats import Averaging, ClusterBootstrap, Comparison, Estimate, compare_pairs
 
-__all__ = ["Evaluation", "evaluate_systems"]
-
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -13,8 +13,6 @@ from pydantic import BeforeValidator, Field
 from reges_index.errors import ConfigError
 from reges_index.settings import Section
 
-__all__ = ["JOBS", "Dataset", "EvaluationSettings", "named_file", "named_files"]
-
 Dataset: TypeAlias = Literal["redial", "inspired"]
 PathText: TypeAlias = Annotated[
     str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path)

@@ -9,18 +9,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Averaging",
-    "ClusterBootstrap",
-    "Comparison",
-    "Difference",
-    "Estimate",
-    "adjusted",
-    "compare_pairs",
-    "holm",
-    "sign_flip_test",
-]
-
 Averaging: TypeAlias = Literal["target", "dialogue"]
 """``target``: every (turn, target) pair counts the same. ``dialogue``: every dialogue does."""
 

@@ -24,20 +24,6 @@ from reges_index.dialogue.titles import Mention, TitleIndex
 from reges_index.errors import InputError
 from reges_index.fusion.statistics import BoundNeighbours, BoundStatistics, ItemStatistics, Neighbours
 
-__all__ = [
-    "BM25",
-    "FEATURES",
-    "SOURCES",
-    "CatalogSources",
-    "DialogueState",
-    "NamedItem",
-    "QueryVectors",
-    "SourceSwitch",
-    "check_sources",
-    "columns_of",
-    "dialogue_texts",
-]
-
 Floats = npt.NDArray[np.floating[Any]]
 SourceSwitch: TypeAlias = Collection[str]
 

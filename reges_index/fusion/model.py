@@ -23,8 +23,6 @@ from reges_index.files import write_files
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.statistics import ItemStatistics, Neighbours
 
-__all__ = ["FORMAT", "FusionModel"]
-
 FORMAT = "reges-fusion/5"
 _TENSORS, _MANIFEST = "fusion.safetensors", "fusion.json"
 # Of the tensors' file, in the manifest's.

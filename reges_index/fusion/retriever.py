@@ -32,8 +32,6 @@ from reges_index.fusion.features import (
 )
 from reges_index.fusion.model import FusionModel
 
-__all__ = ["FusionRetriever"]
-
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -18,18 +18,6 @@ import numpy.typing as npt
 from reges_index.catalog.item import Item
 from reges_index.dialogue.text import phrase_key
 
-__all__ = [
-    "BoundNeighbours",
-    "BoundStatistics",
-    "ItemStatistics",
-    "Neighbours",
-    "Observation",
-    "id_hash",
-    "place_weights",
-    "shares_of",
-    "title_hash",
-]
-
 Floats = npt.NDArray[np.float32]
 AnyFloats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]

@@ -26,8 +26,6 @@ from reges_index.files import RunLog, json_lines
 from reges_index.models.api_requests import tallied
 from reges_index.training.teacher import Teacher, TeacherAnswer
 
-__all__ = ["Progress", "Reading", "Task", "TeacherReport", "TurnReport", "annotate", "rows_of", "turn_file"]
-
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]

@@ -11,8 +11,6 @@ import torch
 
 from reges_index.training.examples import Example
 
-__all__ = ["MicroBatch", "PlannedStep", "merge_prefixes", "pad_right", "plan_epoch"]
-
 PlannedStep: TypeAlias = "list[list[Example]]"
 """The examples of one optimizer step, in micro-batches."""
 

@@ -15,8 +15,6 @@ from safetensors.torch import load_file, save_file
 from reges_index.errors import TrainingError
 from reges_index.files import unwritable, whole_folder
 
-__all__ = ["RunState", "latest_checkpoint"]
-
 logger = logging.getLogger(__name__)
 
 _PREFIX = "checkpoint-"

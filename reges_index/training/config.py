@@ -9,8 +9,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from reges_index.files import beside
 
-__all__ = ["ExpertTraining"]
-
 
 class ExpertTraining(BaseModel):
     """How one adapter is trained. Frozen; unknown keys are refused.

@@ -21,8 +21,6 @@ from reges_index.models.adapters import DataFile
 from reges_index.training.pseudo_queries import read_notes
 from reges_index.training.rankings import read_rankings
 
-__all__ = ["DataSet", "ModelName", "Place", "TrainingData", "domain_sets", "read_data"]
-
 T = TypeVar("T")
 
 _DEMO = "demo:"

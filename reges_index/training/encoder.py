@@ -40,8 +40,6 @@ from reges_index.training.encoder_data import (
     read_domains,
 )
 
-__all__ = ["EncoderRun", "train_encoder"]
-
 logger = logging.getLogger(__name__)
 
 _CHUNK_TOKENS = 3072

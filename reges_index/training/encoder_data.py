@@ -18,16 +18,6 @@ from reges_index.files import load_yaml
 from reges_index.fusion.statistics import place_weights
 from reges_index.training.data import DataSet, ModelName, Place, domain_sets, read_data
 
-__all__ = [
-    "EncoderRecipe",
-    "EncoderTraining",
-    "Example",
-    "Group",
-    "Sampler",
-    "TurnSet",
-    "read_encoder_recipe",
-]
-
 
 class EncoderTraining(BaseModel):
     """Settings of an encoder's training (finetune/FUSION.md tells what was tried).

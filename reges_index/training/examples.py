@@ -25,8 +25,6 @@ from reges_index.training.data import TrainingData
 if TYPE_CHECKING:
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["DataReport", "Example", "candidate_list", "query_examples", "selection_examples"]
-
 # More would leave nothing to tell them from.
 _MOST_FITTING = 3
 

@@ -40,8 +40,6 @@ from reges_index.training.steps import content_hash
 if TYPE_CHECKING:
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["TrainResult", "train_expert", "train_item_expert", "train_query_expert"]
-
 logger = logging.getLogger(__name__)
 
 # A resumed run may be longer or shorter than it was to be, and compute the same in another way.

@@ -32,8 +32,6 @@ from reges_index.training.vector_cache import VectorCache
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
-__all__ = ["FusionRecipe", "FusionReport", "read_recipe", "train_by_recipe"]
-
 
 class FusionRecipe(BaseModel):
     """How a fusion is fitted.

@@ -18,19 +18,6 @@ from reges_index.fusion.features import FEATURES, CatalogSources, DialogueState,
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.statistics import ItemStatistics, Neighbours, Observation, shares_of
 
-__all__ = [
-    "EXTRA",
-    "Example",
-    "ScorerTraining",
-    "TrainSet",
-    "fit_fusion",
-    "fit_weights",
-    "make_examples",
-    "neighbours_of",
-    "recalls",
-    "spliced_turns",
-]
-
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]

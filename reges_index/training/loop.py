@@ -22,8 +22,6 @@ from reges_index.training.batches import MicroBatch, PlannedStep, merge_prefixes
 from reges_index.training.checkpoints import RunState
 from reges_index.training.config import ExpertTraining
 
-__all__ = ["Team", "answer_loss", "join_team", "train_loop"]
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

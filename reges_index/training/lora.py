@@ -22,8 +22,6 @@ from reges_index.training.config import ExpertTraining
 if TYPE_CHECKING:
     from reges_index.models.local_lm import LocalLM
 
-__all__ = ["fresh_lora", "go_on_from", "save_adapter"]
-
 
 @contextmanager
 def fresh_lora(lm: LocalLM, settings: ExpertTraining) -> Iterator[Any]:

@@ -20,8 +20,6 @@ from reges_index.query_expert.transform import ReGeSQueryTransform
 from reges_index.training.annotate import Progress, TurnReport, made_from, turn_file
 from reges_index.training.pseudo_queries import target_missing
 
-__all__ = ["NegativesReport", "mine_negatives"]
-
 
 @dataclass
 class NegativesReport(TurnReport):

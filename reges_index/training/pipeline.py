@@ -34,8 +34,6 @@ from reges_index.training.recipe import Recipe, load_recipe
 from reges_index.training.steps import Step, StepLog, StepResult, content_hash
 from reges_index.training.teacher import Teacher
 
-__all__ = ["RecipeReport", "StepProgress", "run_recipe"]
-
 StepProgress: TypeAlias = Callable[[str, int, int], None]
 """Called with a step's name, what is done and what there is to do."""
 

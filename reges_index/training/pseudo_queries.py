@@ -45,16 +45,6 @@ from reges_index.training.annotate import (
 )
 from reges_index.training.teacher import Teacher, TeacherSettings
 
-__all__ = [
-    "DEFAULT_REASONING_TMPL",
-    "NoteKind",
-    "TitleLeaks",
-    "note_prompt_hash",
-    "read_notes",
-    "target_missing",
-    "write_notes",
-]
-
 NoteKind: TypeAlias = Literal["query", "reasoning"]
 """What a note is, and the field of its row."""
 

@@ -24,8 +24,6 @@ from reges_index.models.adapters import (
 )
 from reges_index.training.steps import content_hash
 
-__all__ = ["experiment_results", "publish_adapter", "recommend"]
-
 
 def recommend(adapter: Path, **inference: object) -> None:
     """Put settings for inference into an adapter's manifest and card, beside the budgets of its training.

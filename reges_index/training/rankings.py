@@ -45,8 +45,6 @@ from reges_index.training.annotate import (
 )
 from reges_index.training.teacher import Teacher, TeacherSettings
 
-__all__ = ["RankingSource", "read_rankings", "write_rankings"]
-
 logger = logging.getLogger(__name__)
 
 RankingSource: TypeAlias = Literal["retrieved", "free"]

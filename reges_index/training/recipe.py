@@ -15,8 +15,6 @@ from reges_index.training.config import ExpertTraining
 from reges_index.training.data import DataSet, ModelName, Place, domain_sets
 from reges_index.training.teacher import TeacherSettings
 
-__all__ = ["DataSet", "DomainFolders", "NegativesSettings", "Recipe", "TeacherChoice", "load_recipe"]
-
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 from reges_index.files import hash_of, read_json, sha256_of, unwritable, write_json
 
-__all__ = ["Step", "StepLog", "StepResult", "content_hash"]
-
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5

@@ -19,8 +19,6 @@ from reges_index.models.local_lm import LocalLM
 from reges_index.models.named import api_kind, open_api_llm
 from reges_index.remote import RetryPolicy
 
-__all__ = ["TEACHER_HELP", "Teacher", "TeacherAnswer", "TeacherSettings"]
-
 TEACHER_HELP = (
     '"embedded"; a model\'s folder or hub name; "openai-like:MODEL@URL" for a server that speaks OpenAI\'s '
     'protocol, URL with its /v1 (key from OPENAI_LIKE_API_KEY, if it wants one); "openai:MODEL" (key from '

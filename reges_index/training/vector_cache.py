@@ -22,8 +22,6 @@ from reges_index.files import write_files
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
-__all__ = ["VectorCache"]
-
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]

@@ -13,8 +13,6 @@ from reges_index.dialogue import one_line
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import InputError
 
-__all__ = ["Choices", "Facets"]
-
 _SHORT_TITLE = 40
 
 

@@ -14,16 +14,6 @@ from reges_index.errors import ReGeSError
 from reges_index.item_expert.ranking import RankedCandidate
 from reges_index.ui.choices import Facets
 
-__all__ = [
-    "candidates_html",
-    "card_html",
-    "header_html",
-    "message_html",
-    "notice_html",
-    "query_html",
-    "status_html",
-]
-
 _ABSTRACT_LIMIT = 320  # characters
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _MARKUP = re.compile(r"<|&(?=[#\w])")

@@ -16,8 +16,6 @@ from reges_index.ui.session import Sessions
 from reges_index.ui.shelf import Catalog, EngineFactory, Shelf
 from reges_index.ui.turns import Turns
 
-__all__ = ["build_ui", "launch_options"]
-
 # On a phone the filters are folded away until they are asked for.
 _FOLD = """() => {
   const shown = document.querySelector('#reges-filters').classList.toggle('reges-unfolded');

@@ -14,8 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from reges_index.errors import ConfigError
 from reges_index.ui.page import launch_options
 
-__all__ = ["bind", "serve", "server", "web_app"]
-
 # Gradio needs its inline scripts and templates; whatever the page holds, it can only talk to this server.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' "

@@ -16,8 +16,6 @@ from reges_index.engines.query_engine import Recommendation
 from reges_index.ui.choices import Choices
 from reges_index.ui.shelf import Shelf
 
-__all__ = ["Exchange", "Session", "Sessions"]
-
 
 @dataclass(frozen=True)
 class Exchange:

@@ -19,8 +19,6 @@ from reges_index.errors import ConfigError, InputError
 from reges_index.models.local_lm import LocalLM
 from reges_index.ui.choices import Choices, Facets
 
-__all__ = ["Catalog", "EngineFactory", "Shelf"]
-
 Catalog: TypeAlias = ItemCatalog | LiveCatalog
 
 # Any, so that a function which takes one of the two kinds of catalog only is welcome too.

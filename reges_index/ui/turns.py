@@ -23,8 +23,6 @@ from reges_index.ui.html import (
 from reges_index.ui.session import Exchange, Session, Sessions
 from reges_index.ui.shelf import Shelf
 
-__all__ = ["Panels", "Turns"]
-
 logger = logging.getLogger(__name__)
 
 _THINKING = "…"

@@ -6,7 +6,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from reges_index.cli.evaluate import data_app, evaluate
+from reges_index.cli.data import data_app
+from reges_index.cli.evaluate import evaluate
 from reges_index.errors import ConfigError, InputError
 
 app = typer.Typer()

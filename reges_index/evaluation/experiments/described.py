@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 from reges_index.evaluation.result import Result, Row
 from reges_index.evaluation.stats import Comparison, adjusted
 
-__all__ = ["PAPER", "described"]
-
 _TEXTS: dict[str, Any] = yaml.safe_load(
     resources.files(__package__).joinpath("experiments.yaml").read_text(encoding="utf-8")
 )

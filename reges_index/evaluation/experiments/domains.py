@@ -45,8 +45,6 @@ from reges_index.query_expert.transform import ReGeSQueryTransform
 if TYPE_CHECKING:
     from llama_index.core.llms.llm import LLM
 
-__all__ = ["ROW_GROUPS", "DomainLab", "domains_table", "run_domains", "topic_change"]
-
 logger = logging.getLogger(__name__)
 
 _SHOWN = {

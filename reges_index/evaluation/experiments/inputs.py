@@ -21,8 +21,6 @@ from reges_index.evaluation.experiments.systems import embed_texts
 from reges_index.evaluation.plots import new_figure
 from reges_index.evaluation.result import Result, Row
 
-__all__ = ["figure8", "separability"]
-
 Vectors: TypeAlias = NDArray[np.float64]
 
 _TRAIN_SAMPLE = 200

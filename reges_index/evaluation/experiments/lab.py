@@ -42,8 +42,6 @@ from reges_index.models.named import api_kind, open_llm
 from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = ["Lab", "NotRunnable", "build_lab", "read_references"]
-
 logger = logging.getLogger(__name__)
 
 _SPOKEN_TOKENS = 256

@@ -16,8 +16,6 @@ from reges_index.evaluation.experiments.selection import ablation, figure6, figu
 from reges_index.evaluation.result import Result, plain, write_result
 from reges_index.files import read_json, write_files
 
-__all__ = ["EXPERIMENTS", "choose", "run_experiments"]
-
 logger = logging.getLogger(__name__)
 
 # Cheap ones first, so that a run that is stopped early has most of the pictures.

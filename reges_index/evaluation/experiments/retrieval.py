@@ -24,8 +24,6 @@ from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.result import Result, Row
 from reges_index.evaluation.stats import ClusterBootstrap, Comparison, compare_pairs
 
-__all__ = ["Arm", "figure5", "figure7", "query_arms", "table2", "text_scores"]
-
 _CUTS = {f"recall@{k}": f"Recall@{k}" for k in (5, 10, 20, 50)}
 _ORACLE = "pseudo-query (oracle)"
 _CONTEXT = 4

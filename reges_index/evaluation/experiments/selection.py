@@ -31,17 +31,6 @@ from reges_index.fusion.features import SOURCES, QueryVectors, check_sources
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.models.backend import resolve_backend
 
-__all__ = [
-    "ablation",
-    "figure6",
-    "figure9",
-    "forced_candidates",
-    "forced_data",
-    "table1",
-    "table3",
-    "table4",
-]
-
 _SUCCESS = {"rec_success_rate": "Rec Success Rate"}
 
 

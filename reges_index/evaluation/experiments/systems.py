@@ -26,22 +26,6 @@ from reges_index.item_expert.rerank import ReGeSRerank
 from reges_index.models.backend import Backend
 from reges_index.query_expert.transform import ReGeSQueryTransform
 
-__all__ = [
-    "FREE_PROMPT",
-    "QUERY_NAMES",
-    "Each",
-    "QueryKind",
-    "System",
-    "Writing",
-    "clean_title",
-    "embed_texts",
-    "reasoned_freely",
-    "recommended_freely",
-    "run_system",
-    "selected",
-    "texts_of",
-]
-
 QueryKind: TypeAlias = Literal["original", "direct", "augmented"]
 """What is searched with: the whole dialogue, or a query by the untrained LLM, or by LLM_QR (section 3.5)."""
 
