@@ -16,8 +16,6 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-import httpx
-
 from reges_index.driver import Do, Work
 from reges_index.errors import ServerError
 
@@ -30,7 +28,8 @@ TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 
 _KEY = re.compile(r"\b(?:sk|pk|rk|key|hf)[-_][\w*.-]{4,}|\b(?:Bearer|Basic)\s+[\w*.=+/~-]{4,}", re.IGNORECASE)
 # What clients raise without a status: a broken connection, whatever broke it, and an error event in a stream.
-_CLIENT_ERRORS = {"APIConnectionError", "APITimeoutError", "APIError"}
+# By name, so that no client has to be loaded: the first is httpx's, the others are OpenAI's.
+_CLIENT_ERRORS = {"TransportError", "APIConnectionError", "APITimeoutError", "APIError"}
 _KEY_VARIABLES = ("OPENAI_API_KEY", "OPENAI_LIKE_API_KEY")
 _SECRET_FIELD = re.compile(r"key|secret|password|token$")
 # What is shorter is no secret, and taking it out would only garble the text.
@@ -55,7 +54,7 @@ def is_transient(error: BaseException) -> bool:
         status = http_status(seen)
         if status is not None:
             return status in TRANSIENT_STATUS or status >= 500
-        if isinstance(seen, (TimeoutError, asyncio.TimeoutError, ConnectionError, httpx.TransportError)):
+        if isinstance(seen, (TimeoutError, asyncio.TimeoutError, ConnectionError)):
             return True
         if _CLIENT_ERRORS & {kind.__name__ for kind in type(seen).__mro__}:
             return True

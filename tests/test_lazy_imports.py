@@ -66,6 +66,13 @@ try:
 except reges_index.ReGeSError as error:
     print(type(error).__name__, error.hint)
 """
+ENGINE_NAMES = """
+import sys
+from reges_index import {names}
+from reges_index.fusion import FusionRetriever
+heavy = {{"torch", "transformers", "peft", "huggingface_hub", "sentence_transformers", "chromadb"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
 LAZY = """
 import sys, {package} as package
 heavy = {{"torch", "transformers", "llama_index", "chromadb", "gradio"}} & set(sys.modules)
@@ -88,3 +95,9 @@ def test_importing_a_package_loads_none_of_its_names(package):
 
 def test_without_the_extra_a_star_import_works_and_the_web_chat_says_what_to_install():
     assert _run(WITHOUT_GRADIO).strip() == f"{ConfigError.__name__} pip install 'reges-index[ui]'"
+
+
+def test_engines_and_catalogs_load_no_model_library_and_no_store():
+    names = set(importlib.import_module("reges_index").__all__)
+    local_models = {"LocalLM", "ReGeSEmbedding", "ReGeSLLM"}  # what these do is a model library's work
+    _run(ENGINE_NAMES.format(names=", ".join(sorted(names - local_models))))

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from rich.console import Console
-from rich.progress import track
 
 from reges_index.catalog.encoder import EncoderIdentity, encoder_identity
 from reges_index.catalog.fields import FieldNames
@@ -375,6 +373,10 @@ class ItemCatalog(CatalogReader):
     ) -> SyncReport:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}", hint="write at least one item at a time")
+        # Here, because it takes time to load and only writing shows a bar.
+        from rich.console import Console
+        from rich.progress import track
+
         if source is not None:
             source.encoder.check(self.encoder, source.table.label)
         wanted = {item.id: item for item in unique_items(items)}

