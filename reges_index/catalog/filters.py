@@ -42,7 +42,6 @@ _ORDER = {
 }
 # Every catalog has these, whether or not an item has a value there.
 _FIELDS = frozenset({"id", "title", "year", "genres", "cast", "creators", "creator_role"})
-_IDS = frozenset({"id", "document_id"})
 # A longer text is kept as its hash.
 _LONGEST_FACET = 100
 _COMPARE = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
@@ -168,7 +167,7 @@ def facet(key: str, value: Scalar) -> str:
     """
     number = as_number(value) if isinstance(value, str) else value
     text = str(value).strip().casefold()
-    if key in _IDS:
+    if key == "id":
         kind, text = "text", str(value)
     elif isinstance(value, bool) or text in ("true", "false"):
         kind = "boolean"

@@ -8,7 +8,6 @@ are translated inside it, so that what is above sees only those of this package.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
@@ -58,27 +57,12 @@ class Row(NamedTuple):
 
 def item_row(item: Item, template: TextTemplate) -> Row:
     """Return the row of an item."""
-    row = node_row(item.to_node(template), item_values(item))
-    row.metadata[HASH_KEY] = item.content_hash
-    return row
-
-
-def node_row(node: BaseNode, values: Mapping[str, Any] | None = None) -> Row:
-    """Return the row of any node, without an item's hash, so that the next sync writes it anew.
-
-    Parameters
-    ----------
-    values
-        What the node can be filtered by; None finds it out.
-    """
+    node = item.to_node(template)
     metadata = node_to_metadata_dict(node, remove_text=True, flat_metadata=False)
-    if MARKER in node.metadata:
-        metadata.pop("abstract", None)  # in the node's JSON and in the document already
-        values = values or item_values(Item.from_node(node))
-    values = {"id": node.node_id, "document_id": node.ref_doc_id, **(values or node.metadata)}
+    metadata.pop("abstract", None)  # in the node's JSON and in the document already
     flat = {key: value for key, value in metadata.items() if value is not None and key != MARKER}
-    flat[FACETS_KEY] = facets_of(values)
-    return Row(node.node_id, node.get_content(metadata_mode=MetadataMode.NONE), flat)
+    flat |= {FACETS_KEY: facets_of(item_values(item)), HASH_KEY: item.content_hash}
+    return Row(item.id, node.get_content(metadata_mode=MetadataMode.NONE), flat)
 
 
 def whole_node(row: Row) -> dict[str, str]:
@@ -142,7 +126,6 @@ class Wanted(NamedTuple):
     size: int
     where: Filter | None
     with_rows: bool
-    with_vectors: bool
 
 
 class Record(NamedTuple):
@@ -230,7 +213,8 @@ class Table(ABC):
             raise StoreNotFoundError(f"{self.place}: there is no catalog {self.name!r}", hint=hint)
         note = self._note()
         if note is None:
-            return Record(None, self._dimension())
+            some = self.rows(self.ids()[:1], with_vectors=True)
+            return Record(None, next((len(row.vector) for row in some if row.vector is not None), None))
         if note.get("format") != FORMAT:
             raise CatalogError(
                 f"{self.label} has catalog format {note.get('format')}, this version reads {FORMAT}",
@@ -244,10 +228,6 @@ class Table(ABC):
         """Return format, encoder and state; None for a table that was made elsewhere."""
 
     @abstractmethod
-    def _dimension(self) -> int | None:
-        """Return the length of the vectors of a table made elsewhere."""
-
-    @abstractmethod
     def count(self) -> int:
         """Return the number of rows."""
 
@@ -255,18 +235,9 @@ class Table(ABC):
     def ids(self, where: Filter | None = None) -> list[str]:
         """Return the ids of all rows that pass a filter (`filter_of`), in any order."""
 
-    def marks(self) -> dict[str, str]:
-        """Return a hash of every row's content: `Item.content_hash` where this package wrote the row."""
-        marks = dict(self._hashes())
-        for row in self.rows([row_id for row_id, mark in marks.items() if not mark]):
-            text = row.document if row.document is not None else (row.metadata or {}).get("_node_content", "")
-            digest = hashlib.sha256(str(text).encode(errors="surrogatepass")).hexdigest()
-            marks[row.id] = f"text:{digest}"  # which equals no item's
-        return {row_id: mark for row_id, mark in marks.items() if mark}
-
     @abstractmethod
-    def _hashes(self) -> Iterable[tuple[str, str | None]]:
-        """Give the id of every row and, where it has one, its item's hash."""
+    def marks(self) -> dict[str, str]:
+        """Return `Item.content_hash` of every row; of one that this package did not write, an empty text."""
 
     def rows(self, ids: Sequence[str], *, with_vectors: bool = False) -> Iterator[Stored]:
         """Iterate over rows in this order, each batch as it is when it is read; unknown ids are left out."""
@@ -291,7 +262,6 @@ class Table(ABC):
         *,
         where: Filter | None = None,
         with_rows: bool = True,
-        with_vectors: bool = False,
     ) -> list[list[Hit]]:
         """Find the nearest rows of each vector that pass a filter, best first and scored by true cosine.
 
@@ -307,7 +277,7 @@ class Table(ABC):
         size = min(top_k, self.count())
         if not vectors or not size:
             return [[] for _ in vectors]
-        return self._nearest(Wanted(vectors, size, where, with_rows, with_vectors))
+        return self._nearest(Wanted(vectors, size, where, with_rows))
 
     @abstractmethod
     def _nearest(self, wanted: Wanted) -> list[list[Hit]]:
@@ -440,7 +410,6 @@ class AdoptedTable:
         *,
         where: Filter | None = None,
         with_rows: bool = True,
-        with_vectors: bool = False,
     ) -> list[list[Hit]]:
         """Find the nearest items of each vector, each by its nearest chunk."""
         del with_rows  # without them no item is known
@@ -449,7 +418,7 @@ class AdoptedTable:
         for vector in vectors:
             size = top_k if passing is None else max(top_k, self.inner.count())
             while True:
-                [hits] = self.inner.search([vector], size, with_vectors=with_vectors)
+                [hits] = self.inner.search([vector], size)
                 items = self._distinct(hits, passing)[:top_k]
                 if len(items) >= top_k or len(hits) < size:
                     break
@@ -505,10 +474,10 @@ class AdoptedTable:
         for hit in hits:
             item = self._item(hit.row)
             if item is not None and item.id not in best and (passing is None or item.id in passing):
-                best[item.id] = Hit(self._row(item, hit.row.vector), hit.score)
+                best[item.id] = Hit(self._row(item), hit.score)
         return list(best.values())
 
-    def _row(self, item: Item, vector: npt.NDArray[np.float64] | None) -> Stored:
+    def _row(self, item: Item, vector: npt.NDArray[np.float64] | None = None) -> Stored:
         return Stored(*item_row(item, self._template), vector)
 
 

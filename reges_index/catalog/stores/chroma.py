@@ -96,11 +96,6 @@ class ChromaTable(Table):
         told: dict[str, Any] = json.loads(metadata.get(_NOTE_KEY, "{}"))
         return {**told, "format": metadata[_FORMAT_KEY], "broken": self._store.is_broken(self.name)}
 
-    def _dimension(self) -> int | None:
-        with self._collection() as collection:
-            rows = _rows(dict(collection.get(limit=1, include=["embeddings"])))
-        return next((len(row.vector) for row in rows if row.vector is not None), None)
-
     def count(self) -> int:
         """Return the number of rows."""
         with self._collection() as collection:
@@ -112,13 +107,15 @@ class ChromaTable(Table):
             found: list[str] = collection.get(where=_clause(where), include=[])["ids"]
         return found
 
-    def _hashes(self) -> Iterator[tuple[str, str | None]]:
+    def marks(self) -> dict[str, str]:
+        """Return the hash of every row's item."""
         ids = self.ids()
+        marks: dict[str, str] = {}
         for start in range(0, len(ids), self.batch_size):
             with self._collection() as collection:
                 found = dict(collection.get(ids=ids[start : start + self.batch_size], include=["metadatas"]))
-            for row in _rows(found):
-                yield row.id, (row.metadata or {}).get(HASH_KEY)
+            marks |= {row.id: (row.metadata or {}).get(HASH_KEY, "") for row in _rows(found)}
+        return marks
 
     def _read(self, ids: Sequence[str], with_vectors: bool) -> list[Stored]:
         include = ["documents", "metadatas", *(["embeddings"] if with_vectors else [])]
@@ -133,7 +130,7 @@ class ChromaTable(Table):
             with self._collection() as collection:
                 is_cosine = _space_of(collection) == "cosine"
                 include = ["distances", *(["documents", "metadatas"] if wanted.with_rows else [])]
-                include += ["embeddings"] if wanted.with_vectors or not is_cosine else []
+                include += [] if is_cosine else ["embeddings"]
                 for start in range(0, len(wanted.vectors), _QUERY_BATCH):
                     batch = list(wanted.vectors[start : start + _QUERY_BATCH])
                     answer = dict(

@@ -115,20 +115,16 @@ class LanceTable(Table):
 
     def _note(self) -> dict[str, Any] | None:
         with self._opened() as table:
-            note = (table.schema.metadata or {}).get(_NOTE)
-            return None if note is None else {**json.loads(note), "complete": _COMPLETE in table.tags.list()}
-
-    def _dimension(self) -> int | None:
-        with self._opened() as table:
             schema = table.schema
+            if (note := (schema.metadata or {}).get(_NOTE)) is not None:
+                return {**json.loads(note), "complete": _COMPLETE in table.tags.list()}
         if not {"id", "vector", "text", "metadata"} <= set(schema.names):
             raise CatalogError(
                 f"{self.label} has the columns {', '.join(schema.names)}; a catalog needs id, vector, text, "
                 "metadata",
                 hint="make a catalog of your items with ItemCatalog.from_items",
             )
-        size: int | None = getattr(schema.field("vector").type, "list_size", None)
-        return size
+        return None
 
     def _drop(self) -> None:
         with self._errors():
@@ -144,11 +140,11 @@ class LanceTable(Table):
         found: list[str] = self._columns(["id"], _sql(where)).column("id").to_pylist()
         return found
 
-    def _hashes(self) -> Iterable[tuple[str, str | None]]:
-        if self._note() is None:
-            return [(row_id, None) for row_id in self.ids()]
+    def marks(self) -> dict[str, str]:
+        """Return the hash of every row's item."""
         rows = self._columns(["id", "hash"], None)
-        return zip(rows.column("id").to_pylist(), rows.column("hash").to_pylist(), strict=True)
+        hashes = (mark or "" for mark in rows.column("hash").to_pylist())
+        return dict(zip(rows.column("id").to_pylist(), hashes, strict=True))
 
     def _read(self, ids: Sequence[str], with_vectors: bool) -> list[Stored]:
         columns = ["id", "text", "metadata", *(["vector"] if with_vectors else [])]
@@ -161,7 +157,6 @@ class LanceTable(Table):
 
     def _nearest(self, wanted: Wanted) -> list[list[Hit]]:
         columns = ["id", "_distance", *(["text", "metadata"] if wanted.with_rows else [])]
-        columns += ["vector"] if wanted.with_vectors else []
         sql = _sql(wanted.where)
         hits = []
         with self._opened() as table:

@@ -135,9 +135,6 @@ class QdrantTable(Table):
             note = (client.get_collection(self.name).config.metadata or {}).get("reges")
         return note
 
-    def _dimension(self) -> int:
-        return self._vector()[1]
-
     def _drop(self) -> None:
         with self._calling() as client:
             client.delete_collection(self.name)
@@ -151,9 +148,10 @@ class QdrantTable(Table):
         """Return the ids of the rows that pass a filter."""
         return [_row_id(point) for point in self._scroll([_ID_KEY], where)]
 
-    def _hashes(self) -> Iterator[tuple[str, str | None]]:
-        for point in self._scroll([_ID_KEY, HASH_KEY]):
-            yield _row_id(point), (point.payload or {}).get(HASH_KEY)
+    def marks(self) -> dict[str, str]:
+        """Return the hash of every row's item."""
+        points = self._scroll([_ID_KEY, HASH_KEY])
+        return {_row_id(point): (point.payload or {}).get(HASH_KEY, "") for point in points}
 
     def _scroll(self, keys: list[str], where: Filter | None = None) -> Iterator[Any]:
         limits = None if where is None else _filter(where)
@@ -180,7 +178,7 @@ class QdrantTable(Table):
         return [int(row_id) if row_id.isdigit() else row_id for row_id in ids]
 
     def _nearest(self, wanted: Wanted) -> list[list[Hit]]:
-        using, _, is_cosine = self._vector()
+        using, is_cosine = self._vector()
         limits = None if wanted.where is None else _filter(wanted.where)
         found = []
         for vector in wanted.vectors:
@@ -192,7 +190,7 @@ class QdrantTable(Table):
                     query_filter=limits,
                     limit=wanted.size,
                     with_payload=True if wanted.with_rows else [_ID_KEY],
-                    with_vectors=wanted.with_vectors or not is_cosine,
+                    with_vectors=not is_cosine,
                 ).points
             hits = [Hit(_stored(point), min(1.0, max(-1.0, point.score))) for point in points]
             found.append(hits if is_cosine else rescored(vector, [hit.row for hit in hits]))
@@ -228,8 +226,8 @@ class QdrantTable(Table):
             with self._calling() as client:
                 client.update_collection(self.name, metadata={"reges": {**note, "complete": True}})
 
-    def _vector(self) -> tuple[str | None, int, bool]:
-        """Return name, size and whether the distance is cosine, of the one vector that a point has."""
+    def _vector(self) -> tuple[str | None, bool]:
+        """Return the name of the one vector that a point has, and whether its distance is cosine."""
         from qdrant_client import models
 
         with self._calling() as client:
@@ -242,7 +240,7 @@ class QdrantTable(Table):
                 )
             name = _VECTOR if _VECTOR in params else next(iter(params))
             params = params[name]
-        return name, int(params.size), params.distance == models.Distance.COSINE
+        return name, params.distance == models.Distance.COSINE
 
     @contextmanager
     def _calling(self) -> Iterator[QdrantClient]:
