@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 
@@ -261,6 +262,14 @@ def model_card(manifest: AdapterManifest) -> str:
         "---",
     ]
     revision = f" at revision {manifest.base_revision}" if manifest.base_revision else ""
+    recorded = {
+        "Training data": [file.model_dump() for file in manifest.data],
+        "Negatives": manifest.negatives,
+        "Training": manifest.training,
+        "Recommended settings": manifest.inference,
+        "Results on the development sets": manifest.dev_results,
+        "Versions": manifest.versions,
+    }
     parts = [
         "\n".join(header),
         f"# {manifest.name}",
@@ -269,72 +278,28 @@ def model_card(manifest: AdapterManifest) -> str:
         f"Made {manifest.created or 'at an unknown time'}.",
         "## Prompt",
         f"Hash `{manifest.prompt_hash}`. The adapter is of use with this prompt only:",
-        _fenced(manifest.prompt_template),
-        "## Training data",
-        _table(("file", "rows", "SHA-256"), [(d.path, d.rows, f"`{d.sha256[:16]}`") for d in manifest.data]),
+        _fenced(manifest.prompt_template, "text"),
     ]
-    if manifest.negatives:
-        parts += ["## Negatives", _fields(manifest.negatives)]
-    parts += [
-        "## Training",
-        _fields(manifest.training),
-        "## Recommended settings",
-        _fields(manifest.inference),
-        "## Results on the development sets",
-        _fields(manifest.dev_results),
-        "## Versions",
-        _fields(manifest.versions),
-    ]
+    for title, values in recorded.items():
+        if values:
+            text = yaml.safe_dump(_short(values), sort_keys=False, width=1000)
+            parts += [f"## {title}", _fenced(text.rstrip(), "yaml")]
     return "\n\n".join(parts) + "\n"
 
 
-def _fields(values: Mapping[str, Any]) -> str:
-    return _table(("field", "value"), list(_flatten(values).items()))
+def _short(value: Any) -> Any:
+    """Write floats with four digits, and a figure of the results (value, interval, count) as one text."""
+    if isinstance(value, Mapping):
+        short = {name: _short(its) for name, its in value.items()}
+        return ", ".join(f"{name}: {its}" for name, its in short.items()) if "n" in value else short
+    if isinstance(value, list):
+        return [_short(its) for its in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if (figure := _figure(value)) is not None:
-            flat[f"{prefix}{key}"] = figure
-        elif isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key} / "))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _figure(value: Any) -> str | None:
-    """Put a figure of the dev results, its interval and its count into one cell; None if it is none.
-
-    In three rows each a card would be unreadable.
-    """
-    if not isinstance(value, Mapping) or not {"value", "n"} <= set(value):
-        return None
-    known = f"{_cell(value['value'])} (n = {value['n']})"
-    rest = {name: its for name, its in value.items() if name not in ("value", "n") and its != [None, None]}
-    for name, its in rest.items():
-        if not (name.endswith(" %") and isinstance(its, list) and len(its) == 2):
-            return None
-        known += f", {name} [{_cell(its[0])}, {_cell(its[1])}]"
-    return known
-
-
-def _table(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    if not rows:
-        return "Not recorded."
-    lines = [names, tuple("---" for _ in names), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return " ".join(text.replace("|", "\\|").split())
-
-
-def _fenced(text: str) -> str:
+def _fenced(text: str, kind: str) -> str:
     """Put text into a fence longer than any in it."""
     fence = "```"
     while fence in text:
         fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}{kind}\n{text}\n{fence}"

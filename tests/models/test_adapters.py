@@ -143,19 +143,13 @@ def test_plain_peft_adapters_are_taken_with_a_warning(tmp_path, caplog):
 def test_model_card():
     card = model_card(manifest(negatives={"mode": "hard", "k": 9}))
     assert card.startswith("---\nbase_model: tiny-llama-0\n")
-    for part in ("inspired/train.jsonl | 1439", "lora / alpha | 32", "recall@20 | 0.2991", "k | 9", "abc123"):
+    for part in ("path: inspired/train.jsonl", "alpha: 32", "recall@20: 0.2991", "k: 9", "abc123"):
         assert part in card
     # The template holds a fence itself, so the card's must be longer.
     assert "````text\nWrite a query.\n```\n{history}\n```\n````" in card
-    assert "Not recorded." not in model_card(manifest(inference={"temperature": 0}))
-    assert "Not recorded." in model_card(manifest(dev_results={}))
-    results = {
-        "bare": {"value": None, "95 %": [None, None], "n": 0},
-        "other": {"value": 0.5, "n": 4, "95 %": "wide"},
-    }
-    card = model_card(manifest(dev_results=results))
-    assert "| bare | None (n = 0) |" in card
-    assert "| other / 95 % | wide |" in card
+    assert "## Results" not in model_card(manifest(dev_results={}))
+    results = {"hits": {"value": 0.123456, "95 %": [0.1, 0.2], "n": 8}}
+    assert "hits: 'value: 0.1235, 95 %: [0.1, 0.2], n: 8'" in model_card(manifest(dev_results=results))
 
 
 def test_a_folder_below_home(folder, monkeypatch):
