@@ -178,7 +178,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file; a byte order mark, as Windows' editors write it, is dropped.
+    """Read a text file; see `decoded`. A byte order mark, as Windows' editors write it, is dropped.
 
     Raises
     ------
@@ -186,11 +186,23 @@ def read_text(path: str | Path) -> str:
         If the file is missing, cannot be read or is not UTF-8.
     """
     path = Path(path)
+    with _readable(path):
+        return decoded(path.read_bytes(), str(path))
+
+
+def decoded(data: bytes, where: str) -> str:
+    """Return the text of some bytes: UTF-8, or what a mark at their beginning says is UTF-16 (PowerShell).
+
+    Raises
+    ------
+    InputError
+        Naming the place, if they are neither.
+    """
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        with _readable(path):
-            return path.read_text(encoding="utf-8-sig")
+        return data.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
+        raise InputError(f"{where}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
 
 
 def json_lines(path: str | Path, *, finite: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -258,12 +270,16 @@ def read_json(path: str | Path) -> dict[str, Any]:
     InputError
         If the file is missing, not JSON (NaN is none), nested too deeply, or no object.
     """
-    text = read_text(path)
-    with _parsed(lambda: str(path)):
-        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
+    value = parse_json(read_text(path), str(path))
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Read JSON; errors are those of `read_json`, and name the place."""
+    with _parsed(lambda: where):
+        return json.loads(text, parse_constant=_refused, parse_float=_finite)
 
 
 def read_yaml(path: str | Path, *, hint: str = "") -> dict[str, Any]:

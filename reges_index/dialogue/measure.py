@@ -4,31 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 # The longest tokens in use are runs of 128 equal characters; a text longer than budget * _MAX_TOKEN_CHARS
 # characters is over the budget for certain and need not be tokenized whole.
 _MAX_TOKEN_CHARS = 128
 
 
-class TextMeasure(Protocol):
-    """Counts tokens and cuts text at token borders."""
+class TextMeasure:
+    """Counts tokens and cuts text at token borders.
+
+    Parameters
+    ----------
+    encode
+        From a text to its tokens, special ones left out. LlamaIndex's global tokenizer stands in for that of
+        a model behind an API, which is not to be had here: its budgets are approximate.
+    """
+
+    def __init__(self, encode: Callable[[str], Sequence[int]]) -> None:
+        self._encode = encode
 
     def count(self, text: str) -> int:
-        """Return the number of tokens of ``text``, special tokens not counted."""
-        ...
+        """Return the number of tokens of ``text``."""
+        return len(self._encode(text))
 
     def head(self, text: str, tokens: int) -> str:
         """Return the longest beginning of ``text`` with at most ``tokens`` tokens."""
-        ...
+        return self._longest(text, tokens, lambda n: text[:n])
 
     def tail(self, text: str, tokens: int) -> str:
         """Return the longest end of ``text`` with at most ``tokens`` tokens."""
-        ...
+        return self._longest(text, tokens, lambda n: text[len(text) - n :])
+
+    def _longest(self, text: str, tokens: int, cut: Callable[[int], str]) -> str:
+        if tokens <= 0:
+            return ""
+        low, high = 0, min(len(text), 4 * tokens)  # 4 characters a token are usual
+        while high < len(text) and self.count(cut(high)) <= tokens:
+            low, high = high, min(len(text), 2 * high)
+        while low < high:  # token count grows with length, near enough for a budget
+            middle = (low + high + 1) // 2
+            if self.count(cut(middle)) <= tokens:
+                low = middle
+            else:
+                high = middle - 1
+        return cut(low)
 
 
-class HFMeasure:
-    """Measure text with a Hugging Face tokenizer.
+class HFMeasure(TextMeasure):
+    """Measure text with a Hugging Face tokenizer, exactly.
 
     Parameters
     ----------
@@ -40,6 +64,7 @@ class HFMeasure:
     """
 
     def __init__(self, tokenizer: Any, prepare: Callable[[str], str] | None = None) -> None:
+        super().__init__(lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         self._tokenizer = tokenizer
         self._prepare = prepare or (lambda text: text)
 
@@ -48,9 +73,8 @@ class HFMeasure:
         return [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
 
     def count(self, text: str) -> int:
-        """Return the number of tokens of ``text``."""
-        prepared = self._prepare(text)
-        return len(self._tokenizer(prepared, add_special_tokens=False, verbose=False)["input_ids"])
+        """Return the number of tokens of the prepared text."""
+        return super().count(self._prepare(text))
 
     def head(self, text: str, tokens: int) -> str:
         """Return the beginning of ``text`` that fits into ``tokens`` tokens."""
@@ -77,48 +101,12 @@ class HFMeasure:
         return text[next(whole, len(text)) :]
 
 
-class TiktokenMeasure:
-    """Measure text with LlamaIndex's global tokenizer, for models behind an API.
-
-    Their own tokenizer is not to be had here, so budgets are approximate for them.
-    """
-
-    def __init__(self, encode: Callable[[str], Sequence[int]]) -> None:
-        self._encode = encode
-
-    def count(self, text: str) -> int:
-        """Return the number of tokens of ``text``."""
-        return len(self._encode(text))
-
-    def _longest(self, text: str, tokens: int, cut: Callable[[int], str]) -> str:
-        if tokens <= 0:
-            return ""
-        low, high = 0, min(len(text), 4 * tokens)  # 4 characters a token are usual
-        while high < len(text) and self.count(cut(high)) <= tokens:
-            low, high = high, min(len(text), 2 * high)
-        while low < high:  # token count grows with length, near enough for a budget
-            middle = (low + high + 1) // 2
-            if self.count(cut(middle)) <= tokens:
-                low = middle
-            else:
-                high = middle - 1
-        return cut(low)
-
-    def head(self, text: str, tokens: int) -> str:
-        """Return the beginning of ``text`` that fits into ``tokens`` tokens."""
-        return self._longest(text, tokens, lambda n: text[:n])
-
-    def tail(self, text: str, tokens: int) -> str:
-        """Return the end of ``text`` that fits into ``tokens`` tokens."""
-        return self._longest(text, tokens, lambda n: text[len(text) - n :])
-
-
 @lru_cache(maxsize=1)
 def default_measure() -> TextMeasure:
     """Return the measure for models whose tokenizer is unknown: LlamaIndex's bundled one, no network."""
     from llama_index.core.utils import get_tokenizer
 
-    return TiktokenMeasure(get_tokenizer())
+    return TextMeasure(get_tokenizer())
 
 
 def surely_longer(text: str, tokens: int) -> bool:

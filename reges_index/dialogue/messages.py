@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
-import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -14,7 +12,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
 from reges_index.errors import InputError
-from reges_index.files import hash_of
+from reges_index.files import decoded, hash_of, json_lines, parse_json, read_text
 
 SPEAKERS = (MessageRole.USER, MessageRole.ASSISTANT)
 """Roles of seeker and recommender."""
@@ -266,15 +264,6 @@ def _first_problem(error: ValidationError) -> str:
     return f"{place}: {said}" if place else said
 
 
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
-    except RecursionError as error:
-        raise InputError(f"{where}: JSON nested too deeply") from error
-
-
 def _parse_turn(raw: Any, where: str) -> Turn:
     if isinstance(raw, Mapping) and "messages" not in raw:
         key = next((key for key in _MESSAGES_KEYS if isinstance(raw.get(key), list)), None)
@@ -294,25 +283,6 @@ def _parse_turn(raw: Any, where: str) -> Turn:
     return turn
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return _decode(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _decode(data: bytes, where: str) -> str:
-    try:
-        is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes files
-        return data.decode("utf-16" if is_wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where}: not {error.encoding.upper()} (byte {error.start})", hint="convert it to UTF-8"
-        ) from error
-
-
 def read_conversation(path: str | Path) -> Turn:
     """Read one dialogue; ``-`` reads standard input.
 
@@ -326,16 +296,16 @@ def read_conversation(path: str | Path) -> Turn:
         If the file is missing, a message cannot be read, or there is none with text.
     """
     where = "standard input" if str(path) == "-" else str(path)
-    text = _decode(sys.stdin.buffer.read(), where) if str(path) == "-" else _read_text(Path(path))
+    text = decoded(sys.stdin.buffer.read(), where) if str(path) == "-" else read_text(path)
     if not text.lstrip().startswith(("{", "[")):
         return _parse_turn({"messages": _transcript(text)}, where)
-    lines = [line for _, line in _numbered_lines(text)]
+    lines = [line for line in text.split("\n") if line.strip()]  # JSON strings may hold other breaks
     try:
-        raw = _json(text, where)
+        raw = parse_json(text, where)
     except InputError:
         if len(lines) < 2 or not lines[0].rstrip().endswith("}"):
             raise
-        raw = [_json(line, f"{where}:{number}") for number, line in enumerate(lines, 1)]
+        raw = [parse_json(line, f"{where}:{number}") for number, line in enumerate(lines, 1)]
     if isinstance(raw, list):
         raw = {"messages": raw}
     elif isinstance(raw, Mapping) and "messages" not in raw and _first_of(raw, _ROLE_KEYS):
@@ -372,8 +342,8 @@ def read_turns(path: str | Path) -> list[Turn]:
     path = Path(path)
     turns: list[Turn] = []
     lines: dict[str, int] = {}
-    for number, line in _numbered_lines(_read_text(path)):
-        turn = _parse_turn(_json(line, f"{path}:{number}"), f"{path}:{number}")
+    for number, row in json_lines(path):
+        turn = _parse_turn(row, f"{path}:{number}")
         if not turn.id:
             raise InputError(f"{path}:{number}: the turn has no 'id'")
         if turn.id in lines:
@@ -383,9 +353,3 @@ def read_turns(path: str | Path) -> list[Turn]:
     if not turns:
         raise InputError(f"{path}: no turn in it", hint="one JSON object with 'id' and 'messages' a line")
     return turns
-
-
-def _numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
-    numbered: Iterable[tuple[int, str]] = enumerate(text.split("\n"), 1)
-    return ((number, line) for number, line in numbered if line.strip())

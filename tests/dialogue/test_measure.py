@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reges_index.dialogue.measure import HFMeasure, TiktokenMeasure, default_measure, surely_longer
+from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure, surely_longer
 from reges_index.models.chat_frame import ChatFrame
 from tests.tiny import tiny_tokenizer
 
@@ -59,7 +59,7 @@ def test_cutting_does_not_read_all_of_a_long_text():
         read.append(len(text))
         return text.split()
 
-    measure = TiktokenMeasure(encode)
+    measure = TextMeasure(encode)
     assert measure.tail("word " * 200_000, 10).split() == ["word"] * 10
     assert max(read) <= 10 * 128
     assert surely_longer("x" * 2000, 10)

@@ -61,8 +61,8 @@ def test_turns_are_read_with_line_separators_inside_strings(tmp_path):
     ("line", "what"),
     [
         ("{", "not valid JSON"),
-        ("[" * 100_000, "JSON"),
-        ("[]", "object with 'messages'"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "expected a JSON object"),
         ('{"id": "b"}', "object with 'messages'"),
         ('{"id": "b", "messages": []}', "dialogue is empty"),
         ('{"id": "b", "messages": [{"role": "user", "content": " "}]}', "dialogue is empty"),
