@@ -13,9 +13,18 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from reges_index.catalog.fields import (
     FIELD_GUESSES,
@@ -68,6 +77,28 @@ _BYLINES = {
 }
 
 
+def _listed(value: Any) -> Any:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = (value,)
+    if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
+        return tuple(name for name in value if not isinstance(name, str) or name.strip())
+    return (value,)
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is blank")
+    return text
+
+
+def _year(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would read True as the year 1
+        raise ValueError("is not an integer")
+    return None if isinstance(value, str) and not value.strip() else value
+
+
 class Item(BaseModel):
     """One item of a catalog. Frozen; equal by content, hashed by id.
 
@@ -106,13 +137,13 @@ class Item(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1)
-    title: str
-    year: int | None = Field(default=None, ge=-9999, le=9999)
-    genres: tuple[str, ...] = ()
+    id: Annotated[str, BeforeValidator(as_id), AfterValidator(_filled)]
+    title: Annotated[str, AfterValidator(_filled)]
+    year: Annotated[int | None, BeforeValidator(_year)] = Field(default=None, ge=-9999, le=9999)
+    genres: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     makers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    cast: tuple[str, ...] = ()
-    abstract: str = ""
+    cast: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    abstract: Annotated[str, BeforeValidator(lambda text: "" if text is None else text)] = ""
     metadata: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
 
     @property
@@ -147,37 +178,6 @@ class Item(BaseModel):
             makers[kind] = names if kind not in makers else (*makers[kind], *names)
         values["makers"] = {kind: tuple(dict.fromkeys(names)) for kind, names in makers.items() if names}
         return values
-
-    @field_validator("id", mode="before")
-    @classmethod
-    def _id_as_text(cls, value: Any) -> Any:
-        return as_id(value)
-
-    @field_validator("id", "title")
-    @classmethod
-    def _not_blank(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("is blank")
-        return value
-
-    @field_validator("year", mode="before")
-    @classmethod
-    def _year_as_number(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # pydantic would read True as the year 1
-            raise ValueError("is not an integer")
-        if isinstance(value, str) and not value.strip():
-            return None
-        return value
-
-    @field_validator("genres", "cast", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        return _listed(value)
-
-    @field_validator("abstract", mode="before")
-    @classmethod
-    def _no_abstract(cls, value: Any) -> Any:
-        return "" if value is None else value
 
     @field_validator("metadata")
     @classmethod
@@ -336,16 +336,6 @@ def marked_probabilities(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
         else with_metadata(node, {SCORE_KIND: PROBABILITY})
         for node in nodes
     ]
-
-
-def _listed(value: Any) -> Any:
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        value = (value,)
-    if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
-        return tuple(name for name in value if not isinstance(name, str) or name.strip())
-    return (value,)
 
 
 def _json(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import resources
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -17,57 +18,6 @@ from reges_index.dialogue import one_line
 # Longer messages are never small talk, and it has to be this much closer (cosine) than the nearest request.
 _LONGEST, _MARGIN = 10, 0.1
 
-SMALL_TALK = (
-    "hi",
-    "hello there",
-    "hey, good morning",
-    "good evening, how are you?",
-    "how is it going?",
-    "I am fine, thanks, and you?",
-    "nice to meet you",
-    "what is your name?",
-    "who are you?",
-    "are you a human or a robot?",
-    "thank you very much",
-    "thanks, that was helpful",
-    "great, thanks, bye",
-    "ok thx",
-    "goodbye, have a nice day",
-    "you too, see you later",
-    "nice weather today",
-    "haha, you are funny",
-)
-REQUESTS = (
-    "can you recommend something to me?",
-    "I am looking for something good",
-    "what do you suggest?",
-    "I like comedies and thrillers",
-    "I loved the last one by that director",
-    "something like the one that you just named",
-    "no, I have seen that already, another one please",
-    "I do not like horror",
-    "yes, tell me about it",
-    "anything with a strong story",
-    "what is it about?",
-    "who plays in it?",
-    "ok, what else do you have?",
-    "my favourite genre is science fiction",
-    "I want a book for my children",
-    "surprise me",
-    "I do not care, you choose",
-    "something funny",
-    "hello, I would like to watch something",
-    "I would like to laugh today",
-    "yes please, I love those",
-    "yes, super funny!",
-    "okay, sounds good",
-    "great, I would love that",
-    "I look forward to watching it",
-    "no thanks, something else",
-    "thanks, do you have others like it?",
-    "I have not seen it",
-    "not really",
-)
 _THAT = r"(?:it|that|this|th[eo]se|them)(?: (?:one|film|movie|book|show|game))?"
 _PRAISE = (
     r"(?:perfect|great|good|fine|lovely|wonderful|it|the one|(?:just )?what (?:i|we) (?:want|need)(?:ed)?)"
@@ -142,9 +92,11 @@ class SmallTalkDetector:
 
     @cached_property
     def _examples(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        vectors = self._encoder.get_text_embedding_batch([*SMALL_TALK, *REQUESTS])
-        unit = _unit(np.asarray(vectors))
-        return unit[: len(SMALL_TALK)], unit[len(SMALL_TALK) :]
+        """Vectors of the examples of small talk and of requests, (n, dimension) each."""
+        listed = (resources.files("reges_index.engines") / "small_talk.txt").read_text("utf-8")
+        talk, requests = (part.splitlines() for part in listed.split("\n\n"))
+        unit = _unit(np.asarray(self._encoder.get_text_embedding_batch([*talk, *requests])))
+        return unit[: len(talk)], unit[len(talk) :]
 
     def __call__(self, dialogue: Sequence[ChatMessage]) -> bool:
         """Say whether the newest message of the dialogue is small talk.

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from reges_index.catalog import Item, ItemCatalog, read_items
-from reges_index.catalog.fields import as_names, as_year, parse_title, plain_value, typed_text
+from reges_index.catalog.fields import as_names, as_year, plain_value, typed_text
 from reges_index.catalog.readers import read_catalog
+from reges_index.dialogue.text import parse_title
 from reges_index.errors import InputError
 from tests.catalog.hashing import HashingEmbedding
 

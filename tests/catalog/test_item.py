@@ -101,7 +101,7 @@ def test_text_has_every_part_once():
     ("fields", "message"),
     [
         ({"title": " "}, "is blank"),
-        ({"id": ""}, "at least 1 character"),
+        ({"id": ""}, "is blank"),
         ({"year": "soon"}, "valid integer"),
         ({"year": True}, "not an integer"),
         ({"year": 12345}, "less than or equal to 9999"),
