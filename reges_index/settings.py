@@ -110,7 +110,6 @@ class QueryDecoding(Section):
     no_repeat_ngram_size: int = Field(
         default=3, ge=0, description="Against loops, which small models fall into. Local models only."
     )
-    repetition_penalty: float = Field(default=1.0, gt=0, description="Likewise.")
     context_messages: int = Field(
         default=0,
         ge=0,
@@ -132,7 +131,6 @@ class QueryDecoding(Section):
         common: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
             "no_repeat_ngram_size": self.no_repeat_ngram_size,
-            "repetition_penalty": self.repetition_penalty,
         }
         passes = [{**common, "temperature": 0.0}]
         if self.num_queries > 1:
@@ -296,9 +294,6 @@ class RerankSettings(Section):
     reasoning: ReasoningDecoding | None = Field(
         default=None, description="How chain of thought is written; with mode reason only."
     )
-    keep_retrieval_score: bool = Field(
-        default=True, description="Put the retriever's score into each node's metadata as retrieval_score."
-    )
     on_error: Literal["raise", "retrieval_order"] = Field(
         default="raise",
         description="When the server behind the model gives no answer, after all retries: raise an "
@@ -321,7 +316,6 @@ class AnswerSettings(Section):
         default="title",
         description="The title alone, as in the paper, or a sentence by the LLM on why the item fits.",
     )
-    streaming: bool = Field(default=False, description="Return a streaming response.")
     sentence_prompt: str | None = Field(
         default=None, min_length=1, description="Text of the prompt, with {conversation_history} and {item}."
     )
@@ -562,7 +556,6 @@ class RerankOptions(TypedDict, total=False):
     max_candidate_tokens: int | None
     length_penalty: float | None
     reasoning: ReasoningDecoding | Mapping[str, Any] | None
-    keep_retrieval_score: bool
     on_error: Literal["raise", "retrieval_order"]
     seed: int
     verbose: bool
@@ -588,7 +581,6 @@ class EngineOptions(RerankOptions, total=False):
     filters: MetadataFilters | Mapping[str, Any] | None
     exclude_mentioned: bool
     style: Literal["title", "sentence"]
-    streaming: bool
     sentence_prompt: BasePromptTemplate | str | None
     empty_response: str | None
     answer_on_error: Literal["raise", "title"]

@@ -52,7 +52,7 @@ _INSTEAD = {
 """Options that a user may come with, of LlamaIndex's own engines for example, and what there is instead."""
 
 # Said to all parts at once, so they may be there without the item expert or the query.
-_OF_ALL_PARTS = {"on_error", "verbose", "domain", "keep_retrieval_score"}
+_OF_ALL_PARTS = {"on_error", "verbose", "domain"}
 
 
 # -- what was given ----------------------------------------------------------------------------------------

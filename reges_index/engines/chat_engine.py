@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
-from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse
 from llama_index.core.callbacks import trace_method
 from llama_index.core.chat_engine.types import AgentChatResponse, BaseChatEngine
 from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
@@ -218,7 +217,7 @@ class ReGeSChatEngine(BaseChatEngine):
         bundle = DialogueQueryBundle.from_dialogue(dialogue, exclude_ids=turn.barred)
         found = yield from self.query_engine.recommending(bundle)
         response = yield from self.query_engine.answering(found)
-        text = yield Do(lambda: str(response), partial(_text_of, response))
+        text = str(response)
         if found.item is not None and text == one_line(found.item.title):  # no LLM wrote a sentence
             text = with_reason(found.item, dialogue)
         return Reply(text, found, response)
@@ -343,11 +342,6 @@ def _encoder_of(engine: ReGeSQueryEngine) -> BaseEmbedding | None:
         return engine.catalog.embed_model
     source = engine.retriever
     return source._embed_model if isinstance(source, VectorIndexRetriever) else None
-
-
-async def _text_of(response: RESPONSE_TYPE) -> str:
-    """Return the whole text of a response, reading its stream where it is one."""
-    return str(await response.get_response() if isinstance(response, AsyncStreamingResponse) else response)
 
 
 async def _whole(work: Coroutine[Any, Any, None]) -> None:

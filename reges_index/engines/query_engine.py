@@ -26,18 +26,7 @@ from reges_index.dialogue import Dialogue, DialogueQueryBundle
 from reges_index.dialogue.render import unique_ids
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.driver import Do, Work, arun, off_loop, run
-from reges_index.engines.assembly import (
-    check_encoder,
-    check_given,
-    check_parts,
-    check_source,
-    item_expert,
-    models_of,
-    query_expert,
-    retriever_of,
-    settings_with,
-    synthesizer,
-)
+from reges_index.engines import assembly
 from reges_index.engines.plan import Plan, plan_of, reads_query, settings_of, writes_query
 from reges_index.engines.retrieval import Found, catalog_of, is_own, retrieving, turn_of
 from reges_index.errors import ConfigError, InputError
@@ -248,19 +237,19 @@ class ReGeSQueryEngine(BaseQueryEngine):
         EncoderMismatchError
             If the fusion is asked for and does not fit the catalog's encoder.
         """
-        catalog, retriever = check_source(catalog, retriever)
-        base = settings_with(settings, options, llm=llm, query_llm=query_llm)
+        catalog, retriever = assembly.check_source(catalog, retriever)
+        base = assembly.settings_with(settings, options, llm=llm, query_llm=query_llm)
         if settings is not None and catalog is not None:
-            check_encoder(base, catalog)
+            assembly.check_encoder(base, catalog)
         given = [part for part in (rerank, query_transform) if part is not None]
         if given and settings is None and "domain" not in options:
             base = base.override(domain=given[0].domain)  # what is made here speaks of items as they do
         if retriever != "auto" and isinstance(retriever, str):
             base = base.with_options(retriever=retriever)
-        source = retriever_of(base, catalog, retriever)
+        source = assembly.retriever_of(base, catalog, retriever)
         if not isinstance(retriever, str):
             base = base.with_options(retriever=GIVEN)
-        check_given(
+        assembly.check_given(
             options,
             base,
             query_transform=query_transform,
@@ -271,19 +260,21 @@ class ReGeSQueryEngine(BaseQueryEngine):
         query = writes_query(base, reads=reads_query(source), own=own_query)
         unwritten = query.why if query.who is None else None
         ranks = rerank is not None or base.llm is not None
-        check_parts(base, source, unwritten=unwritten, ranks=ranks, own_query=own_query)
+        assembly.check_parts(base, source, unwritten=unwritten, ranks=ranks, own_query=own_query)
 
         writes = query_transform is None and unwritten is None
-        item_model, query_model = models_of(base, llm, query_llm, for_item=rerank is None, for_query=writes)
+        item_model, query_model = assembly.models_of(
+            base, llm, query_llm, for_item=rerank is None, for_query=writes
+        )
         if writes:
-            query_transform = query_expert(base, query_model)
+            query_transform = assembly.query_expert(base, query_model)
         if rerank is None and ranks:
-            rerank = item_expert(base, item_model, options)
+            rerank = assembly.item_expert(base, item_model, options)
         engine = cls(
             source,
             query_transform,
             rerank,
-            response_synthesizer or synthesizer(base, item_model, options),
+            response_synthesizer or assembly.synthesizer(base, item_model, options),
             rerank_top_k=base.retrieval.rerank_top_k,
             top_n=base.answer.top_n,
             exclude_mentioned=base.retrieval.exclude_mentioned,

@@ -82,9 +82,7 @@ def _whole(chunks: Sequence[tuple[NodeWithScore, Item]]) -> Item:
     return best.model_copy(update={"title": in_order[0][1].title, "abstract": "\n".join(texts)})
 
 
-def ranked_candidates(
-    candidates: Sequence[Candidate], selection: Selection, *, keep_retrieval_score: bool
-) -> tuple[RankedCandidate, ...]:
+def ranked_candidates(candidates: Sequence[Candidate], selection: Selection) -> tuple[RankedCandidate, ...]:
     """Return the candidates in the order of a selection, with all that is known of each."""
     ranked = []
     for rank, index in enumerate(selection.order, 1):
@@ -94,7 +92,6 @@ def ranked_candidates(
             found.node,
             probability,
             found.retrieval_rank,
-            keep_retrieval_score=keep_retrieval_score,
             reasoning=thought.text if thought is not None and rank == 1 else None,
         )
         ranked.append(
@@ -125,7 +122,7 @@ def ranking_of_retriever(nodes: Sequence[NodeWithScore]) -> Ranking:
                 logprob=None,
                 retrieval_score=node.score,
                 retrieval_rank=place,
-                node=marked_node(node, chance, place, keep_retrieval_score=True),
+                node=marked_node(node, chance, place),
             )
         )
     report = {"outcome": "retrieval", "score_source": "retrieval", "candidates": len(ranked), "fallbacks": 0}
@@ -136,8 +133,6 @@ def marked_node(
     node: NodeWithScore,
     probability: float | None,
     retrieval_rank: int,
-    *,
-    keep_retrieval_score: bool,
     reasoning: str | None = None,
 ) -> NodeWithScore:
     """Return a copy of the node with its probability as score and what is known of it in the metadata.
@@ -148,7 +143,7 @@ def marked_node(
     more: dict[str, Any] = {"retrieval_rank": retrieval_rank}
     if probability is not None:
         more["probability"] = probability
-    if keep_retrieval_score and node.score is not None:
+    if node.score is not None:
         more["retrieval_score"] = node.score
     if reasoning is not None:
         more[REASONING_KEY] = reasoning

@@ -432,9 +432,7 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         sent: Tally,
         error: Exception | None,
     ) -> Ranking:
-        ranked = ranked_candidates(
-            candidates, selection, keep_retrieval_score=self._settings.keep_retrieval_score
-        )
+        ranked = ranked_candidates(candidates, selection)
         thought = selection.reasoning
         report = {
             "mode": self.mode if isinstance(self._backend, LocalBackend) else "api",

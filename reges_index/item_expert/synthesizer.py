@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
-from llama_index.core.base.response.schema import (
-    RESPONSE_TYPE,
-    AsyncStreamingResponse,
-    Response,
-    StreamingResponse,
-)
+from llama_index.core.base.response.schema import Response
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
@@ -64,8 +59,6 @@ class ReGeSSynthesizer(BaseSynthesizer):
     style
         "title": the title alone, as in the paper. "sentence": the title and year, then one sentence by
         the LLM on why it fits. The item itself is never the LLM's doing, so it is always in the catalog.
-    streaming
-        Return a `StreamingResponse`.
     on_error
         What to do when the server behind the LLM gives no answer, after all retries (down, too slow, wrong
         key, nonsense): "raise" an `LLMServerError`, or "title" to answer as with ``style="title"`` and say
@@ -93,7 +86,6 @@ class ReGeSSynthesizer(BaseSynthesizer):
         llm: LLM | LocalLM | None = None,
         *,
         style: Literal["title", "sentence"] = "title",
-        streaming: bool = False,
         on_error: Literal["raise", "title"] = "raise",
         sentence_prompt: PromptTemplate | str | None = None,
         callback_manager: CallbackManager | None = None,
@@ -101,12 +93,11 @@ class ReGeSSynthesizer(BaseSynthesizer):
     ) -> None:
         # Not super().__init__(): it resolves Settings.llm, which reaches for OpenAI, and titles need no LLM.
         prompt = PromptTemplate(sentence_prompt) if isinstance(sentence_prompt, str) else sentence_prompt
-        self._settings = AnswerSettings(style=style, streaming=streaming, on_error=on_error)
+        self._settings = AnswerSettings(style=style, on_error=on_error)
         self.backend: Backend | None = (
             resolve_backend(llm, role="synthesizer") if style == "sentence" else None
         )
         self._callback_manager = callback_manager or CallbackManager([])
-        self._streaming = streaming
         self.empty_response = empty_response
         self._sentence_prompt = prompt or DEFAULT_SENTENCE_TMPL
 
@@ -156,7 +147,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
         nodes: list[NodeWithScore],
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,  # noqa: ARG002
-    ) -> RESPONSE_TYPE:
+    ) -> Response:
         """Return the answer for ranked nodes, best first.
 
         Raises
@@ -164,10 +155,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
         LLMServerError
             If the server behind the LLM gives no answer and ``on_error`` is "raise".
         """
-        more = additional_source_nodes or ()
-        return run(
-            self._answering(query, nodes, more, lambda text, **o: StreamingResponse(_words(text), **o))
-        )
+        return run(self._answering(query, nodes, additional_source_nodes or ()))
 
     async def asynthesize(
         self,
@@ -175,20 +163,13 @@ class ReGeSSynthesizer(BaseSynthesizer):
         nodes: list[NodeWithScore],
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,  # noqa: ARG002
-    ) -> RESPONSE_TYPE:
+    ) -> Response:
         """Return the answer without blocking the event loop; see `synthesize`."""
-        more = additional_source_nodes or ()
-        return await arun(
-            self._answering(query, nodes, more, lambda text, **o: AsyncStreamingResponse(_awords(text), **o))
-        )
+        return await arun(self._answering(query, nodes, additional_source_nodes or ()))
 
     def _answering(
-        self,
-        query: QueryType,
-        nodes: Sequence[NodeWithScore],
-        more: Sequence[NodeWithScore],
-        streamed: Callable[..., RESPONSE_TYPE],
-    ) -> Work[RESPONSE_TYPE]:
+        self, query: QueryType, nodes: Sequence[NodeWithScore], more: Sequence[NodeWithScore]
+    ) -> Work[Response]:
         dispatcher.event(SynthesizeStartEvent(query=query))
         bundle = QueryBundle(query_str=query) if isinstance(query, str) else query
         payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
@@ -201,8 +182,7 @@ class ReGeSSynthesizer(BaseSynthesizer):
                 if reason is not None:
                     title = answer_title(Item.from_node(nodes[0].node))
                     text = f"{title}. {reason}" if reason else title
-            respond = streamed if self._streaming else Response
-            response = respond(text, source_nodes=[*nodes, *more], metadata=metadata)
+            response = Response(text, source_nodes=[*nodes, *more], metadata=metadata)
             event.on_end(payload={EventPayload.RESPONSE: response})
         dispatcher.event(SynthesizeEndEvent(query=bundle, response=response))
         return response
@@ -225,13 +205,3 @@ class ReGeSSynthesizer(BaseSynthesizer):
                 kind = error.kind
         report = {"requests": sent.requests, "retries": sent.retries, "error": kind}
         return None if text is None else one_line(text), report
-
-
-def _words(text: str) -> Generator[str, None, None]:
-    for number, word in enumerate(text.split(" ")):
-        yield word if number == 0 else f" {word}"
-
-
-async def _awords(text: str) -> AsyncGenerator[str, None]:
-    for word in _words(text):
-        yield word

@@ -15,19 +15,16 @@ from typing import Any, Literal, Self
 
 import torch
 from transformers import (
-    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
 from reges_index.errors import InputError, ModelError
 from reges_index.models.chat_frame import ChatFrame
-from reges_index.models.scoring import why_no_tree
 
 _END = object()
 
@@ -69,11 +66,9 @@ class GenerationOptions:
         Sample from the smallest set of tokens with this much probability.
     stop
         Texts at which to end; they are cut off.
-    repetition_penalty
-        Above 1 makes tokens that the answer has already less likely.
     no_repeat_ngram_size
         Forbid token n-grams of this size to occur twice in the answer; 0 allows them. The prompt does not
-        count for either, unlike in transformers: a query may name a title that the dialogue names.
+        count, unlike in transformers: a query may name a title that the dialogue names.
     num_return_sequences
         Samples per prompt; more than one needs a temperature.
     seed
@@ -84,7 +79,6 @@ class GenerationOptions:
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
-    repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     num_return_sequences: int = 1
     seed: int | None = None
@@ -112,7 +106,6 @@ class GenerationOptions:
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
             ("temperature", self.temperature >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 or more"),
             ("num_return_sequences", self.num_return_sequences >= 1, "at least 1"),
             ("stop", all(self.stop), "texts that are not empty"),
@@ -137,9 +130,9 @@ class GenerationOptions:
             top_p=self.top_p if sampling else 1.0,
             top_k=0 if sampling else 50,  # 50 is transformers' neutral default without sampling
             num_beams=1,
-            repetition_penalty=1.0,  # both of these are `answer_processors`
-            no_repeat_ngram_size=0,
-            num_return_sequences=1,  # `generate_batch` repeats the prompts itself
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,  # see `_NoRepeatInAnswer`
+            num_return_sequences=self.num_return_sequences,
             eos_token_id=frame.stop_token_ids,
             pad_token_id=frame.end_token_id if pad is None else pad,
             use_cache=True,
@@ -156,17 +149,6 @@ class _NoRepeatInAnswer(LogitsProcessor):
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Return the scores with repeating tokens banned, [rows, vocabulary]."""
         return self._ban(input_ids[:, self._prompt_length :], scores)
-
-
-def answer_processors(options: GenerationOptions, prompt_length: int) -> LogitsProcessorList:
-    """Return what keeps an answer from repeating itself."""
-    processors = LogitsProcessorList()
-    if options.repetition_penalty != 1.0:
-        penalty = options.repetition_penalty
-        processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=prompt_length))
-    if options.no_repeat_ngram_size:
-        processors.append(_NoRepeatInAnswer(options.no_repeat_ngram_size, prompt_length))
-    return processors
 
 
 class StopOnText(StoppingCriteria):
@@ -222,6 +204,7 @@ def generate_batch(
         For each prompt, ``num_return_sequences`` generations.
     """
     longest, step = max(map(len, prompts)), options.num_return_sequences
+    size = options.no_repeat_ngram_size
     config = options.to_config(frame)
     ids = torch.full((len(prompts), longest), config.pad_token_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -231,11 +214,10 @@ def generate_batch(
     ids, mask = ids.to(model.device), mask.to(model.device)
     with torch.inference_mode(), seeded(options.seed, model.device):
         output = model.generate(
-            input_ids=ids.repeat_interleave(step, dim=0),
-            attention_mask=mask.repeat_interleave(step, dim=0),
-            past_key_values=_read_once(model, ids, mask, step),
+            input_ids=ids,
+            attention_mask=mask,
             generation_config=config,
-            logits_processor=answer_processors(options, longest),
+            logits_processor=LogitsProcessorList([_NoRepeatInAnswer(size, longest)] if size else []),
             stopping_criteria=StoppingCriteriaList([StopOnText(frame, longest, options.stop, cancel)]),
             streamer=streamer,
         )
@@ -245,35 +227,6 @@ def generate_batch(
         for number, row in enumerate(output[:, longest:].tolist())
     ]
     return [results[start : start + step] for start in range(0, len(results), step)]
-
-
-def _read_once(model: Any, ids: torch.Tensor, mask: torch.Tensor, times: int) -> DynamicCache | None:
-    """Read prompts that are continued several times once each, but for the token that ``generate`` needs.
-
-    Returns
-    -------
-    DynamicCache or None
-        The keys and values of each prompt, ``times`` times. None leaves the reading to ``generate``: where
-        there is nothing to save, where the model asks for a cache of its own kind, and where it may keep
-        more than keys and values.
-    """
-    if times == 1 or ids.shape[1] == 1:
-        return None
-    own = getattr(model.generation_config, "cache_implementation", None)
-    if own not in (None, "hybrid") or why_no_tree(model):
-        return None
-    cache = DynamicCache(config=model.config)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, :-1]
-    model(
-        input_ids=ids[:, :-1],
-        attention_mask=mask[:, :-1],
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache.batch_repeat_interleave(times)
-    return cache
 
 
 def generate_all(

@@ -25,14 +25,14 @@ from reges_index.errors import InputError
 from reges_index.models.generation import Generation, TextStream
 from reges_index.models.local_lm import LocalLM, Prompt
 
-_PER_CALL = ("max_new_tokens", "temperature", "top_p", "stop", "repetition_penalty", "no_repeat_ngram_size")
+_PER_CALL = ("max_new_tokens", "temperature", "top_p", "stop", "no_repeat_ngram_size")
 
 
 class ReGeSLLM(LLM):
     """A :class:`LocalLM` with one adapter, or with none, in LlamaIndex's interface.
 
     What a caller passes to a single call (``max_tokens`` or ``max_new_tokens``, ``temperature``, ``top_p``,
-    ``stop``, ``repetition_penalty``, ``no_repeat_ngram_size``, ``seed``, ``adapter``) overrides the fields
+    ``stop``, ``no_repeat_ngram_size``, ``seed``, ``adapter``) overrides the fields
     below; anything else is an :class:`InputError`. ``complete`` wraps the prompt as one user message if the
     model has a chat template and ``formatted`` is not set; else the prompt is raw text. The async methods
     run in a thread. Token counts are in ``response.additional_kwargs``.
@@ -52,7 +52,6 @@ class ReGeSLLM(LLM):
     temperature: float = Field(default=0.0, ge=0, description="0 is greedy")
     top_p: float = Field(default=1.0, gt=0, le=1)
     stop: list[str] = Field(default_factory=list, description="texts at which an answer ends")
-    repetition_penalty: float = Field(default=1.0, gt=0)
     no_repeat_ngram_size: int = Field(default=0, ge=0)
     seed: int | None = Field(default=None, description="seed of sampling")
 

@@ -6,14 +6,13 @@ section 3.3) are adapters of one base, so one of them costs two megabytes and no
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import json
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -369,7 +368,6 @@ class LocalLM:
         temperature: float = 0.0,
         top_p: float = 1.0,
         stop: Sequence[str] = (),
-        repetition_penalty: float = 1.0,
         no_repeat_ngram_size: int = 0,
         num_return_sequences: int = 1,
         seed: int | None = None,
@@ -383,8 +381,7 @@ class LocalLM:
             Raw texts or message lists, mixed as you like.
         adapter
             Name of a loaded adapter, or None for the bare base.
-        max_new_tokens, temperature, top_p, stop, repetition_penalty, no_repeat_ngram_size, \
-num_return_sequences, seed
+        max_new_tokens, temperature, top_p, stop, no_repeat_ngram_size, num_return_sequences, seed
             See :class:`GenerationOptions`. With a seed, samples are the same for the same prompts and
             ``batch_size``.
         batch_size
@@ -410,7 +407,6 @@ num_return_sequences, seed
             temperature=temperature,
             top_p=top_p,
             stop=stop,
-            repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
             num_return_sequences=num_return_sequences,
             seed=seed,
@@ -484,32 +480,3 @@ num_return_sequences, seed
         ids, answers = self._encode_choices(prompt, choices)
         with self._using(adapter), torch.inference_mode():
             return choose_greedily(self.model, ids, answers, cached=not self._no_tree)
-
-    # -- the same without blocking an event loop -------------------------------------------------------
-
-    async def agenerate(self, prompts: Sequence[Prompt], **options: Any) -> list[list[Generation]]:
-        """Do :meth:`generate` in a thread."""
-        return await asyncio.to_thread(self.generate, prompts, **options)
-
-    async def ascore(
-        self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None, answer_start: str = ""
-    ) -> list[ChoiceScore]:
-        """Do :meth:`score` in a thread."""
-        return await asyncio.to_thread(
-            self.score, prompt, choices, adapter=adapter, answer_start=answer_start
-        )
-
-    async def achoose(self, prompt: Prompt, choices: Sequence[str], *, adapter: str | None = None) -> int:
-        """Do :meth:`choose` in a thread."""
-        return await asyncio.to_thread(self.choose, prompt, choices, adapter=adapter)
-
-    async def astream(
-        self, prompt: Prompt, *, adapter: str | None = None, **options: Any
-    ) -> AsyncIterator[str]:
-        """Do :meth:`stream` without blocking the event loop."""
-        stream = await asyncio.to_thread(self.stream, prompt, adapter=adapter, **options)
-        try:
-            while (piece := await asyncio.to_thread(next, stream, None)) is not None:
-                yield piece
-        finally:
-            stream.close()

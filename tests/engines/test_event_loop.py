@@ -82,9 +82,7 @@ def engine(catalog, slow, transform):
     return ReGeSQueryEngine.from_defaults(
         catalog,
         query_transform=transform,
-        rerank=ReGeSRerank(
-            slow, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=10), keep_retrieval_score=True
-        ),
+        rerank=ReGeSRerank(slow, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=10)),
         similarity_top_k=5,
     )
 

@@ -139,17 +139,15 @@ def test_unknown_adapter(tiny):
         ReGeSRerank(tiny, adapter="nobody")
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_nodes_are_marked_on_copies(tiny, keep):
+def test_nodes_are_marked_on_copies(tiny):
     nodes = nodes_of(FILMS)
     before = [node.model_dump_json() for node in nodes]
-    ranked = ReGeSRerank(tiny, keep_retrieval_score=keep).postprocess_nodes(nodes, WISH)
+    ranked = ReGeSRerank(tiny).postprocess_nodes(nodes, WISH)
     assert [node.model_dump_json() for node in nodes] == before
     scores = {node.node.node_id: node.score for node in nodes}
     for node in ranked:
         assert node.score == node.node.metadata["probability"]
-        kept = node.node.metadata.get("retrieval_score")
-        assert kept == (scores[node.node.node_id] if keep else None)
+        assert node.node.metadata["retrieval_score"] == scores[node.node.node_id]
         assert "probability" in node.node.excluded_llm_metadata_keys
 
 

@@ -1,6 +1,5 @@
 import pytest
 from llama_index.core import Settings
-from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.prompts import PromptTemplate
 
 from reges_index import ReGeSRerank, ReGeSSynthesizer
@@ -19,7 +18,7 @@ def _nobody_asks_settings(monkeypatch):
 
 @pytest.fixture
 def ranked(tiny):
-    return ReGeSRerank(tiny, keep_retrieval_score=True).postprocess_nodes(nodes_of(FILMS), bundle("tense"))
+    return ReGeSRerank(tiny).postprocess_nodes(nodes_of(FILMS), bundle("tense"))
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -67,18 +66,6 @@ async def test_a_sentence_begins_with_the_item(tiny, ranked):
     assert report["rerank"]["score_source"] == "scored"
     rest = {part: said for part, said in report.items() if part != "rerank"}
     assert rest == {"query": {}, "answer": {"requests": 0, "retries": 0, "error": None}}
-
-
-async def test_streams_say_the_same(ranked):
-    synthesizer = ReGeSSynthesizer(streaming=True)
-    plain = str(ReGeSSynthesizer().synthesize("x", ranked))
-    stream = synthesizer.synthesize("x", ranked)
-    assert isinstance(stream, StreamingResponse)
-    assert "".join(stream.response_gen) == plain
-    stream = await synthesizer.asynthesize("x", ranked)
-    assert isinstance(stream, AsyncStreamingResponse)
-    assert "".join([word async for word in stream.async_response_gen()]) == plain
-    assert stream.metadata["item_id"] == ranked[0].node.node_id
 
 
 async def test_text_chunks_and_prompts(tiny):

@@ -1,4 +1,3 @@
-import asyncio
 import gc
 import threading
 import time
@@ -99,24 +98,6 @@ def test_never_started(lm):
 def test_unknown_options(lm):
     with pytest.raises(InputError, match="no option beams"):
         lm.stream(PROMPT, beams=2)
-
-
-async def test_async_stream(lm):
-    whole = lm.generate([PROMPT], max_new_tokens=20)[0][0].text
-    assert "".join([piece async for piece in lm.astream(PROMPT, max_new_tokens=20)]) == whole
-
-
-async def test_cancelled_async_stream_ends_the_writing(lm):
-    async def read():
-        async for _ in lm.astream(PROMPT, max_new_tokens=3000):
-            pass
-
-    task = asyncio.create_task(read())
-    await asyncio.sleep(0.2)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await asyncio.to_thread(wait_for_no_writers)
 
 
 def test_characters_of_several_bytes_arrive_whole():
