@@ -45,48 +45,10 @@ if TYPE_CHECKING:
     from reges_index.settings import PipelineSettings as PipelineSettings
     from reges_index.settings import QueryDecoding as QueryDecoding
     from reges_index.settings import ReasoningDecoding as ReasoningDecoding
-    from reges_index.ui.page import build_ui as build_ui
+    from reges_index.ui import build_ui as build_ui
 else:
     from reges_index._lazy import lazy_names
 
-    __getattr__, __dir__, _names = lazy_names(
-        __name__,
-        {
-            "DialogueQueryBundle": "dialogue.render",
-            "Domain": "dialogue.wording",
-            "ExcludeItems": "engines.retrieval",
-            "FusionModel": "fusion.model",
-            "Item": "catalog.item",
-            "ItemCatalog": "catalog.catalog",
-            "ItemSelectedEvent": "item_expert.events",
-            "LLMServerError": "errors",
-            "LiveCatalog": "catalog.live",
-            "LocalLM": "models.local_lm",
-            "PipelineSettings": "settings",
-            "QueryDecoding": "settings",
-            "QueryWrittenEvent": "query_expert.events",
-            "ReGeSChatEngine": "engines.chat_engine",
-            "ReGeSEmbedding": "catalog.local_encoders",
-            "ReGeSError": "errors",
-            "ReGeSLLM": "models.llm",
-            "ReGeSQueryEngine": "engines.query_engine",
-            "ReGeSQueryTransform": "query_expert.transform",
-            "ReGeSRerank": "item_expert.rerank",
-            "ReGeSRetriever": "query_expert.retriever",
-            "ReGeSSynthesizer": "item_expert.synthesizer",
-            "ReGeSWorkflow": "engines.workflow",
-            "ReasoningDecoding": "settings",
-            "Recommendation": "engines.query_engine",
-            "Turn": "dialogue.messages",
-            "as_query_engine_tool": "engines.tool",
-            "build_ui": "ui",
-            "demo_catalog": "catalog.demo",
-            "demo_dialogue": "catalog.demo",
-            "load_pipeline": "pipeline",
-            "read_items": "catalog.readers",
-            "read_turns": "dialogue.messages",
-            "save_pipeline": "pipeline",
-        },
-    )
+    __getattr__, __dir__, _names = lazy_names(__name__)
     # A star import loads all that it names, and must not ask for the extra `ui`.
     __all__ = [name for name in _names if name != "build_ui"]

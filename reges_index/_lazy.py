@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+_SHOWN = re.compile(r"^    from (\S+) import (\w+) as \2$", re.MULTILINE)
 
-def lazy_names(
-    package: str, homes: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+
+def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names are loaded on first use.
 
-    Type checkers and editors cannot see such names. They get ordinary imports under ``TYPE_CHECKING``, and
-    the three from here go into its ``else``: a module with a ``__getattr__`` has every name for mypy, also a
-    misspelt one.
+    Type checkers and editors cannot see such names. They get ordinary imports under ``TYPE_CHECKING``, each
+    ``from MODULE import NAME as NAME``; these lines are read here, so that they are the only list. The three
+    go into the block's ``else``: a module with a ``__getattr__`` has every name for mypy, also a misspelt
+    one.
 
     Parameters
     ----------
     package
-        ``__name__`` of the package.
-    homes
-        Public name -> the module that defines it, relative to the package. A module of the same name would
-        take the name's place in the package once it is imported, so there must be none.
+        ``__name__`` of the package. A module of the same name as one of its names would take the name's place
+        in the package once it is imported, so there must be none.
     """
-    assert not (same := [name for name, home in homes.items() if name == home]), same
+    spec = sys.modules[package].__spec__
+    source: str = spec.loader.get_source(package)  # type: ignore[union-attr]
+    homes = {name: home for home, name in _SHOWN.findall(source)}
+    assert not (same := [name for name, home in homes.items() if home == f"{package}.{name}"]), same
 
     def load(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         # Not kept in the package: what replaces a name in its module, such as a test, would else not be seen.
-        return getattr(import_module(f"{package}.{homes[name]}"), name)
+        return getattr(import_module(homes[name]), name)
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes})

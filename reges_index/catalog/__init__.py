@@ -30,27 +30,4 @@ if TYPE_CHECKING:
 else:
     from reges_index._lazy import lazy_names
 
-    __getattr__, __dir__, __all__ = lazy_names(
-        __name__,
-        {
-            "CatalogReader": "reader",
-            "CatalogRetriever": "reader",
-            "CatalogVectorStore": "vector_store",
-            "CatalogVersion": "live",
-            "Contents": "reader",
-            "DEFAULT_TEMPLATE": "item",
-            "EncoderIdentity": "encoder",
-            "FieldNames": "fields",
-            "Item": "item",
-            "ItemCatalog": "catalog",
-            "LiveCatalog": "live",
-            "ReGeSEmbedding": "local_encoders",
-            "SyncReport": "catalog",
-            "TextTemplate": "item",
-            "demo_catalog": "demo",
-            "demo_catalogs": "demo",
-            "find_default_encoder": "encoder_names",
-            "read_items": "readers",
-            "resolve_encoder": "encoder",
-        },
-    )
+    __getattr__, __dir__, __all__ = lazy_names(__name__)

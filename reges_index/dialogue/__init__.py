@@ -26,26 +26,4 @@ if TYPE_CHECKING:
 else:
     from reges_index._lazy import lazy_names
 
-    __getattr__, __dir__, __all__ = lazy_names(
-        __name__,
-        {
-            "Dialogue": "messages",
-            "DialogueQueryBundle": "render",
-            "HFMeasure": "measure",
-            "Mention": "titles",
-            "Message": "messages",
-            "RenderedHistory": "render",
-            "TextMeasure": "measure",
-            "TitleIndex": "titles",
-            "Turn": "messages",
-            "default_measure": "measure",
-            "dialogue_of": "render",
-            "newest_text": "render",
-            "normalise": "text",
-            "one_line": "text",
-            "read_conversation": "messages",
-            "read_turns": "messages",
-            "render_history": "render",
-            "to_messages": "messages",
-        },
-    )
+    __getattr__, __dir__, __all__ = lazy_names(__name__)

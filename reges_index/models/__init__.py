@@ -17,14 +17,4 @@ if TYPE_CHECKING:
 else:
     from reges_index._lazy import lazy_names
 
-    __getattr__, __dir__, __all__ = lazy_names(
-        __name__,
-        {
-            "AdapterManifest": "adapters",
-            "LocalLM": "local_lm",
-            "check_adapter": "adapters",
-            "load_manifest": "adapters",
-            "model_card": "adapters",
-            "resolve_base": "embedded",
-        },
-    )
+    __getattr__, __dir__, __all__ = lazy_names(__name__)

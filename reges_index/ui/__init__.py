@@ -19,18 +19,7 @@ else:
     from reges_index._lazy import lazy_names
     from reges_index.errors import ConfigError
 
-    _load, __dir__, __all__ = lazy_names(
-        __name__,
-        {
-            "Choices": "choices",
-            "EngineFactory": "shelf",
-            "Facets": "choices",
-            "build_ui": "page",
-            "launch_options": "page",
-            "serve": "server",
-            "web_app": "server",
-        },
-    )
+    _load, __dir__, __all__ = lazy_names(__name__)
 
     def __getattr__(name: str) -> object:
         try:
