@@ -92,25 +92,16 @@ def predict_turns(
     unwanted = list(exclude_ids)
     order = sorted(todo, key=lambda turn: sum(len(message.content) for message in turn.messages))
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import track
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not show_progress) as progress:
-        bar = progress.add_task("predicting", total=len(order))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            named = [turn.mentioned or () if engine.exclude_mentioned else () for turn in batch]
-            barred = [[*unwanted, *its] for its in named]
-            results = engine.recommend_batch(batch, exclude_ids=barred)
-            log.write([prediction_row(t, found) for t, found in zip(batch, results, strict=True)])
-            for found in results:
-                counts.update(_notes(found))
-            progress.advance(bar, len(batch))
+    starts = range(0, len(order), batch_size)
+    for start in track(starts, "predicting", console=Console(stderr=True), disable=not show_progress):
+        batch = order[start : start + batch_size]
+        named = [turn.mentioned or () if engine.exclude_mentioned else () for turn in batch]
+        results = engine.recommend_batch(batch, exclude_ids=[[*unwanted, *its] for its in named])
+        log.write([prediction_row(t, found) for t, found in zip(batch, results, strict=True)])
+        for found in results:
+            counts.update(_notes(found))
     return counts
 
 

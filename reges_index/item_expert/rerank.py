@@ -180,11 +180,6 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
         """Return the name of the component."""
         return "ReGeSRerank"
 
-    @classmethod
-    def from_defaults(cls, llm: LLM | LocalLM | None = None, **kwargs: Any) -> ReGeSRerank:
-        """Build with the embedded model when ``llm`` is None; see the class for the arguments."""
-        return cls(llm, **kwargs)
-
     @property
     def mode(self) -> RerankMode:
         """How the item expert chooses."""
@@ -231,11 +226,6 @@ class ReGeSRerank(BaseNodePostprocessor, PromptMixin):
     def reasoning(self) -> ReasoningDecoding | None:
         """How the reasoning is written; None without chain of thought."""
         return self._reasoner.decoding if self._reasoner is not None else None
-
-    @property
-    def local_model(self) -> LocalLM | None:
-        """The model in this process that ranks; None when it is behind an API."""
-        return self._backend.lm if isinstance(self._backend, LocalBackend) else None
 
     # -- the prompts -------------------------------------------------------------------------------
 

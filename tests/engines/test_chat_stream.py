@@ -164,7 +164,7 @@ def chat_engine_of(session):
     """The same engine with a short reasoning."""
     engine = session.query_engine
     rerank = ReGeSRerank(
-        engine.rerank.local_model, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=4)
+        engine.rerank.backend.lm, mode="reason", reasoning=ReasoningDecoding(max_new_tokens=4)
     )
     return ReGeSQueryEngine(engine.retriever, engine.query_transform, rerank)
 
@@ -206,7 +206,7 @@ async def test_who_leaves_behind_the_reasoning_has_had_the_turn(session):
 async def test_what_goes_wrong_is_raised_to_the_reader(session, asynchronous, monkeypatch):
     with pytest.raises(InputError, match="empty"):
         await streamed(session, " ", asynchronous)
-    monkeypatch.setattr(session.query_engine.rerank.local_model, "score", broken)
+    monkeypatch.setattr(session.query_engine.rerank.backend.lm, "score", broken)
     stream = await streamed(session, "a space film", asynchronous)
     with pytest.raises(OSError, match="no disk"):
         await pieces_of(stream, asynchronous)

@@ -116,7 +116,7 @@ WORK = {
         p["stock"].as_retriever(), p["transform"]
     ).aretrieve(WISH),
     "rerank": lambda p: p["engine"].rerank.apostprocess_nodes(nodes_of(p["items"]), WISH),
-    "synthesizer": lambda p: ReGeSSynthesizer(p["engine"].rerank.local_model, style="sentence").asynthesize(
+    "synthesizer": lambda p: ReGeSSynthesizer(p["engine"].rerank.backend.lm, style="sentence").asynthesize(
         WISH, nodes_of(p["items"])
     ),
     "aquery over a stock index": lambda p: ReGeSQueryEngine.from_defaults(

@@ -109,7 +109,7 @@ def test_an_adapter_folder_with_any_local_model(tmp_path, kind):
     for path in (folder, str(folder)):  # loaded once
         rerank = ReGeSRerank(llm, adapter=path)
         ranking = rerank.rank(nodes_of(FILMS), WISH)
-        assert rerank.local_model.adapters == ("my-adapter",)
+        assert rerank.backend.lm.adapters == ("my-adapter",)
         assert ranking.report["rerank"]["adapter"] == "my-adapter"
         assert ranking.candidates[0].logprob != pytest.approx(bare.candidates[0].logprob)
     with pytest.raises(AdapterError, match="no adapter folder"):

@@ -29,7 +29,7 @@ def test_an_engine_is_what_its_settings_say(settings, catalog, parts):
     assert len(found.ranking) == 6
     assert found.report["rerank"]["adapter"] == "item-expert"
     assert found.report["query"]["adapter"] is None
-    assert engine.rerank.local_model.adapter_paths["item-expert"] == parts / "adapter"
+    assert engine.rerank.backend.lm.adapter_paths["item-expert"] == parts / "adapter"
     assert engine.query_transform.decoding.num_queries == 2
     assert engine.exclude_mentioned
     assert engine.catalog is catalog
@@ -75,7 +75,7 @@ def test_models_that_are_given(settings, catalog, tiny, few_films):
     with pytest.raises(ConfigError, match="llm"):
         build_engine(given, catalog)
     engine = build_engine(given, catalog, llm=tiny)
-    assert engine.rerank.local_model is tiny
+    assert engine.rerank.backend.lm is tiny
     apart = build_engine(
         given.override(query_llm="given"), catalog, llm=tiny, query_llm=open_llm(settings.llm)
     )

@@ -97,7 +97,7 @@ def test_everything_moves_together(parts, tmp_path, settings, catalog, monkeypat
     there = here.rename(tmp_path / "there")
     monkeypatch.chdir("/")
     loaded = load_pipeline(there / "p.yaml")
-    assert loaded.rerank.local_model.name == str(there / "llm")
+    assert loaded.rerank.backend.lm.name == str(there / "llm")
     assert same(loaded.recommend(SAID), build_engine(settings, catalog).recommend(SAID))
     outside = write_pipeline(SavedPipeline(settings, str(parts / "store")), tmp_path / "p.yaml")
     assert read_pipeline(outside) == SavedPipeline(settings, str(parts / "store"))
