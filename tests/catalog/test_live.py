@@ -177,15 +177,6 @@ def test_a_catalog_of_somebody_elses_is_not_built_over(tmp_path: Path, caplog):
     assert numbers(live) == [1, 3]
 
 
-def test_in_memory_a_given_catalog_is_taken_as_it_is(live: LiveCatalog):
-    other = ItemCatalog.from_items(of("b"), name="films", embed_model=HashingEmbedding())
-    assert live.swap(other).number == 2
-    assert live.current is other
-    live.swap(of("c"))
-    assert live.prune(keep=0) == [1, 2]
-    assert len(other) == 8
-
-
 class Zeros(HashingEmbedding):
     def _get_text_embedding(self, text: str) -> list[float]:
         return [0.0] * self.dimension if "broken" in text else super()._get_text_embedding(text)
@@ -227,37 +218,6 @@ def test_a_swap_that_fails_midway_leaves_nothing_behind(tmp_path: Path):
     assert live.ids() == [item.id for item in of("a")]
     embedding.batches = 10
     assert live.swap(make(20)).items == 20
-
-
-def test_a_swap_that_fails_once_it_is_done_leaves_the_new_version(tmp_path: Path, monkeypatch):
-    live = LiveCatalog.from_items(of("a"), persist_dir=tmp_path, name="films", embed_model=HashingEmbedding())
-
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LiveCatalog, "_told", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            live.swap(of("b"))
-    assert live.ids() == [item.id for item in of("b")]
-    assert numbers(live) == [1, 2]
-
-
-def test_a_swap_that_could_not_be_followed_is_not_forgotten(tmp_path: Path, monkeypatch):
-    where: dict[str, Any] = {"persist_dir": tmp_path, "name": "films", "embed_model": HashingEmbedding()}
-    one = LiveCatalog.from_items(of("a"), **where)
-    other = LiveCatalog.open(**where)
-    one.swap(of("b"))
-
-    def busy(*_: Any, **__: Any) -> None:
-        raise CatalogError("the store does not answer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ItemCatalog, "beside", busy)
-        with pytest.raises(CatalogError, match="does not answer"):
-            other.ids()
-    assert other.ids() == [item.id for item in of("b")]
-    assert other.swap(of("c")).number == 3
 
 
 def test_rollback_to_a_version_that_somebody_emptied_is_refused(tmp_path: Path):
@@ -422,18 +382,6 @@ def test_readers_do_not_wait_for_a_swap_and_see_no_mixture(live: LiveCatalog):
         reader.join(30)
     assert {len(sides) for sides in found} == {1}
     assert set().union(*found) == {"a", "b"}
-
-
-def test_several_side_by_side(tmp_path: Path):
-    where: dict[str, Any] = {"persist_dir": tmp_path, "embed_model": HashingEmbedding()}
-    films = LiveCatalog.from_items(of("a"), name="films", **where)
-    books = LiveCatalog.from_items(of("b"), name="books", **where)
-    with films.pinned(), books.pinned():
-        films.swap(of("c"))
-        assert (films.ids()[0], books.ids()[0]) == ("a0", "b0")
-    assert (films.ids()[0], books.ids()[0]) == ("c0", "b0")
-    assert ItemCatalog.names(tmp_path) == ["books", "films"]
-    assert ItemCatalog.names(tmp_path, versions=True) == ["books", "films", "films.v2"]
 
 
 @pytest.mark.parametrize("scheme", ["", "qdrant:", "lancedb:"])

@@ -65,37 +65,6 @@ def test_engines_follow_a_swap_and_keep_to_it_for_a_turn(tiny, fusion, fused: bo
         assert first._prepared() is second._prepared()  # prepared once for a version
 
 
-class Swapping(ReGeSQueryTransform):
-    """Has the catalog swapped while it writes the query: in the middle of every turn."""
-
-    live: LiveCatalog
-
-    def run(self, *args, **kwargs):
-        self.live.swap(OTHERS if "other" not in self.live.ids()[0] else FILMS)
-        self.live.prune(keep=0)
-        return super().run(*args, **kwargs)
-
-    async def arun(self, *args, **kwargs):
-        return self.run(*args, **kwargs)
-
-
-def swapping_engine(lm) -> tuple[LiveCatalog, ReGeSQueryEngine]:
-    live = LiveCatalog.from_items(FILMS, name="films", embed_model=HashingEmbedding())
-    transform = Swapping(lm, decoding=QueryDecoding(max_new_tokens=4))
-    transform.live = LiveCatalog.__new__(LiveCatalog)
-    transform.live.__dict__ = live.__dict__  # the same versions, seen from outside the turn
-    return live, ReGeSQueryEngine.from_defaults(live, llm=lm, query_transform=transform, similarity_top_k=4)
-
-
-async def test_a_workflow_keeps_to_what_is_pinned_around_it(tiny):
-    live, engine = swapping_engine(tiny)
-    with live.pinned():
-        done = await ReGeSWorkflow(engine).run(dialogue="something scary")
-    assert sides(done.recommendation.ranking) == {False}
-    done = await ReGeSWorkflow(engine).run(dialogue="something scary")
-    assert sides(done.recommendation.ranking) == {False}  # swapped to these before it retrieved
-
-
 class Meanwhile(HashingEmbedding):
     """Has a live catalog swapped and pruned, once, while it embeds a query: in the middle of a retrieval."""
 
@@ -122,18 +91,6 @@ async def test_a_workflow_retrieves_from_one_version(tiny, fusion, fused: bool):
     assert sides(done.recommendation.ranking) == {False}
     done = await ReGeSWorkflow(engine).run(dialogue="something scary")
     assert sides(done.recommendation.ranking) == {True}
-
-
-async def test_a_swap_in_the_middle_of_a_turn(tiny):
-    live, engine = swapping_engine(tiny)
-    chat = ReGeSChatEngine.from_defaults(query_engine=engine)
-    assert sides(engine.recommend("something scary").ranking) == {False}
-    assert sides((await engine.arecommend("something scary")).ranking) == {True}
-    assert sides([node.node_id for node in chat.chat("something scary").source_nodes]) == {False}
-    response = await chat.achat("something else")
-    assert sides([node.node_id for node in response.source_nodes]) == {True}
-    assert sides(engine.recommend_batch(["x"])[0].ranking) == {False}
-    assert len(live.versions()) == 1
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -91,47 +91,6 @@ def test_deleted_folder_is_not_served_from_memory(tmp_path: Path):
     del catalog
 
 
-AS_NOBODY = """
-import os, sys
-from tests.catalog.test_store import *
-ItemCatalog  # imported while the environment can still be read
-if os.getuid() == 0:
-    os.setgid(65534)
-    os.setuid(65534)
-try:
-    if sys.argv[2] == "sync":
-        ItemCatalog.from_items(FILMS[:5], persist_dir=sys.argv[1], embed_model=HashingEmbedding())
-    else:
-        catalog = ItemCatalog.open(sys.argv[1], embed_model=HashingEmbedding())
-        print(len(catalog), catalog.query("film", 1)[0].score > 0)
-except StorageError as error:
-    print("StorageError", error)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "setuid"), reason="needs POSIX users")
-def test_read_only_folder():
-    folder = Path(f"/tmp/reges-read-only-{os.getpid()}")
-    make_store(folder)
-    try:
-        for path in [folder, *folder.rglob("*")]:
-            path.chmod(0o555 if path.is_dir() else 0o444)
-
-        def run(where: Path, action: str) -> str:
-            command = [sys.executable, "-c", AS_NOBODY, str(where), action]
-            environment = {**os.environ, "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-            return done.stdout + done.stderr
-
-        assert "StorageError" in run(folder, "sync")
-        assert "StorageError" in run(folder / "deeper" / "store", "sync")
-        assert "StorageError" in (answer := run(folder, "read")) or answer == "20 True\n"
-    finally:
-        for path in [folder, *folder.rglob("*")]:
-            path.chmod(0o755)
-        shutil.rmtree(folder)
-
-
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"

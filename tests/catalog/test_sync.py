@@ -158,15 +158,6 @@ def test_killed_syncs_go_on(tmp_path: Path):
     assert contents(ItemCatalog.open(tmp_path, embed_model=HashingEmbedding())) == contents(fresh)
 
 
-def test_killed_around_the_time_chroma_saves_its_index(tmp_path: Path):
-    # Chroma saves after 1,000 rows, that is in batch 20.
-    for number, after in enumerate([0.0, 0.05]):
-        folder = tmp_path / str(number)
-        kill_writer(folder, 1300, batch=20, after=after)
-        catalog = ItemCatalog.from_items(make(1300), persist_dir=folder, embed_model=HashingEmbedding())
-        assert len({item_id for item_id, _ in catalog.retrieve_batch(["film"], 1300)[0]}) == 1300
-
-
 def test_killed_update_can_be_read_and_goes_on(tmp_path: Path):
     ItemCatalog.from_items(make(600), persist_dir=tmp_path, embed_model=HashingEmbedding())
     kill_writer(tmp_path, 300, "new", batch=3)

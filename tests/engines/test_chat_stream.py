@@ -194,14 +194,6 @@ def test_a_stream_that_nobody_reads_is_remembered(session):
     assert "".join(stream.response_gen).endswith(session.chat_history[1].content)
 
 
-async def test_who_leaves_behind_the_reasoning_has_had_the_turn(session):
-    stream = await session.astream_chat("a space film")
-    async for _ in stream.async_response_gen():
-        if stream.metadata:
-            break
-    assert len(session.chat_history) == 2
-
-
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_what_goes_wrong_is_raised_to_the_reader(session, asynchronous, monkeypatch):
     with pytest.raises(InputError, match="empty"):
@@ -245,23 +237,6 @@ async def test_a_reset_in_the_middle(session, few_films, tiny, asynchronous):
     again = await session.achat("a space film")  # a new conversation, in which nothing is excluded
     assert len(session.chat_history) == 2
     assert again.metadata["item_id"] == first.metadata["item_id"]
-
-
-async def test_a_reset_between_two_writes_of_the_memory(session):
-    memory = session._session.memory
-    aput = memory.aput
-
-    async def slow(message):
-        await aput(message)
-        if message.role == "user":
-            session.reset()
-
-    object.__setattr__(memory, "aput", slow)
-    reply = await session.achat("a space film")
-    assert reply.response
-    object.__setattr__(memory, "aput", aput)
-    assert session.chat_history == []
-    assert session._session._recommended == []
 
 
 async def test_a_turn_cancelled_while_it_is_written_is_written_whole(session):

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from llama_index.core.instrumentation import get_dispatcher
@@ -195,13 +194,6 @@ async def test_turns_of_tasks_are_not_mixed(watch, engine):
     sessions = [ReGeSChatEngine(engine) for _ in WISHES]
     await asyncio.gather(*(session.achat(wish) for session, wish in zip(sessions, WISHES, strict=True)))
     mixed(watch, WISHES, "ReGeSChatEngine.achat")
-
-
-def test_turns_of_threads_are_not_mixed(watch, engine):
-    sessions = [ReGeSChatEngine(engine) for _ in WISHES]
-    with ThreadPoolExecutor(5) as pool:
-        list(pool.map(lambda session, wish: session.chat(wish), sessions, WISHES))
-    mixed(watch, WISHES, "ReGeSChatEngine.chat")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -13,9 +13,8 @@ from reges_index.engines.workflow import (
     Recommended,
     ReGeSWorkflow,
 )
-from reges_index.errors import InputError
 from reges_index.item_expert import ReasoningDecoding
-from tests.builders import bundle, chat, ticks_during
+from tests.builders import bundle, chat
 
 
 def make(catalog, lm, **options):
@@ -96,17 +95,3 @@ async def test_runs_at_once_do_not_mix(engine):
     ended = await asyncio.gather(*(workflow.run(dialogue=wish) for wish in wishes))
     assert [e.recommendation.bundle.messages[0].content for e in ended] == wishes
     assert [e.recommendation.ranking for e in ended] == [engine.recommend(wish).ranking for wish in wishes]
-
-
-async def test_an_empty_dialogue_is_an_error(engine):
-    with pytest.raises(InputError, match="empty"):
-        await ReGeSWorkflow(engine).run(dialogue=" ")
-
-
-async def test_the_loop_stays_free(engine):
-    async def run():
-        return await ReGeSWorkflow(engine).run(dialogue="a space film " * 300)
-
-    _, ticks, longest = await ticks_during(run())
-    assert ticks > 3
-    assert longest < 0.8  # of the time; on a loop that is held up it is all of it

@@ -6,7 +6,7 @@ import pytest
 from llama_index.core.prompts import PromptTemplate
 
 from reges_index import ReGeSRerank
-from reges_index.errors import ConfigError, InputError, LLMServerError
+from reges_index.errors import ConfigError, InputError
 from reges_index.item_expert import DEFAULT_RANK_TMPL, DEFAULT_SELECT_TMPL
 from tests.builders import BOTH_WAYS, bundle, item, nodes_of, ranked
 from tests.servers.scripted import call, client, letters
@@ -101,14 +101,6 @@ async def test_long_lists_are_ranked_in_windows_from_their_end(server, asynchron
 
 
 @BOTH_WAYS
-async def test_a_list_that_fits_is_one_window(server, asynchronous):
-    server.script += ["2"]
-    _, report = await ids(ReGeSRerank(client(server), mode="rank", window=5), asynchronous)
-    assert report["requests"] == 1
-    assert "windows" not in report
-
-
-@BOTH_WAYS
 async def test_passes_are_merged_and_take_out_what_a_place_is_worth(server, asynchronous):
     server.script += ["1, 2, 3, 4, 5"] * 7  # a model that knows nothing but places
     rerank = ReGeSRerank(client(server), mode="rank", passes=7)
@@ -137,13 +129,6 @@ async def test_prompts_are_changed_through_llamaindex(server, asynchronous):
 
 
 # -- auto ------------------------------------------------------------
-
-
-@BOTH_WAYS
-async def test_auto_takes_letters_where_they_carry_enough(server, asynchronous):
-    server.script += [letters(C=0.6, A=0.3)]
-    order, report = await ids(ReGeSRerank(client(server)), asynchronous)
-    assert (order[0], report["outcome"], report["fallbacks"]) == ("3", "logprobs", 0)
 
 
 @BOTH_WAYS
@@ -177,15 +162,6 @@ async def test_more_candidates_than_letters_are_ranked(server):
     server.script += ["60, 1"]
     order, report = await ids(ReGeSRerank(client(server)), False, films)
     assert (order[:3], report["requests"]) == (["59", "0", "1"], 1)
-
-
-async def test_a_server_that_is_down_is_not_asked_in_other_ways(server):
-    server.script += [500, 500]
-    with pytest.raises(LLMServerError):
-        await ids(ReGeSRerank(client(server)), False)
-    kept = ReGeSRerank(client(server), on_error="retrieval_order")
-    order, report = await ids(kept, False)
-    assert (order, report["outcome"], len(server.requests)) == (["1", "2", "3", "4", "5"], "failed", 2)
 
 
 # -- models in this process ------------------------------------------------------------

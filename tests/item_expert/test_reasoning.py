@@ -58,13 +58,6 @@ async def test_candidates_are_scored_behind_prompt_and_reasoning(tiny, rerank, a
     assert max(abs(before[id_] - after[id_]) for id_ in before) > 1e-3  # what was written makes a difference
 
 
-def test_it_is_the_models_own_text(tiny, rerank):
-    report = rerank.rank(nodes_of(FILMS), WISH).report["rerank"]
-    prompt = rerank.build_prompt(FILMS, WISH)
-    written = tiny.generate([prompt.messages], max_new_tokens=12, no_repeat_ngram_size=6)[0][0]
-    assert report["reasoning"] == tidy(written.text, prompt.labels)
-
-
 def test_what_follows_a_named_item_is_no_reasoning():
     labels = ("Alien", "🎬", "The Thing (1982)")
     assert tidy("They like\n\nspace.\nalien\nIt is good.", labels) == "They like space."

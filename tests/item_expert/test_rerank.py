@@ -1,20 +1,13 @@
-import asyncio
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
-from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.instrumentation.event_handlers import BaseEventHandler
-from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.prompts import PromptTemplate
-from pydantic import Field
 
-from reges_index import Item, ReGeSRerank
+from reges_index import ReGeSRerank
 from reges_index.errors import AdapterError, ConfigError, InputError
 from reges_index.item_expert import DEFAULT_SELECT_TMPL
 from reges_index.item_expert.answers import match_answer
-from tests.builders import bundle, item, nodes_of, ticks_during
+from tests.builders import bundle, item, nodes_of
 
 FILMS = [
     item("1", "Alien", 1979, "A crew on a spaceship meets a creature."),
@@ -151,35 +144,6 @@ def test_nodes_are_marked_on_copies(tiny):
         assert "probability" in node.node.excluded_llm_metadata_keys
 
 
-class Watcher(BaseEventHandler):
-    seen: list = Field(default_factory=list)
-
-    def handle(self, event, **kwargs):
-        self.seen.append(event)
-
-
-@pytest.mark.parametrize("call", ["postprocess", "apostprocess", "rank"])
-def test_events(tiny, call):
-    debug, handler = LlamaDebugHandler(print_trace_on_end=False), Watcher(seen=[])
-    rerank = ReGeSRerank(tiny, top_n=2)
-    rerank.callback_manager = CallbackManager([debug])
-    get_dispatcher().add_event_handler(handler)
-    nodes = nodes_of(FILMS)
-    try:
-        if call == "rank":
-            rerank.rank(nodes, WISH)
-        elif call == "postprocess":
-            rerank.postprocess_nodes(nodes, WISH)
-        else:
-            asyncio.run(rerank.apostprocess_nodes(nodes, WISH))
-    finally:
-        get_dispatcher().event_handlers.remove(handler)
-    (start,) = [event for event in handler.seen if isinstance(event, ReRankStartEvent)]
-    (end,) = [event for event in handler.seen if isinstance(event, ReRankEndEvent)]
-    assert (start.model_name, start.top_n, len(start.nodes), len(end.nodes)) == (tiny.name, 2, 7, 2)
-    assert len(debug.get_event_pairs(CBEventType.RERANKING)) == 1
-
-
 def test_prompts_change_through_llamaindex(tiny):
     rerank = ReGeSRerank(tiny)
     assert rerank.get_prompts() == {"select_prompt": DEFAULT_SELECT_TMPL}
@@ -202,19 +166,3 @@ def test_names_that_cannot_fit_are_an_error(tiny):
     items = [item(str(n), "A long title of many words " * 12) for n in range(50)]
     with pytest.raises(InputError, match="50 candidates do not fit"):
         ReGeSRerank(tiny, on_error="retrieval_order").rank(nodes_of(items), WISH)
-
-
-async def test_the_loop_stays_free(lm, films):
-    rerank = ReGeSRerank(lm, max_input_tokens=800)
-    nodes = nodes_of(list(films.items())[:15])
-    ranking, ticks, longest = await ticks_during(rerank.arank(nodes, bundle("a thriller")))
-    assert len(ranking.candidates) == 15
-    assert ticks > 5
-    assert longest < 0.8  # of the time; on a loop that is held up it is all of it
-
-
-def test_items_come_back_as_they_were(tiny):
-    ranking = ReGeSRerank(tiny).rank(nodes_of(FILMS), WISH)
-    by_id = {film.id: film for film in FILMS}
-    assert all(candidate.item == by_id[candidate.item.id] for candidate in ranking.candidates)
-    assert all(isinstance(candidate.item, Item) for candidate in ranking.candidates)

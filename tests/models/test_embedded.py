@@ -3,7 +3,6 @@
 import logging
 import multiprocessing
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -138,23 +137,6 @@ def test_cache_that_cannot_be_written(gguf, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="cannot write the converted model") as caught:
         converted(gguf)
     assert "REGES_CACHE" in caught.value.hint
-
-
-def test_full_disk(gguf, cache, monkeypatch):
-    # A limit on the size of files fails in the same places as a full disk, within the real writers.
-    resource = pytest.importorskip("resource")
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(loading, "_convert", fake_convert)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    try:
-        with pytest.raises(StorageError, match="cannot write the converted model"):
-            converted(gguf)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-    assert list(cache.glob("[!.]*")) == []
-    assert AutoModelForCausalLM.from_pretrained(converted(gguf))
 
 
 def test_a_file_that_is_no_gguf(gguf, cache):

@@ -88,19 +88,6 @@ def test_all_continuations_together_have_probability_one():
     assert math.isclose(sum(math.exp(score.logprob) for score in scores), 1.0, rel_tol=1e-4)
 
 
-def test_order_and_duplicates_do_not_matter():
-    model, rng = tiny_model(), random.Random(3)
-    choices = random_choices(rng)
-    order = list(range(len(choices)))
-    rng.shuffle(order)
-    with torch.inference_mode():
-        straight = score_tree(model, [5, 6, 7], choices)
-        shuffled = score_tree(model, [5, 6, 7], [choices[index] for index in order])
-        doubled = score_tree(model, [5, 6, 7], [*choices, *choices])
-    assert worst([straight[index] for index in order], shuffled) < 1e-4
-    assert doubled[: len(choices)] == doubled[len(choices) :]
-
-
 @pytest.mark.parametrize("adapter", [None, "first", "second"])
 def test_tree_equals_separate_forwards_under_adapters(adapted, adapter):
     rng = random.Random(11)
@@ -111,13 +98,6 @@ def test_tree_equals_separate_forwards_under_adapters(adapted, adapter):
         scores = adapted.score(prompt, choices, adapter=adapter)
         with adapted._using(adapter), torch.inference_mode():
             assert worst(scores, score_separately(adapted.model, ids, answers)) < 1e-3
-
-
-def test_adapters_change_the_scores(adapted):
-    scores = {
-        adapter: adapted.score("A film:", ["Heat", "Up"], adapter=adapter) for adapter in (None, "first")
-    }
-    assert worst(*scores.values()) > 0.1
 
 
 @pytest.mark.slow

@@ -142,16 +142,6 @@ def test_a_wrong_key_is_never_told(lora, component, place, caplog, monkeypatch):
     assert WRONG.removeprefix("sk-") not in shown
 
 
-def test_a_wrong_key_may_leave_the_retrieval_order(lora, caplog):
-    rerank = ReGeSRerank(llm_of(lora, api_key=WRONG), on_error="retrieval_order")
-    ranking = rerank.rank(nodes_of(FILMS), WISH)
-    assert [c.item.id for c in ranking.candidates] == ["1", "2", "3"]
-    report = ranking.report["rerank"]
-    assert (report["outcome"], report["error"]) == ("failed", "AuthenticationError (HTTP 401)")
-    assert WRONG not in caplog.text
-    assert "keeping retrieval order" in caplog.text
-
-
 def test_a_model_that_the_server_does_not_have(lora):
     with pytest.raises(LLMServerError, match="nobody at http") as caught:
         ReGeSRerank(llm_of(lora, "nobody", max_retries=2)).rank(nodes_of(FILMS), WISH)

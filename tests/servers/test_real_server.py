@@ -4,13 +4,11 @@ It has no logprobs and no structured output (it ignores both), so these fall bac
 ``test_lora_server.py`` for a server that has them.
 """
 
-import os
-
 import pytest
 from llama_index.llms.huggingface import HuggingFaceLLM
 from llama_index.llms.openai import OpenAI
 
-from reges_index import LocalLM, ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
+from reges_index import LocalLM, ReGeSQueryEngine, ReGeSQueryTransform, ReGeSRerank
 from reges_index.errors import LLMServerError
 from reges_index.models.backend import wrap_llm
 from reges_index.settings import QueryDecoding
@@ -78,15 +76,6 @@ async def test_rerank(llms, kind):
         assert [c.item.id for c in ranking.candidates] == ["1", "2", "3"]
 
 
-@KINDS
-async def test_synthesizer(llms, kind):
-    synthesizer = ReGeSSynthesizer(llms[kind], style="sentence")
-    nodes = nodes_of(FILMS)
-    answers = [str(synthesizer.synthesize(WISH, nodes)), str(await synthesizer.asynthesize(WISH, nodes))]
-    assert answers[0] == answers[1]
-    assert answers[0].startswith("Alien (1979). ")
-
-
 async def test_a_whole_engine(served, few_films):
     engine = ReGeSQueryEngine.from_defaults(few_films, llm=openai_like(served), similarity_top_k=5)
     for response in (engine.query(WISH), await engine.aquery(WISH)):
@@ -128,14 +117,3 @@ def test_a_huggingface_llm_without_chat_template(caplog):
     assert ranking.report["rerank"]["score_source"] == "scored"
     assert ReGeSQueryTransform(bare, decoding=DECODING).run(WISH).query_str
     assert "no chat template" in caplog.text
-
-
-def test_an_unknown_model(served):
-    with pytest.raises(LLMServerError, match="nobody at http") as caught:
-        ReGeSRerank(openai_like(served, "nobody"), mode="generate").rank(nodes_of(FILMS), WISH)
-    assert caught.value.status in (404, 500)
-
-
-def test_the_server_is_a_process_of_its_own(served):
-    os.kill(served.pid, 0)
-    assert served.pid != os.getpid()
