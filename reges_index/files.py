@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -24,9 +25,7 @@ from uuid import uuid4
 from reges_index.errors import ConfigError, InputError, StorageError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from pydantic import BaseModel, ValidationInfo
+    from pydantic import BaseModel, ValidationError
 
     ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -155,13 +154,9 @@ class _NotFinite(Exception):
     """A number that Python reads and JSON does not have."""
 
 
-def _refused(text: str) -> float:
-    raise _NotFinite(text)
-
-
 def _finite(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value):  # such as 1e999
+    if not math.isfinite(value):  # NaN, or such as 1e999
         raise _NotFinite(text)
     return value
 
@@ -205,29 +200,22 @@ def decoded(data: bytes, where: str) -> str:
         raise InputError(f"{where}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
 
 
-def json_lines(path: str | Path, *, finite: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line number and object for each line that is not blank.
-
-    Parameters
-    ----------
-    finite
-        Refuse NaN and infinite numbers wherever they stand in a line; Python writes and reads them, though
-        JSON has none.
 
     Raises
     ------
     InputError
         Naming file and line: no such file, not UTF-8, malformed JSON or nested too deeply, a line that is
-        no object, or a number that is not finite.
+        no object, or a number that is not finite: Python writes and reads such, though JSON has none.
     """
-    numbers: dict[str, Any] = {"parse_constant": _refused, "parse_float": _finite} if finite else {}
     path, number = Path(path), 0
     with _parsed(lambda: f"{path}:{number}"), _readable(path), path.open("rb") as stream:
         for number, raw in enumerate(stream, 1):
             line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
             if not line.strip():
                 continue
-            row = json.loads(line, **numbers)
+            row = json.loads(line, parse_constant=_finite, parse_float=_finite)
             if not isinstance(row, dict):
                 raise InputError(
                     f"{path}:{number}: expected a JSON object, got {type(row).__name__}",
@@ -279,7 +267,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def parse_json(text: str, where: str) -> Any:
     """Read JSON; errors are those of `read_json`, and name the place."""
     with _parsed(lambda: where):
-        return json.loads(text, parse_constant=_refused, parse_float=_finite)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
 
 
 def read_yaml(path: str | Path, *, hint: str = "") -> dict[str, Any]:
@@ -324,15 +312,6 @@ def load_yaml(path: str | Path, model: type[ModelT], *, hint: str = "") -> Model
     return checked(model, values, where=str(path), hint=hint, folder=folder)
 
 
-def beside(path: Path, info: ValidationInfo) -> Path:
-    """Return a path as the YAML file means it in which it stands: relative to that file, or below home (~).
-
-    For fields of models that `load_yaml` reads: ``Annotated[Path, AfterValidator(beside)]``.
-    """
-    folder = (info.context or {}).get("folder")
-    return path.expanduser() if folder is None else folder / path.expanduser()
-
-
 def checked(
     model: type[ModelT], values: Mapping[str, Any], *, where: str, hint: str = "", folder: Path | None = None
 ) -> ModelT:
@@ -343,7 +322,7 @@ def checked(
     where
         Where the values are from, for errors.
     folder
-        What paths among them are relative to (`beside`).
+        What paths among them are relative to.
 
     Raises
     ------
@@ -355,13 +334,18 @@ def checked(
     try:
         return model.model_validate(values, context={"folder": folder})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(model.model_fields))
-            hint = hint or f"known keys: {known}"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}", hint=hint) from error
+        key, reason, known = first_problem(error, model)
+        raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}", hint=hint or known) from error
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str, str]:
+    """Return the first key that is wrong, what is wrong with it, and the known keys where it is unknown.
+
+    The input stands in none of them: it may hold a key or a password.
+    """
+    first = error.errors(include_input=False, include_url=False)[0]
+    known = f"known keys: {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else ""
+    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "), known
 
 
 # -- hashes --------------------------------------------------------------------------------------------------
@@ -395,58 +379,6 @@ def hash_of(value: Any, *, digits: int = 64) -> str:
 
 
 # -- runs that may be killed ---------------------------------------------------------------------------------
-
-
-class _Lines:
-    """An append-only JSONL file in which every line is whole.
-
-    Opening it repairs what a killed run may have left: a last line without line break is dropped when it is
-    no JSON object, and completed when it is.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.repaired = 0
-        self._file = path.open("a+b", buffering=0)
-        try:
-            self._repair()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _repair(self) -> None:
-        self._file.seek(0)
-        data = self._file.read()
-        if not data or data.endswith(b"\n"):
-            return
-        start = data.rfind(b"\n") + 1
-        try:
-            whole = isinstance(json.loads(data[start:]), dict)
-        except ValueError:  # also a character cut in two
-            whole = False
-        if whole:
-            self._write(b"\n")
-        else:
-            self.repaired = len(data) - start
-            self._file.truncate(start)
-
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self._write(text.encode("utf-8", errors="backslashreplace"))
-
-    def _write(self, data: bytes) -> None:
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(28, "No space left on device")
-            os.fsync(self._file.fileno())
-        except OSError:
-            os.ftruncate(self._file.fileno(), size)
-            raise
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class RunLog:
@@ -494,7 +426,9 @@ class RunLog:
         self.left_out_path = path.with_name(path.name + ".left-out.jsonl")
         self._note = path.with_name(path.name + ".run.json")
         self._made_by: dict[str, Any] = json.loads(json.dumps(dict(made_by), default=str))
-        self._left_out: _Lines | None = None
+        self._made_from: dict[str, str | None] = {}
+        self.finished: set[str] = set()
+        self.repaired = 0
         try:
             if path.exists() and not path.is_file():
                 raise InputError(f"{path} is no regular file", hint="name a file")
@@ -509,7 +443,6 @@ class RunLog:
                     hint="wait until it has ended, or name another output file",
                 ) from None
             try:
-                self._require_settings()
                 self._begin()
             except BaseException:
                 self._lock.release()
@@ -518,61 +451,53 @@ class RunLog:
             raise unwritable(path, error) from error
 
     def _begin(self) -> None:
+        self._require_settings()
         if not self._holds_rows():
             write_json(self._note, self._made_by)
-        self._made_from = dict(self._ids_of(self.path))
-        self._rows = _Lines(self.path)
-        self.repaired = self._rows.repaired
-        self.finished = set(self._made_from)
-        if self.left_out_path.exists():
-            self._open_left_out()
-            self.finished.update(key for key, _ in self._ids_of(self.left_out_path))
+        self.path.touch()
+        for path in filter(Path.exists, (self.path, self.left_out_path)):
+            self._repair(path)
+            for number, row in json_lines(path):
+                if "id" not in row:
+                    raise InputError(
+                        f"{path}:{number}: not a row of this file",
+                        hint="repair the line, or name another output file",
+                    )
+                self._made_from[str(row["id"])] = row.get(self.MADE_FROM)
+        self.finished.update(self._made_from)
 
-    def _open_left_out(self) -> _Lines:
-        if self._left_out is None:
-            self._left_out = _Lines(self.left_out_path)
-            self.repaired += self._left_out.repaired
-        return self._left_out
-
-    def _ids_of(self, path: Path) -> Iterator[tuple[str, str | None]]:
-        """Yield the id of each whole row, with the hash of what it was made from where it says so."""
-        if not path.exists():
-            return
-        *lines, last = path.read_bytes().split(b"\n")
-        for number, line in enumerate([*lines, last], 1):
-            if not line.strip():
-                continue
+    def _repair(self, path: Path) -> None:
+        """Drop a last line that a killed run left half-written, or end one that only lacks its line break."""
+        with path.open("r+b") as file:
+            data = file.read()
+            start = data.rfind(b"\n") + 1
+            if start == len(data):
+                return
             try:
-                row = json.loads(line)
-                yield str(row["id"]), row.get(self.MADE_FROM)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                if number > len(lines):
-                    return  # half written, and dropped when the file is opened for writing
-                raise InputError(
-                    f"{path}:{number}: not a row of this file",
-                    hint="repair the line, or name another output file",
-                ) from error
+                whole = isinstance(json.loads(data[start:]), dict)
+            except ValueError:  # also a character cut in two
+                whole = False
+            if whole:
+                file.write(b"\n")
+            else:
+                self.repaired += len(data) - start
+                file.truncate(start)
 
     def _holds_rows(self) -> bool:
         return any(file.exists() and file.stat().st_size > 0 for file in (self.path, self.left_out_path))
 
-    def _noted(self) -> dict[str, Any] | None:
-        """Return what the note says, the inputs apart; None where there is none that can be read."""
-        try:
-            found = read_json(self._note)
-        except InputError:
-            return None
-        return {key: value for key, value in found.items() if key != self._INPUTS}
-
     def _require_settings(self) -> None:
         if not self._holds_rows():
             return
-        found, wanted = self._noted(), self._made_by
-        if found is None:
+        try:
+            found = read_json(self._note)
+        except InputError as error:
             raise InputError(
                 f"{self.path} is there already and {self._note.name} beside it does not say how it was made",
                 hint="use it as it is in the next step, or name another output file",
-            )
+            ) from error
+        found.pop(self._INPUTS, None)
+        wanted = self._made_by
         differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
         if differing:
             first = differing[0]
@@ -646,7 +571,7 @@ class RunLog:
         StorageError
             If they do not fit; nothing of them is left behind.
         """
-        self._append(lambda: self._rows, rows)
+        self._append(self.path, rows)
 
     def leave_out(self, row: Mapping[str, Any]) -> None:
         """List a row that is not to be part of the file, with the reason; it is not asked for again.
@@ -656,26 +581,31 @@ class RunLog:
         StorageError
             If it cannot be written.
         """
-        self._append(self._open_left_out, [row])
+        self._append(self.left_out_path, [row])
 
-    def _append(self, lines: Callable[[], _Lines], rows: Collection[Mapping[str, Any]]) -> None:
+    def _append(self, path: Path, rows: Collection[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        data = text.encode("utf-8", errors="backslashreplace")
         try:
-            lines().append(rows)
+            with path.open("ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    if file.write(data) != len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(size)
+                    raise
         except OSError as error:
-            raise unwritable(self.path, error, "free some space and run again: it goes on") from error
+            raise unwritable(path, error, "free some space and run again: it goes on") from error
         self.finished.update(str(row["id"]) for row in rows)
 
     def close(self) -> None:
-        """Close the file and let others have it."""
-        self._rows.close()
-        if self._left_out is not None:
-            self._left_out.close()
+        """Let others have the file."""
         self._lock.release()
 
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

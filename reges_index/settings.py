@@ -24,6 +24,7 @@ from pydantic import (
 
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import ConfigError
+from reges_index.files import first_problem
 from reges_index.presets import get_preset
 
 if TYPE_CHECKING:
@@ -87,10 +88,7 @@ class Section(BaseModel):
 
 
 def _worded(kind: type[Section], error: ValidationError) -> ConfigError:
-    first = error.errors(include_input=False, include_url=False)[0]
-    key = ".".join(map(str, first["loc"]))
-    said = first["msg"].removeprefix("Value error, ")
-    known = f"known keys: {', '.join(kind.model_fields)}" if first["type"] == "extra_forbidden" else ""
+    key, said, known = first_problem(error, kind)
     part = "decoding" if kind is QueryDecoding else kind.__name__.lower().removesuffix("settings")
     part = "" if kind is PipelineSettings else f"{part.removesuffix('decoding') or part}."
     return ConfigError(f"{part}{key}: {said}" if key else said, hint=known)

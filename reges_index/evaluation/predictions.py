@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
@@ -18,7 +17,7 @@ from reges_index.dialogue.messages import Id, as_id
 from reges_index.dialogue.titles import TitleIndex
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.files import json_lines, read_json, sha256_of
+from reges_index.files import first_problem, json_lines, read_json, sha256_of
 
 NOTHING = ""
 """Stands for a recommendation when a system says that it has none (``"recommendation": null``)."""
@@ -30,17 +29,11 @@ MatchKind: TypeAlias = Literal["id", "title", "ambiguous", "unmatched"]
 MATCH_KINDS: tuple[MatchKind, ...] = ("id", "title", "ambiguous", "unmatched")
 
 
-@dataclass(frozen=True)
-class Match:
-    """What an entry of a ranking stands for.
+class Match(NamedTuple):
+    """What an entry of a ranking stands for: an item's id, or none where it is unmatched.
 
-    Attributes
-    ----------
-    item
-        Id of the item; None when unmatched.
-    kind
-        ``id``; ``title`` (with or without its year, however it is written); ``ambiguous`` (several items have
-        that title: the first of the catalog is taken, without a look at the targets); ``unmatched``.
+    Kinds are ``id``; ``title`` (with or without its year, however it is written); ``ambiguous`` (several
+    items have it: the first of the catalog is taken, without a look at the targets); ``unmatched``.
     """
 
     item: str | None
@@ -110,6 +103,11 @@ class Prediction(BaseModel):
     timings: dict[str, FiniteFloat] = Field(default_factory=dict)
     tokens: dict[str, FiniteFloat] = Field(default_factory=dict)
 
+    @property
+    def seen(self) -> int | None:
+        """How many items the item expert saw: ``candidates``, else as many as have probabilities."""
+        return len(self.probabilities) if self.candidates is None and self.probabilities else self.candidates
+
     @field_validator("ranking", mode="before")
     @classmethod
     def _ids_as_text(cls, value: Any) -> Any:
@@ -147,13 +145,11 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     path = Path(path)
     predictions: list[Prediction] = []
     lines: dict[str, int] = {}
-    for number, row in json_lines(path, finite=True):
+    for number, row in json_lines(path):
         try:
             prediction = Prediction.model_validate(row)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            reason = first["msg"].removeprefix("Value error, ")
+            place, reason, _ = first_problem(error, Prediction)
             raise InputError(
                 f"{path}:{number}: {place}: {reason}",
                 hint='a line is {"id": TURN, "ranking": [ITEM, ...]}; docs/evaluation.md lists the rest',
@@ -190,8 +186,7 @@ class AlignedPredictions:
     hallucinated
         T times whether the answer names no catalog item; None where nobody can tell.
     candidates
-        T numbers of items that the item expert saw (``candidates``, or as many as have probabilities); None
-        where the prediction does not say.
+        T times `Prediction.seen`.
     counts
         What was wrong, by name; see `align`.
     matching
@@ -279,7 +274,7 @@ def align(
         recommended=tuple(_recommended(prediction, matcher) for prediction in ordered),
         predictions=ordered,
         hallucinated=tuple(_is_hallucinated(prediction, matcher) for prediction in ordered),
-        candidates=tuple(_seen(prediction) for prediction in ordered),
+        candidates=tuple(prediction.seen if prediction is not None else None for prediction in ordered),
         counts={what: len(found) for what, found in wrong.items()},
         matching={kind: kinds[kind] for kind in MATCH_KINDS},
         examples={what: list(dict.fromkeys(found))[:_EXAMPLES] for what, found in wrong.items() if found},
@@ -295,14 +290,6 @@ def _recommended(prediction: Prediction | None, matcher: TitleMatcher) -> str | 
         return NOTHING if "recommendation" in prediction.model_fields_set else None
     # What is no item stays as it is: the ranking's first must not take its place.
     return matcher.match(said).item or said
-
-
-def _seen(prediction: Prediction | None) -> int | None:
-    if prediction is None:
-        return None
-    if prediction.candidates is not None:
-        return prediction.candidates
-    return len(prediction.probabilities) if prediction.probabilities else None
 
 
 def _is_hallucinated(prediction: Prediction | None, matcher: TitleMatcher) -> bool | None:
@@ -327,8 +314,3 @@ def load(
     if beside.is_file():
         source["settings"] = read_json(beside)
     return align(name, predictions, data, matcher=matcher, source=source)
-
-
-def dump(prediction: Prediction) -> str:
-    """Return a prediction as one line of JSON, without the fields that are not set."""
-    return json.dumps(prediction.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False)

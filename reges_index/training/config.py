@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from reges_index.files import beside
+
+def _beside(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    return path.expanduser() if folder is None else folder / path.expanduser()
+
+
+Place = Annotated[Path, AfterValidator(_beside)]
+"""A path as the YAML file means it in which it stands: relative to that file, or below home (~)."""
 
 
 class ExpertTraining(BaseModel):
@@ -100,7 +107,7 @@ class ExpertTraining(BaseModel):
     target_share: float = Field(default=1.0, gt=0, le=1)
     named_negatives: int = Field(default=0, ge=0)
     share_prefixes: bool = False
-    start_from: Annotated[Path, AfterValidator(beside)] | None = None
+    start_from: Place | None = None
     max_steps: int | None = Field(default=None, ge=1)
     save_every_minutes: float = Field(default=3.0, gt=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

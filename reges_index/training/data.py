@@ -16,17 +16,15 @@ from reges_index.catalog.encoder_names import name_beside
 from reges_index.dialogue import Turn, one_line, read_turns
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.errors import ConfigError
-from reges_index.files import beside, json_lines, sha256_of
+from reges_index.files import json_lines, sha256_of
 from reges_index.models.adapters import DataFile
+from reges_index.training.config import Place
 from reges_index.training.pseudo_queries import read_notes
 from reges_index.training.rankings import read_rankings
 
 T = TypeVar("T")
 
 _DEMO = "demo:"
-
-Place = Annotated[Path, AfterValidator(beside)]
-"""A path that is relative to the YAML file in which it stands."""
 
 
 def _model_beside(name: str, info: ValidationInfo) -> str:

@@ -11,8 +11,8 @@ from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError
 from reges_index.files import load_yaml, read_json
 from reges_index.settings import QueryDecoding
-from reges_index.training.config import ExpertTraining
-from reges_index.training.data import DataSet, ModelName, Place, domain_sets
+from reges_index.training.config import ExpertTraining, Place
+from reges_index.training.data import DataSet, ModelName, domain_sets
 from reges_index.training.teacher import TeacherSettings
 
 

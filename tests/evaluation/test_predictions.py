@@ -7,7 +7,7 @@ import pytest
 from reges_index.catalog.item import Item
 from reges_index.errors import InputError
 from reges_index.evaluation.data import EvaluationData
-from reges_index.evaluation.predictions import Prediction, TitleMatcher, align, dump, read_predictions
+from reges_index.evaluation.predictions import Prediction, TitleMatcher, align, read_predictions
 
 from .conftest import make_turn
 
@@ -26,8 +26,8 @@ def test_a_full_line_is_read(tmp_path):
     assert found.ranking == ("i0", "7")
     assert found.recommendation == "i0"
     assert found.timings == {"retrieve": 0.1}
-    assert json.loads(dump(found))["more"] == 1
-    assert "hallucinated" not in json.loads(dump(found))
+    assert json.loads(found.model_dump_json(exclude_defaults=True))["more"] == 1
+    assert "hallucinated" not in json.loads(found.model_dump_json(exclude_defaults=True))
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
