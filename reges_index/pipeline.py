@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "reges-pipeline", 1
+_HEAD = ("format", "version", "made_with")
 _PLACES = ("llm", "query_llm", "query_adapter", "item_adapter", "retriever")
 _STORES = ("chroma:", "qdrant:", "lancedb:")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "reges_adapter.json")
@@ -78,13 +79,14 @@ def save_pipeline(engine: ReGeSQueryEngine, path: str | Path, *, name: str = "cu
         )
     catalog = engine.catalog
     if catalog is None:
-        return write_pipeline(SavedPipeline(settings), path)
+        return write_pipeline(SavedPipeline(settings=settings), path)
     place = _place_of(catalog)
     if place is None:
         logger.warning("%s: the catalog must be passed to load_pipeline again; no place says it", path)
     live = isinstance(catalog, LiveCatalog)
     called = catalog.base_name if isinstance(catalog, LiveCatalog) else catalog.name
-    return write_pipeline(SavedPipeline(settings, place, called, live), path)
+    where = SavedCatalog(store=place, name=called, live=live)
+    return write_pipeline(SavedPipeline(catalog=where, settings=settings), path)
 
 
 def load_pipeline(
@@ -124,7 +126,8 @@ def load_pipeline(
 
     saved = read_pipeline(path)
     if catalog is None and (retriever is None or isinstance(retriever, FusionModel)):
-        if saved.store is None:
+        place = saved.catalog
+        if place.store is None:
             raise ConfigError(
                 f"{path} names no store: its catalog was in memory or elsewhere",
                 hint="pass the catalog: load_pipeline(path, catalog=...)",
@@ -135,7 +138,7 @@ def load_pipeline(
                 hint="pass it: load_pipeline(path, embed_model=...)",
             )
         encoder = embed_model if embed_model is not None else saved.settings.encoder
-        catalog = open_catalog_at(saved.store, saved.catalog, encoder, live=saved.live)
+        catalog = open_catalog_at(place.store, place.name, encoder, live=place.live)
     return ReGeSQueryEngine.from_defaults(
         catalog,
         retriever=retriever if retriever is not None else "auto",
@@ -185,44 +188,33 @@ def _place_of(catalog: ItemCatalog | LiveCatalog) -> str | None:
 # -- files ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SavedPipeline:
-    """What a pipeline file holds.
+class SavedCatalog(BaseModel):
+    """Where a pipeline's catalog is.
 
     Attributes
     ----------
-    settings
-        All of the engine but its catalog.
     store
-        Where the catalog is, as for ``reges --store``: a folder, ``qdrant:FOLDER``, ``lancedb:FOLDER`` or
-        ``http://host:port``; None where it is in memory or elsewhere.
-    catalog
+        As for ``reges --store``: a folder, ``qdrant:FOLDER``, ``lancedb:FOLDER`` or ``http://host:port``;
+        None where it is in memory or elsewhere.
+    name
         Its name in the store.
     live
         Whether it is a `LiveCatalog`, opened at the version that is live then.
     """
 
-    settings: PipelineSettings
-    store: str | None = None
-    catalog: str = "items"
-    live: bool = False
-
-
-class _Place(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: str | None = None
     name: str = "items"
     live: bool = False
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class SavedPipeline(BaseModel):
+    """What a pipeline file holds: all of the engine, and where its catalog is."""
 
-    format: str
-    version: int
-    made_with: str = ""
-    catalog: _Place = _Place()
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    catalog: SavedCatalog = SavedCatalog()
     settings: PipelineSettings
 
 
@@ -241,8 +233,9 @@ def pipeline_text(saved: SavedPipeline, folder: Path | None = None) -> str:
         If the store's address holds a user name or password.
     """
     base = None if folder is None else folder.resolve()
-    if saved.store is not None and "://" in saved.store:
-        parts = urlsplit(saved.store)
+    store = saved.catalog.store
+    if store is not None and "://" in store:
+        parts = urlsplit(store)
         if parts.username or parts.password or parts.query:
             raise ConfigError(
                 "the store's address holds a user name, a password or a query, which no file may hold",
@@ -254,9 +247,7 @@ def pipeline_text(saved: SavedPipeline, folder: Path | None = None) -> str:
         "version": VERSION,
         "made_with": f"reges-index {version('reges-index')}",
     }
-    if written.store is not None:
-        content["catalog"] = {"store": written.store, "name": written.catalog, "live": written.live}
-    content["settings"] = written.settings.model_dump(mode="json")
+    content |= written.model_dump(mode="json", exclude=None if store is not None else {"catalog"})
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -299,9 +290,9 @@ def read_pipeline(path: str | Path) -> SavedPipeline:
             f"{path} has version {found!r}; this version of the package reads {VERSION}",
             hint="pip install --upgrade reges-index" if newer else again,
         )
-    file = checked(_File, content, where=str(path))
-    saved = SavedPipeline(file.settings, file.catalog.store, file.catalog.name, file.catalog.live)
+    held = {key: value for key, value in content.items() if key not in _HEAD}
     base = path.parent.resolve()
+    saved = checked(SavedPipeline, held, where=str(path))
     return _with_places(saved, lambda place: _resolved(place, base))
 
 
@@ -315,11 +306,11 @@ def _with_places(saved: SavedPipeline, change: Callable[[str], str]) -> SavedPip
         changed["encoder"] = "dpr:" + ",".join(change(side.strip()) for side in rest.split(","))
     else:
         changed["encoder"] = change(settings.encoder)
-    store = saved.store
+    catalog, store = saved.catalog, saved.catalog.store
     if store is not None and "://" not in store:
         prefix = next((kind for kind in _STORES if store.startswith(kind)), "")
-        store = prefix + change(store.removeprefix(prefix))
-    return replace(saved, settings=settings.with_options(**changed), store=store)
+        catalog = catalog.model_copy(update={"store": prefix + change(store.removeprefix(prefix))})
+    return SavedPipeline(catalog=catalog, settings=settings.with_options(**changed))
 
 
 def _portable(place: str, base: Path | None) -> str:

@@ -33,7 +33,7 @@ def presets(
         from reges_index.pipeline import SavedPipeline, pipeline_text
 
         print(f"# {preset.summary}\n# {preset.source}\n# adapters are trained by {preset.recipe}")
-        print(pipeline_text(SavedPipeline(PipelineSettings.preset(name))), end="")
+        print(pipeline_text(SavedPipeline(settings=PipelineSettings.preset(name))), end="")
         return
     if as_json:
         print_json([_row(preset) for preset in PRESETS.values()])

@@ -23,13 +23,17 @@ from reges_index import (
 )
 from reges_index.errors import ConfigError, InputError, StorageError, StoreNotFoundError
 from reges_index.fusion import FusionModel
-from reges_index.pipeline import SavedPipeline, read_pipeline, write_pipeline
+from reges_index.pipeline import SavedCatalog, SavedPipeline, read_pipeline, write_pipeline
 from reges_index.presets import PRESETS
 from tests.cli.conftest import no_file_longer_than
 from tests.pipeline.test_build import SAID, build_engine, same
 from tests.tiny import tiny_lm
 
 KEY = "sk-secret-0123456789"
+
+
+def saved(settings, store=None, name="items"):
+    return SavedPipeline(catalog=SavedCatalog(store=store, name=name), settings=settings)
 
 
 def test_a_saved_pipeline_answers_as_before(settings, catalog, tmp_path):
@@ -92,20 +96,20 @@ def test_everything_moves_together(parts, tmp_path, settings, catalog, monkeypat
     moved = PipelineSettings.parse(
         yaml.safe_load(yaml.safe_dump(settings.model_dump(mode="json")).replace(str(parts), str(here)))
     )
-    path = write_pipeline(SavedPipeline(moved, str(here / "store"), "films"), here / "p.yaml")
+    path = write_pipeline(saved(moved, str(here / "store"), "films"), here / "p.yaml")
     assert str(tmp_path) not in path.read_text()
     there = here.rename(tmp_path / "there")
     monkeypatch.chdir("/")
     loaded = load_pipeline(there / "p.yaml")
     assert loaded.rerank.backend.lm.name == str(there / "llm")
     assert same(loaded.recommend(SAID), build_engine(settings, catalog).recommend(SAID))
-    outside = write_pipeline(SavedPipeline(settings, str(parts / "store")), tmp_path / "p.yaml")
-    assert read_pipeline(outside) == SavedPipeline(settings, str(parts / "store"))
+    outside = write_pipeline(saved(settings, str(parts / "store")), tmp_path / "p.yaml")
+    assert read_pipeline(outside) == saved(settings, str(parts / "store"))
     for kind in ("", "chroma:", "qdrant:", "lancedb:"):
-        named = SavedPipeline(settings, f"{kind}{there / 'store'}")
+        named = saved(settings, f"{kind}{there / 'store'}")
         write_pipeline(named, there / "kind.yaml")
         assert f"store: {kind}./store" in (there / "kind.yaml").read_text().replace("'", "")
-        assert read_pipeline(there / "kind.yaml").store == f"{kind}{there / 'store'}"
+        assert read_pipeline(there / "kind.yaml").catalog.store == f"{kind}{there / 'store'}"
     text = "format: reges-pipeline\nversion: 1\nsettings: {llm: ../llm, encoder: 'dpr:./q,~/c'}\n"
     (there / "by-hand.yaml").write_text(text)
     read = read_pipeline(there / "by-hand.yaml").settings
@@ -115,8 +119,8 @@ def test_everything_moves_together(parts, tmp_path, settings, catalog, monkeypat
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_as_files(name, tmp_path):
-    saved = SavedPipeline(PipelineSettings.preset(name), "http://localhost:8000", "films")
-    assert read_pipeline(write_pipeline(saved, tmp_path / "p.yaml")) == saved
+    made = saved(PipelineSettings.preset(name), "http://localhost:8000", "films")
+    assert read_pipeline(write_pipeline(made, tmp_path / "p.yaml")) == made
 
 
 def test_no_key_is_in_the_file(few_films, tmp_path, monkeypatch, caplog):
@@ -133,9 +137,9 @@ def test_no_key_is_in_the_file(few_films, tmp_path, monkeypatch, caplog):
         )
         engine = build_engine(settings, few_films)
         path = save_pipeline(engine, tmp_path / "p.yaml")
-        saved = read_pipeline(path).settings
-        assert saved.llm == name
-        assert saved.llm_options["temperature"] == 0.3
+        read = read_pipeline(path).settings
+        assert read.llm == name
+        assert read.llm_options["temperature"] == 0.3
         assert KEY not in path.read_text()
         assert load_pipeline(path, catalog=few_films).rerank.backend.llm.model in name
         assert KEY not in caplog.text
@@ -154,7 +158,7 @@ def test_no_key_is_in_the_file(few_films, tmp_path, monkeypatch, caplog):
     assert read_pipeline(path).settings.llm == "given"
     for url in (f"http://me:{KEY}@h:1", f"http://h:1?token={KEY}"):
         with pytest.raises(ConfigError) as error:
-            write_pipeline(SavedPipeline(settings, url), tmp_path / "q.yaml")
+            write_pipeline(saved(settings, url), tmp_path / "q.yaml")
         assert KEY not in str(error.value)
     assert not (tmp_path / "q.yaml").exists()
 
@@ -187,7 +191,7 @@ def test_a_live_catalog_is_opened_at_its_live_version(settings, tmp_path):
     )
     settings = settings.with_options(exclude_mentioned=False)
     path = save_pipeline(build_engine(settings, live), tmp_path / "p.yaml")
-    assert read_pipeline(path).catalog == "films"
+    assert read_pipeline(path).catalog.name == "films"
     live.swap(items[6:12])
     loaded = load_pipeline(path)
     assert set(loaded.recommend(SAID).ranking) == {item.id for item in items[6:12]}
@@ -291,23 +295,21 @@ def test_files_that_are_none(tmp_path, text, words):
 def test_places_that_are_not_there(settings, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_pipeline(tmp_path / "none.yaml")
-    path = write_pipeline(SavedPipeline(settings, str(tmp_path / "gone")), tmp_path / "p.yaml")
+    path = write_pipeline(saved(settings, str(tmp_path / "gone")), tmp_path / "p.yaml")
     with pytest.raises(StoreNotFoundError, match="gone"):
         load_pipeline(path)
 
 
 def test_a_file_is_written_whole_or_not_at_all(settings, tmp_path):
-    path = write_pipeline(SavedPipeline(settings), tmp_path / "p.yaml")
+    path = write_pipeline(saved(settings), tmp_path / "p.yaml")
     before = path.read_bytes()
     with no_file_longer_than(100), pytest.raises(StorageError, match=r"p\.yaml cannot be written"):
-        write_pipeline(SavedPipeline(settings.with_options(similarity_top_k=9)), path)
+        write_pipeline(saved(settings.with_options(similarity_top_k=9)), path)
     assert path.read_bytes() == before
     with pytest.raises(StorageError):
-        write_pipeline(SavedPipeline(settings), path / "under-a-file.yaml")
+        write_pipeline(saved(settings), path / "under-a-file.yaml")
     assert [file.name for file in tmp_path.iterdir()] == ["p.yaml"]
     with ThreadPoolExecutor(4) as pool:
-        list(
-            pool.map(lambda k: write_pipeline(SavedPipeline(settings.with_options(seed=k)), path), range(20))
-        )
+        list(pool.map(lambda k: write_pipeline(saved(settings.with_options(seed=k)), path), range(20)))
     assert read_pipeline(path).settings.rerank.seed in range(20)
     assert [file.name for file in tmp_path.iterdir()] == ["p.yaml"]
