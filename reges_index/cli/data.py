@@ -71,14 +71,13 @@ def rankings(
     from reges_index.catalog.readers import read_items
     from reges_index.dialogue import read_turns
     from reges_index.evaluation.importers import convert_rankings
-    from reges_index.evaluation.predictions import dump
     from reges_index.files import write_text
 
     made, report = convert_rankings(
         source, read_turns(conversations), read_items(catalog), entities=entities, item_numbers=item_numbers,
         id_prefix=id_prefix,
     )  # fmt: skip
-    write_text(out, "".join(dump(prediction) + "\n" for prediction in made))
+    write_text(out, "".join(one.model_dump_json(exclude_defaults=True) + "\n" for one in made))
     _say(out, report.as_dict(), as_json=as_json)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
@@ -17,30 +18,8 @@ from reges_index.cli.output import console, print_json, say
 from reges_index.cli.parts import AsJson, open_catalog, store_place
 from reges_index.errors import EncoderMismatchError, ReGeSError
 
-NEEDED = (
-    "torch",
-    "transformers",
-    "peft",
-    "safetensors",
-    "gguf",
-    "llama-index-core",
-    "llama-index-embeddings-huggingface",
-    "llama-index-vector-stores-chroma",
-    "sentence-transformers",
-    "chromadb",
-)
-OPTIONAL = {
-    "stores": ("llama-index-vector-stores-qdrant", "llama-index-vector-stores-lancedb"),
-    "ui": ("gradio",),
-    "train": ("accelerate",),
-    "evaluate": ("matplotlib", "sacrebleu", "rouge-score"),
-    "llms": (
-        "llama-index-llms-openai",
-        "llama-index-llms-openai-like",
-        "llama-index-llms-huggingface",
-        "llama-index-embeddings-openai",
-    ),
-}
+# Of an engineer, or looked for by itself.
+_OTHER_EXTRAS = ("dev", "docs", "test", "embedded")
 
 
 @dataclass(frozen=True)
@@ -92,22 +71,24 @@ def _plan(options: EngineOptions) -> list[Finding]:
     return [Finding(what, "ok", said) for what, _, said in lines]
 
 
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _packages() -> list[Finding]:
-    found = []
-    for package in NEEDED:
-        number = _installed(package)
-        found.append(Finding(package, "ok" if number else "problem", number or f"pip install {package}"))
-    for extra, packages in OPTIONAL.items():
-        absent = [package for package in packages if _installed(package) is None]
-        detail = f"pip install 'reges-index[{extra}]' (lacks {', '.join(absent)})" if absent else "installed"
-        found.append(Finding(f"extra {extra}", "missing" if absent else "ok", detail))
+    """Look for what the package says that it needs."""
+    found: list[Finding] = []
+    extras: dict[str, list[str]] = {}
+    for line in requires("reges-index") or ():
+        package = re.split(r"[^\w.-]", line, maxsplit=1)[0]
+        extra = re.search(r"extra == ['\"](\w+)", line)
+        try:
+            number = version(package)
+        except PackageNotFoundError:
+            number = ""
+        if extra is None:
+            found.append(Finding(package, "ok" if number else "problem", number or f"pip install {package}"))
+        elif extra[1] not in _OTHER_EXTRAS:
+            extras.setdefault(extra[1], []).extend([] if number else [package])
+    for name, absent in extras.items():
+        detail = f"pip install 'reges-index[{name}]' (lacks {', '.join(absent)})" if absent else "installed"
+        found.append(Finding(f"extra {name}", "missing" if absent else "ok", detail))
     return found
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reges_index.catalog.place import is_url
-from reges_index.cli.parts import open_catalog, store_place, with_options
+from reges_index.cli.parts import open_catalog, option_of, store_place, with_options
 from reges_index.errors import ConfigError
 from reges_index.settings import GIVEN, PipelineSettings
 
@@ -69,24 +69,8 @@ def settings_option(name: str) -> Any:
     *section, leaf = PipelineSettings.options()[name]
     for step in section:
         kind = kind.model_fields[step].annotation
-    declared = kind.model_fields[leaf]
-    members = _members(declared.annotation)
-    typed = next((a for a in members if get_origin(a) is Literal or a in (bool, int, float)), str)
     flags = _FLAGS.get(name, (f"--{name.replace('_', '-')}",))
-    number = typed in (int, float)
-    least = next((limit.ge for limit in declared.metadata if number and hasattr(limit, "ge")), None)
-    option = typer.Option(
-        *flags,
-        min=least,
-        help=declared.description,
-        show_default=False,
-        rich_help_panel=_PANELS.get(section[0]) if section else None,
-    )
-    return Annotated[typed | None, option]
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    return (annotation,) if get_origin(annotation) is Literal else (get_args(annotation) or (annotation,))
+    return option_of(kind.model_fields[leaf], *flags, panel=_PANELS.get(section[0]) if section else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +128,7 @@ class EngineOptions(_Options):
             If neither ``--store`` nor the pipeline's file names a store, or its address holds a password.
         """
         saved = self._saved()
-        store = self.store if self.store is not None or saved is None else saved.store
+        store = self.store if self.store is not None or saved is None else saved.catalog.store
         if store is None:
             raise ConfigError(
                 "--store is missing", hint="name a folder, or http://host:port of a Chroma server"
@@ -153,7 +137,7 @@ class EngineOptions(_Options):
         if self.name:
             return store, self.name
         if saved is not None and self.store is None:
-            return store, saved.catalog
+            return store, saved.catalog.name
         return store, "items" if new else _only_catalog(store)
 
     def catalog(self) -> ItemCatalog | LiveCatalog:
@@ -164,7 +148,7 @@ class EngineOptions(_Options):
                 f"{self.pipeline}: the pipeline's encoder is an object that has no name",
                 hint="give --encoder, or load the pipeline from Python: load_pipeline(path, embed_model=...)",
             )
-        live = saved is not None and saved.live and self.store is None and self.name is None
+        live = saved is not None and saved.catalog.live and self.store is None and self.name is None
         return open_catalog(store, name, settings.encoder, live=live)
 
     def engine(self) -> tuple[ReGeSQueryEngine, ItemCatalog | LiveCatalog]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection
+from dataclasses import field, make_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from reges_index.cli.output import console, errors, print_json
-from reges_index.cli.parts import AsJson
+from reges_index.cli.parts import AsJson, option_of, with_options
 from reges_index.errors import ConfigError
 from reges_index.evaluation.settings import JOBS, EvaluationSettings, named_files
 from reges_index.files import read_yaml
@@ -38,47 +37,39 @@ _SHOWN = {
 }
 
 
-def _options() -> list[inspect.Parameter]:
-    """Return one option for each field of the settings; its help is the field's description."""
-    found = []
-    for name, own in EvaluationSettings.model_fields.items():
-        kind: Any = own.annotation
-        kinds = [k for k in (get_args(kind) if isinstance(kind, UnionType) else (kind,)) if k is not NoneType]
-        kind = get_args(kinds[0])[0] if get_origin(kinds[0]) in (Annotated, tuple) else kinds[0]
-        several = name in _SINGULAR
-        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-        kind = kind if kind in (int, float) else str
-        option = "--" + _SINGULAR.get(name, name).replace("_", "-")
-        panel = "Experiments" if name not in JOBS["score"] else None
-        found.append(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[
-                    (list[kind] if several else kind) | None,
-                    typer.Option(option, help=own.description, rich_help_panel=panel),
-                ],
-            )
+_Options: Any = make_dataclass(
+    "_Options",
+    [
+        (
+            name,
+            option_of(
+                declared,
+                "--" + _SINGULAR.get(name, name).replace("_", "-"),
+                several=name in _SINGULAR,
+                panel=None if name in JOBS["score"] else "Experiments",
+            ),
+            field(default=None),
         )
-    return found
+        for name, declared in EvaluationSettings.model_fields.items()
+    ],
+)
 
 
+@with_options(_Options)
 def evaluate(
-    *,
+    options: Any,
     config: Annotated[Path | None, typer.Option("--config", help="YAML with these options as keys.")] = None,
     show_errors: Annotated[
         int, typer.Option("--show-errors", min=0, help="Print N turns that the first system got wrong.")
     ] = 0,
     as_json: AsJson = False,
-    **options: Any,
 ) -> None:
     """Score rankings, of any system, under both protocols, with intervals, tests and baselines.
 
     With --out a folder gets report.json, report.md, report.html and pictures. With --experiment the paper's
     tables and figures, or the tables over other domains, are made instead.
     """
-    given = {name: value for name, value in options.items() if value not in (None, [])}
+    given = {name: value for name, value in vars(options).items() if value not in (None, [])}
     if config is not None:
         given = {**read_yaml(config), **given}
     wanted = given.get("experiments", [])
@@ -110,21 +101,6 @@ def evaluate(
             _print_experiments({job: made}, str(settings.out))
     else:
         _run_experiments(settings, as_json=as_json)
-
-
-evaluate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        *_options(),
-        *(
-            one.replace(annotation=get_type_hints(evaluate, include_extras=True)[name])
-            for name, one in inspect.signature(evaluate).parameters.items()
-            if name != "options"
-        ),
-    ]
-)
-evaluate.__annotations__ = {
-    name: one.annotation for name, one in inspect.signature(evaluate).parameters.items()
-}
 
 
 def _refuse(given: Collection[str], known: Collection[str], when: str) -> None:

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import typer
@@ -16,6 +17,7 @@ from reges_index.errors import ConfigError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from pydantic.fields import FieldInfo
 
     from reges_index.catalog import ItemCatalog, LiveCatalog
 
@@ -60,6 +62,30 @@ def open_catalog(
 
     store_place(store)  # refuses what cannot be one, in the command line's words
     return open_catalog_at(store, name, encoder, live=live)
+
+
+def option_of(declared: FieldInfo, *flags: str, several: bool = False, panel: str | None = None) -> Any:
+    """Return the command-line option of a model's field: its values, the least one and its description."""
+    members = _members(declared.annotation)
+    kind: Any = next((a for a in members if get_origin(a) is Literal or a in (bool, int, float)), str)
+    number = kind in (int, float)
+    option = typer.Option(
+        *flags,
+        min=next((limit.ge for limit in declared.metadata if number and hasattr(limit, "ge")), None),
+        help=declared.description,
+        show_default=False,
+        rich_help_panel=panel,
+    )
+    return Annotated[(list[kind] if several else kind) | None, option]
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the kinds that an annotation is a union of, without what is noted beside them."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _members(part)]
+    return [annotation]
 
 
 def with_options(

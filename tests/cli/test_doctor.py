@@ -35,15 +35,6 @@ def test_it_says_who_does_what_and_why():
     assert "catalog" in seen["words the answer"]["detail"]
 
 
-def test_every_extra_of_a_user_is_looked_for():
-    from importlib.metadata import metadata
-
-    from reges_index.cli.doctor import OPTIONAL
-
-    extras = set(metadata("reges-index").get_all("Provides-Extra"))
-    assert extras - {"embedded", "docs", "test", "dev"} == set(OPTIONAL)
-
-
 def test_an_empty_home_stays_empty(monkeypatch, tmp_path):
     for name in ("REGES_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -57,7 +48,7 @@ def test_an_empty_home_stays_empty(monkeypatch, tmp_path):
 def test_what_is_wrong_is_said_and_ends_with_one(monkeypatch, tmp_path):
     monkeypatch.setattr("reges_index.models.embedded.find_embedded_gguf", lambda: None)
     monkeypatch.setattr("reges_index.catalog.encoder.find_default_encoder", lambda: None)
-    monkeypatch.setattr("reges_index.cli.doctor.NEEDED", ("torch", "no-such-package"))
+    monkeypatch.setattr("reges_index.cli.doctor.requires", lambda _: ["torch>=2", "no-such-package"])
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     found = call("doctor", "--store", tmp_path / "none", "--json")
     assert found.code == 1

@@ -4,9 +4,8 @@ import json
 import time
 
 import pytest
-from filelock import FileLock
 
-from tests.cli.conftest import FILMS, TURNS, call, film_rows, no_file_longer_than, reges, start, write_jsonl
+from tests.cli.conftest import FILMS, TURNS, call, film_rows, reges, start, write_jsonl
 from tests.tiny import save_tiny_adapter
 
 pytestmark = pytest.mark.timeout(900)  # far from needed, unless the machine is busy
@@ -160,26 +159,6 @@ def test_conversations_that_changed_under_the_same_ids_are_refused(predict, turn
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
-def test_two_processes_do_not_write_one_file(predict, tmp_path):
-    words = ("--model", "embedded", "--retriever", "vectors", "--batch-size", 1, "--similarity-top-k", 12)
-    process = predict(*words, run=start)
-    lock = FileLock(tmp_path / "out.jsonl.lock")
-    deadline = time.monotonic() + 840
-    while True:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        if not (tmp_path / "out.jsonl.run.json").exists():
-            time.sleep(0.05)
-            continue
-        predict(*words).fails(2, "another process writes to", "another output file")
-        break
-    process.kill()
-    process.wait()
-    with lock.acquire(timeout=60):  # the operating system has freed it
-        pass
-    assert predict("--limit", 1, *words).code == 0
-
-
 def test_the_same_store_by_another_path_is_the_same(predict, store, turns, tiny, tmp_path, monkeypatch):
     assert predict("--limit", 1).code == 0
     monkeypatch.chdir(store.parent)
@@ -205,44 +184,3 @@ def test_named_items_are_left_out_of_rankings(predict, tmp_path):
     assert predict("--exclude-mentioned", conversations=file).code == 0
     ranked = {row["id"]: set(row["ranking"]) for row in rows(tmp_path / "out.jsonl")}
     assert ranked == {"a": IDS - {"f03", "f12"}, "b": IDS}
-
-
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        ("", ["no turn in it"]),
-        ('{"id": "a", "messages": [{"role": "user", "content": "x"}]}\n{"id": "b"\n', ["turns.jsonl:2"]),
-        ('{"messages": [{"role": "user", "content": "x"}]}\n', ["turns.jsonl:1", "no 'id'"]),
-        ('{"id": "a", "messages": [{"role": "user", "content": "x"}]}\n' * 2, ["turns.jsonl:2", "'a'"]),
-        ('{"id": "a", "messages": []}\n', ["turns.jsonl:1", "the dialogue is empty"]),
-    ],
-)
-def test_turns_that_cannot_be_read(predict, turns, tmp_path, lines, words):
-    turns.write_text(lines, encoding="utf-8")
-    predict().fails(2, *words)
-    assert not (tmp_path / "out.jsonl").exists()
-
-
-def test_outputs_that_cannot_be_written(predict, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    predict(out=blocked / "out.jsonl").fails(5, "cannot be written")
-    predict(out=tmp_path).fails(2, "no regular file")
-    predict(out="/dev/full").fails(2, "no regular file")
-    predict(out=blocked).fails(2, "does not say how it was made")
-    assert blocked.read_text() == "not a folder"
-
-
-def test_a_full_disk_keeps_what_was_finished(predict, tmp_path):
-    out = tmp_path / "out.jsonl"
-    assert predict("--limit", 1).code == 0
-    # The limit holds for every file of the process: rows of other turns make ours larger than SQLite's.
-    with out.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({"id": f"other-{n}", "ranking": ["x"] * 20}) + "\n" for n in range(20_000))
-    before = out.read_bytes()
-    with no_file_longer_than(len(before) + 10):
-        found = predict()
-    found.fails(5, "out.jsonl cannot be written", "run again: it goes on")
-    assert out.read_bytes().startswith(before)
-    assert predict("--json").json["predicted"] == 5
-    assert len(rows(out)) == 20_006

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import FILMS, call, run
 from tests.tiny import save_tiny_adapter
@@ -92,22 +90,6 @@ def test_named_items_can_be_excluded(store, tiny, conversation):
 @pytest.mark.parametrize("mode", ["auto", "score", "constrained", "generate"])
 def test_every_mode_picks_an_item_of_the_catalog(store, tiny, mode):
     assert recommend(store, tiny, "--json", "--mode", mode).json["recommendation"]["id"] in IDS
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ("", ["standard input", "the dialogue is empty"]),
-        ("{", ["standard input", "not valid JSON"]),
-        ("[]", ["the dialogue is empty"]),
-        ('{"messages": []}', ["the dialogue is empty"]),
-        ('{"messages": [{"role": "user", "content": " \\n"}]}', ["the dialogue is empty"]),
-        ('{"messages": [{"role": "robot", "content": "hi"}]}', ["role"]),
-        (b'{"messages": [{"role": "user", "content": "\xe9"}]}', ["standard input", "not UTF-8"]),
-    ],
-)
-def test_a_dialogue_that_is_none(store, tiny, data, words):
-    recommend(store, tiny, input=data).fails(2, *words)
 
 
 def test_a_conversation_file_that_is_not_there(store, tiny, tmp_path):
@@ -200,25 +182,6 @@ def test_adapters(store, tiny, tmp_path):
     assert (
         recommend(store, tiny, "--json", "--item-adapter", "none").json["candidates"] == plain["candidates"]
     )
-
-
-def test_adapters_that_cannot_be_used(store, tiny, tmp_path):
-    recommend(store, tiny, "--query-adapter", tmp_path / "none").fails(4, "no adapter folder")
-    recommend(store, tiny, "--query-adapter", tiny).fails(4, "adapter_config.json")
-    adapter = save_tiny_adapter(tmp_path / "adapter")
-    weights = adapter / "adapter_model.safetensors"
-    # The embedded base is another one than the adapter's.
-    words = ("recommend", "--store", store, "--conversation", "-", "--item-adapter", adapter)
-    call(*words, input=SPACE).fails(2, "item_adapter of the item expert is set", "llm=")
-    words = (*words, "--model", "embedded")
-    call(*words, input=SPACE).fails(4, "does not fit", "it was trained on another base")
-    narrow = tmp_path / "narrow"
-    shutil.copytree(adapter, narrow)
-    tensors = load_file(weights)
-    save_file({name: tensor[:, :2].contiguous() for name, tensor in tensors.items()}, narrow / weights.name)
-    recommend(store, tiny, "--item-adapter", narrow).fails(4, "narrow")
-    weights.write_bytes(weights.read_bytes()[:99])
-    recommend(store, tiny, "--item-adapter", adapter).fails(4, "damaged")
 
 
 def test_a_wish_is_taken_as_text(store, tiny):
