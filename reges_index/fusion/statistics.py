@@ -10,13 +10,16 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue.text import phrase_key
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Floats = npt.NDArray[np.float32]
 AnyFloats = npt.NDArray[np.floating[Any]]
@@ -84,14 +87,12 @@ class BoundStatistics:
     named: Floats
     title: Floats
     known: float
-    _starts: Ints
-    _others: Ints
-    _counts: Floats
+    _pairs: sparse.csr_array
 
     def together(self, item: int) -> tuple[Ints, Floats]:
         """Return the items named in dialogues with ``item``, and in how many."""
-        span = slice(self._starts[item], self._starts[item + 1])
-        return self._others[span], self._counts[span]
+        span = slice(self._pairs.indptr[item], self._pairs.indptr[item + 1])
+        return self._pairs.indices[span], self._pairs.data[span]
 
 
 @dataclass(frozen=True)
@@ -149,42 +150,37 @@ class ItemStatistics:
 
     def bind(self, items: Sequence[Item]) -> BoundStatistics:
         """Arrange the counts for a catalog."""
-        by_id: Mapping[int, int] = {int(key): row for row, key in enumerate(self.ids)}
+        from scipy import sparse  # comes with sentence-transformers, without which no fusion runs
+
+        by_id = {int(key): row for row, key in enumerate(self.ids)}
         by_title: defaultdict[int, list[int]] = defaultdict(list)
         for row, key in enumerate(self.titles):
             by_title[int(key)].append(row)
-        places: defaultdict[int, list[int]] = defaultdict(list)  # statistics row -> catalog positions
-        counts = np.zeros((4, len(items)), dtype=np.float32)
-        table = np.stack([self.recommended, self.recent, self.named])
-        known = 0
-        for position, item in enumerate(items):
-            same_title = by_title.get(title_hash(item), [])
-            own = by_id.get(id_hash(item))
-            rows = same_title if own is None else [own]
-            counts[:3, position] = table[:, rows].sum(axis=1)
-            counts[3, position] = self.recommended[same_title].sum()
-            known += bool(rows)
-            for row in same_title:
-                places[row].append(position)
-        starts, others, values = self._neighbours(places, len(items))
-        share = known / max(1, len(items))
-        recommended, recent, named, title = counts
-        return BoundStatistics(recommended, recent, named, title, share, starts, others, values)
+        alike = [by_title.get(title_hash(item), []) for item in items]
+        own = [
+            [by_id[key]] if (key := id_hash(item)) in by_id else rows
+            for item, rows in zip(items, alike, strict=True)
+        ]
 
-    def _neighbours(self, places: Mapping[int, list[int]], size: int) -> tuple[Ints, Ints, Floats]:
-        together: defaultdict[int, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
-        for (a, b), count in zip(self.pairs.tolist(), self.pair_counts.tolist(), strict=True):
-            for first in places.get(a, ()):
-                for second in places.get(b, ()):
-                    if first != second:
-                        together[first][second] += count
-                        together[second][first] += count
-        starts = np.zeros(size + 1, dtype=np.int64)
-        starts[1:] = np.cumsum([len(together.get(position, ())) for position in range(size)])
-        rows = [together[position] for position in range(size) if position in together]
-        others = np.array([other for row in rows for other in row], dtype=np.int64)
-        values = np.array([count for row in rows for count in row.values()], dtype=np.float32)
-        return starts, others, values
+        def table(rows: Sequence[Sequence[int]]) -> sparse.csr_array:
+            """Say with ones which rows of the statistics an item has, shape (N, K)."""
+            columns = [row for its in rows for row in its]
+            starts = np.cumsum([0, *map(len, rows)])
+            ones = np.ones(len(columns), dtype=np.float32)
+            return sparse.csr_array((ones, columns, starts), shape=(len(items), len(self.ids)))
+
+        by_alike = table(alike)
+        by_id_first = table(own)
+        recommended, recent, named = (
+            by_id_first @ counts for counts in (self.recommended, self.recent, self.named)
+        )
+        shape = (len(self.ids), len(self.ids))
+        pairs = sparse.coo_array((self.pair_counts, self.pairs.T), shape=shape).tocsr()
+        together = by_alike @ (pairs + pairs.T) @ by_alike.T
+        together = sparse.csr_array(together - sparse.diags_array(together.diagonal()))
+        together.eliminate_zeros()
+        known = sum(map(bool, own)) / max(1, len(items))
+        return BoundStatistics(recommended, recent, named, by_alike @ self.recommended, known, together)
 
 
 def place_weights(count: int) -> npt.NDArray[np.float64]:
@@ -247,23 +243,21 @@ class Neighbours:
 
     def bind(self, items: Sequence[Item]) -> BoundNeighbours:
         """Arrange the entries for a catalog; those whose items it does not have count for nothing."""
+        from scipy import sparse
+
         places: defaultdict[int, list[int]] = defaultdict(list)
         for position, item in enumerate(items):
             places[title_hash(item)].append(position)
-        lengths, positions, shares = [0], [], []
-        for dialogue in range(len(self.vectors)):
-            for entry in range(self.starts[dialogue], self.starts[dialogue + 1]):
-                for position in places.get(int(self.titles[entry]), ()):
-                    positions.append(position)
-                    shares.append(self.shares[entry])
-            lengths.append(len(positions))
-        return BoundNeighbours(
-            self.vectors.astype(np.float32),
-            np.array(lengths, dtype=np.int64),
-            np.array(positions, dtype=np.int64),
-            np.array(shares, dtype=np.float32),
-            len(items),
-        )
+        dialogues = np.repeat(np.arange(len(self.vectors)), np.diff(self.starts)).tolist()
+        found = [
+            (dialogue, position, share)
+            for dialogue, title, share in zip(dialogues, self.titles.tolist(), self.shares, strict=True)
+            for position in places.get(title, ())
+        ]
+        rows, columns, shares = np.array(found, dtype=np.float64).reshape(-1, 3).T
+        shape = (len(self.vectors), len(items))
+        words = sparse.coo_array((shares, (rows.astype(int), columns.astype(int))), shape=shape)
+        return BoundNeighbours(self.vectors.astype(np.float32), words.tocsr())
 
 
 @dataclass(frozen=True)
@@ -271,10 +265,7 @@ class BoundNeighbours:
     """Neighbours in the order of one catalog of N items; see `Neighbours`."""
 
     _vectors: AnyFloats
-    _starts: Ints
-    _positions: Ints
-    _shares: AnyFloats
-    _size: int
+    _words: sparse.csr_array
 
     def scores(self, vector: AnyFloats) -> AnyFloats:
         """Return how much the nearest dialogues speak for each item, shape (N,), from 0 on.
@@ -284,12 +275,10 @@ class BoundNeighbours:
         vector
             Shape (d,): of the dialogue, unit length.
         """
-        total = np.zeros(self._size)
-        if len(self._positions):
+        total = np.zeros(self._words.shape[1])
+        if self._words.nnz:
             alike = self._vectors @ vector
             best = np.argsort(-alike, kind="stable")[:_NEAREST]
             says = np.exp(_SHARPNESS * (alike[best] - alike[best[0]]))
-            for dialogue, word in zip(best, says / says.sum(), strict=True):
-                its = slice(self._starts[dialogue], self._starts[dialogue + 1])
-                np.add.at(total, self._positions[its], word * self._shares[its])
+            total = (says / says.sum()) @ self._words[best]
         return np.log1p(total / _FLOOR)
