@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,7 @@ _FLOOR = 1e-9
 _LARGEST = 20.0
 
 
-@dataclass(frozen=True)
-class Bin:
+class Bin(NamedTuple):
     """Turns whose stated probability is about the same: its mean, the share that was right, their number."""
 
     stated: float
@@ -72,21 +72,9 @@ def calibrate(
 ) -> Calibration:
     """Compare T stated probabilities with T outcomes of 0 or 1.
 
-    Parameters
-    ----------
-    dialogues
-        T numbers; turns of one dialogue are drawn together.
-    resamples, seed, level
-        Of the interval.
-
-    Raises
-    ------
-    ValueError
-        If there is no turn.
+    Turns of one of the T ``dialogues`` are drawn together; the other options are of the interval.
     """
     said, true = np.asarray(stated, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    if not len(said):
-        raise ValueError("no stated probability")
     _, cluster = np.unique(np.asarray(dialogues), return_inverse=True)
     members = [np.flatnonzero(cluster == c) for c in range(cluster.max() + 1)]
     rng = np.random.default_rng(seed)
@@ -134,20 +122,11 @@ def calibration_of(
 # -- the weight of an item expert -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PriorCase:
-    """One turn: what the retriever and the model say of each candidate, and which of them was right.
+class PriorCase(NamedTuple):
+    """What the retriever and the model say of the candidates of one turn, and which of them was right.
 
-    Attributes
-    ----------
-    prior
-        The retriever's probabilities.
-    evidence
-        The model's word in nats; a constant added to all changes nothing.
-    right
-        Places of the right candidates; empty where none is among them.
-    dialogue
-        Turns of one dialogue stay together in cross-fitting.
+    The model's word is in nats; a constant added to all changes nothing. No place is right where none of the
+    right items is among the candidates. Turns of one dialogue stay together in cross-fitting.
     """
 
     prior: tuple[float, ...]
@@ -156,23 +135,14 @@ class PriorCase:
     dialogue: str
 
 
-@dataclass(frozen=True)
-class PriorWeight:
-    """A fitted weight, and how well the first item's probability is stated before and after.
+class PriorWeight(NamedTuple):
+    """A fitted weight, and how well the first item's probability is stated.
 
-    Attributes
-    ----------
-    weight
-        Fitted on all turns: what to set as ``prior_weight``.
-    before
-        With the weight that the predictions were made with.
-    after
-        Each dialogue with a weight that was fitted on others.
+    Before with the weight that the predictions were made with, after with weights that were fitted on other
+    dialogues than the turn's.
     """
 
     weight: float
-    turns: int
-    used_before: float
     before: Calibration
     after: Calibration
 
@@ -203,11 +173,7 @@ def cases_of(predictions: Iterable[Prediction], turns: Sequence[Turn]) -> tuple[
         right = frozenset(n for n, id_ in enumerate(made.ranking[: len(prior)]) if id_ in set(turn.targets))
         cases.append(PriorCase(tuple(prior), tuple(logs), right, turn.dialog_id or turn.id))
     if not cases or len(weights) > 1:
-        what = (
-            f"several weights ({sorted(weights)})"
-            if weights
-            else "no turn with a prior, a weight and a target"
-        )
+        what = f"several weights ({sorted(weights)})" if weights else "no turn with prior, weight and target"
         raise InputError(
             f"the weight cannot be fitted: the predictions hold {what}",
             hint="make them in one run of `reges predict` with a retriever of probabilities (the fusion), an "
@@ -242,8 +208,6 @@ def fit_prior_weight(cases: Sequence[PriorCase], used: float, *, folds: int = 5)
     fitted = [_fit([case for case in cases if fold_of[case.dialogue] != fold]) for fold in range(folds)]
     return PriorWeight(
         weight=_fit(cases),
-        turns=len(cases),
-        used_before=used,
         before=_stated(cases, [used] * len(cases)),
         after=_stated(cases, [fitted[fold_of[case.dialogue]] for case in cases]),
     )

@@ -165,16 +165,12 @@ class DomainTable:
     _scores: dict[str, NDArray[np.float64]]
     _clusters: NDArray[np.int64]
 
-    def mean(self, system: str, metric: str = "recall@1") -> float:
-        """Return a system's mean over domains."""
-        return self.values[system][MEAN][metric].value
-
-    def text(self, domain: str = MEAN) -> str:
-        """Return the table of one domain, or of the mean, as text."""
+    def text(self) -> str:
+        """Return the means over the domains as text."""
         width = max(map(len, self.values))
         lines = [" " * width + "".join(f"{metric:>26}" for metric in DOMAIN_METRICS)]
         for system, by_domain in self.values.items():
-            cells = (by_domain[domain][metric] for metric in DOMAIN_METRICS)
+            cells = (by_domain[MEAN][metric] for metric in DOMAIN_METRICS)
             shown = "".join(f"{f'{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]':>26}" for e in cells)
             lines.append(f"{system:<{width}}{shown}")
         return "\n".join(lines)
@@ -305,10 +301,7 @@ def rank_by_vectors(
 
 
 def encoder_rankings(
-    domains: Sequence[DomainSet],
-    embed_model: BaseEmbedding | str | None,
-    *,
-    rows: Sequence[str] | None = None,
+    domains: Sequence[DomainSet], embed_model: BaseEmbedding | str | None
 ) -> dict[str, dict[str, dict[str, list[str]]]]:
     """Return what an encoder alone finds for each kind of `QUERY_TEXTS`, and for the pseudo-queries.
 
@@ -319,7 +312,6 @@ def encoder_rankings(
     for own in domains:
         texts = {kind: {t.id: write(t) for t in own.data.turns} for kind, write in QUERY_TEXTS.items()}
         texts = {k: by_turn for k, by_turn in (texts | {ORACLE: dict(own.queries)}).items() if by_turn}
-        texts = {kind: by_turn for kind, by_turn in texts.items() if rows is None or kind in rows}
         different = list(dict.fromkeys(text for by_turn in texts.values() for text in by_turn.values()))
         vectors = dict(zip(different, embed_queries(model, different), strict=True))
         items = model.get_text_embedding_batch([item.text() for item in own.data.items])
@@ -333,7 +325,6 @@ def measure_encoder(
     domains: Sequence[DomainSet] | str | Path,
     embed_model: BaseEmbedding | str | None = None,
     *,
-    rows: Sequence[str] | None = None,
     resamples: int = 1_000,
 ) -> DomainTable:
     """Measure an encoder as a stock retriever: by last message, all user messages, whole dialogue, oracle.
@@ -344,9 +335,7 @@ def measure_encoder(
         From `read_domains`, or the folder.
     embed_model
         An embedding, or a name as for `resolve_encoder`.
-    rows
-        Names of `QUERY_TEXTS`, or `ORACLE`; None takes all.
     """
     if isinstance(domains, (str, Path)):
         domains = read_domains(domains)
-    return score_domains(domains, encoder_rankings(domains, embed_model, rows=rows), resamples=resamples)
+    return score_domains(domains, encoder_rankings(domains, embed_model), resamples=resamples)

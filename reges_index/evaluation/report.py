@@ -65,7 +65,7 @@ def report_result(evaluation: Evaluation) -> Result:
     for system in evaluation.systems:
         found = calibration_of(system, evaluation.data, resamples=s.resamples, seed=s.seed, level=s.level)
         if found is not None:
-            stated[system.name] = {**asdict(found), "bins": [asdict(b) for b in found.bins]}
+            stated[system.name] = {**asdict(found), "bins": [b._asdict() for b in found.bins]}
         if system.name not in BASELINES:
             rows += _answers(system, found)
             notes += _system_notes(system)

@@ -59,11 +59,6 @@ def test_bins_hold_every_turn_once_and_the_error_is_a_probability(rows):
     assert sum(b.right * b.turns for b in found.bins) == pytest.approx(sum(right))
 
 
-def test_nothing_to_judge_is_refused():
-    with pytest.raises(ValueError, match="no stated"):
-        calibrate([], [], [])
-
-
 def test_reports_have_it_where_a_system_states_probabilities(data, tmp_path):
     items = [item.id for item in data.items]
     first = [turn.targets[0] if n % 2 else items[7] for n, turn in enumerate(data.turns)]
@@ -127,7 +122,7 @@ def test_the_weight_is_found_and_probabilities_mean_what_they_say(true_weight):
     predictions, asked = rows(true_weight)
     cases, used = cases_of([Prediction(**row) for row in predictions], [Turn(**row) for row in asked])
     found = fit_prior_weight(cases, used)
-    assert (used, found.turns) == (USED, 600)
+    assert (used, len(cases)) == (USED, 600)
     assert found.weight == pytest.approx(true_weight, abs=0.25)
     assert found.after.error < found.before.error
     assert math.isclose(found.after.stated, found.after.right, abs_tol=0.05)
@@ -136,7 +131,7 @@ def test_the_weight_is_found_and_probabilities_mean_what_they_say(true_weight):
 def test_predictions_without_a_prior_are_refused():
     predictions, asked = rows(1.0, turns=20)
     turns = [Turn(**row) for row in asked]
-    with pytest.raises(InputError, match="no turn with a prior"):
+    with pytest.raises(InputError, match="no turn with prior"):
         cases_of([Prediction(**{**row, "prior": None}) for row in predictions], turns)
     changed = [{**predictions[0], "prior_weight": 1.0}, *predictions[1:]]
     with pytest.raises(InputError, match="several weights"):

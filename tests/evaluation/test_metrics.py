@@ -83,16 +83,6 @@ def test_metrics_agree_with_ranx_on_random_scores_with_ties(seed):
     np.testing.assert_array_equal(scores.column("rec_success_rate"), first)
 
 
-def test_ndcg_and_mrr_by_hand(items):
-    turns = [make_turn(0, "a", ["i3"], [])]
-    _, scores = scores_of(turns, items, [["i0", "i1", "i3"]])
-    assert scores.rank.tolist() == [3]
-    assert scores.column("recall@1")[0] == 0
-    assert scores.column("recall@5")[0] == 1
-    assert scores.column("mrr@10")[0] == pytest.approx(1 / 3)
-    assert scores.column("ndcg@10")[0] == pytest.approx(1 / np.log2(4))
-
-
 def test_mentioned_items_leave_the_ranking_only_in_new(turns, items):
     rankings = [(), ("i0", "i1"), (), ("i2", "gone", "i9"), ()]
     _, everything = scores_of(turns, items, rankings)

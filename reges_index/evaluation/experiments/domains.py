@@ -29,7 +29,7 @@ from reges_index.evaluation.domains import (
     topic_shares,
 )
 from reges_index.evaluation.experiments.described import described
-from reges_index.evaluation.experiments.systems import Writing, embed_texts, run_system, texts_of
+from reges_index.evaluation.experiments.systems import embed_texts, run_system, texts_of, writing
 from reges_index.evaluation.predictions import read_predictions
 from reges_index.evaluation.result import Result, Row, write_result
 from reges_index.evaluation.settings import EvaluationSettings
@@ -134,7 +134,7 @@ def _query_expert(lab: DomainLab) -> Iterator[tuple[str, ByDomain]]:
             "adapter": adapter_hash(adapter) if adapter is not None else None,
         }  # fmt: skip
         written = run_system(
-            Writing("LLM_QR", transform), own.data.turns, lab.run_file("queries", own), settings,
+            writing(transform), own.data.turns, lab.run_file("queries", own), settings,
             batch_size=lab.settings.batch_size,
         )  # fmt: skip
         texts = texts_of(written)

@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.core.llms.llm import LLM
-from pydantic import BaseModel
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.catalog.live import open_catalog_at
 from reges_index.dialogue import Turn, newest_text, render_history
-from reges_index.errors import ConfigError, InputError
+from reges_index.errors import ConfigError
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.experiments.systems import (
-    Each,
+    Predict,
     QueryKind,
     System,
-    Writing,
+    each,
     embed_texts,
     reasoned_freely,
     run_system,
     selected,
     texts_of,
+    writing,
 )
 from reges_index.evaluation.predictions import Prediction, TitleMatcher, align
 from reges_index.evaluation.scoring import Evaluation, evaluate_systems
 from reges_index.evaluation.settings import EvaluationSettings
-from reges_index.files import hash_of, json_lines, sha256_of
+from reges_index.files import hash_of, sha256_of
 from reges_index.fusion.model import FusionModel
 from reges_index.item_expert.prompt import selection_prompt_hash
 from reges_index.item_expert.rerank import ReGeSRerank
@@ -41,6 +41,7 @@ from reges_index.models.local_lm import LocalLM
 from reges_index.models.named import api_kind, open_llm
 from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
+from reges_index.training.pseudo_queries import read_notes
 
 logger = logging.getLogger(__name__)
 
@@ -208,15 +209,13 @@ class Lab:
                 turns,
                 kind=kind,
                 adapter=self._adapter_hash(adapter),
-                decoding=_values(transform.decoding),
+                decoding=transform.decoding.model_dump(mode="json"),
                 history=transform.max_history_tokens,
                 prompt=query_prompt_hash(),
             )
             path = self.folder / "runs" / f"queries-{kind}-{split}.jsonl"
             logger.info("%s queries for %d turns: %s", kind, len(turns), path)
-            made = run_system(
-                Writing(kind, transform), turns, path, settings, batch_size=self.settings.batch_size
-            )
+            made = run_system(writing(transform), turns, path, settings, batch_size=self.settings.batch_size)
             beside = bool(transform.decoding.context_messages)  # the newest messages, as one more text
             self._queries[kind, split] = {
                 turn: own[:-1] if beside and len(own) > 1 else own for turn, own in texts_of(made).items()
@@ -272,7 +271,7 @@ class Lab:
 
         asked = hash_of([list(queries[turn.id]) for turn in turns or self.data.turns], digits=16)
         return self.run(
-            Each(run, find), run, turns=turns, retriever=searching.encoder.name, depth=DEPTH, queries=asked
+            each(find), run, turns=turns, retriever=searching.encoder.name, depth=DEPTH, queries=asked
         )
 
     def shown(self, top_k: int, kind: QueryKind | None = None) -> dict[str, list[str]]:
@@ -342,9 +341,9 @@ class Lab:
         penalty = rerank.asking["length_penalty"]
         template: Any = rerank.get_prompts()["select_prompt"]
         return self.run(
-            Each(run, answer), run, turns=turns, candidates=candidates, mode=str(rerank.mode), freely=freely,
+            each(answer), run, turns=turns, candidates=candidates, mode=str(rerank.mode), freely=freely,
             adapter=self._adapter_hash(backend.adapter if isinstance(backend, LocalBackend) else None),
-            prompt=selection_prompt_hash(template), budgets=_values(rerank.budget),
+            prompt=selection_prompt_hash(template), budgets=asdict(rerank.budget),
             **({"length_penalty": penalty} if penalty else {}),
         )  # fmt: skip
 
@@ -360,7 +359,7 @@ class Lab:
 
     def run(
         self,
-        system: System,
+        predict: Predict,
         run: str,
         *,
         turns: Sequence[Turn] | None = None,
@@ -374,8 +373,8 @@ class Lab:
             turns, **settings, seed=self.settings.seed, candidates=hash_of(shown, digits=16)
         )
         path = self.folder / "runs" / f"{run}.jsonl"
-        logger.info("%s over %d turns: %s", system.name, len(turns), path)
-        return run_system(system, turns, path, described, batch_size=self.settings.batch_size)
+        logger.info("%s over %d turns", path, len(turns))
+        return run_system(predict, turns, path, described, batch_size=self.settings.batch_size)
 
     def measured(
         self,
@@ -406,27 +405,6 @@ class Lab:
             retrieve=retrieve if baselines else None,
             baselines=baselines,
         )
-
-
-def _values(settings: Any) -> dict[str, Any]:
-    """Return a settings object, a model of pydantic's or a dataclass, as plain values."""
-    return settings.model_dump(mode="json") if isinstance(settings, BaseModel) else asdict(settings)
-
-
-def read_references(path: str | Path) -> dict[str, str]:
-    """Read ``{"id", "query"}`` lines.
-
-    Raises
-    ------
-    InputError
-        If a line has no id or query.
-    """
-    found: dict[str, str] = {}
-    for number, row in json_lines(path):
-        if not isinstance(row.get("id"), str) or not isinstance(row.get("query"), str):
-            raise InputError(f"{path}:{number}: expected 'id' and 'query', two texts")
-        found[row["id"]] = row["query"]
-    return found
 
 
 def _open_models(config: EvaluationSettings) -> tuple[LocalLM, LLM | None]:
@@ -481,7 +459,7 @@ def build_lab(config: EvaluationSettings) -> Lab:
     data = EvaluationData.read(config.conversations, config.catalog, config.train)
     if config.limit is not None:
         data = data.subset(data.turns[: config.limit])
-    references = read_references(config.references) if config.references else {}
+    references = read_notes(config.references, "query") if config.references else {}
     catalog, more = _open_catalogs(config, data)
     lm, llm = _open_models(config)
     fusion = FusionModel.default()

@@ -20,7 +20,7 @@ from reges_index.evaluation.experiments.lab import (
     Lab,
     NotRunnable,
 )
-from reges_index.evaluation.experiments.systems import FREE_PROMPT, Each, QueryKind, recommended_freely
+from reges_index.evaluation.experiments.systems import FREE_PROMPT, QueryKind, each, recommended_freely
 from reges_index.evaluation.plots import draw_rows
 from reges_index.evaluation.predictions import Prediction
 from reges_index.evaluation.report import spread
@@ -92,7 +92,7 @@ def table1(lab: Lab) -> Result:
     else:
         predictions[_FUSION] = _fused(lab, _OnceEmbedded(lab))
     for number, system in enumerate(lab.systems):
-        predictions[system.name] = lab.run(system, f"own-{number}", own=system.name)
+        predictions[system.name] = lab.run(system.predict, f"own-{number}", own=system.name)
     evaluation = lab.measured(predictions, baselines=True)
     missing |= {f"baseline {name}": reason for name, reason in evaluation.missing_baselines.items()}
     rows = evaluation.rows(_SUCCESS)
@@ -127,8 +127,8 @@ def table1(lab: Lab) -> Result:
 def _free_llm(lab: Lab) -> list[Prediction]:
     """Run the bare LLM as a recommender without a catalog."""
     backend = resolve_backend(lab.chooser, role=ITEM_ADAPTER, adapter=None)
-    system = Each("free", lambda turn: recommended_freely(backend, turn, lab.matcher))
-    return lab.run(system, "free", prompt=hash_of(FREE_PROMPT, digits=16))
+    predict = each(lambda turn: recommended_freely(backend, turn, lab.matcher))
+    return lab.run(predict, "free", prompt=hash_of(FREE_PROMPT, digits=16))
 
 
 # -- the fusion, which is beyond the paper -----------------------------------------------------------
@@ -168,7 +168,7 @@ def _fused(lab: Lab, own: _OnceEmbedded, without: Sequence[str] = ()) -> list[Pr
 
     run = "-".join(("fusion", *sorted(without)))
     fingerprint = retriever.model.fingerprint
-    return lab.run(Each(run, answer), run, retriever=fingerprint, without=sorted(without), depth=DEPTH)
+    return lab.run(each(answer), run, retriever=fingerprint, without=sorted(without), depth=DEPTH)
 
 
 def ablation(lab: Lab) -> Result:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -38,37 +37,35 @@ _REASONING_TOKENS = 200
 _FREE_TITLES, _FREE_HISTORY = 10, 1024
 
 
-@runtime_checkable
+Predict: TypeAlias = Callable[[Sequence[Turn]], Iterable[Prediction]]
+"""Gives one prediction for each turn, in any order."""
+
+
 class System(Protocol):
     """What an experiment needs of a system; write one to put your own into the paper's tables."""
 
-    @property
-    def name(self) -> str:
-        """Name in the tables."""
-        ...
-
-    def predict(self, turns: Sequence[Turn]) -> Iterator[Prediction]:
-        """Yield one prediction for each turn, in any order."""
-        ...
-
-
-@dataclass(frozen=True)
-class Each:
-    """A system that answers turn by turn."""
-
     name: str
-    answer: Callable[[Turn], Prediction]
+    """In the tables."""
 
-    def predict(self, turns: Sequence[Turn]) -> Iterator[Prediction]:
-        """Yield the answers, each with the seconds that it took."""
+    def predict(self, turns: Sequence[Turn]) -> Iterable[Prediction]:
+        """Give one prediction for each turn, in any order."""
+        ...
+
+
+def each(answer: Callable[[Turn], Prediction]) -> Predict:
+    """Return what answers turn by turn, and notes the seconds that each answer took."""
+
+    def predict(turns: Sequence[Turn]) -> Iterator[Prediction]:
         for turn in turns:
             start = time.perf_counter()
-            made = self.answer(turn)
+            made = answer(turn)
             yield made.model_copy(update={"timings": {"seconds": time.perf_counter() - start}})
+
+    return predict
 
 
 def run_system(
-    system: System, turns: Sequence[Turn], path: Path, settings: Mapping[str, Any], *, batch_size: int = 8
+    predict: Predict, turns: Sequence[Turn], path: Path, settings: Mapping[str, Any], *, batch_size: int = 8
 ) -> list[Prediction]:
     """Run a system over turns, similar lengths together, each batch on the disk before the next.
 
@@ -87,29 +84,26 @@ def run_system(
         todo = [turn for turn in turns if turn.id not in log.finished]
         todo.sort(key=lambda turn: sum(len(message.content) for message in turn.messages))
         for start in range(0, len(todo), batch_size):
-            made = system.predict(todo[start : start + batch_size])
+            made = predict(todo[start : start + batch_size])
             log.write([p.model_dump(mode="json", exclude_unset=True) for p in made])
     wanted = {turn.id for turn in turns}
     return [p for p in read_predictions(path) if p.id in wanted]
 
 
-@dataclass(frozen=True)
-class Writing:
-    """A query expert: a prediction without a ranking, with the texts whose mean vector is searched with."""
+def writing(transform: ReGeSQueryTransform) -> Predict:
+    """Return what writes queries: predictions without a ranking, with the texts that are searched with."""
 
-    name: str
-    transform: ReGeSQueryTransform
-
-    def predict(self, turns: Sequence[Turn]) -> Iterator[Prediction]:
-        """Yield the queries, written together; the first of ``texts`` is the query."""
-        bundles = self.transform.run_batch([DialogueQueryBundle.from_dialogue(turn) for turn in turns])
+    def predict(turns: Sequence[Turn]) -> Iterator[Prediction]:
+        bundles = transform.run_batch([DialogueQueryBundle.from_dialogue(turn) for turn in turns])
         for turn, bundle in zip(turns, bundles, strict=True):
             texts = {"query": bundle.query_str, "texts": list(bundle.embedding_strs)}
             yield Prediction.model_validate({"id": turn.id, "ranking": (), **texts})
 
+    return predict
+
 
 def texts_of(written: Iterable[Prediction]) -> dict[str, list[str]]:
-    """Return by turn id the texts that `Writing` wrote."""
+    """Return by turn id the texts that `writing` wrote, the query first."""
     return {made.id: list((made.model_extra or {})["texts"]) for made in written}
 
 
