@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
@@ -59,10 +59,6 @@ class TurnReport:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     repaired_bytes: int = 0
     seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return asdict(self)
 
     def leave_out(self, turn: Turn, reason: str) -> None:
         """Count a turn that has no line."""
@@ -132,11 +128,6 @@ class TeacherReport(TurnReport):
             )
 
 
-def made_from(turn: Turn, *, targets: bool) -> str:
-    """Return a hash of what a turn's line is made from."""
-    return turn_hash(turn, turn.targets if targets else None)
-
-
 @contextmanager
 def turn_file(
     report: TurnReport,
@@ -164,7 +155,7 @@ def turn_file(
     started = time.monotonic()
     report.turns = len(turns)
     with RunLog(report.out, made_by) as log:
-        hashes = {turn.id: made_from(turn, targets=targets) for turn in turns}
+        hashes = {turn.id: turn_hash(turn, turn.targets if targets else None) for turn in turns}
         log.require_unchanged(hashes, what="messages or targets" if targets else "messages")
         report.repaired_bytes = log.repaired
         waiting = [turn for turn in turns if turn.id not in log.finished]
@@ -176,25 +167,11 @@ def turn_file(
 # -- what is asked of a teacher ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What an answer of the teacher gives.
-
-    Attributes
-    ----------
-    row
-        Fields of the turn's row beside its ``id``; empty when the answer is of no use.
-    leaked
-        Titles that the answer gives away.
-    """
+class Reading(NamedTuple):
+    """What an answer gives: its row, empty where it is of no use, and the titles that it gives away."""
 
     row: Mapping[str, Any]
     leaked: tuple[str, ...] = ()
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the row can be written."""
-        return bool(self.row) and not self.leaked
 
 
 class Task(ABC):
@@ -210,9 +187,6 @@ class Task(ABC):
 
     made_by: Mapping[str, Any]
     reads_targets = False
-
-    def begin(self, turns: Sequence[Turn]) -> None:  # noqa: B027  (most tasks have nothing to prepare)
-        """Prepare what is needed for all turns together."""
 
     @abstractmethod
     def why_not(self, turn: Turn) -> str | None:
@@ -267,7 +241,6 @@ def annotate(
     report = TeacherReport(str(out), teacher=teacher.name)
     made_by = {**task.made_by, "teacher": teacher.name}
     with turn_file(report, turns, made_by, targets=task.reads_targets) as (log, waiting):
-        task.begin(waiting)
         waiting = report.sift(waiting, task.why_not)
         _wait_for(_Run(task, teacher, log, report).all(waiting, progress))
     report.cost = teacher.settings.cost(report.prompt_tokens, report.new_tokens)
@@ -326,25 +299,27 @@ class _Run:
         report = self.report
         messages, cut = self.task.prompt(turn, self.teacher)
         report.histories_cut += cut
-        reading, text = Reading({}), ""
+        reading, text, is_good = Reading({}), "", False
         try:
             for attempt in (1, 2):
-                reminder = self.task.reminder(reading) if attempt == 2 else ""
-                answer = await self.teacher.ask(_with_reminder(messages, reminder))
+                answer = await self.teacher.ask(messages)
                 report.add(answer)
                 text = answer.text
                 reading = self.task.read(turn, text)
-                if reading.is_good:
+                if is_good := bool(reading.row) and not reading.leaked:
                     break
                 report.leaked_first += bool(reading.leaked) and attempt == 1
+                *before, last = messages
+                again = f"{last.content}\n\n{self.task.reminder(reading)}"
+                messages = [*before, ChatMessage(role=MessageRole.USER, content=again)]
         except LLMServerError as error:
             if error.status in _HOPELESS_STATUS:
                 raise
             self._failed(turn, error)
             return
         self.failed_in_a_row = 0
-        if reading.is_good:
-            made = made_from(turn, targets=self.task.reads_targets)
+        if is_good:
+            made = turn_hash(turn, turn.targets if self.task.reads_targets else None)
             self.log.write([{"id": turn.id, **reading.row, RunLog.MADE_FROM: made}])
             report.written += 1
             return
@@ -367,13 +342,6 @@ class _Run:
                 f"{self.failed_in_a_row} turns in a row without an answer; the last: {error.message}",
                 hint=f"the {self.report.written} new lines are kept in {self.report.out}; run again to go on",
             )
-
-
-def _with_reminder(messages: Sequence[ChatMessage], reminder: str) -> list[ChatMessage]:
-    if not reminder:
-        return list(messages)
-    *before, last = messages
-    return [*before, ChatMessage(role=MessageRole.USER, content=f"{last.content}\n\n{reminder}")]
 
 
 # -- reading such files --------------------------------------------------------------------------------------

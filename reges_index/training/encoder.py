@@ -11,7 +11,6 @@ import copy
 import json
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
@@ -27,7 +26,7 @@ from torch.nn.utils import parametrize
 
 from reges_index.catalog import resolve_encoder
 from reges_index.catalog.local_encoders import CONFIG, MANIFEST, WEIGHTS
-from reges_index.errors import ConfigError, TrainingError
+from reges_index.errors import ConfigError
 from reges_index.files import hash_of, write_files
 from reges_index.fusion.features import dialogue_texts
 from reges_index.training.checkpoints import RunState
@@ -39,12 +38,12 @@ from reges_index.training.encoder_data import (
     TurnSet,
     read_domains,
 )
+from reges_index.training.loop import learning_rate, run_steps
 
 logger = logging.getLogger(__name__)
 
 _CHUNK_TOKENS = 3072
 _LIMIT = 256
-_LOG_SECONDS = 60.0
 _SAVE_SECONDS = 240.0
 FORMAT = "reges-encoder/1"
 
@@ -193,54 +192,28 @@ class EncoderRun:
         optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        names = [(its.name, len(its.items), [turn.id for turn in its.turns]) for its in sets]
+        names = [(its.name, len(its.items), [own.turn.id for own in its.turns]) for its in sets]
         self.state = RunState(self.parameters, optimizer, folder, hash_of([names, settings.model_dump()]))
         self._frozen: dict[str, torch.Tensor] = {}
 
     def train(self) -> None:
-        """Do all steps that are left.
+        """Do all steps that are left; errors as for `run_steps`."""
+        self.state.resume()
+        groups, its = self.sampler.groups(self.state.step), self.settings
 
-        Raises
-        ------
-        TrainingError
-            If the loss is no number.
-        """
-        state = self.state
-        state.resume()
-        begun = logged = saved = time.monotonic()
-        before = state.seconds
-        for group in self.sampler.groups(state.step):
-            rate = self._rate(state.step)
-            for its in state.optimizer.param_groups:
-                its["lr"] = rate
-            loss = self._loss(group)
-            if not torch.isfinite(loss):
-                raise TrainingError("the encoder's loss is no number", hint="lower its learning_rate")
-            state.optimizer.zero_grad()
+        def rate(step: int) -> float:
+            return learning_rate(
+                its.learning_rate, step, self.sampler.steps, warmup=its.warm_up, scheduler="cosine"
+            )
+
+        def gradients(_step: int) -> tuple[float, int]:
+            loss = self._loss(next(groups))
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-            state.optimizer.step()
-            state.losses.append(float(loss.detach()))
-            now = time.monotonic()
-            state.seconds = before + now - begun
-            if now - logged > _LOG_SECONDS:
-                logged = now
-                recent = sum(state.losses[-20:]) / len(state.losses[-20:])
-                logger.info(
-                    "step %d of %d, loss %.3f, %.0f s",
-                    *(state.step, self.sampler.steps, recent, state.seconds),
-                )
-            if now - saved > _SAVE_SECONDS or state.step == self.sampler.steps:
-                saved = now
-                state.save()
-                self._watch()
+            return float(loss.detach()), 0
 
-    def _rate(self, step: int) -> float:
-        rise = max(1, round(self.settings.warm_up * self.sampler.steps))
-        if step < rise:
-            return self.settings.learning_rate * (step + 1) / rise
-        done = (step - rise) / max(1, self.sampler.steps - rise)
-        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        run_steps(
+            self.state, self.sampler.steps, rate, gradients, save_every_s=_SAVE_SECONDS, saved=self._watch
+        )
 
     def _loss(self, group: Group) -> torch.Tensor:
         settings = self.settings
@@ -285,14 +258,14 @@ class EncoderRun:
                 if self.settings.frozen_items
                 else self.encoder.encode([item.text() for item in its.items])
             )
-            texts = [dialogue_texts(turn.chat)[0] for turn in its.turns]
+            texts = [dialogue_texts(own.turn.chat)[0] for own in its.turns]
             scores = (self.encoder.encode(texts) @ items.T).numpy()
             ranks, fit = [], 0
-            for row, named in enumerate(its.named):
-                true = its.targets[row][0]
-                scores[row, sorted(named - {true})] = -9
-                ranks.append(int((scores[row] > scores[row, true]).sum()))
-                fit += int(scores[row].argmax()) in its.suitable[row]
+            for own, row in zip(its.turns, scores, strict=True):
+                true = own.targets[0]
+                row[sorted(own.named - {true})] = -9
+                ranks.append(int((row > row[true]).sum()))
+                fit += int(row.argmax()) in own.suitable
             count = len(ranks)
             logger.info(
                 "step %d, %s: first %.3f, among five %.3f, suitable first %.3f",

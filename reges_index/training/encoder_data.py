@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from reges_index.dialogue.titles import TitleIndex
 from reges_index.errors import TrainingError
 from reges_index.files import load_yaml
 from reges_index.fusion.statistics import place_weights
-from reges_index.training.data import DataSet, ModelName, Place, domain_sets, read_data
+from reges_index.training.config import Place
+from reges_index.training.data import DataSet, ModelName, domain_sets, read_data
 
 
 class EncoderTraining(BaseModel):
@@ -121,7 +122,7 @@ class EncoderRecipe(BaseModel):
         """Read all data sets that are trained on, without what is kept out."""
         found = [TurnSet.read(its).part(0.0, 1.0 - self.kept_out_share) for its in self.data]
         found += [its for its in read_domains(self.domains) if its.name not in self.kept_out]
-        if not any(its.rows for its in found):
+        if not any(its.usable for its in found):
             raise TrainingError("no turn has a target in its catalog", hint="check the recipe's data sets")
         return found
 
@@ -132,19 +133,37 @@ def read_domains(folder: Path | None) -> list[TurnSet]:
 
 
 def read_encoder_recipe(path: str | Path) -> EncoderRecipe:
-    """Read a recipe; its paths are relative to the file.
-
-    Raises
-    ------
-    ConfigError
-        If it is no YAML, or a field is missing, unknown or wrong.
-    InputError
-        If the file cannot be read.
-    """
+    """Read a recipe; its paths are relative to the file. Errors are those of `load_yaml`."""
     return load_yaml(path, EncoderRecipe, hint="see finetune/recipes/encoder.yaml")
 
 
-@dataclass
+@dataclass(frozen=True)
+class LabelledTurn:
+    """A turn with what is known of it, items as positions in the catalog.
+
+    Attributes
+    ----------
+    targets, suitable, ranking, named
+        True targets, what else an expert would accept, a teacher's ranking (both best first, empty without
+        one), and items that the dialogue has named.
+    query
+        Its pseudo-query; empty without one.
+    """
+
+    turn: Turn
+    targets: list[int]
+    suitable: list[int]
+    ranking: list[int]
+    named: set[int]
+    query: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The messages, each on one line."""
+        return [line for message in self.turn.chat if (line := one_line(message.content or ""))]
+
+
+@dataclass(frozen=True)
 class TurnSet:
     """The turns of one data set, read once.
 
@@ -156,83 +175,54 @@ class TurnSet:
         N items of the catalog.
     turns
         T turns.
-    targets, suitable, rankings, named
-        Of each turn: catalog positions of its true targets, of what else an expert would accept, of a
-        teacher's ranking (both best first, empty without one) and of items that the dialogue has named.
-    queries
-        Pseudo-queries by turn id.
     share
         Part of the turns that comes in one pass.
     """
 
     name: str
     items: Sequence[Item]
-    turns: Sequence[Turn]
-    targets: list[list[int]]
-    suitable: list[list[int]]
-    rankings: list[list[int]]
-    named: list[set[int]]
-    queries: dict[str, str] = field(default_factory=dict)
+    turns: Sequence[LabelledTurn]
     share: float = 1.0
 
     @classmethod
     def read(cls, its: DataSet) -> TurnSet:
         """Read a data set; ids that are not in the catalog are left out."""
         data = read_data(its.model_copy(update={"share": 1.0}))
-        turns, items = data.turns, list(data.items.values())
+        items = list(data.items.values())
         place = {item.id: number for number, item in enumerate(items)}
+        titles = TitleIndex.of(items)
 
         def places(given: Iterable[str]) -> list[int]:
             return [place[i] for i in dict.fromkeys(given) if i in place]
 
-        return cls(
-            its.name,
-            items,
-            turns,
-            [places(turn.targets) for turn in turns],
-            [places(data.suitable.get(turn.id, ())) for turn in turns],
-            [places(data.rankings.get(turn.id, ())) for turn in turns],
-            _named(turns, items, place),
-            {turn: one_line(query) for turn, query in data.queries.items()},
-            its.share,
-        )
+        turns = [
+            LabelledTurn(
+                turn,
+                places(turn.targets),
+                places(data.suitable.get(turn.id, ())),
+                places(data.rankings.get(turn.id, ())),
+                titles.named(turn.chat) if turn.mentioned is None else set(places(turn.mentioned)),
+                one_line(data.queries.get(turn.id, "")),
+            )
+            for turn in data.turns
+        ]
+        return cls(its.name, items, turns, its.share)
 
     @property
-    def rows(self) -> list[int]:
+    def usable(self) -> list[int]:
         """Numbers of the turns that have a target or a ranking in the catalog."""
-        return [n for n in range(len(self.turns)) if self.targets[n] or self.rankings[n]]
+        return [n for n, its in enumerate(self.turns) if its.targets or its.ranking]
 
     def part(self, start: float, end: float) -> TurnSet:
         """Return the turns of this share of the dialogues, which stay whole, in the order of the file."""
-        order = {key: n for n, key in enumerate(dict.fromkeys(t.dialog_id or t.id for t in self.turns))}
+        dialogues = [its.turn.dialog_id or its.turn.id for its in self.turns]
+        order = {key: n for n, key in enumerate(dict.fromkeys(dialogues))}
         inside = [
-            n
-            for n, turn in enumerate(self.turns)
-            if start <= order[turn.dialog_id or turn.id] / max(1, len(order)) < end
+            its
+            for its, key in zip(self.turns, dialogues, strict=True)
+            if start <= order[key] / max(1, len(order)) < end
         ]
-
-        def pick(values: Sequence[Any]) -> list[Any]:
-            return [values[n] for n in inside]
-
-        turns = pick(self.turns)
-        queries = {turn.id: self.queries[turn.id] for turn in turns if turn.id in self.queries}
-        return replace(
-            self,
-            turns=turns,
-            targets=pick(self.targets),
-            suitable=pick(self.suitable),
-            rankings=pick(self.rankings),
-            named=pick(self.named),
-            queries=queries,
-        )
-
-
-def _named(turns: Sequence[Turn], items: Sequence[Item], place: dict[str, int]) -> list[set[int]]:
-    index = TitleIndex.of(items)
-    return [
-        index.named(turn.chat) if turn.mentioned is None else {place[i] for i in turn.mentioned if i in place}
-        for turn in turns
-    ]
+        return replace(self, turns=inside)
 
 
 @dataclass(frozen=True)
@@ -296,7 +286,7 @@ class Sampler:
         rng = np.random.default_rng([self.settings.seed, 1, number])
         batches = []
         for which, its in enumerate(self.sets):
-            usable = its.rows
+            usable = its.usable
             if its.share < 1:  # the next part of an order that stays
                 size = max(1, round(its.share * len(usable)))
                 order = np.random.default_rng([self.settings.seed, 3]).permutation(usable)
@@ -315,29 +305,30 @@ class Sampler:
             if turn not in plans:
                 plans = {turn: self._plan(turn)}
             which, rows = plans[turn][place]
-            yield self._group(self.sets[which], rows, np.random.default_rng([self.settings.seed, 2, step]))
+            its = self.sets[which]
+            rng = np.random.default_rng([self.settings.seed, 2, step])
+            yield self._group(its, [its.turns[row] for row in rows], rng)
 
-    def _group(self, its: TurnSet, rows: Sequence[int], rng: np.random.Generator) -> Group:
+    def _group(self, its: TurnSet, turns: Sequence[LabelledTurn], rng: np.random.Generator) -> Group:
         settings = self.settings
         whole = len(its.items) <= settings.whole_catalog or settings.frozen_items
         inside: set[int] = set(range(len(its.items)))
-        lookups = [self._lookup(its, rng) for _ in range(round(settings.lookups * len(rows)))]
+        lookups = [self._lookup(its, rng) for _ in range(round(settings.lookups * len(turns)))]
         if not whole:
             inside = set(
                 rng.choice(len(its.items), min(settings.random_items, len(its.items)), False).tolist()
             )
-            for row in rows:
-                inside.update(its.targets[row])
-                inside.update(self._some(its.rankings[row], rng))
+            for turn in turns:
+                inside.update(turn.targets)
+                inside.update(self._some(turn.ranking, rng))
             inside.update(next(iter(looked[1])) for looked in lookups)
         examples = []
-        for row in rows:
-            mass = self._mass(its, row, inside)
-            hidden = frozenset(its.named[row] - set(its.targets[row]))
-            examples.append(Example(self._dialogue(its, row, rng), mass, hidden))
-            query = its.queries.get(its.turns[row].id)
-            if query:
-                examples.append(Example(query, mass, hidden))
+        for turn in turns:
+            mass = self._mass(turn, inside)
+            hidden = frozenset(turn.named - set(turn.targets))
+            examples.append(Example(self._dialogue(its, turn, rng), mass, hidden))
+            if turn.query:
+                examples.append(Example(turn.query, mass, hidden))
         for text, right in lookups:
             found = right & inside
             examples.append(Example(text, dict.fromkeys(found, 1 / len(found)), frozenset()))
@@ -353,32 +344,28 @@ class Sampler:
         drawn = rng.choice(ranking, self.settings.teacher_sample, False, weights / weights.sum())
         return [int(n) for n in drawn]
 
-    def _mass(self, its: TurnSet, row: int, inside: set[int]) -> dict[int, float]:
-        settings = self.settings
-        true = its.targets[row]
-        others = [(n, weight) for n, weight in _weighed(its.suitable[row]) if n not in true]
-        share = 1 - settings.target_share
-        if its.rankings[row]:
-            # A teacher's list is cut to what this step encodes.
-            others = _weighed(its.rankings[row])
-            share = settings.teacher_share
-        named = its.named[row] - set(true)
-        others = [(n, weight) for n, weight in others if n in inside and n not in named]
-        if not others:
-            share = 0.0
-        elif not true:
-            share = 1.0
+    def _mass(self, turn: LabelledTurn, inside: set[int]) -> dict[int, float]:
+        settings, true = self.settings, turn.targets
+        # A teacher's list may hold a target, and is cut to what this step encodes.
+        barred = turn.named - set(true) if turn.ranking else turn.named | set(true)
+        others = [
+            (n, weight)
+            for n, weight in _weighed(turn.ranking or turn.suitable)
+            if n in inside and n not in barred
+        ]
         if not true and not others:  # all that the teacher named was said already: nothing to learn
             return {}
-        mass = dict.fromkeys(true, (1 - share) / len(true)) if true else {}
+        share = settings.teacher_share if turn.ranking else 1 - settings.target_share
+        if not others or not true:
+            share = float(not true)
+        mass = dict.fromkeys(true, (1 - share) / max(1, len(true)))
         total = sum(weight for _, weight in others)
         for n, weight in others:
             mass[n] = mass.get(n, 0.0) + share * weight / total
         return mass
 
-    def _dialogue(self, its: TurnSet, row: int, rng: np.random.Generator) -> str:
-        settings = self.settings
-        lines = _lines(its.turns[row])
+    def _dialogue(self, its: TurnSet, turn: LabelledTurn, rng: np.random.Generator) -> str:
+        settings, lines = self.settings, turn.lines
         kind = rng.random()
         if kind < settings.last_only:
             return lines[-1] if lines else ""
@@ -386,8 +373,7 @@ class Sampler:
             return "\n".join(lines)
         if kind < settings.last_only + settings.oldest_first + settings.spliced:
             other = its if rng.random() < 0.5 else self.sets[int(rng.integers(len(self.sets)))]
-            before = _lines(other.turns[int(rng.integers(len(other.turns)))])
-            lines = before[-4:] + lines
+            lines = other.turns[int(rng.integers(len(other.turns)))].lines[-4:] + lines
         return "\n".join(reversed(lines))
 
     def _lookup(self, its: TurnSet, rng: np.random.Generator) -> tuple[str, set[int]]:
@@ -423,7 +409,3 @@ class Sampler:
 
 def _weighed(ranking: Sequence[int]) -> list[tuple[int, float]]:
     return list(zip(ranking, place_weights(len(ranking)).tolist(), strict=True))
-
-
-def _lines(turn: Turn) -> list[str]:
-    return [line for message in turn.chat if (line := one_line(message.content or ""))]

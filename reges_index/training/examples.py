@@ -193,9 +193,7 @@ def selection_examples(
                 hint=f"choose at most {len(data.items) - 1}",
             )
         report.turns += len(data.turns)
-        writer = _Writer(data, lm, settings, cot, report)
-        for turn, target in _pairs(data, settings, cot, report):
-            examples += writer.examples(turn, target, epoch)
+        examples += _selections(data, lm, settings, cot, epoch, report)
     report.require_some(examples)
     return examples, report
 
@@ -267,29 +265,22 @@ def _key(item: Item) -> tuple[str, int | None]:
     return item.title.casefold(), item.year
 
 
-class _Writer:
-    """Turns lists into token ids."""
-
-    def __init__(
-        self, data: TrainingData, lm: LocalLM, settings: ExpertTraining, cot: bool, report: DataReport
-    ) -> None:
-        self._data, self._lm, self._settings, self._report = data, lm, settings, report
-        self._cot = cot
-        self._template = COT_SELECT_TMPL if cot else DEFAULT_SELECT_TMPL
-        self._measure = HFMeasure(lm.tokenizer)
-        empty = build_selection_prompt((), (), measure=self._measure, template=self._template)
-        # What the chat template takes beside the prompt's own text.
-        text = empty.messages[0].content or ""
-        self._around = len(lm.encode_chat(empty.messages)) - self._measure.count(text)
-
-    def examples(self, turn: Turn, target: str, epoch: int) -> Iterator[Example]:
-        settings, report = self._settings, self._report
-        listed, fits = candidate_list(self._data, turn, target, settings, epoch)
+def _selections(
+    data: TrainingData, lm: LocalLM, settings: ExpertTraining, cot: bool, epoch: int, report: DataReport
+) -> Iterator[Example]:
+    """Yield the examples of one data set: lists as token ids, with each answer that they have."""
+    template = COT_SELECT_TMPL if cot else DEFAULT_SELECT_TMPL
+    measure = HFMeasure(lm.tokenizer)
+    empty = build_selection_prompt((), (), measure=measure, template=template)
+    # What the chat template takes beside the prompt's own text.
+    around = len(lm.encode_chat(empty.messages)) - measure.count(empty.messages[0].content or "")
+    for turn, target in _pairs(data, settings, cot, report):
+        listed, fits = candidate_list(data, turn, target, settings, epoch)
         if len(listed) <= settings.num_candidates:
             report.leave_out("fewer_negatives_than_k", turn.id)
-        reasoning = f"{self._data.reasoning[turn.id].strip()}\n" if self._cot else ""
-        longest = max(len(self._lm.encode_answer(f"{item.title} ({item.year})")) for item in listed)
-        taken = self._around + longest + (len(self._lm.encode_answer(reasoning)) if reasoning else 0)
+        reasoning = f"{data.reasoning[turn.id].strip()}\n" if cot else ""
+        longest = max(len(lm.encode_answer(f"{item.title} ({item.year})")) for item in listed)
+        taken = around + longest + (len(lm.encode_answer(reasoning)) if reasoning else 0)
         total = max(1, settings.max_tokens - taken)
         history = min(settings.max_history_tokens or total, total)
         report.allow("max_input_tokens", total)
@@ -297,19 +288,19 @@ class _Writer:
         prompt = build_selection_prompt(
             turn.chat,
             listed,
-            measure=self._measure,
+            measure=measure,
             budget=PromptBudget(total=total, history=history, details=settings.max_candidate_tokens),
-            template=self._template,
-            domain=self._data.domain,
+            template=template,
+            domain=data.domain,
         )
         report.shortened_histories += bool(prompt.history.dropped or prompt.history.shortened)
         report.shortened_candidates += bool(prompt.candidates.shortened)
-        prompt_ids = tuple(self._lm.encode_chat(prompt.messages))
+        prompt_ids = tuple(lm.encode_chat(prompt.messages))
         label = {item.id: label for item, label in zip(listed, prompt.labels, strict=True)}
         share = settings.target_share if fits else 1.0
         worth = place_weights(len(fits)).tolist()
         answers = {target: share}
         answers |= {item.id: (1 - share) * part / sum(worth) for item, part in zip(fits, worth, strict=True)}
         for name, weight in answers.items():
-            answer = tuple(self._lm.encode_answer(f"{reasoning}{label[name]}"))
+            answer = tuple(lm.encode_answer(f"{reasoning}{label[name]}"))
             yield Example(f"{turn.id} {name}", prompt_ids, answer, turn.dialog_id, weight)

@@ -303,9 +303,17 @@ def _manifest(
     lm: LocalLM, settings: ExpertTraining, role: AdapterRole, about: Mapping[str, Any], state: RunState
 ) -> AdapterManifest:
     left_out = {"start_from", *(_ITEM_EXPERT_ONLY if role == "query-expert" else ())}
+    first_stage: dict[str, Any] = {}
+    if settings.start_from is not None:  # its weights are from there too
+        begun = load_manifest(settings.start_from)
+        # A folder's path means nothing elsewhere; what was in it does.
+        first_stage = {
+            "start_from": content_hash(settings.start_from),
+            "first_stage": {} if begun is None else begun.training,
+        }
     training: dict[str, Any] = {
         **settings.model_dump(mode="json", exclude=left_out),
-        **_first_stage(settings.start_from),
+        **first_stage,
         "steps": state.step,
         "first_loss": statistics.fmean(state.losses[:_LOSS_WINDOW]),
         "last_loss": statistics.fmean(state.losses[-_LOSS_WINDOW:]),
@@ -333,12 +341,3 @@ def _check_start(start: Path, lm: LocalLM, role: AdapterRole, prompt_hash: str) 
         check_adapter(start, base=lm, role="item-expert")
     else:
         check_adapter(start, base=lm, role=role, prompt_hash=prompt_hash)
-
-
-def _first_stage(start: Path | None) -> dict[str, Any]:
-    """Return how the adapter was trained that this one goes on from: its weights are from there too."""
-    if start is None:
-        return {}
-    begun = load_manifest(start)
-    # A folder's path means nothing elsewhere; what was in it does.
-    return {"start_from": content_hash(start), "first_stage": {} if begun is None else begun.training}

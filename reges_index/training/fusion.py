@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from reges_index.dialogue import Message, Turn
 from reges_index.files import load_yaml, sha256_of
 from reges_index.fusion.features import SOURCES, CatalogSources, QueryVectors, check_sources, dialogue_texts
 from reges_index.fusion.statistics import ItemStatistics
-from reges_index.training.data import DataSet, ModelName, Place, read_data
+from reges_index.training.config import Place
+from reges_index.training.data import DataSet, ModelName, read_data
 from reges_index.training.fusion_fitting import (
     EXTRA,
     Example,
@@ -93,12 +93,14 @@ class FusionRecipe(BaseModel):
 def _train_set(its: DataSet, cache: VectorCache) -> TrainSet:
     data = read_data(its)
     items = list(data.items.values())
-    sources = CatalogSources(items, cache.texts([item.text() for item in items]), ItemStatistics.count([]))
+    sources = CatalogSources(
+        items, cache.get("text", [item.text() for item in items]), ItemStatistics.count([])
+    )
     place = {item.id: number for number, item in enumerate(items)}
 
     def embedded(turns: Sequence[Turn]) -> TrainSet:
         texts = [dialogue_texts(turn.chat) for turn in turns]
-        found = cache.queries([text for pair in texts for text in pair])
+        found = cache.get("query", [text for pair in texts for text in pair])
         vectors = [QueryVectors(found[2 * n], found[2 * n + 1]) for n in range(len(turns))]
         return TrainSet(its.name, turns, sources, vectors)
 
@@ -117,37 +119,8 @@ def _train_set(its: DataSet, cache: VectorCache) -> TrainSet:
 
 
 def read_recipe(path: str | Path) -> FusionRecipe:
-    """Read a recipe; its paths are relative to the file, also an encoder's folder that begins with ``.``.
-
-    Raises
-    ------
-    ConfigError
-        If it is no YAML, or a field is missing, unknown or wrong.
-    InputError
-        If the file cannot be read, or is not UTF-8.
-    """
+    """Read a recipe; its paths are relative to the file. Errors are those of `load_yaml`."""
     return load_yaml(path, FusionRecipe, hint="see finetune/recipes/fusion.yaml")
-
-
-@dataclass(frozen=True)
-class FusionReport:
-    """What a fit gave.
-
-    Attributes
-    ----------
-    out
-        Folder of the model.
-    cross_validation
-        Protocol ("all", or "new" without named items) -> data set -> recall at 1, 5, 10 and 50 and the
-        number of pairs of turn and target; each turn is judged by weights that have not seen it.
-    """
-
-    out: str
-    cross_validation: dict[str, dict[str, dict[str, float | None]]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return asdict(self)
 
 
 def _cross_validate(
@@ -174,8 +147,14 @@ def _cross_validate(
 
 def train_by_recipe(
     recipe: FusionRecipe, *, out: Path | None = None, embed_model: BaseEmbedding | None = None
-) -> FusionReport:
+) -> dict[str, Any]:
     """Fit what a recipe describes and write the model; ``out`` and ``embed_model`` go before the recipe's.
+
+    Returns
+    -------
+    ``out``, the folder of the model, and ``cross_validation``: protocol ("all", or "new" without named items)
+    to data set to recall at 1, 5, 10 and 50 and the number of pairs of turn and target. Each turn is judged
+    by weights that have not seen it.
 
     Raises
     ------
@@ -191,4 +170,4 @@ def train_by_recipe(
     model = fit_fusion(sets, recipe.training, recipe.manifest(embed_model), examples, without=without)
     place = recipe.out if out is None else out
     model.save(place)
-    return FusionReport(str(place), scores)
+    return {"out": str(place), "cross_validation": scores}

@@ -9,9 +9,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,8 +24,6 @@ from reges_index.training.checkpoints import RunState
 from reges_index.training.config import ExpertTraining
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _LOG_SECONDS = 20.0
 
@@ -46,25 +45,6 @@ class Team:
     def leads(self) -> bool:
         """Whether this process writes files and logs."""
         return self.rank == 0
-
-    def share(self, parts: Sequence[T], sizes: Sequence[int]) -> list[T]:
-        """Return this process's part of an optimizer step, so that all have about as many tokens.
-
-        Parameters
-        ----------
-        parts
-            The step's micro-batches.
-        sizes
-            How long each takes, in tokens.
-        """
-        loads = [0] * self.size
-        mine: list[T] = []
-        for index in sorted(range(len(parts)), key=lambda i: (-sizes[i], i)):  # longest first
-            rank = loads.index(min(loads))
-            loads[rank] += sizes[index]
-            if rank == self.rank:
-                mine.append(parts[index])
-        return mine
 
     def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in one message."""
@@ -129,16 +109,35 @@ def answer_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
     return losses @ batch.weights.to(device)
 
 
-def train_loop(
-    model: Any,
-    plan: Sequence[PlannedStep],
-    settings: ExpertTraining,
+def run_steps(
     state: RunState,
+    total: int,
+    rate: Callable[[int], float],
+    gradients: Callable[[int], tuple[float, int]],
     *,
-    pad_id: int,
-    team: Team,
+    save_every_s: float,
+    max_norm: float = 1.0,
+    leads: bool = True,
+    saved: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train the LoRA weights of ``model`` from ``state`` to the end of the plan.
+    """Do the optimizer steps that are left of a run.
+
+    Parameters
+    ----------
+    total
+        Steps of the whole run.
+    rate
+        The learning rate of a step, by its number from 0.
+    gradients
+        Leaves the gradients of a step in place; returns its loss and how many tokens it took.
+    save_every_s
+        Seconds between checkpoints; the last step is followed by one in any case.
+    max_norm
+        Gradients are clipped to it.
+    leads
+        Whether this process logs and saves.
+    saved
+        Called behind each checkpoint.
 
     Raises
     ------
@@ -148,23 +147,18 @@ def train_loop(
     StorageError
         If a checkpoint cannot be written.
     """
-    model.train()
-    _warn_of_idle_processes(plan[state.step :], team)
-    saved = logged = time.monotonic()
-    for step in plan[state.step :]:
+    last_save = logged = time.monotonic()
+    for step in range(state.step, total):
         began = time.perf_counter()
         for group in state.optimizer.param_groups:
-            group["lr"] = _learning_rate(settings, state.step, len(plan))
-        batches = [
-            merge_prefixes(part) if settings.share_prefixes else pad_right(part, pad_id) for part in step
-        ]
-        loss, tokens = _add_gradients(model, batches, state, team)
-        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), settings.max_grad_norm))
+            group["lr"] = rate(step)
+        loss, tokens = gradients(step)
+        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), max_norm))
         # A finite loss may have a gradient that is no number, which would leave weights of NaN.
         for name, value in (("loss", loss), ("gradient's norm", norm)):
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"the {name} of step {state.step + 1} is {value}",
+                    f"the {name} of step {step + 1} is {value}",
                     hint="the last checkpoint is kept; lower learning_rate, or train in float32",
                 )
         state.optimizer.step()
@@ -172,26 +166,56 @@ def train_loop(
         state.losses.append(loss)
         state.tokens += tokens
         state.seconds += time.perf_counter() - began
-        last, now = state.step == len(plan), time.monotonic()
-        if team.leads and (last or now - logged > _LOG_SECONDS):
+        last, now = step + 1 == total, time.monotonic()
+        if leads and (last or now - logged > _LOG_SECONDS):
             logged = now
             recent = state.losses[-20:]
             logger.info(
-                "step %d of %d, loss %.3f (mean of the last %d), %.0f tokens/s",
-                *(state.step, len(plan), sum(recent) / len(recent), len(recent), state.speed),
+                "step %d of %d, loss %.3f (mean of the last %d), %.0f s",
+                *(step + 1, total, sum(recent) / len(recent), len(recent), state.seconds),
             )
-        if team.leads and (last or now - saved > 60 * settings.save_every_minutes):
+        if leads and (last or now - last_save > save_every_s):
             state.save()
-            saved = time.monotonic()
+            saved()
+            last_save = time.monotonic()
 
 
-def _learning_rate(settings: ExpertTraining, step: int, steps: int) -> float:
-    rise = math.ceil(settings.warmup * steps)
+def learning_rate(
+    peak: float, step: int, steps: int, *, warmup: float, scheduler: Literal["linear", "cosine"]
+) -> float:
+    """Return the rate of a step: it rises over a share of the steps and then falls to 0."""
+    rise = math.ceil(warmup * steps)
     if step < rise:
-        return settings.learning_rate * step / rise
+        return peak * step / rise
     done = (step - rise) / max(1, steps - rise)
-    fall = 1 - done if settings.scheduler == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-    return settings.learning_rate * fall
+    return peak * (1 - done if scheduler == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def train_loop(
+    model: Any,
+    plan: Sequence[PlannedStep],
+    settings: ExpertTraining,
+    state: RunState,
+    *,
+    pad_id: int,
+    team: Team,
+) -> None:
+    """Train the LoRA weights of ``model`` from ``state`` to the end of the plan, as `run_steps` does."""
+    model.train()
+    _warn_of_idle_processes(plan[state.step :], team)
+
+    def rate(step: int) -> float:
+        its = settings
+        return learning_rate(its.learning_rate, step, len(plan), warmup=its.warmup, scheduler=its.scheduler)
+
+    def gradients(step: int) -> tuple[float, int]:
+        merge = merge_prefixes if settings.share_prefixes else partial(pad_right, pad_id=pad_id)
+        return _add_gradients(model, [merge(part) for part in plan[step]], state, team)
+
+    run_steps(
+        state, len(plan), rate, gradients, save_every_s=60 * settings.save_every_minutes,
+        max_norm=settings.max_grad_norm, leads=team.leads,
+    )  # fmt: skip
 
 
 def _warn_of_idle_processes(plan: Sequence[PlannedStep], team: Team) -> None:
@@ -214,7 +238,7 @@ def _add_gradients(
     sizes = [batch.input_ids.numel() for batch in batches]
     answers = float(sum(batch.weights.sum() for batch in batches))
     loss = torch.zeros((), dtype=torch.float64)
-    for batch in team.share(batches, sizes):
+    for batch in batches[team.rank :: team.size]:  # they are of similar length
         part = answer_loss(model, batch) / answers
         part.backward()
         loss += float(part.detach())

@@ -12,12 +12,13 @@ from llama_index.core.schema import QueryBundle
 
 from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle, Turn, newest_text
+from reges_index.dialogue.messages import turn_hash
 from reges_index.errors import ConfigError, InputError
 from reges_index.files import RunLog
 from reges_index.models.backend import LocalBackend
 from reges_index.query_expert.prompt import query_prompt_hash
 from reges_index.query_expert.transform import ReGeSQueryTransform
-from reges_index.training.annotate import Progress, TurnReport, made_from, turn_file
+from reges_index.training.annotate import Progress, TurnReport, turn_file
 from reges_index.training.pseudo_queries import target_missing
 
 
@@ -87,11 +88,14 @@ def mine_negatives(
     StorageError
         If the disk is full; what was written is kept.
     """
-    if top_k < 1 or batch_size < 1:
-        raise ConfigError(f"top_k={top_k}, batch_size={batch_size}: both have to be 1 or more")
-    if context_messages < 0 or (context_messages and not isinstance(queries, Mapping)):
+    if top_k < 1 or batch_size < 1 or context_messages < 0:
         raise ConfigError(
-            f"context_messages={context_messages} is for queries from a file, and 0 or more",
+            f"top_k={top_k}, batch_size={batch_size}, context_messages={context_messages}: too small",
+            hint="the first two are 1 or more, the last is 0 or more",
+        )
+    if context_messages and not isinstance(queries, Mapping):
+        raise ConfigError(
+            f"context_messages={context_messages} is for queries from a file",
             hint="a query expert takes it from its decoding",
         )
     items = {item.id: item for item in catalog.items()}
@@ -102,7 +106,8 @@ def mine_negatives(
 
     def searched(batch: Sequence[Turn]) -> Sequence[QueryBundle]:
         if isinstance(queries, Mapping):
-            return [_with_newest(queries[turn.id], turn, context_messages) for turn in batch]
+            made = [(queries[turn.id], newest_text(turn.chat, context_messages)) for turn in batch]
+            return [QueryBundle(own, custom_embedding_strs=[own, new] if new else None) for own, new in made]
         refined = queries.run_batch([DialogueQueryBundle.from_dialogue(turn) for turn in batch])
         report.fallbacks += sum(bool(bundle.report["query"]["fallback"]) for bundle in refined)
         return refined
@@ -129,9 +134,8 @@ def mine_negatives(
             for turn, bundle in zip(batch, searched(batch), strict=True):
                 ranking = [hit.node.node_id for hit in retriever.retrieve(bundle)]
                 report.turns_with_target_found += bool(set(turn.targets) & set(ranking[:top_k]))
-                made = made_from(turn, targets=False)
-                rows.append({"id": turn.id, "query": bundle.query_str, "ranking": ranking})
-                rows[-1][RunLog.MADE_FROM] = made
+                row = {"id": turn.id, "query": bundle.query_str, "ranking": ranking}
+                rows.append({**row, RunLog.MADE_FROM: turn_hash(turn, None)})
             log.write(rows)
             report.written += len(rows)
             if progress is not None:
@@ -154,9 +158,3 @@ def _writer_of(queries: Mapping[str, str] | ReGeSQueryTransform) -> dict[str, An
         "query_decoding": queries.decoding.model_dump(),
         "max_history_tokens": queries.max_history_tokens,
     }
-
-
-def _with_newest(query: str, turn: Turn, context_messages: int) -> QueryBundle:
-    """Return what a query expert with ``context_messages`` in its decoding searches with."""
-    newest = newest_text(turn.chat, context_messages)
-    return QueryBundle(query, custom_embedding_strs=[query, newest] if newest else None)

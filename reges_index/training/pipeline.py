@@ -68,10 +68,6 @@ class RecipeReport:
     fusion: str | None
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return asdict(self)
-
 
 def run_recipe(
     recipe: Recipe | str | Path,
@@ -253,7 +249,7 @@ class _Run:
             data, lm = self._read(part), self._base(recipe.query_expert)
             lm.load_adapter("query-expert", self.query_dir, role="query-expert")
             expert = ReGeSQueryTransform(lm, domain=data.domain, decoding=recipe.query_decoding)
-            return mine_negatives(
+            report = mine_negatives(
                 data.labelled,
                 expert,
                 self._catalog(part.name, data),
@@ -262,7 +258,8 @@ class _Run:
                 batch_size=recipe.negatives.batch_size,
                 made_by={"adapter": content_hash(self.query_dir)},
                 progress=self._progress(name),
-            ).to_dict()
+            )
+            return asdict(report)
 
         domain = self._domain(part)
         settings = {
@@ -294,7 +291,7 @@ class _Run:
         files = tuple(path for its in fusion.data for path in its.files)
 
         def run() -> Mapping[str, Any]:
-            return train_by_recipe(fusion, embed_model=self.embed_model).to_dict()
+            return train_by_recipe(fusion, embed_model=self.embed_model)
 
         return Step("fusion", run, fusion.out, settings, files)
 
@@ -348,4 +345,4 @@ def _files(sets: Sequence[DataSet]) -> tuple[Path, ...]:
 
 def _whole(report: TeacherReport) -> Mapping[str, Any]:
     report.require_answers()
-    return report.to_dict()
+    return asdict(report)

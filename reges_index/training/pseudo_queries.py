@@ -14,9 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms.llm import LLM
@@ -69,8 +68,7 @@ def clean_reasoning(text: str) -> str:
     return _LABEL.sub("", one_line(text)).strip()
 
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(NamedTuple):
     template: PromptTemplate
     clean: Callable[[str], str]
     answer_tokens: int
@@ -103,21 +101,10 @@ class TitleLeaks:
 
     def __init__(self, items: Mapping[str, Item]) -> None:
         self._items = items
-
-    @cached_property
-    def _index(self) -> TitleIndex:
-        return TitleIndex.of(self._items.values())
+        self._index = TitleIndex.of(items.values())
 
     def find(self, text: str, turn: Turn) -> tuple[str, ...]:
-        """Return the titles that ``text`` gives away, in the order of the targets.
-
-        Parameters
-        ----------
-        text
-            A pseudo-query or a piece of reasoning.
-        turn
-            The turn it was written for. Targets that are not in the catalog are passed over.
-        """
+        """Return the titles that a text about a turn gives away, in the order of the turn's targets."""
         mentioned = turn.mentioned or ()
         targets = [target for target in turn.targets if target in self._items and target not in mentioned]
         # Seekers write titles in lower case. Where annotators said what was mentioned, a plain word is no

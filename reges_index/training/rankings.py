@@ -19,7 +19,6 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import PromptTemplate
 
 from reges_index.catalog import Item, ItemCatalog
-from reges_index.catalog.encoder import embed_queries
 from reges_index.dialogue import Turn, newest_text, render_history
 from reges_index.dialogue.render import HISTORY_FORMAT
 from reges_index.dialogue.titles import TitleIndex
@@ -144,27 +143,21 @@ class _Ranking(Task):
             **({"candidates": candidates} if source == "retrieved" else {}),
         }  # fmt: skip
 
-    def begin(self, turns: Sequence[Turn]) -> None:
-        """Retrieve the candidates of all turns at once."""
-        if self._source == "free" or not turns:
-            return
-        # The newest message first: encoders cut long texts at the end.
-        texts = [newest_text(turn.chat[::-1], len(turn.chat)) for turn in turns]
-        vectors = [list(map(float, vector)) for vector in embed_queries(self._catalog.embed_model, texts)]
-        named = [self._named(turn) for turn in turns]
-        depth = min(len(self._items), self._candidates + max(map(len, named)))
-        for turn, known, hits in zip(
-            turns, named, self._catalog.retrieve_batch(vectors, top_k=depth), strict=True
-        ):
-            left = [self._items[item_id] for item_id, _ in hits if item_id not in known]
-            self._found[turn.id] = left[: self._candidates]
-
     def _named(self, turn: Turn) -> set[str]:
         return {*(turn.mentioned or ()), *self._titles.named_ids(turn.chat)}
 
     def why_not(self, turn: Turn) -> str | None:
-        few = self._source == "retrieved" and len(self._found.get(turn.id, ())) < 2
-        return "nothing found to rank" if few else None
+        """Retrieve what is to be ranked."""
+        if self._source == "free":
+            return None
+        known = self._named(turn)
+        # The newest message first: encoders cut long texts at the end.
+        text = newest_text(turn.chat[::-1], len(turn.chat))
+        depth = min(len(self._items), self._candidates + len(known))
+        [hits] = self._catalog.retrieve_batch([text], top_k=depth)
+        left = [self._items[item_id] for item_id, _ in hits if item_id not in known]
+        self._found[turn.id] = left[: self._candidates]
+        return "nothing found to rank" if len(left) < 2 else None
 
     def prompt(self, turn: Turn, teacher: Teacher) -> tuple[Sequence[ChatMessage], bool]:
         if self._source == "retrieved":

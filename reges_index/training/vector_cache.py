@@ -8,7 +8,7 @@ import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import torch
 
 from reges_index.catalog import resolve_encoder
 from reges_index.catalog.encoder import embed_queries, encoder_identity
-from reges_index.errors import InputError, StorageError
+from reges_index.errors import InputError
 from reges_index.files import write_files
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 _CHUNK = 512
-# What numpy raises at a file that was cut off or is none of its own.
-_DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, ValueError)
 
 
 class VectorCache:
@@ -43,7 +41,7 @@ class VectorCache:
     Raises
     ------
     InputError
-        If a file of vectors may not be read. A damaged one counts as empty, and is written anew.
+        If a file of vectors cannot be read.
     StorageError
         If vectors cannot be written.
     """
@@ -52,15 +50,8 @@ class VectorCache:
         self._folder, self._encoder = folder, encoder
         self._identity = encoder_identity(encoder)
 
-    def texts(self, texts: Sequence[str]) -> Floats:
-        """Return unit vectors of items' texts, shape (n, d)."""
-        return self._get("text", texts)
-
-    def queries(self, texts: Sequence[str]) -> Floats:
-        """Return unit vectors of queries, shape (n, d)."""
-        return self._get("query", texts)
-
-    def _get(self, kind: str, texts: Sequence[str]) -> Floats:
+    def get(self, kind: Literal["text", "query"], texts: Sequence[str]) -> Floats:
+        """Return unit vectors of items' texts or of queries, shape (n, d)."""
         if not texts:
             return np.zeros((0, self._identity.dimension), dtype=np.float32)
         name = hashlib.sha256(f"{self._identity}|{kind}".encode()).hexdigest()[:16]
@@ -85,28 +76,18 @@ class VectorCache:
 
 
 def _read_vectors(file: Path) -> dict[str, Floats]:
+    if not file.exists():
+        return {}
     try:
         with np.load(file, allow_pickle=False) as kept:
             return dict(zip(kept["keys"].tolist(), kept["vectors"], strict=True))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
+    except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
         raise InputError(
-            f"{file}: cannot be read ({error.strerror or error})",
-            hint="make it readable, or name another cache in the recipe",
+            f"{file} cannot be read ({error})", hint="delete it, or name another cache in the recipe"
         ) from error
-    except _DAMAGE as error:
-        logger.warning("%s is damaged (%s): its vectors are made again", file, error)
-        return {}
 
 
 def _write_vectors(file: Path, vectors: Mapping[str, Floats]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, keys=np.array(list(vectors)), vectors=np.stack(list(vectors.values())))
-    try:
-        write_files({file: buffer.getvalue()})
-    except OSError as error:
-        raise StorageError(
-            f"{file}: vectors cannot be written ({error.strerror or error})",
-            hint="free some space, or name another cache in the recipe; those written so far are kept",
-        ) from error
+    write_files({file: buffer.getvalue()})

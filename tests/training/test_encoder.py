@@ -74,7 +74,7 @@ def test_a_teacher_needs_no_truth_and_the_same_step_is_the_same_in_every_run(sho
     bare = [{**turn, "targets": [], "suitable": []} for turn in TURNS]
     (shops / "turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
     its = read(shops, teacher_rankings=rankings)
-    assert its.rows == [0, 3]
+    assert its.usable == [0, 3]
     sampler = Sampler([its], EncoderTraining(lookups=0, passes=1))
     [group], [again] = sampler.groups(), sampler.groups()
     assert group == again

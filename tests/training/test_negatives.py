@@ -7,7 +7,6 @@ import pytest
 from reges_index import QueryDecoding, ReGeSQueryTransform
 from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
-from reges_index.dialogue.wording import Domain
 from reges_index.errors import ConfigError, InputError
 from reges_index.training.negatives import mine_negatives
 from reges_index.training.rankings import read_rankings
@@ -107,25 +106,6 @@ def test_queries_from_a_file_are_searched_with_the_newest_messages_as_an_expert_
     for source, wrong in ((expert, 2), (queries, -1)):
         with pytest.raises(ConfigError, match="context_messages"):
             mine_negatives(turns(2), source, catalog, tmp_path / "x", top_k=9, context_messages=wrong)
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        ({"domain": Domain("film", "films")}, r"item was \['movie', 'movies'\]"),
-        ({"query_prompt": "Search: {conversation_history}"}, "prompt was"),
-        ({"max_history_tokens": 100}, "max_history_tokens was"),
-        ({"decoding": QueryDecoding(max_new_tokens=6, context_messages=1)}, "query_decoding was"),
-    ],
-)
-def test_a_file_is_not_continued_with_another_wording(tmp_path, catalog, change, problem):
-    options = {"decoding": QueryDecoding(max_new_tokens=6)}
-    mine_negatives(turns(2), ReGeSQueryTransform(tiny_lm(), **options), catalog, tmp_path / "n", top_k=3)
-    before = (tmp_path / "n").read_bytes()
-    changed = ReGeSQueryTransform(tiny_lm(), **(options | change))
-    with pytest.raises(InputError, match=problem):
-        mine_negatives(turns(3), changed, catalog, tmp_path / "n", top_k=3)
-    assert (tmp_path / "n").read_bytes() == before
 
 
 def test_a_file_is_not_continued_with_another_catalog_or_model(tmp_path, catalog):

@@ -72,21 +72,6 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path, share):
     assert two[-1] < two[0]
 
 
-def test_each_micro_batch_has_one_owner_and_the_load_is_even():
-    parts, sizes = list("abcde"), [9, 1, 4, 4, 2]
-    shares = [Team(rank, 2).share(parts, sizes) for rank in (0, 1)]
-    assert sorted(shares[0] + shares[1]) == parts
-    loads = [sum(sizes[parts.index(part)] for part in share) for share in shares]
-    assert max(loads) <= 11
-
-
-def test_alone_nothing_has_to_be_launched():
-    team = Team()
-    assert team.leads
-    assert team.share([1, 2], [5, 5]) == [1, 2]
-    team.wait()
-
-
 @pytest.fixture
 def a_group_of_one():
     """What `add_up` talks to; the other processes, which have nothing to do, need not be there."""

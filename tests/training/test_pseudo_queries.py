@@ -4,6 +4,7 @@ import json
 import logging
 import time
 import traceback
+from dataclasses import asdict
 
 import pytest
 from llama_index.llms.openai_like import OpenAILike
@@ -43,7 +44,7 @@ def test_one_line_a_turn_with_the_papers_prompt(tmp_path):
     assert prompt.startswith("Find the common concepts between the conversation history")
     assert "seeker: I want a film of kind 0 tonight.\nrecommender: With stars?\nseeker: No stars." in prompt
     assert "Ground truth items: Dust over Carmel (1994)" in prompt
-    json.dumps(report.to_dict())
+    json.dumps(asdict(report))
 
 
 def test_requests_under_way_are_bounded(tmp_path):
