@@ -7,10 +7,8 @@ from importlib import resources
 from typing import Any
 
 import gradio as gr
-from llama_index.core.llms.llm import LLM
 
 from reges_index.engines.query_engine import ReGeSQueryEngine
-from reges_index.models.local_lm import LocalLM
 from reges_index.ui.html import candidates_html, query_html, status_html
 from reges_index.ui.session import Sessions
 from reges_index.ui.shelf import Catalog, EngineFactory, Shelf
@@ -29,13 +27,11 @@ def build_ui(
     engine: ReGeSQueryEngine | EngineFactory,
     catalogs: Catalog | Sequence[Catalog] | None = None,
     *,
-    llm: LLM | LocalLM | None = None,
     small_talk: bool = True,
     exclude_mentioned: bool = True,
     top_k: int = 8,
     title: str = "ReGeS",
     examples: Sequence[str] | None = None,
-    max_sessions: int = 1000,
 ) -> gr.Blocks:
     """Build the web chat, to be launched or mounted in an app of your own.
 
@@ -49,8 +45,6 @@ def build_ui(
     catalogs
         To recommend from. With several, the page lets its user choose and starts with the first. None is
         the engine's own.
-    llm
-        Answers small talk; None takes the model of the engine's item expert.
     small_talk
         Answer greetings and thanks without a recommendation.
     exclude_mentioned
@@ -61,8 +55,6 @@ def build_ui(
         Of the page.
     examples
         Messages that an empty chat offers; None makes them of the words of the catalog and its domain.
-    max_sessions
-        Conversations to keep; the one idle for longest is forgotten first.
 
     Returns
     -------
@@ -80,8 +72,8 @@ def build_ui(
     >>> demo = build_ui(ReGeSQueryEngine.from_defaults(catalog))  # doctest: +SKIP
     >>> demo.launch(**launch_options())  # doctest: +SKIP
     """
-    shelf = Shelf(engine, catalogs, llm=llm, small_talk=small_talk)
-    turns = Turns(shelf, Sessions(shelf, max_sessions), title=title, top_k=top_k, examples=examples)
+    shelf = Shelf(engine, catalogs, small_talk=small_talk)
+    turns = Turns(shelf, Sessions(shelf), title=title, top_k=top_k, examples=examples)
     names = shelf.names
     # Private: the page is the interface; Gradio then offers no endpoints to other programs.
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
-from llama_index.core.llms.llm import LLM
-
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.catalog.filters import all_of
 from reges_index.dialogue.wording import MOVIES
@@ -16,7 +14,6 @@ from reges_index.engines.chat_engine import ReGeSChatEngine
 from reges_index.engines.query_engine import ReGeSQueryEngine
 from reges_index.engines.small_talk import SmallTalkDetector
 from reges_index.errors import ConfigError, InputError
-from reges_index.models.local_lm import LocalLM
 from reges_index.ui.choices import Choices, Facets
 
 Catalog: TypeAlias = ItemCatalog | LiveCatalog
@@ -37,7 +34,6 @@ class Shelf:
         engine: ReGeSQueryEngine | EngineFactory,
         catalogs: Catalog | Sequence[Catalog] | None = None,
         *,
-        llm: LLM | LocalLM | None = None,
         small_talk: bool = True,
     ) -> None:
         if catalogs is None and isinstance(engine, ReGeSQueryEngine):
@@ -58,7 +54,6 @@ class Shelf:
             only = engine
             engine = lambda _: only  # noqa: E731
         self._make = engine
-        self._llm = llm
         self._small_talk = small_talk
         self._engines: dict[str, ReGeSQueryEngine] = {}
         self._detectors: dict[str, SmallTalkDetector] = {}
@@ -122,7 +117,7 @@ class Shelf:
         engine = self.engine(choices)
         if not self._small_talk:
             return ReGeSChatEngine(engine)
-        return ReGeSChatEngine(engine, llm=self._llm, is_small_talk=self._detector(choices.catalog))
+        return ReGeSChatEngine(engine, is_small_talk=self._detector(choices.catalog))
 
     def _detector(self, name: str) -> SmallTalkDetector:
         with self._lock:

@@ -4,13 +4,12 @@ import asyncio
 import logging
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ThinkingBlock
 
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.dialogue.wording import Domain
-from reges_index.errors import ConfigError, InputError, ReGeSError
+from reges_index.errors import ConfigError, InputError
 from reges_index.ui import Choices, Facets, build_ui
-from reges_index.ui.session import Exchange, Sessions
+from reges_index.ui.session import Sessions
 from reges_index.ui.shelf import Shelf
 from reges_index.ui.turns import Turns
 from tests.builders import item
@@ -222,18 +221,6 @@ async def test_a_request_needs_a_session(shelf, sessions):
         await anext(send(turns, "x", request=Request(None)))
 
 
-def test_reasoning_is_a_message_of_its_own():
-    from reges_index.ui.session import _parts
-    from reges_index.ui.turns import _messages
-
-    blocks = [ThinkingBlock(content="<b>space & time</b>"), TextBlock(text="Alien")]
-    piece = ChatResponse(message=ChatMessage(role="assistant", blocks=blocks))
-    thought, text = _parts(piece.message)
-    messages = _messages(Exchange("hi", text, thought))
-    assert [m["content"] for m in messages] == ["hi", "&lt;b>space & time&lt;/b>", ["Alien"]]
-    assert messages[1]["metadata"] == {"title": "Reasoning"}
-
-
 # -- facets and the shelf ----------------------------------------------------------------------------------
 
 
@@ -329,17 +316,3 @@ def test_what_build_ui_takes(catalogs, few_films, tiny):
         build_ui(make, [few_films, few_films])
     with pytest.raises(ConfigError, match="needs catalogs"):
         build_ui(make)
-
-
-def test_without_gradio_the_extra_is_named(monkeypatch):
-    import sys
-
-    for name in [name for name in sys.modules if name.startswith("reges_index.ui.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    from reges_index import ui
-
-    with pytest.raises(ConfigError, match="Gradio") as caught:
-        ui.build_ui  # noqa: B018
-    assert isinstance(caught.value, ReGeSError)
-    assert "pip install 'reges-index[ui]'" in str(caught.value)
