@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from reges_index.dialogue import Turn
-from reges_index.evaluation.metrics import Pairs, PairScores, ProtocolName, picked, visible
+from reges_index.evaluation.metrics import ProtocolName, picked, visible
 from reges_index.evaluation.predictions import AlignedPredictions
 from reges_index.evaluation.result import Row
 from reges_index.evaluation.scoring import Evaluation
@@ -20,54 +20,33 @@ _LENGTHS = ((4, "1-4"), (8, "5-8"), (12, "9-12"), (16, "13-16"), (np.inf, "17+")
 _MENTIONS = ((0, "0"), (1, "1"), (2, "2"), (4, "3-4"), (np.inf, "5+"))
 
 
-def fates(
-    pairs: Pairs,
-    scores: PairScores,
-    catalog_ids: Mapping[str, int],
-    *,
-    top_k: int,
-    system: AlignedPredictions | None = None,
-) -> list[Fate]:
-    """Say for each pair what became of its target.
+def fates(evaluation: Evaluation, protocol: ProtocolName) -> dict[str, list[Fate]]:
+    """Say for each system and each pair what became of the pair's target.
 
-    A system whose recommendation is not among its own candidates but right all the same counts as
-    ``picked``.
-
-    Parameters
-    ----------
-    top_k
-        How many candidates the item expert chose from, by the ranking that the protocol leaves.
-    system
-        Where its predictions say themselves how many of the ranking's first items the item expert saw, the
-        target must be among those too. They never widen ``top_k``, which the table's header names: a
-        retriever may state probabilities of far more items.
+    ``top_k`` of the settings is how many candidates the item expert chose from, by the ranking that the
+    protocol leaves. Where a prediction says itself how many of the ranking's first items were seen, the
+    target must be among those too. They never widen ``top_k``, which the table's header names: a retriever
+    may state probabilities of far more items. A recommendation that is right counts as ``picked`` wherever
+    it stands.
     """
-    hits = scores.column("rec_success_rate") > 0
-    found: list[Fate] = []
-    rows = zip(pairs.turn.tolist(), pairs.target, scores.rank.tolist(), hits.tolist(), strict=True)
-    for turn, target, rank, hit in rows:
-        seen = system.candidates[turn] if system is not None else None
-        shown = seen is None or system is None or target in system.rankings[turn][:seen]
-        if target not in catalog_ids:
-            found.append("not_in_catalog")
-        elif hit:
-            found.append("picked")
-        else:
-            found.append("not_picked" if shown and 0 < rank <= top_k else "not_in_top_k")
+    pairs, top_k = evaluation.pairs[protocol], evaluation.settings.top_k
+    found: dict[str, list[Fate]] = {}
+    for system in evaluation.systems:
+        scores = evaluation.scores[protocol][system.name]
+        hits = (scores.column("rec_success_rate") > 0).tolist()
+        found[system.name] = own = []
+        for turn, target, rank, hit in zip(
+            pairs.turn.tolist(), pairs.target, scores.rank.tolist(), hits, strict=True
+        ):
+            seen = system.candidates[turn]
+            shown = seen is None or target in system.rankings[turn][:seen]
+            if target not in evaluation.data.positions:
+                own.append("not_in_catalog")
+            elif hit:
+                own.append("picked")
+            else:
+                own.append("not_picked" if shown and 0 < rank <= top_k else "not_in_top_k")
     return found
-
-
-def _fates_of(evaluation: Evaluation, protocol: ProtocolName) -> dict[str, list[Fate]]:
-    return {
-        system.name: fates(
-            evaluation.pairs[protocol],
-            evaluation.scores[protocol][system.name],
-            evaluation.data.positions,
-            top_k=evaluation.settings.top_k,
-            system=system,
-        )
-        for system in evaluation.systems
-    }
 
 
 def lost_rows(evaluation: Evaluation) -> list[Row]:
@@ -90,7 +69,7 @@ def lost_rows(evaluation: Evaluation) -> list[Row]:
             part="Where targets are lost",
         )
         for protocol in evaluation.scores
-        for name, found in _fates_of(evaluation, protocol).items()
+        for name, found in fates(evaluation, protocol).items()
         for fate, said in words.items()
     ]
 
@@ -163,7 +142,7 @@ def turn_rows(
     by_turn: dict[int, list[int]] = {}
     for pair, turn in enumerate(pairs.turn.tolist()):
         by_turn.setdefault(turn, []).append(pair)
-    found = _fates_of(evaluation, protocol)
+    found = fates(evaluation, protocol)
     return [_row(evaluation, protocol, turn, rows, found) for turn, rows in list(by_turn.items())[:limit]]
 
 

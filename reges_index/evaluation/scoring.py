@@ -155,7 +155,7 @@ def evaluate_systems(
     Raises
     ------
     InputError
-        If two systems share a name, have a baseline's, or were aligned with other turns.
+        If two systems share a name, or have a baseline's.
     """
     names = [system.name for system in systems]
     for system in systems:
@@ -166,10 +166,6 @@ def evaluate_systems(
             wrong = f"two systems are called {system.name!r}"
         if wrong:
             raise InputError(wrong, hint="name them: --predictions NAME=FILE")
-        if len(system.rankings) != len(data.turns):
-            raise InputError(
-                f"{system.name}: aligned with {len(system.rankings)} turns, not {len(data.turns)}"
-            )
     plain, missing = baseline_predictions(data, retrieve=retrieve) if baselines else ([], {})
     pairs = {protocol: make_pairs(data.turns, protocol, data.positions) for protocol in PROTOCOLS}
     scores = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reges_index import ItemCatalog, LiveCatalog, read_items
+from reges_index import LiveCatalog, read_items
 from reges_index.catalog import encoder as encoders
 from reges_index.catalog.encoder_names import DEFAULT_ENCODER
 from tests.catalog.hashing import HashingEmbedding
@@ -84,26 +84,6 @@ def test_what_is_said_to_people(folder, few):
     assert listed == [["1", "12", "films"], ["2", "5", "films.v2", "live"]]
     assert "nothing to prune: 2 kept" in call("catalog", "prune", *folder).out
     assert "films): forgotten" in call("catalog", "prune", *folder, "--keep", 0).out
-
-
-BAD_FILES = {
-    "empty": ("", "the catalog is empty"),
-    "broken": ('{"id": "1", "title": "A"}\n{"id": "2", \n', "malformed JSON"),
-    "duplicate ids": ('{"id": "1", "title": "A"}\n{"id": "1", "title": "B"}\n', "lines 1 and 2"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_bad_file_is_refused_and_the_old_one_stays(folder, few, tmp_path, kind):
-    text, said = BAD_FILES[kind]
-    file = tmp_path / "new.jsonl"
-    file.write_text(text)
-    call("catalog", "swap", file, *folder).fails(2, "new.jsonl", said)
-    assert versions(folder) == [(1, "films", 12, True)]
-    assert call("catalog", "swap", few, *folder, "--quiet").code == 0
-    call("catalog", "swap", file, *folder).fails(2, "new.jsonl", said)
-    assert versions(folder) == [(1, "films", 12, False), (2, "films.v2", 5, True)]
-    assert ItemCatalog.names(folder[1], versions=True) == ["films", "films.v2"]
 
 
 def test_what_cannot_be(folder, few, tmp_path):

@@ -3,40 +3,39 @@ from __future__ import annotations
 from reges_index.dialogue import Message, Turn
 from reges_index.evaluation.data import EvaluationData
 from reges_index.evaluation.diagnosis import fates, group_rows, groups_of, lost_rows
-from reges_index.evaluation.metrics import make_pairs, score_pairs
 from reges_index.evaluation.predictions import Prediction, align
 from reges_index.evaluation.scoring import evaluate_systems
+from reges_index.evaluation.settings import EvaluationSettings
 
 from .conftest import make_turn
 
 
+def fates_of(turns, items, made, *, top_k, protocol="all"):
+    data = EvaluationData(tuple(turns), items)
+    settings = EvaluationSettings(top_k=top_k, resamples=100)
+    evaluation = evaluate_systems(data, [align("s", made, data)], settings=settings, baselines=False)
+    return fates(evaluation, protocol)["s"]
+
+
 def test_where_targets_are_lost(items):
-    catalog = {item.id: n for n, item in enumerate(items)}
     turns = [make_turn(n, "a", [t], []) for n, t in enumerate(["i0", "i1", "i2", "i3", "gone"])]
     rankings = [("i0",), ("i0", "i1"), ("i0", "i1", "i2"), ("i0",), ("gone",)]
-    pairs = make_pairs(turns, "all", catalog)
-    scores = score_pairs(pairs, rankings, catalog)
-    found = fates(pairs, scores, catalog, top_k=2)
+    made = [Prediction(id=f"t{n}", ranking=ranking) for n, ranking in enumerate(rankings)]
+    found = fates_of(turns, items, made, top_k=2)
     assert found == ["picked", "not_picked", "not_in_top_k", "not_in_top_k", "not_in_catalog"]
 
 
 def test_a_system_that_says_what_it_saw_is_taken_at_its_word(items):
     turns = (make_turn(0, "a", ["i3"], ["i0"]), make_turn(1, "a", ["i3"], []))
-    data = EvaluationData(turns, items)
     ranking = ("i0", "i1", "i2", "i3")
     # The mentioned i0 leaves the ranking, which puts i3 third; the item expert saw three others all the same.
     made = [
         Prediction(id="t0", ranking=ranking, probabilities=(0.5, 0.3, 0.2)),
         Prediction(id="t1", ranking=ranking, candidates=4),
     ]
-    system = align("s", made, data)
-    pairs = make_pairs(turns, "new", data.positions)
-    scores = score_pairs(pairs, system.rankings, data.positions)
-    assert scores.rank.tolist() == [3, 4]
-    assert fates(pairs, scores, data.positions, top_k=3) == ["not_picked", "not_in_top_k"]
-    assert fates(pairs, scores, data.positions, top_k=4, system=system) == ["not_in_top_k", "not_picked"]
+    assert fates_of(turns, items, made, top_k=4, protocol="new") == ["not_in_top_k", "not_picked"]
     # The fourth is no part of the top 3, whatever was seen.
-    assert fates(pairs, scores, data.positions, top_k=3, system=system) == ["not_in_top_k", "not_in_top_k"]
+    assert fates_of(turns, items, made, top_k=3, protocol="new") == ["not_in_top_k", "not_in_top_k"]
 
 
 def test_probabilities_of_a_whole_list_are_no_list_of_candidates(data):
@@ -44,11 +43,9 @@ def test_probabilities_of_a_whole_list_are_no_list_of_candidates(data):
     ranking = tuple(item.id for item in data.items if item.id != "i0")
     listed = (*ranking[:9], "i0", *ranking[9:])
     even = tuple(1 / len(listed) for _ in listed)
-    system = align("fusion", [Prediction(id="t0", ranking=listed, probabilities=even)], data)
-    pairs = make_pairs(data.turns[:1], "all", data.positions)
-    scores = score_pairs(pairs, system.rankings, data.positions)
+    made = [Prediction(id="t0", ranking=listed, probabilities=even)]
     for top_k, fate in ((9, "not_in_top_k"), (10, "not_picked")):
-        assert fates(pairs, scores, data.positions, top_k=top_k, system=system) == [fate]
+        assert fates_of(data.turns[:1], data.items, made, top_k=top_k) == [fate]
 
 
 def messages(count):

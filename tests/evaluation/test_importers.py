@@ -154,13 +154,6 @@ def test_files_of_another_format_are_named_with_the_line(tmp_path, inspired_file
         import_turns(lines(tmp_path / "empty.jsonl"), "redial", CATALOG)
 
 
-def test_a_folder_in_place_of_a_file_is_named(tmp_path):
-    for kind in ("inspired", "redial", "unicrs"):
-        with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)") as raised:
-            import_turns(tmp_path, kind, CATALOG)
-        assert str(tmp_path) in str(raised.value)
-
-
 ENTITIES = {
     "<http://dbpedia.org/resource/Heat_(1995_film)>": 5,
     "<http://dbpedia.org/resource/Am%C3%A9lie>": 9,

@@ -30,16 +30,6 @@ def test_a_full_line_is_read(tmp_path):
     assert "hallucinated" not in json.loads(found.model_dump_json(exclude_defaults=True))
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
-    path = tmp_path / "p.jsonl"
-    rows = "".join(json.dumps({"id": turn, "ranking": ["\ufeffi0"]}) + "\n" for turn in ("a", "b"))
-    path.write_bytes(b"\xef\xbb\xbf" + rows.encode())
-    assert [p.id for p in read_predictions(path)] == ["a", "b"]
-    path.write_bytes(rows.encode() + b'\xef\xbb\xbf{"id": "c", "ranking": []}\n')
-    with pytest.raises(InputError, match=r"p\.jsonl:3: not valid JSON"):
-        read_predictions(path)
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -137,8 +137,6 @@ def test_names_that_would_mix_up_systems_are_refused(data):
     named = align("BM25", [Prediction(id="t0", ranking=())], data)
     with pytest.raises(InputError, match="a baseline's name"):
         evaluate_systems(data, [named])
-    with pytest.raises(InputError, match="aligned with 5 turns"):
-        evaluate_systems(data.subset(data.turns[:3]), [one])
 
 
 def test_what_fails_leaves_the_earlier_report_as_it_was(evaluation, tmp_path):

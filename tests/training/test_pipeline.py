@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import shutil
 import time
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from reges_index.models.adapters import load_manifest
 from reges_index.training.pipeline import run_recipe
 from reges_index.training.rankings import read_rankings
 from reges_index.training.recipe import load_recipe
-from reges_index.training.steps import content_hash
 from tests.catalog.hashing import HashingEmbedding
 from tests.fusion.recipes import write_recipe
 from tests.tiny import save_tiny
@@ -303,23 +301,3 @@ def test_a_fusion_is_the_last_step_and_skipped_when_done(folder):
     change(films, "turns.jsonl", "gone.jsonl", "fusion.yaml")
     with pytest.raises(InputError, match=r"gone\.jsonl is no file"):
         run(folder)
-
-
-def test_another_adapter_to_start_from_trains_again(folder):
-    first = run(folder).query_expert
-    shutil.copytree(first, folder / "first")
-    text = (folder / "recipe.yaml").read_text().replace("out: run", "out: second")
-    text = text.replace("query_expert: &few\n  {", "query_expert:\n  {start_from: first, ")
-    text = text[: text.index("item_expert:")] + "item_expert: null\n"
-    (folder / "recipe.yaml").write_text(text)
-    begun = load_manifest(run(folder).query_expert).training["start_from"]
-    assert begun == content_hash(Path(first))
-    assert set(states(run(folder)).values()) == {"done before"}
-    (folder / "first").rename(folder / "renamed")  # another place, the same adapter
-    change(folder, "start_from: first", "start_from: renamed")
-    assert states(run(folder))["query-expert"] == "done before"
-    shutil.rmtree(folder / "renamed")
-    shutil.copytree(folder / "second" / "query-expert", folder / "renamed")  # the same place, another adapter
-    report = run(folder)
-    assert states(report)["query-expert"] == "ran"
-    assert load_manifest(report.query_expert).training["start_from"] != begun
