@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -209,45 +209,20 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         Naming file and line: no such file, not UTF-8, malformed JSON or nested too deeply, a line that is
         no object, or a number that is not finite: Python writes and reads such, though JSON has none.
     """
-    path, number = Path(path), 0
-    with _parsed(lambda: f"{path}:{number}"), _readable(path), path.open("rb") as stream:
+    path = Path(path)
+    with _readable(path), path.open("rb") as stream:
         for number, raw in enumerate(stream, 1):
-            line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
+            where = f"{path}:{number}"
+            line = decoded(raw, where)
             if not line.strip():
                 continue
-            row = json.loads(line, parse_constant=_finite, parse_float=_finite)
+            row = parse_json(line, where)
             if not isinstance(row, dict):
                 raise InputError(
-                    f"{path}:{number}: expected a JSON object, got {type(row).__name__}",
+                    f"{where}: expected a JSON object, got {type(row).__name__}",
                     hint="the format is JSON Lines: one object on each line",
                 )
             yield number, row
-
-
-@contextlib.contextmanager
-def _parsed(where: Callable[[], str]) -> Iterator[None]:
-    """Turn what is wrong with JSON into errors that name the place."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where()}: not UTF-8 (byte {error.start} of the line)", hint="convert the file to UTF-8"
-        ) from error
-    except _NotFinite as error:
-        raise InputError(
-            f"{where()}: not valid JSON: {error} is no number in it",
-            hint="find out why it is none; where a value is unknown, leave its key out or give null",
-        ) from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where()}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})",
-            hint="the last line of a run that was killed may be cut off; remove it or resume the run",
-        ) from error
-    except RecursionError as error:
-        raise InputError(
-            f"{where()}: nested too deeply to be read",
-            hint="no format here nests more than a few levels",
-        ) from error
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -265,9 +240,28 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Read JSON; errors are those of `read_json`, and name the place."""
-    with _parsed(lambda: where):
+    """Read JSON.
+
+    Raises
+    ------
+    InputError
+        Naming the place: malformed, nested too deeply, or with a number that is not finite.
+    """
+    try:
         return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except _NotFinite as error:
+        raise InputError(
+            f"{where}: not valid JSON: {error} is no number in it",
+            hint="find out why it is none; where a value is unknown, leave its key out or give null",
+        ) from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})",
+            hint="the last line of a run that was killed may be cut off; remove it or resume the run",
+        ) from error
+    except RecursionError as error:
+        hint = "no format here nests more than a few levels"
+        raise InputError(f"{where}: nested too deeply to be read", hint=hint) from error
 
 
 def read_yaml(path: str | Path, *, hint: str = "") -> dict[str, Any]:
@@ -368,13 +362,7 @@ def sha256_of(*paths: str | Path) -> str:
 
 
 def hash_of(value: Any, *, digits: int = 64) -> str:
-    """Return the SHA-256 (hex) of plain data, whatever the order of its keys.
-
-    Parameters
-    ----------
-    digits
-        How many of the 64 to give.
-    """
+    """Return the first ``digits`` of the SHA-256 (hex) of plain data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
 
 
