@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.optimize import brentq
 
 from reges_index.catalog.item import Item
 from reges_index.dialogue import Turn
@@ -37,9 +38,8 @@ EXTRA = "extra"
 """Group of the examples that are for learning and not for judging."""
 # A turn with more messages of the user is no short one.
 _SHORT = 2
-# Log-odds that `_shift_of_repeats` looks among, and how often it halves them: to within 0.001.
+# Log-odds that `_shift_of_repeats` looks among.
 _SHIFTS = (-6.0, 6.0)
-_HALVINGS = 14
 
 
 @dataclass(frozen=True)
@@ -387,8 +387,7 @@ def _shift_of_repeats(examples: Sequence[Example], weights: Floats, share: float
     scored = [
         (its.features @ weights + its.log_counts, its.features[:, _IS_NAMED], its.named) for its in examples
     ]
-    low, high = _SHIFTS
-    most = _named_mass(scored, high)
+    most = _named_mass(scored, _SHIFTS[1])
     if most < share:
         logger.warning(
             "repeat_share: named items cannot get %.1f %% of the probability, at most %.1f %% in these "
@@ -396,13 +395,9 @@ def _shift_of_repeats(examples: Sequence[Example], weights: Floats, share: float
             *(100 * share, 100 * most),
         )
         return 0.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if _named_mass(scored, middle) < share:
-            low = middle
-        else:
-            high = middle
-    return middle
+    if _named_mass(scored, _SHIFTS[0]) >= share:
+        return _SHIFTS[0]
+    return float(brentq(lambda shift: _named_mass(scored, shift) - share, *_SHIFTS, xtol=1e-3))
 
 
 def _named_mass(scored: Sequence[tuple[Floats, Floats, npt.NDArray[np.bool_]]], shift: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -135,18 +134,13 @@ def _free_llm(lab: Lab) -> list[Prediction]:
 
 
 class _OnceEmbedded(FusionRetriever):
-    """Embeds each dialogue once for itself and all its variants; that is most of the time of a turn."""
+    """Embeds each dialogue once, whichever sources are on; that is most of the time of a turn."""
 
     def __init__(self, lab: Lab) -> None:
         if lab.fusion is None:
             raise NotRunnable("it needs a fusion that was trained with this encoder")
         super().__init__(lab.catalog, lab.fusion, similarity_top_k=DEPTH)
         self._known: dict[str, QueryVectors] = {}
-
-    def variant(self, without: Sequence[str]) -> _OnceEmbedded:
-        other = copy.copy(self)
-        other.without = check_sources(without)
-        return other
 
     def _embed(self, messages: Sequence[ChatMessage]) -> QueryVectors:
         said = json.dumps([message.content for message in messages])
@@ -155,9 +149,9 @@ class _OnceEmbedded(FusionRetriever):
         return self._known[said]
 
 
-def _fused(lab: Lab, own: _OnceEmbedded, without: Sequence[str] = ()) -> list[Prediction]:
+def _fused(lab: Lab, retriever: _OnceEmbedded, *without: str) -> list[Prediction]:
     """Run a fusion retriever's own ranking, without query expert and item expert."""
-    retriever = own.variant(without)
+    retriever.without = check_sources(without)
 
     def answer(turn: Turn) -> Prediction:
         nodes = retriever.retrieve(DialogueQueryBundle.from_dialogue(turn))
@@ -166,9 +160,8 @@ def _fused(lab: Lab, own: _OnceEmbedded, without: Sequence[str] = ()) -> list[Pr
             id=turn.id, ranking=ranking, probabilities=tuple(float(node.score or 0.0) for node in nodes)
         )
 
-    run = "-".join(("fusion", *sorted(without)))
-    fingerprint = retriever.model.fingerprint
-    return lab.run(each(answer), run, retriever=fingerprint, without=sorted(without), depth=DEPTH)
+    run, fingerprint = "-".join(("fusion", *without)), retriever.model.fingerprint
+    return lab.run(each(answer), run, retriever=fingerprint, without=list(without), depth=DEPTH)
 
 
 def ablation(lab: Lab) -> Result:
@@ -176,7 +169,7 @@ def ablation(lab: Lab) -> Result:
     plain = lab.catalog.encoder.name.split("/")[-1]
     own = _OnceEmbedded(lab)
     predictions: dict[str, Sequence[Prediction]] = {_FUSION: _fused(lab, own)}
-    predictions |= {f"without {source}": _fused(lab, own, [source]) for source in SOURCES}
+    predictions |= {f"without {source}": _fused(lab, own, source) for source in SOURCES}
     shown = lab.shown(DEPTH, "original")
     predictions[plain] = [Prediction(id=turn, ranking=tuple(found)) for turn, found in shown.items()]
     evaluation = lab.measured(predictions)
