@@ -15,6 +15,7 @@ from llama_index.core.llms.llm import LLM
 
 from reges_index.catalog import Item, ItemCatalog
 from reges_index.catalog.encoder import encoder_identity
+from reges_index.dialogue.render import search_text
 from reges_index.dialogue.wording import Domain
 from reges_index.errors import InputError
 from reges_index.item_expert.prompt import COT_SELECT_TMPL, DEFAULT_SELECT_TMPL, selection_prompt_hash
@@ -53,7 +54,7 @@ class RecipeReport:
     steps
         In order, with what each wrote and reported.
     query_expert, item_expert
-        The adapters' folders.
+        The adapters' folders; None where the recipe trains none.
     fusion
         The fusion's folder; None where the recipe trains none.
     seconds
@@ -63,7 +64,7 @@ class RecipeReport:
     name: str
     out: str
     steps: tuple[StepResult, ...]
-    query_expert: str
+    query_expert: str | None
     item_expert: str | None
     fusion: str | None
     seconds: float
@@ -112,13 +113,13 @@ def run_recipe(
     run.check()
     log = StepLog(recipe.out / "steps")
     results = tuple(log.do(step) for step in run.steps())
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and recipe.query_expert is not None:
         recommend(run.query_dir, decoding=recipe.decoding or None)
     return RecipeReport(
         name=recipe.name,
         out=str(recipe.out),
         steps=results,
-        query_expert=str(run.query_dir),
+        query_expert=None if recipe.query_expert is None else str(run.query_dir),
         item_expert=None if recipe.item_expert is None else str(run.item_dir),
         fusion=None if recipe.fusion is None else str(recipe.out / "fusion"),
         seconds=time.monotonic() - started,
@@ -178,7 +179,9 @@ class _Run:
             yield self._rank(part)
         for part in lacking("pseudo_queries"):
             yield self._write_notes(part, "query", part.pseudo_queries)
-        yield self._train_query_expert([part.only("conversations", "pseudo_queries") for part in sets])
+        if self.recipe.query_expert is not None:
+            own = [part.only("conversations", "pseudo_queries") for part in sets]
+            yield self._train_query_expert(self.recipe.query_expert, own)
         for part in lacking("hard_negatives"):
             yield self._mine(part)
         for part in lacking("reasoning"):
@@ -230,8 +233,8 @@ class _Run:
         settings = {**self._teacher_key(), "filter_leaks": filter_leaks, "prompt": note_prompt_hash(kind)}
         return Step(name, run, out[0], settings, part.files)
 
-    def _train_query_expert(self, sets: Sequence[DataSet]) -> Step:
-        training, out = self.recipe.query_expert, self.query_dir
+    def _train_query_expert(self, training: ExpertTraining, sets: Sequence[DataSet]) -> Step:
+        out = self.query_dir
 
         def run() -> Mapping[str, Any]:
             data, base = [self._read(part) for part in sets], self._base(training)
@@ -241,22 +244,20 @@ class _Run:
         return Step("query-expert", run, out, settings, _files(sets), everywhere=True)
 
     def _mine(self, part: DataSet) -> Step:
-        recipe, out = self.recipe, part.hard_negatives[0]
+        recipe, training, out = self.recipe, self.recipe.query_expert, part.hard_negatives[0]
         name = f"hard-negatives.{part.name}"
         part = part.only("conversations", "catalog", "teacher_rankings")
 
         def run() -> Mapping[str, Any]:
-            data, lm = self._read(part), self._base(recipe.query_expert)
-            lm.load_adapter("query-expert", self.query_dir, role="query-expert")
-            expert = ReGeSQueryTransform(lm, domain=data.domain, decoding=recipe.query_decoding)
+            data = self._read(part)
             report = mine_negatives(
                 data.labelled,
-                expert,
+                self._searched(data),
                 self._catalog(part.name, data),
                 out,
                 top_k=recipe.negatives.top_k,
                 batch_size=recipe.negatives.batch_size,
-                made_by={"adapter": content_hash(self.query_dir)},
+                made_by={"adapter": None if training is None else content_hash(self.query_dir)},
                 progress=self._progress(name),
             )
             return asdict(report)
@@ -265,10 +266,18 @@ class _Run:
         settings = {
             "top_k": recipe.negatives.top_k, "decoding": recipe.decoding,
             "encoder": asdict(encoder_identity(self.embed_model or recipe.encoder)),
-            "base": [recipe.base, recipe.revision], "dtype": recipe.query_expert.dtype,
+            "base": [recipe.base, recipe.revision], "dtype": None if training is None else training.dtype,
             "item": [domain.noun, domain.plural],
         }  # fmt: skip
-        return Step(name, run, out, settings, (*part.files, self.query_dir))
+        return Step(name, run, out, settings, part.files if training is None else (*part.files, self.query_dir))
+
+    def _searched(self, data: TrainingData) -> ReGeSQueryTransform | dict[str, str]:
+        """Return what negatives are searched with: the query expert, or each turn's dialogue."""
+        if self.recipe.query_expert is None:
+            return {turn.id: search_text(turn.chat) for turn in data.labelled}
+        lm = self._base(self.recipe.query_expert)
+        lm.load_adapter("query-expert", self.query_dir, role="query-expert")
+        return ReGeSQueryTransform(lm, domain=data.domain, decoding=self.recipe.query_decoding)
 
     def _train_item_expert(self, training: ExpertTraining, sets: Sequence[DataSet]) -> Step:
         cot, out = self.recipe.cot, self.item_dir

@@ -31,14 +31,18 @@ class DomainFolders(_Section):
         What holds the folders.
     nouns
         JSON: what an item is called, by the folder's name.
+    kept_out
+        Names of folders that are not trained on.
     """
 
     folder: Place
     nouns: Place
+    kept_out: tuple[str, ...] = ()
 
     def data(self) -> list[DataSet]:
         """Return a data set for each folder, in the order of their names."""
-        sets, nouns = domain_sets(self.folder), read_json(self.nouns)
+        nouns = read_json(self.nouns)
+        sets = [its for its in domain_sets(self.folder) if its.name not in self.kept_out]
         missing = next((its.name for its in sets if its.name not in nouns), None)
         if missing is not None:
             raise ConfigError(f"{self.nouns}: no noun for {missing!r}", hint='as {"novels": "novel"}')
@@ -101,7 +105,8 @@ class Recipe(_Section):
     teacher
         Needed when a data set brings no pseudo-queries (or, with ``cot``, no reasoning).
     query_expert, item_expert
-        Training settings of each; None leaves out the item expert.
+        Training settings of each; None leaves the expert out. Without a query expert, negatives are what the
+        retriever finds for the dialogue itself, newest message first.
     decoding
         Fields of `QueryDecoding`, used for the negatives and recommended by the query expert's manifest.
     negatives
@@ -128,7 +133,7 @@ class Recipe(_Section):
     revision: str | None = None
     encoder: ModelName = "embedded"
     teacher: TeacherChoice | None = None
-    query_expert: ExpertTraining = ExpertTraining()
+    query_expert: ExpertTraining | None = ExpertTraining()
     decoding: dict[str, Any] = Field(default_factory=dict)
     negatives: NegativesSettings = NegativesSettings()
     item_expert: ExpertTraining | None = ExpertTraining()
@@ -142,6 +147,8 @@ class Recipe(_Section):
     def _can_be_run(self) -> Recipe:
         if not self.data and self.domains is None:
             raise ValueError("there is no data: give data, domains or both")
+        if self.query_expert is None and self.item_expert is None:
+            raise ValueError("there is nothing to train: query_expert and item_expert are both left out")
         if len({part.name for part in self.data}) < len(self.data):
             raise ValueError("two data sets have the same name")
         for part in self.data:
@@ -166,7 +173,7 @@ class Recipe(_Section):
         expert = self.item_expert
         wanted = {
             "teacher_rankings": self.distill is not None,
-            "pseudo_queries": True,
+            "pseudo_queries": self.query_expert is not None,
             "hard_negatives": expert is not None and expert.negatives != "random",
             "reasoning": expert is not None and self.cot,
         }

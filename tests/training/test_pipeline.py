@@ -10,6 +10,7 @@ import pytest
 from reges_index import QueryDecoding, ReGeSQueryTransform
 from reges_index.catalog import ItemCatalog
 from reges_index.dialogue import DialogueQueryBundle
+from reges_index.dialogue.render import search_text
 from reges_index.errors import InputError, ModelError
 from reges_index.fusion import FusionModel
 from reges_index.item_expert import ReGeSRerank
@@ -165,6 +166,21 @@ def test_what_is_done_is_skipped_and_a_change_runs_what_depends_on_it(folder):
     rows = [json.loads(line) for line in (folder / "pq.jsonl").read_text().splitlines()]
     write(folder / "pq.jsonl", [{**row, "query": "a loud film"} for row in rows])
     assert set(states(run(folder)).values()) == {"ran"}
+
+
+def test_without_a_query_expert_the_lists_are_what_the_dialogue_itself_finds(folder):
+    text = RECIPE[: RECIPE.index("query_expert:")].replace(", pseudo_queries: pq.jsonl", "")
+    text += "query_expert: null\nnegatives: {top_k: 6}\n"
+    text += "item_expert: {num_candidates: 4, max_steps: 2, dtype: float32}\n"
+    (folder / "recipe.yaml").write_text(text)
+    report = run(folder)
+    assert list(states(report)) == ["hard-negatives.films", "item-expert"]
+    assert report.query_expert is None
+    catalog = ItemCatalog.from_items(items().values(), embed_model=HashingEmbedding(), name="same")
+    rows = map(json.loads, (folder / "run/hard-negatives/films.jsonl").read_text().splitlines())
+    for row, turn in zip(rows, turns(16), strict=True):
+        found = catalog.as_retriever(8).retrieve(search_text(turn.chat))
+        assert row["ranking"] == [hit.node.node_id for hit in found]
 
 
 def test_random_negatives_need_no_mining_and_no_item_expert_is_fine(folder):

@@ -9,7 +9,7 @@ from reges_index.training.recipe import load_recipe
 
 FOLDER = Path(__file__).parents[2] / "finetune" / "recipes"
 # Others in that folder are read by other commands.
-NAMES = ("embedded", "gemma-2b", "gemma-27b", "llama-3.1-8b", "tiny")
+NAMES = ("embedded", "item-expert", "gemma-2b", "gemma-27b", "llama-3.1-8b", "tiny")
 
 GOOD = """
 name: test
@@ -62,6 +62,7 @@ def test_folders_of_models_are_relative_to_the_recipe_and_names_stay_names(tmp_p
         (("epochs: 2", "epochs: 0"), "query_expert.epochs"),
         (("epochs: 2", "epoch: 2"), "query_expert.epoch"),
         (("name: test", "name: a/b"), "name"),
+        ((GOOD[GOOD.index("query_expert:") :], "query_expert: null\nitem_expert: null"), "nothing to train"),
         ((", pseudo_queries: pq.jsonl", ""), "one brings no pseudo_queries and there is no teacher"),
         (("name: test", "name: test\ncot: true"), "one brings no reasoning"),
         (("num_candidates: 9", "num_candidates: 60"), "num_candidates=60 is more than negatives.top_k=50"),
