@@ -115,9 +115,12 @@ def adapter_folder(items: str) -> Path:
 def name_beside(folder: Path, name: str) -> str:
     """Return a model's name as a file in ``folder`` means it.
 
-    A name that begins with ``.`` is a folder beside that file, one with ``~`` a folder below home; all
-    others, such as ``org/model``, stay as they are.
+    A name that begins with ``.`` is a folder beside that file, one with ``~`` a folder below home, and so is
+    what follows ``reges:``; all others, such as ``org/model``, stay as they are.
     """
+    kind, _, adapter = name.partition(":")
+    if adapter and kind in ("reges", "reges-queries"):
+        return f"{kind}:{name_beside(folder, adapter)}"
     if name.startswith("."):
         return str(folder / name)
     return str(Path(name).expanduser()) if name.startswith("~") else name

@@ -52,6 +52,8 @@ def test_folders_of_models_are_relative_to_the_recipe_and_names_stay_names(tmp_p
     text = GOOD.replace("num_candidates: 9", "num_candidates: 9, start_from: ~/first")
     recipe = load_recipe(write(tmp_path, text + "base: org/model\nencoder: org/encoder\n"))
     assert (recipe.base, recipe.encoder) == ("org/model", "org/encoder")
+    text = GOOD + "encoder: reges:./mine\n"
+    assert load_recipe(write(tmp_path, text)).encoder == f"reges:{tmp_path / 'mine'}"
     assert recipe.item_expert.start_from == Path("/home/somebody/first")
 
 
