@@ -269,7 +269,8 @@ class _Run:
             "base": [recipe.base, recipe.revision], "dtype": None if training is None else training.dtype,
             "item": [domain.noun, domain.plural],
         }  # fmt: skip
-        return Step(name, run, out, settings, part.files if training is None else (*part.files, self.query_dir))
+        read = part.files if training is None else (*part.files, self.query_dir)
+        return Step(name, run, out, settings, read)
 
     def _searched(self, data: TrainingData) -> ReGeSQueryTransform | dict[str, str]:
         """Return what negatives are searched with: the query expert, or each turn's dialogue."""
