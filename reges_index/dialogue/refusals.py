@@ -1,4 +1,4 @@
-"""What the user turns down by its kind: "no mushrooms", "nothing with ghosts", "I hate war films"."""
+"""What the user turns down: "no mushrooms", "nothing with ghosts", "I hate war films", "nothing too sad"."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 # Only where a clause begins so and says no more: "I have no car" refuses nothing.
 _REFUSED = re.compile(
     r"(?:^|[.,;:!?]\s*|\b(?:but|and|please|or|with)\s+)"
-    r"(?:no(?: more)?|without(?: any)?|nothing (?:with|from|by)|not an?|(?:i |we |she |he |they )?"
+    r"(?:no(?: more)?|without(?: any)?|nothing (?:with|from|by)|(?:not|nothing) (?P<degree>too|so|very)|"
+    r"not an?|(?:i |we |she |he |they )?"
     r"(?:hates?|dislikes?|can['’]?t stand|(?:do|does)(?:n['’]?t| not) (?:like|eat|want)|"
     r"(?:am |is |are )?(?:sick|tired) of))\s+"
-    r"((?:[\w'’-]+\s*){1,3}(?:(?:,|\b(?:or|no)\b)\s*(?:[\w'’-]+\s*){1,2})*?)"
+    r"(?P<kinds>(?:[\w'’-]+\s*){1,3}(?:(?:,|\b(?:or|no)\b)\s*(?:[\w'’-]+\s*){1,2})*?)"
     r"(?=$|[.,;:!?]|\b(?:please|though|tho|either|but|and|so)\b)",
     re.IGNORECASE,
 )
@@ -28,6 +29,7 @@ _EACH = re.compile(r",|\b(?:or|no)\b", re.IGNORECASE)
 _FREE_OF = re.compile(r"\w+[- ]free\b|\b(?:low|non|no|without)[- ]\w+", re.IGNORECASE)
 _EMPTY = frozenset(
     {"any", "more", "other", "that", "this", "the", "one", "ones", "thing", "things", "stuff", "please"}
+    | {"and", "but", "hmm"}
     | {"film", "films", "movie", "movies", "book", "books", "recipe", "recipes", "too", "very", "really"}
 )
 _SHORTEST = 3
@@ -40,9 +42,17 @@ def refused_kinds(dialogue: Sequence[ChatMessage]) -> list[frozenset[str]]:
         if message.role == MessageRole.USER:
             said = one_line(message.content or "")
             wanted = _stems([_REFUSED.sub(" ", said)])
-            kinds = (_stems([part]) for found in _REFUSED.finditer(said) for part in _EACH.split(found[1]))
+            # "Nothing too long" is a matter of degree, and bars no kind.
+            clauses = [found["kinds"] for found in _REFUSED.finditer(said) if not found["degree"]]
+            kinds = (_stems([part]) for clause in clauses for part in _EACH.split(clause))
             refused = [kind for kind in refused if not kind <= wanted] + [kind for kind in kinds if kind]
     return refused
+
+
+def only_refuses(said: str) -> bool:
+    """Return whether a message turns something down and says nothing else: "no horror, please"."""
+    left, clauses = _REFUSED.subn(" ", said)
+    return bool(clauses) and not _stems([left])
 
 
 def is_refused(item: Item, kinds: Sequence[frozenset[str]]) -> bool:

@@ -14,6 +14,7 @@ from llama_index.core.schema import QueryBundle
 
 from reges_index.dialogue.measure import TextMeasure, surely_longer
 from reges_index.dialogue.messages import Dialogue, as_id, count_asides, said_in, to_messages
+from reges_index.dialogue.refusals import only_refuses
 from reges_index.dialogue.text import one_line
 from reges_index.errors import InputError
 
@@ -64,22 +65,29 @@ def newest_text(dialogue: Sequence[ChatMessage], count: int) -> str:
     return " ".join(one_line(m.content or "") for m in dialogue[-count:]) if count else ""
 
 
-def searched_words(message: ChatMessage) -> str:
-    """Return the words of a message that are searched with, on one line.
+def searched_lines(messages: Sequence[ChatMessage]) -> list[tuple[MessageRole, str]]:
+    """Return role and words of the messages that are searched with, oldest first.
 
     Of a chat's own answer these are the item's title (`SEARCH_KEY`): the reason that stands behind it would
-    be taken for a wish.
+    be taken for a wish. Messages of the user that only turn something down would be, too, and are left out;
+    where the user has said nothing else, they are all there is.
     """
-    return one_line(str(message.additional_kwargs.get(SEARCH_KEY, message.content or "")))
+    lines = [
+        (message.role, words)
+        for message in messages
+        if (words := one_line(str(message.additional_kwargs.get(SEARCH_KEY, message.content or ""))))
+    ]
+    wishes = [line for line in lines if line[0] != MessageRole.USER or not only_refuses(line[1])]
+    return wishes if any(role == MessageRole.USER for role, _ in wishes) else lines
 
 
 def search_text(messages: Sequence[ChatMessage]) -> str:
     """Return a dialogue as a text to search with: the bare words of each message, newest message first.
 
     Encoders cut long texts at their end, so the newest wish comes first. Names of roles are left out, since
-    an encoder takes "seeker" for a thing that is sought.
+    an encoder takes "seeker" for a thing that is sought; see also `searched_lines`.
     """
-    return "\n".join(words for message in reversed(messages) if (words := searched_words(message)))
+    return "\n".join(words for _, words in reversed(searched_lines(messages)))
 
 
 def render_history(

@@ -111,9 +111,11 @@ class SmallTalkDetector:
             return False
         if re.fullmatch(r"/\w+", newest):  # a command of some other chat, such as "/help"
             return True
-        vector = _unit(np.asarray(self._encoder.get_text_embedding(newest)))
+        # A wish may follow the thanks, so the last clause has to be small talk by itself, too.
+        texts = [newest, *re.findall(r"\w[^.!?;,]*[.!?;,]*", newest)[-1:]]
+        vectors = _unit(np.asarray(self._encoder.get_text_embedding_batch(texts)))
         talk, requests = self._examples
-        return bool(np.max(talk @ vector) >= np.max(requests @ vector) + _MARGIN)
+        return bool(np.all((vectors @ talk.T).max(1) >= (vectors @ requests.T).max(1) + _MARGIN))
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

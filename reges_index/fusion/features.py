@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from reges_index.catalog.item import Item
-from reges_index.dialogue.render import search_text, searched_words
+from reges_index.dialogue.render import search_text, searched_lines
 from reges_index.dialogue.text import Text, phrase_key, phrase_words
 from reges_index.dialogue.titles import Mention, TitleIndex
 from reges_index.errors import InputError
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.floating[Any]]
 SourceSwitch: TypeAlias = Collection[str]
 
 SOURCES: dict[str, tuple[str, ...]] = {
-    "encoder": ("dialogue", "last_message", "again_dialogue"),
+    "encoder": ("dialogue", "dialogue_early", "last_message", "again_dialogue"),
     "words": ("bm25_share", "bm25_last"),
     "titles": ("title_shared",),
     "similar": ("people_shared", "genre_shared"),
@@ -54,17 +54,21 @@ _ABOUT_OTHERS = tuple(
 _COLUMN = {name: column for column, name in enumerate(FEATURES)}
 # How fast older mentions fade: each later message takes this share of the weight.
 _FADE = 0.85
+# From this correlation of the two likenesses on, the newest message goes on with the topic, and how fast it
+# is a new one below; chosen on the dev sets (finetune/FUSION.md).
+_SAME_TOPIC, _TURN = 0.8, 3.0
 # "comedies", "comedic" and "comedy" share this much.
 _STEM = 5
 
 
 def dialogue_texts(messages: Sequence[ChatMessage]) -> tuple[str, str]:
-    """Return the texts that are embedded: the dialogue, newest message first, and its last message.
+    """Return the texts that are embedded: the dialogue, newest message first, and the user's newest message.
 
-    See `reges_index.dialogue.render.search_text`.
+    See `reges_index.dialogue.render.search_text`. Where the user has said nothing, it is the newest of all.
     """
-    lines = [words for message in messages if (words := searched_words(message))]
-    return search_text(messages), lines[-1] if lines else ""
+    lines = searched_lines(messages)
+    by_user = [words for role, words in lines if role == MessageRole.USER]
+    return search_text(messages), (by_user or [words for _, words in lines] or [""])[-1]
 
 
 def check_sources(names: SourceSwitch) -> frozenset[str]:
@@ -286,8 +290,11 @@ class CatalogSources:
             Where it has been read already.
         """
         state = self.read(messages) if state is None else state
+        vectors = self._turned(vectors)
         found: dict[str, Floats] = dict(self._static)
         found["dialogue"] = _centred(self.vectors @ vectors.dialogue)
+        # What somebody comes with is clearer than the titles and the small talk of a long chat.
+        found["dialogue_early"] = found["dialogue"] / len(messages)
         found["last_message"] = _centred(self.vectors @ vectors.last)
         if self._neighbours is not None:
             found["recommended_nearby"] = self._neighbours.scores(vectors.dialogue)
@@ -301,6 +308,19 @@ class CatalogSources:
         if state.named:
             self._mentions(matrix, state)
         return matrix
+
+    def _turned(self, vectors: QueryVectors) -> QueryVectors:
+        """Return the vectors with the dialogue's turned to the newest message, as far as the topic is new.
+
+        A message that goes on with the topic is close to the items that the dialogue is close to, one that
+        changes it to others, and one that asks for nothing ("Yes, I liked it") to none.
+        """
+        whole, last = (_centred(self.vectors @ vector) for vector in (vectors.dialogue, vectors.last))
+        spread, spread_last = (max(float(np.linalg.norm(values)), 1e-9) for values in (whole, last))
+        new = _TURN * (_SAME_TOPIC - float(whole @ last) / (spread * spread_last))
+        share = min(1.0, max(0.0, new)) * min(1.0, spread_last / spread) ** 4
+        turned = (1 - share) * vectors.dialogue + share * vectors.last
+        return replace(vectors, dialogue=turned / max(float(np.linalg.norm(turned)), 1e-9))
 
     # -- the groups --------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class ScorerTraining:
     l2: float = 1e-2
     new_share: float = 0.5
     repeat_share: float | None = 1 / 6
-    spliced: float = 0.4
+    spliced: float = 0.2
     queries: float = 0.3
     teacher_share: float = 0.7
     best: int = 60

@@ -3,7 +3,7 @@
 import pytest
 
 from reges_index.catalog import Item
-from reges_index.dialogue.refusals import is_refused, refused_kinds
+from reges_index.dialogue.refusals import is_refused, only_refuses, refused_kinds
 from tests.builders import chat
 
 SOUP = Item(id="1", title="Mushroom Soup", genres=["soup", "caffeine-free"], creators=["Ana Lima"])
@@ -32,3 +32,17 @@ def test_what_turns_down_less_than_it_seems(said):
 
 def test_who_asks_for_it_later_gets_it():
     assert not is_refused(SOUP, refused_kinds(chat("no soup", "Pasta", "ok, a soup then")))
+
+
+@pytest.mark.parametrize("said", ["no soup, please", "not an orchid", "Hmm, nothing too sad", "I hate war"])
+def test_a_message_that_only_refuses(said):
+    assert only_refuses(said)
+
+
+@pytest.mark.parametrize("said", ["a soup", "no dairy, I am vegan", "No, but I like soup", "ok", "not sure"])
+def test_a_message_that_says_more(said):
+    assert not only_refuses(said)
+
+
+def test_a_matter_of_degree_bars_no_kind():
+    assert refused_kinds(chat("nothing too long")) == []

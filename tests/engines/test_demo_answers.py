@@ -4,6 +4,7 @@ import pytest
 
 from reges_index import ItemCatalog, ReGeSQueryEngine, demo_catalog, demo_dialogue
 from reges_index.catalog.demo import DEMOS, demo_dialogues, demo_domain
+from tests.builders import chat
 
 # As a reader finds them, not as the title index does.
 NAMED = {
@@ -35,6 +36,9 @@ def test_no_demo_dialogue_is_answered_with_what_it_names(name):
 @pytest.mark.slow
 def test_the_newest_wish_counts():
     engine = ReGeSQueryEngine.from_defaults(ItemCatalog.from_items(demo_catalog("films"), name="films"))
-    wish = ["A western, please.", "How about A Fistful of Dollars?", "Seen it. Now a cartoon for the kids."]
-    talk = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(wish)]
-    assert "animation" in engine.recommend(talk).item.genres
+    for first, named in (
+        ("A western, please.", "How about A Fistful of Dollars?"),
+        ("I want a whodunit with a clever detective", "Murder on the Orient Express"),
+    ):
+        talk = chat(first, named, "Seen it. Now a cartoon for the kids.")
+        assert "animation" in engine.recommend(talk).item.genres

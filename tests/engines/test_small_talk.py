@@ -18,6 +18,7 @@ hello | Hi! | hey | Good morning! | how are you? | Thanks! | Thank you so much |
 WISHES = """
 a comedy | something scary | another one | no | yes | seen it | Inception | funny | ok | sure |
 I like Tom Hanks | hi, I want a thriller |
+great. and a western for tomorrow? | nice, now a dessert | thank you! now a soup | hello! a quick dinner? |
 thanks, any others? | thanks, but I have seen it | I don't care | not that one |
 Hello! can you suggest a movie? | hello, I love horror films
 """
