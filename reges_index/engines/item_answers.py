@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from typing import Literal, TypeAlias
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -54,22 +55,7 @@ _DID = {
 }
 _SHORTEST = 4
 # Words that every wish is full of, and that tell nothing of an item.
-_EMPTY_WORDS = """
-    about after again also another anything around away back because been before being best better bring
-    came case cannot cant come could days does doing done dont down each easy eating else enough even
-    ever every everybody everyone favourite favorite feel film find first five four from full gets give
-    gives goes going good great have hear heard help here home hour hours into just keep kind knew know
-    last left less like likes little long look looking looks lots love loved made make makes many maybe
-    mean might mind minute minutes month more most movie much must need needs never next nice night
-    nothing novel once only other over part people perfect person place please pretty quite rather read
-    reader reading really right said same seen sense shall should show some somebody someone something
-    sort start still story such suit suits suggest sure take takes tell than thank thanks that their
-    them then there these they thing things think this those three time times today together tonight
-    tried true turn turns under until used user using usual very want wanted wants watch watched week
-    weeks well were what when where which while whole will with without word work works world would
-    wrong year years your book recommend
-"""
-_EMPTY = frozenset(_EMPTY_WORDS.split())
+_EMPTY = frozenset((resources.files("reges_index.engines") / "empty_words.txt").read_text("utf-8").split())
 
 
 def with_reason(item: Item, dialogue: Sequence[ChatMessage]) -> str:

@@ -28,8 +28,7 @@ from reges_index.item_expert.ways import (
     text_pick,
     text_ranking,
 )
-from reges_index.models.api_clients import UnfitAnswer, is_openai_kind
-from reges_index.models.api_requests import Offers, is_mistake, is_refused
+from reges_index.models.api import Offers, UnfitAnswer, is_mistake, is_openai_kind, is_refused
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
 
 logger = logging.getLogger(__name__)

@@ -17,28 +17,26 @@ from reges_index.dialogue.text import one_line
 from reges_index.dialogue.wording import MOVIES, Domain, template_hash
 from reges_index.errors import ConfigError, InputError
 
-# Word for word the paper's "Prompt for LLM_G Contrastive Fine-Tuning/Inference" (section 3.3) when the
-# domain is movies.
-DEFAULT_SELECT_TMPL = PromptTemplate(
+_ASKED = (
     "A list of candidate {item_plural} and their abstracts are provided. According to the conversation "
     "history between seeker and recommender, select the top {item_noun} recommendation for the seeker from "
-    "the candidate list. Only output one {item_noun} name. Do not generate explanation or anything else.\n"
-    "\n"
-    "A list of candidate abstracts: {candidates}\n"
+    "the candidate list. "
+)
+_GIVEN = (
+    "\n\nA list of candidate abstracts: {candidates}\n"
     "\n"
     "The corresponding conversation history: {conversation_history}"
 )
+_NO_MORE = " Do not generate explanation or anything else."
+
+# Word for word the paper's "Prompt for LLM_G Contrastive Fine-Tuning/Inference" (section 3.3) when the
+# domain is movies.
+DEFAULT_SELECT_TMPL = PromptTemplate(_ASKED + "Only output one {item_noun} name." + _NO_MORE + _GIVEN)
 
 # The same with one sentence changed: the numbers of the best candidates in place of one name.
 DEFAULT_RANK_TMPL = PromptTemplate(
-    "A list of candidate {item_plural} and their abstracts are provided. According to the conversation "
-    "history between seeker and recommender, select the top {item_noun} recommendation for the seeker from "
-    "the candidate list. Only output the numbers of the {count} best {item_plural}, the top recommendation "
-    "first, separated by commas. Do not generate explanation or anything else.\n"
-    "\n"
-    "A list of candidate abstracts: {candidates}\n"
-    "\n"
-    "The corresponding conversation history: {conversation_history}"
+    f"{_ASKED}Only output the numbers of the {{count}} best {{item_plural}}, the top recommendation first, "
+    f"separated by commas.{_NO_MORE}{_GIVEN}"
 )
 # Behind a selection prompt of the user's own, where there is no ranking prompt of his own.
 _RANK_INSTEAD = (
@@ -48,14 +46,8 @@ _RANK_INSTEAD = (
 
 # Section 3.7.2: preferences first, then the item, with the instruction "think step by step".
 COT_SELECT_TMPL = PromptTemplate(
-    "A list of candidate {item_plural} and their abstracts are provided. According to the conversation "
-    "history between seeker and recommender, select the top {item_noun} recommendation for the seeker from "
-    "the candidate list. Think step by step: first summarize the seeker's preferences, then output one "
-    "{item_noun} name on a line of its own.\n"
-    "\n"
-    "A list of candidate abstracts: {candidates}\n"
-    "\n"
-    "The corresponding conversation history: {conversation_history}"
+    f"{_ASKED}Think step by step: first summarize the seeker's preferences, then output one {{item_noun}} "
+    f"name on a line of its own.{_GIVEN}"
 )
 
 # Part of every item-expert prompt hash: change it whenever labels or lines below change.

@@ -46,7 +46,7 @@ from reges_index.item_expert.ranking import (
 from reges_index.item_expert.reasoning import Reasoner
 from reges_index.item_expert.selection import Selection
 from reges_index.item_expert.ways import PromptKind, Question, Way, listed_tokens, ranking_tokens
-from reges_index.models.api_requests import Tally, tallied
+from reges_index.models.api import Tally, tallied
 from reges_index.models.backend import (
     AUTO,
     ApiBackend,

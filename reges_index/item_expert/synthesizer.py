@@ -23,7 +23,7 @@ from reges_index.dialogue import dialogue_of, one_line, render_history
 from reges_index.driver import Work, arun, run
 from reges_index.errors import ConfigError, LLMServerError
 from reges_index.item_expert.ranking import response_metadata
-from reges_index.models.api_requests import tallied
+from reges_index.models.api import tallied
 from reges_index.models.backend import Backend, resolve_backend
 from reges_index.settings import AnswerSettings
 

@@ -21,7 +21,7 @@ from reges_index.item_expert.answers import ReadRanking, match_answer, read_list
 from reges_index.item_expert.prior import softmax
 from reges_index.item_expert.prompt import SelectionPrompt
 from reges_index.item_expert.selection import NoChoice, Selection
-from reges_index.models.api_clients import single_attempt
+from reges_index.models.api import single_attempt
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend, chat_in_loop
 from reges_index.models.text import read_text
 

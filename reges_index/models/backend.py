@@ -24,15 +24,18 @@ from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure
 from reges_index.driver import Do, Work, off_loop, together
 from reges_index.errors import AdapterError, ConfigError, LLMServerError
 from reges_index.models.adapters import ROLES, AdapterManifest, needs_manifest
-from reges_index.models.api_clients import Arrival, UnfitAnswer, is_openai_kind, single_attempt
-from reges_index.models.api_requests import (
+from reges_index.models.api import (
+    Arrival,
+    UnfitAnswer,
     counted,
     hint_of,
     is_mistake,
+    is_openai_kind,
     is_refused,
     is_unreadable,
     offers_of,
     policy_of,
+    single_attempt,
 )
 from reges_index.models.chat_frame import ChatFrame
 from reges_index.models.text import spoken

@@ -19,7 +19,7 @@ from reges_index.dialogue import DialogueQueryBundle, dialogue_of, newest_text, 
 from reges_index.dialogue.wording import MOVIES, Domain
 from reges_index.driver import Work, arun, off_loop, run
 from reges_index.errors import AdapterError, ConfigError, LLMServerError
-from reges_index.models.api_requests import Tally, tallied
+from reges_index.models.api import Tally, tallied
 from reges_index.models.backend import AUTO, ApiBackend, Backend, resolve_backend, span
 from reges_index.query_expert.cleaning import clean_query
 from reges_index.query_expert.events import QueryWrittenEvent

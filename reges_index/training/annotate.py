@@ -23,7 +23,7 @@ from reges_index.dialogue import Turn
 from reges_index.dialogue.messages import turn_hash
 from reges_index.errors import InputError, LLMServerError, ModelError
 from reges_index.files import RunLog, json_lines
-from reges_index.models.api_requests import tallied
+from reges_index.models.api import tallied
 from reges_index.training.teacher import Teacher, TeacherAnswer
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from openai import APIStatusError
 from pydantic import SecretStr
 
 from reges_index.errors import LLMServerError
-from reges_index.models.api_requests import is_refused
+from reges_index.models.api import is_refused
 from reges_index.remote import (
     is_transient,
     retry_after_s,

@@ -7,7 +7,7 @@ import pytest
 from reges_index import ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import LLMServerError
 from reges_index.item_expert import hear_reasoning
-from reges_index.models.api_requests import offers_of
+from reges_index.models.api import offers_of
 from reges_index.remote import is_transient
 from tests.builders import BOTH_WAYS, bundle, item, nodes_of, ranked
 from tests.servers.proxy import answer

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from reges_index import ReGeSQueryTransform, ReGeSRerank, ReGeSSynthesizer
 from reges_index.errors import LLMServerError
 from reges_index.item_expert import hear_reasoning
-from reges_index.models.api_clients import single_attempt
+from reges_index.models.api import single_attempt
 from tests.builders import BOTH_WAYS, bundle, item, nodes_of, ranked
 from tests.servers.proxy import PASS, Fault, answer
 from tests.servers.scripted import call, client, letters
