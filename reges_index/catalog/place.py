@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from reges_index.errors import InputError, ReGeSError, StorageError
+from reges_index.errors import InputError, ReGeSError, StorageError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -154,6 +154,13 @@ def host_and_port(url: str) -> tuple[str, int, bool]:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.path.strip("/"):
         raise InputError(f"{url!r} is no address of a Chroma server", hint="write it as http://host:port")
     return parts.hostname, port or (443 if parts.scheme == "https" else 8000), parts.scheme == "https"
+
+
+def no_store(where: str, found: str = "no store") -> StoreNotFoundError:
+    """Return the error for a place without a store."""
+    return StoreNotFoundError(
+        f"{where}: there is {found}", hint="check the path, or index the items there first"
+    )
 
 
 @contextmanager

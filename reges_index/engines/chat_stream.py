@@ -157,21 +157,26 @@ Turn = Callable[[Callable[[], None]], Reply]
 """Runs a turn, as `LiveTurn` takes it."""
 
 
+def _begin(reply: Reply | Turn, put: Callable[[Came], Any]) -> Callable[[], None]:
+    """Begin a turn, or hand on what has ended already; return what to call when the reader leaves."""
+    if not isinstance(reply, Reply):
+        return LiveTurn(reply, put).leave
+    put(reply)
+    return lambda: None
+
+
 def stream(reply: Reply | Turn) -> ReGeSChatStream:
     """Return a reply word by word; or begin a turn, and return it from the first piece of its reasoning on.
 
     What goes wrong before that piece is raised here, and what goes wrong later to the reader.
     """
-    turn, came = None, queue.SimpleQueue[Came]()
+    came = queue.SimpleQueue[Came]()
+    leave = _begin(reply, came.put)
     try:
-        if not isinstance(reply, Reply):
-            turn = LiveTurn(reply, came.put)
-        first = _sound(reply if isinstance(reply, Reply) else came.get())
+        made, story = _told(came.get())
     except BaseException:
-        if turn is not None:
-            turn.leave()
+        leave()
         raise
-    made, story = _told(first)
 
     def pieces() -> Generator[ChatResponse, None, None]:
         try:
@@ -184,8 +189,7 @@ def stream(reply: Reply | Turn) -> ReGeSChatStream:
                     if piece is not None:
                         yield piece
         finally:
-            if turn is not None:
-                turn.leave()
+            leave()
 
     made.chat_stream = _begun(pieces())
     return made
@@ -193,17 +197,13 @@ def stream(reply: Reply | Turn) -> ReGeSChatStream:
 
 async def async_stream(reply: Reply | Turn) -> ReGeSChatStream:
     """Do `stream` without blocking the event loop."""
-    turn, came = None, asyncio.Queue[Came]()
+    came, loop = asyncio.Queue[Came](), asyncio.get_running_loop()
+    leave = _begin(reply, lambda piece: loop.call_soon_threadsafe(came.put_nowait, piece))
     try:
-        if not isinstance(reply, Reply):
-            loop = asyncio.get_running_loop()
-            turn = LiveTurn(reply, lambda piece: loop.call_soon_threadsafe(came.put_nowait, piece))
-        first = _sound(reply if isinstance(reply, Reply) else await came.get())
+        made, story = _told(await came.get())
     except BaseException:
-        if turn is not None:
-            turn.leave()
+        leave()
         raise
-    made, story = _told(first)
 
     async def pieces() -> AsyncGenerator[ChatResponse, None]:
         try:
@@ -216,8 +216,7 @@ async def async_stream(reply: Reply | Turn) -> ReGeSChatStream:
                     if piece is not None:
                         yield piece
         finally:
-            if turn is not None:
-                turn.leave()
+            leave()
 
     made.achat_stream = _abegun(pieces())
     return made
@@ -228,13 +227,9 @@ Story = Generator[ChatResponse | None, Came | None, None]
 """Pieces of an answer; None asks for what comes next of the turn, and is sent it."""
 
 
-def _sound(came: Came) -> str | Reply:
-    if isinstance(came, BaseException):
-        raise came
-    return came
-
-
-def _told(first: str | Reply) -> tuple[ReGeSChatStream, Story]:
+def _told(first: Came) -> tuple[ReGeSChatStream, Story]:
+    if isinstance(first, BaseException):
+        raise first
     # The memory has the answer already, so LlamaIndex's history-writing thread is not needed.
     made = ReGeSChatStream(is_writing_to_memory=False)
     if isinstance(first, Reply):

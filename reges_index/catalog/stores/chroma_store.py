@@ -38,6 +38,7 @@ from reges_index.catalog.place import (
     STORAGE_HINT,
     StoreLocation,
     host_and_port,
+    no_store,
     store_errors,
     write_lock,
 )
@@ -174,10 +175,7 @@ class _SharedSettings(Settings):
 def _folder_client(folder: Path, *, create: bool, anew: bool) -> ClientAPI:
     if not (folder / _DATABASE_FILE).is_file() and not create:
         parts = [path for path in folder.glob("*") if path.name != LOCK_FILE] if folder.is_dir() else []
-        found = f"a folder without {_DATABASE_FILE}" if parts else "no store"
-        raise StoreNotFoundError(
-            f"{folder}: there is {found}", hint="check the path, or index the items there first"
-        )
+        raise no_store(str(folder), f"a folder without {_DATABASE_FILE}" if parts else "no store")
     # What was deleted must not be served from memory.
     anew = anew or not (folder / _DATABASE_FILE).is_file()
     folder.mkdir(parents=True, exist_ok=True)

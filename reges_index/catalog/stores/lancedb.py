@@ -21,7 +21,7 @@ import numpy as np
 
 from reges_index.catalog.encoder import EncoderIdentity
 from reges_index.catalog.filters import Filter, Group, facet, is_number
-from reges_index.catalog.place import StoreLocation, store_errors, write_lock
+from reges_index.catalog.place import StoreLocation, no_store, store_errors, write_lock
 from reges_index.catalog.stores.base import (
     FACETS_KEY,
     FORMAT,
@@ -85,9 +85,7 @@ class LanceTable(Table):
                 "a LanceDB store needs lancedb", hint="pip install 'reges-index[stores]'"
             ) from error
         if not folder.is_dir() and not create:
-            raise StoreNotFoundError(
-                f"lancedb:{folder}: there is no store", hint="check the path, or index the items there first"
-            )
+            raise no_store(f"lancedb:{folder}")
         with store_errors(f"lancedb:{folder}"):
             folder.mkdir(parents=True, exist_ok=True)
         # Interval 0: every read looks whether another process has written.

@@ -21,7 +21,7 @@ import numpy as np
 
 from reges_index.catalog.encoder import EncoderIdentity
 from reges_index.catalog.filters import Filter, Group, facet
-from reges_index.catalog.place import store_errors
+from reges_index.catalog.place import no_store, store_errors
 from reges_index.catalog.stores.base import (
     FACETS_KEY,
     FORMAT,
@@ -100,9 +100,7 @@ class QdrantTable(Table):
         where = f"qdrant:{folder}"
         is_there = (folder / "meta.json").is_file()
         if not is_there and not create:
-            raise StoreNotFoundError(
-                f"{where}: there is no store", hint="check the path, or index the items there first"
-            )
+            raise no_store(where)
         with _opening:
             client = _clients.get(folder) if is_there else None
             if client is None:
