@@ -321,11 +321,13 @@ def with_metadata(node: NodeWithScore, more: Mapping[str, Any]) -> NodeWithScore
 
     A copy, because other components may hold the retriever's node.
     """
-    inner = node.node.model_copy()
-    inner.metadata = {**inner.metadata, **more}
-    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
-        setattr(inner, name, [*dict.fromkeys([*getattr(inner, name), *more])])
-    return type(node)(node=inner, score=node.score)
+    inner = node.node
+    hidden = {
+        name: [*dict.fromkeys([*getattr(inner, name), *more])]
+        for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
+    }
+    changed = inner.model_copy(update={"metadata": {**inner.metadata, **more}, **hidden})
+    return type(node)(node=changed, score=node.score)
 
 
 def marked_probabilities(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:

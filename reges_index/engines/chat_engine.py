@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -30,7 +31,7 @@ from reges_index.engines.item_answers import (
     with_reason,
 )
 from reges_index.engines.query_engine import ReGeSQueryEngine
-from reges_index.engines.session import OpenTurn, Reply, Session, as_response, endless_memory, whole_sentences
+from reges_index.engines.session import EndlessMemory, OpenTurn, Reply, Session, as_response, whole_sentences
 from reges_index.engines.small_talk import SmallTalkDetector, accepts, ready_reply
 from reges_index.errors import ConfigError
 from reges_index.models.backend import ApiBackend, Backend, resolve_backend
@@ -46,6 +47,8 @@ _TALK_MESSAGES, _TALK_TOKENS = 6, 128
 # Seconds between two looks at whether the turn before has ended.
 _POLL = 0.005
 _SMALL_TALK_TOKENS, _ANSWER_TOKENS = 48, 256
+
+_detectors: WeakKeyDictionary[ReGeSQueryEngine, SmallTalkDetector | None] = WeakKeyDictionary()
 
 _SMALL_TALK_TMPL = PromptTemplate(
     "You are a friendly assistant who recommends {item_plural}. The user makes small talk. Answer in one "
@@ -88,7 +91,7 @@ class ReGeSChatEngine(BaseChatEngine):
     ) -> None:
         self.query_engine = query_engine
         self.callback_manager = query_engine.callback_manager
-        self._session = Session(memory if memory is not None else endless_memory())
+        self._session = Session(memory if memory is not None else EndlessMemory())
         self._is_small_talk = is_small_talk
         self._talk_llm = llm
         self._talk: Backend | None = None
@@ -142,20 +145,19 @@ class ReGeSChatEngine(BaseChatEngine):
                 f"{', '.join(engine_options)} cannot be set on the query engine that was given",
                 hint="give them to ReGeSQueryEngine.from_defaults",
             )
-        memory = memory if memory is not None else endless_memory()
+        memory = memory if memory is not None else EndlessMemory()
         if chat_history:
-            memory.set(chat_history)
+            memory.set(list(chat_history))
         if query_engine is None:
             query_engine = ReGeSQueryEngine.from_defaults(catalog, llm=llm, **engine_options)
             llm = None  # the item expert's, which small talk takes by itself
         if isinstance(llm, str):
             llm = open_llm(llm)
-        encoder = _encoder_of(query_engine)
         return cls(
             query_engine,
             memory=memory,
             llm=llm,
-            is_small_talk=SmallTalkDetector(encoder) if small_talk and encoder is not None else None,
+            is_small_talk=small_talk_detector(query_engine) if small_talk else None,
         )
 
     # -- memory ----------------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ class ReGeSChatEngine(BaseChatEngine):
     @property
     def chat_history(self) -> list[ChatMessage]:
         """All messages so far."""
-        return self._session.memory.get_all()
+        return list(self._session.memory.get_all())
 
     def reset(self) -> None:
         """Forget the conversation and what was recommended in it.
@@ -337,11 +339,19 @@ class ReGeSChatEngine(BaseChatEngine):
         return expert is not None and expert.reasoning is not None
 
 
-def _encoder_of(engine: ReGeSQueryEngine) -> BaseEmbedding | None:
-    if engine.catalog is not None:
-        return engine.catalog.embed_model
-    source = engine.retriever
-    return source._embed_model if isinstance(source, VectorIndexRetriever) else None
+def small_talk_detector(engine: ReGeSQueryEngine) -> SmallTalkDetector | None:
+    """Return what tells small talk in chats over an engine; None where the engine's encoder is not known.
+
+    One for all chats of an engine: its examples are embedded once, not with each conversation's first words.
+    """
+    if engine not in _detectors:
+        source = engine.retriever
+        if engine.catalog is not None:
+            encoder: BaseEmbedding | None = engine.catalog.embed_model
+        else:
+            encoder = source._embed_model if isinstance(source, VectorIndexRetriever) else None
+        _detectors[engine] = SmallTalkDetector(encoder) if encoder is not None else None
+    return _detectors[engine]
 
 
 async def _whole(work: Coroutine[Any, Any, None]) -> None:

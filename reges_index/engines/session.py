@@ -12,7 +12,9 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.chat_engine.types import AgentChatResponse
-from llama_index.core.memory import BaseMemory, Memory
+from llama_index.core.llms.llm import LLM
+from llama_index.core.memory import BaseMemory
+from llama_index.core.memory.types import BaseChatStoreMemory
 from llama_index.core.tools import ToolOutput
 
 from reges_index.catalog.item import Item
@@ -22,8 +24,6 @@ from reges_index.driver import Do, Work
 from reges_index.engines.query_engine import Recommendation
 from reges_index.engines.small_talk import is_known
 
-# Long enough that the memory never drops a message: the experts cut the dialogue themselves, and say so.
-_MEMORY_TOKENS = 10**9
 _SENTENCE_END = re.compile(r"[.!?…]+[\"”’)]*(?=\s|$)")
 
 
@@ -182,7 +182,8 @@ class Session:
             return
         memory, history = self.memory, turn.history
         if history is not None:
-            yield Do(partial(self._locked, memory.set, history), partial(memory.aset, history))
+            kept = list(history)  # a memory may go on writing into the list that it is given
+            yield Do(partial(self._locked, memory.set, kept), partial(memory.aset, kept))
         # The next turn searches with the title alone, and with nothing of small talk and questions.
         title = reply.found.item.title if reply.found and reply.found.item else ""
         user = turn.user if reply.found is not None else _searched_as(turn.user, "")
@@ -210,7 +211,23 @@ def _searched_as(message: ChatMessage, words: str) -> ChatMessage:
     return message.model_copy(update={"additional_kwargs": {**message.additional_kwargs, SEARCH_KEY: words}})
 
 
-def endless_memory() -> Memory:
-    """Return a memory that keeps every message."""
-    # Nothing is ever dropped, so nothing need be counted; a message of a megabyte takes seconds to tokenize.
-    return Memory.from_defaults(token_limit=_MEMORY_TOKENS, tokenizer_fn=lambda _: [])
+class EndlessMemory(BaseChatStoreMemory):
+    """A memory that keeps every message, in a list: the experts cut the dialogue themselves, and say so.
+
+    LlamaIndex's own `Memory` opens a database for each chat, which costs more than the rest of a turn.
+    """
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name that LlamaIndex writes beside a saved memory."""
+        return "EndlessMemory"
+
+    @classmethod
+    def from_defaults(
+        cls, chat_history: list[ChatMessage] | None = None, llm: LLM | None = None, **fields: Any
+    ) -> EndlessMemory:
+        """Return a memory that starts from a history; nothing is cut for any ``llm``."""
+        del llm
+        memory = cls(**fields)
+        memory.set(list(chat_history or []))
+        return memory

@@ -10,9 +10,8 @@ from typing import Any, TypeAlias
 from reges_index.catalog import ItemCatalog, LiveCatalog
 from reges_index.catalog.filters import all_of
 from reges_index.dialogue.wording import MOVIES
-from reges_index.engines.chat_engine import ReGeSChatEngine
+from reges_index.engines.chat_engine import ReGeSChatEngine, small_talk_detector
 from reges_index.engines.query_engine import ReGeSQueryEngine
-from reges_index.engines.small_talk import SmallTalkDetector
 from reges_index.errors import ConfigError, InputError
 from reges_index.ui.choices import Choices, Facets
 
@@ -56,7 +55,6 @@ class Shelf:
         self._make = engine
         self._small_talk = small_talk
         self._engines: dict[str, ReGeSQueryEngine] = {}
-        self._detectors: dict[str, SmallTalkDetector] = {}
         self._facets: dict[str, tuple[object, Facets]] = {}
         self._lock = threading.Lock()
 
@@ -117,13 +115,8 @@ class Shelf:
         engine = self.engine(choices)
         if not self._small_talk:
             return ReGeSChatEngine(engine)
-        return ReGeSChatEngine(engine, is_small_talk=self._detector(choices.catalog))
-
-    def _detector(self, name: str) -> SmallTalkDetector:
-        with self._lock:
-            if name not in self._detectors:
-                self._detectors[name] = SmallTalkDetector(self._catalogs[name].embed_model)
-            return self._detectors[name]
+        detector = small_talk_detector(self.base(choices.catalog))
+        return ReGeSChatEngine(engine, is_small_talk=detector)
 
 
 def _name(catalog: Catalog) -> str:

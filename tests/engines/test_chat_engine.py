@@ -166,6 +166,7 @@ async def test_a_history_replaces_the_memory(session, how):
     await answer(session, how, "a space film", chat_history=history)
     assert [m.content for m in session.chat_history[:3]] == ["I like films", "which?", "a space film"]
     assert len(session.chat_history) == 4
+    assert len(history) == 2  # the caller's list is no memory
     # It is another conversation: what was recommended in the one before may be recommended in it.
     again = session.chat("a space film", chat_history=[])
     assert again.metadata["item_id"] == first.metadata["item_id"]
@@ -179,6 +180,17 @@ async def test_sessions_share_an_engine_and_nothing_else(query_engine):
     assert len(one.chat_history) == len(two.chat_history) == 2
     one.reset()
     assert len(two.chat_history) == 2
+
+
+def test_small_talk_examples_are_embedded_once_for_all_chats_of_an_engine():
+    encoder = HashingEmbedding()
+    catalog = ItemCatalog.from_items([item("1", "Aldebaran", 1980)], name="one", embed_model=encoder)
+    engine = ReGeSQueryEngine.from_defaults(catalog)
+    ReGeSChatEngine.from_defaults(query_engine=engine).chat("hello")
+    embedded = encoder.embedded
+    assert embedded > 1
+    ReGeSChatEngine.from_defaults(query_engine=engine).chat("hello")
+    assert encoder.embedded == embedded
 
 
 async def test_many_turns_at_once_wait_for_each_other(query_engine):
