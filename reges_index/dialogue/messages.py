@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
@@ -46,6 +46,8 @@ _IN_NAMES = str.maketrans("", "", "-_ ")
 # Keys under which messages hold their speaker and their text, the usual ones first.
 _ROLE_KEYS = ("role", "from", "speaker", "author", "sender", "type", "event")
 _TEXT_PARTS = ("text", "input_text", "output_text", "multimodal_text", "markdown")
+# What else chat APIs send as parts of a message.
+_OTHER_PARTS = ("image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file")
 _TEXT_KEYS = ("content", "blocks", "parts", "value", "text", "message", "utterance")
 # Keys under which whole dialogues hold their messages.
 _MESSAGES_KEYS = (
@@ -100,7 +102,10 @@ class Message(BaseModel):
                 )
             found["role"] = side
         if text is not None:
-            found["content"] = _text_of(raw[text])
+            found["content"] = said = _text_of(raw[text])
+            for part in said if isinstance(said, list | tuple) else ():
+                if not isinstance(part, str) and not isinstance(_text_of(part), str):
+                    raise ValueError(f"a part of {text} is of type {type(part).__name__}, not a text")
         return found
 
 
@@ -132,8 +137,10 @@ def _text_of(content: Any) -> Any:
     """Return the text of a message's content: of a list the parts that are text; null says nothing."""
     if content is None:
         return ""
+    if hasattr(content, "block_type"):
+        content = content.model_dump()
     if isinstance(content, Mapping):
-        if content.get("block_type", content.get("type", "text")) not in _TEXT_PARTS:
+        if _kind_of(content) not in _TEXT_PARTS:
             return ""
         return _text_of(content[key]) if (key := _first_of(content, ("text", "content", "parts"))) else ""
     if isinstance(content, list | tuple):
@@ -203,7 +210,10 @@ def turn_hash(turn: Turn, labels: Iterable[str] | None) -> str:
     return hash_of([said, sorted(labels) if labels is not None else None], digits=16)
 
 
-Dialogue: TypeAlias = "str | Turn | Sequence[ChatMessage] | Sequence[Message] | Sequence[Mapping[str, Any]]"
+Dialogue: TypeAlias = (
+    "str | Turn | ChatMessage | Mapping[str, Any] | Sequence[ChatMessage] | Sequence[Message] | "
+    "Sequence[Mapping[str, Any]]"
+)
 
 
 def to_messages(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
@@ -212,9 +222,10 @@ def to_messages(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
     Parameters
     ----------
     dialogue
-        A string (one message of the user), a `Turn`, or a sequence of chat messages or of mappings as chat
-        APIs and logs write them (`Message`). Messages of systems and tools are no part of a dialogue between
-        seeker and recommender and are left out (`count_asides` says how many).
+        A string (one message of the user), the parts of one (``[{"type": "text", "text": "..."}]``, or
+        LlamaIndex's blocks), a `Turn`, or chat messages or mappings as chat APIs and logs write them
+        (`Message`), one or a sequence. Of parts the text is read. Messages of systems and tools are no part
+        of a dialogue between seeker and recommender and are left out (`count_asides` says how many).
 
     Raises
     ------
@@ -223,8 +234,10 @@ def to_messages(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
     """
     found = said_in(dialogue)
     if not any((m.content or "").strip() for m in found):
+        kinds = {kind: None for message in _listed(dialogue) for kind in _unread(message)}
+        what = f", and parts of kind {', '.join(kinds)} are not read" if kinds else ""
         raise InputError(
-            "the dialogue is empty: it has no message with text from the user or the assistant",
+            f"the dialogue is empty: it has no message with text from the user or the assistant{what}",
             hint='give at least one message, such as {"role": "user", "content": "a tense thriller, please"}',
         )
     return found
@@ -236,12 +249,46 @@ def said_in(dialogue: Dialogue) -> tuple[ChatMessage, ...]:
         return (ChatMessage(role=MessageRole.USER, content=dialogue),)
     if isinstance(dialogue, Turn):
         return dialogue.chat
-    return tuple(_to_message(m, number) for number, m in enumerate(dialogue, 1) if not _is_aside(m))
+    listed = _listed(dialogue)
+    return tuple(_to_message(m, number) for number, m in enumerate(listed, 1) if not _is_aside(m))
 
 
 def count_asides(dialogue: Dialogue) -> int:
     """Return how many messages of a dialogue `to_messages` leaves out: of systems and tools."""
-    return 0 if isinstance(dialogue, str | Turn) else sum(map(_is_aside, dialogue))
+    return 0 if isinstance(dialogue, str | Turn) else sum(map(_is_aside, _listed(dialogue)))
+
+
+def _listed(dialogue: Any) -> Sequence[Any]:
+    """Return the messages of what is no `Turn`; the parts of one message are a message of the user."""
+    if isinstance(dialogue, str | Mapping | BaseModel):
+        dialogue = [dialogue]
+    if dialogue and all(_is_part(part) for part in dialogue):
+        return [{"role": "user", "content": dialogue}]
+    return cast("Sequence[Any]", dialogue)
+
+
+def _is_part(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        is_part = value.get("type") in (*_TEXT_PARTS, *_OTHER_PARTS)
+        return is_part and not set(value) & {"role", "from", "content", "data", "kwargs"}
+    return hasattr(value, "block_type")
+
+
+def _unread(message: Any) -> list[str]:
+    """Return the kinds of the parts of a message that are no text, such as "image_url"."""
+    if isinstance(message, ChatMessage):
+        parts: Any = message.blocks
+    else:
+        key = _first_of(message, _TEXT_KEYS) if isinstance(message, Mapping) else None
+        parts = message[key] if key is not None else ()
+    kinds = [_kind_of(part) for part in parts] if isinstance(parts, list | tuple) else []
+    return [kind for kind in kinds if kind not in _TEXT_PARTS]
+
+
+def _kind_of(part: Any) -> str:
+    if isinstance(part, Mapping):
+        return str(part.get("block_type", part.get("type", "text")))
+    return "text" if isinstance(part, str) else str(getattr(part, "block_type", type(part).__name__))
 
 
 def _to_message(message: Any, number: int) -> ChatMessage:

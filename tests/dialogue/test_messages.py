@@ -247,3 +247,30 @@ def test_a_transcript(text, said, tmp_path):
     path = tmp_path / "log.txt"
     path.write_text(text)
     assert [(m.role, m.content) for m in read_conversation(path).messages] == said
+
+
+QUIET = {"type": "text", "text": "a quiet film"}
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [QUIET],
+        [QUIET, PICTURE],
+        [TextBlock(text="a quiet film")],
+        {"role": "user", "content": [QUIET, PICTURE]},
+        {"role": "user", "content": [TextBlock(text="a quiet film")]},
+        ChatMessage(role="user", blocks=[TextBlock(text="a quiet film")]),
+    ],
+)
+def test_a_message_in_parts_is_its_text(message):
+    assert [(m.role.value, m.content) for m in to_messages(message)] == [("user", "a quiet film")]
+
+
+def test_parts_that_are_no_text_are_named():
+    for message in ([PICTURE], {"role": "user", "content": [PICTURE]}):
+        with pytest.raises(InputError, match="parts of kind image_url are not read"):
+            to_messages(message)
+    with pytest.raises(InputError, match="message 1 of the dialogue: a part of content is of type int"):
+        to_messages([{"role": "user", "content": [QUIET, 5]}])
