@@ -6,6 +6,9 @@ scripts can tell a bad input file from a missing model without reading English.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
 
 class ReGeSError(Exception):
     """Base of all errors raised on purpose by this package.
@@ -27,6 +30,13 @@ class ReGeSError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+def meant(wrong: Sequence[str], known: Iterable[str], what: str = "options") -> str:
+    """Return a hint for names that there are not: the nearest of those that there are, else all of them."""
+    listed = list(known)
+    near = [find[0] for name in wrong if (find := get_close_matches(name, listed, n=1, cutoff=0.7))]
+    return f"did you mean {', '.join(near)}?" if near else f"{what}: {', '.join(listed)}"
 
 
 class InputError(ReGeSError, ValueError):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from reges_index.errors import ConfigError, InputError, StorageError
+from reges_index.errors import ConfigError, InputError, StorageError, meant
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -333,13 +333,15 @@ def checked(
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str, str]:
-    """Return the first key that is wrong, what is wrong with it, and the known keys where it is unknown.
+    """Return the first key that is wrong, what is wrong with it, and what is meant where it is unknown.
 
     The input stands in none of them: it may hold a key or a password.
     """
     first = error.errors(include_input=False, include_url=False)[0]
-    known = f"known keys: {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else ""
-    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "), known
+    key, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return key, "there is no such key", meant([str(first["loc"][-1])], model.model_fields, "known keys")
+    return key, said, ""
 
 
 # -- hashes --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reges_index.errors import ConfigError
+from reges_index.errors import ConfigError, meant
 
 
 @dataclass(frozen=True)
@@ -104,5 +104,5 @@ def get_preset(name: str) -> Preset:
         If there is none of that name; the hint lists those that there are.
     """
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r}", hint=f"presets: {', '.join(PRESETS)}")
+        raise ConfigError(f"there is no preset {name!r}", hint=meant([name], PRESETS, "presets"))
     return PRESETS[name]

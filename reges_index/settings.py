@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from reges_index.dialogue.wording import MOVIES, Domain
-from reges_index.errors import ConfigError
+from reges_index.errors import ConfigError, meant
 from reges_index.files import first_problem
 from reges_index.presets import get_preset
 
@@ -464,7 +464,7 @@ class PipelineSettings(Section):
                 sections.setdefault(name, {}).update(own.override(**values).model_dump())
                 continue
             if name not in places:
-                raise ConfigError(f"there is no option {name}", hint=f"options: {', '.join(places)}")
+                raise ConfigError(f"there is no option {name}", hint=meant([name], places))
             *section, field = places[name]
             if section:
                 sections.setdefault(section[0], {})[field] = value
@@ -492,6 +492,9 @@ class PipelineSettings(Section):
             if not equals or not key:
                 raise ConfigError(f"--set {key!r} is not KEY=VALUE", hint="for example similarity_top_k=20")
             first, *rest = key.split(".")
+            if first not in places and first not in self.SECTIONS:
+                known = meant([first], [*places, *self.SECTIONS])
+                raise ConfigError(f"--set: there is no option {first!r}", hint=known)
             *path, last = (*places.get(first, (first,)), *rest)
             place = values
             for step in path:

@@ -15,7 +15,7 @@ from reges_index.catalog import CatalogRetriever, ItemCatalog, LiveCatalog
 from reges_index.catalog.encoder import identity_name
 from reges_index.catalog.encoder_names import DEFAULT_ENCODER
 from reges_index.engines.plan import chosen_retriever, reads_query
-from reges_index.errors import ConfigError, EncoderMismatchError
+from reges_index.errors import ConfigError, EncoderMismatchError, meant
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.retriever import FusionRetriever
 from reges_index.item_expert.synthesizer import ReGeSSynthesizer
@@ -108,7 +108,7 @@ def settings_with(
         named = list(dict.fromkeys(_INSTEAD[name] for name in unknown if name in _INSTEAD))
         raise ConfigError(
             f"there is no option {', '.join(unknown)}",
-            hint="; ".join(named) or f"options: {', '.join(base.options())}",
+            hint="; ".join(named) or meant(unknown, base.options()),
         )
     base = base.with_options(**{name: getattr(value, "template", value) for name, value in options.items()})
     for field, model in models.items():

@@ -23,7 +23,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from reges_index.errors import InputError, ModelError
+from reges_index.errors import InputError, ModelError, meant
 from reges_index.models.chat_frame import ChatFrame
 
 _END = object()
@@ -94,9 +94,7 @@ class GenerationOptions:
         """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(options) - set(known)):
-            raise InputError(
-                f"generation has no option {', '.join(unknown)}", hint=f"known: {', '.join(known)}"
-            )
+            raise InputError(f"generation has no option {', '.join(unknown)}", hint=meant(unknown, known))
         stop = options.get("stop", ())
         return cls(**{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
-from reges_index.errors import ConfigError
+from reges_index.errors import ConfigError, meant
 from reges_index.models.backend import ApiBackend, Backend, LocalBackend
 from reges_index.models.embedded import EMBEDDED_BASE
 from reges_index.settings import NONE, SHIPPED
@@ -200,5 +200,5 @@ def _check_options(name: str, options: Options, known: tuple[str, ...]) -> None:
     if unknown:
         raise ConfigError(
             f"the LLM {name!r} has no option {', '.join(unknown)}",
-            hint=f"options: {', '.join(known)}; keys come from the environment",
+            hint=f"{meant(unknown, known)}; keys come from the environment",
         )
