@@ -219,7 +219,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> dict[str, Any]:
     files, value = result_files(report_result(evaluation), _about(evaluation))
     turns = {protocol: turn_rows(evaluation, protocol, limit=HTML_TURNS) for protocol in evaluation.pairs}
     pictures = {name: data for name, data in files.items() if name.endswith(".png")}
-    page = html_report(
+    page = _html_report(
         result_markdown(value), pictures, {"total": len(evaluation.data.turns), "protocols": turns}
     )
     files = {"report.html": page.encode(), **files}
@@ -246,18 +246,8 @@ def script_json(value: Any) -> str:
     return text
 
 
-def html_report(markdown: str, pictures: Mapping[str, bytes], turns: Mapping[str, Any]) -> str:
-    """Write a report as one page.
-
-    Parameters
-    ----------
-    markdown
-        The report's text; HTML in it is shown, not obeyed, as system names and paths come from outside.
-    pictures
-        Name to PNG; they are embedded.
-    turns
-        ``total``, of the data, and ``protocols``: for each the rows of `diagnosis.turn_rows`.
-    """
+def _html_report(markdown: str, pictures: Mapping[str, bytes], turns: Mapping[str, Any]) -> str:
+    """Write a report as one page; HTML in its texts is shown, not obeyed, as names and paths are others'."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     figures = "".join(
         f'<figure><img alt="{html.escape(name)}" '

@@ -25,12 +25,9 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Estimate):
     """System A minus system B on the same pairs: difference, its interval, and the p-value."""
 
-    value: float
-    low: float
-    high: float
     p: float
 
 
@@ -155,13 +152,11 @@ def sign_flip_test(gaps: NDArray[np.float64], *, resamples: int, seed: int) -> N
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for having made several tests (Holm 1979), order kept."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.zeros(len(p_values))
-    worst = 0.0
-    for place, index in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - place) * p_values[index]))
-        adjusted[index] = worst
-    return [float(p) for p in adjusted]
+    p, count = np.asarray(p_values, dtype=np.float64), len(p_values)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(count)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate((count - np.arange(count)) * p[order]))
+    return [float(value) for value in adjusted]
 
 
 @dataclass(frozen=True)

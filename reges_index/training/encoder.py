@@ -158,22 +158,8 @@ def _copy_of(embed_model: BaseEmbedding) -> SentenceTransformer:
     return copy.deepcopy(inner)
 
 
-class EncoderRun:
-    """One training, which goes on where it was stopped.
-
-    Parameters
-    ----------
-    sets
-        What is trained on.
-    settings
-        Of the training.
-    embed_model
-        The base; it is left as it was.
-    folder
-        Of the run: checkpoints and the log.
-    watch
-        Sets on which the share of first places is logged.
-    """
+class _EncoderRun:
+    """One training, which goes on where it was stopped; watched sets have their first places logged."""
 
     def __init__(
         self,
@@ -290,7 +276,7 @@ def train_encoder(recipe: EncoderRecipe, *, embed_model: BaseEmbedding | None = 
     base = resolve_encoder(embed_model or recipe.encoder)
     settings = recipe.training
     sets = recipe.sets()
-    run = EncoderRun(sets, settings, base, recipe.out, read_domains(recipe.watch))
+    run = _EncoderRun(sets, settings, base, recipe.out, read_domains(recipe.watch))
     run.train()
     state = run.state
     report = {"steps": state.step, "seconds": round(state.seconds), "loss": round(state.losses[-1], 4)}

@@ -97,16 +97,11 @@ def train_query_expert(
     Parameters
     ----------
     sets
-        As in `query_examples`.
+        As in `query_examples`, whose errors are raised, too.
     lm, settings, out_dir
         As in `train_expert`.
     base_revision
         Of the base on the hub, for the manifest.
-
-    Raises
-    ------
-    InputError
-        If the queries belong to none of the turns; else as `train_expert`.
     """
     examples, report = query_examples(sets, lm, settings)
     about = {
@@ -131,18 +126,11 @@ def train_item_expert(
     Parameters
     ----------
     sets
-        As in `selection_examples`.
-    lm, settings, out_dir
-        As in `train_expert`.
+        As in `selection_examples`, whose errors are raised, too.
+    lm, settings, out_dir, base_revision
+        As in `train_query_expert`.
     cot
         Train the variant that writes down preferences first (section 3.7.2).
-    base_revision
-        Of the base on the hub, for the manifest.
-
-    Raises
-    ------
-    InputError, ConfigError
-        From `selection_examples`; else as `train_expert`.
     """
     first, report = selection_examples(sets, lm, settings, cot=cot)
     template = COT_SELECT_TMPL if cot else DEFAULT_SELECT_TMPL

@@ -84,8 +84,8 @@ def write_rankings(
         Dialogues; their targets, where they have any, are not looked at.
     catalog
         What may be ranked, and the retriever of "retrieved".
-    teacher
-        As in `Teacher`.
+    teacher, settings, domain, progress
+        As for `write_notes`.
     out
         JSONL, ``{"id", "ranking": [item ids], "titles": [names]}`` a line, best first. With "free" the titles
         are what the teacher named and the ranking what of it is in the catalog. A file that an earlier run of
@@ -96,12 +96,6 @@ def write_rankings(
         items, of which a large LLM knows more than their abstracts say.
     candidates, count
         Items in a prompt, and in a ranking at most.
-    settings
-        Concurrency, retries, prices.
-    domain
-        What an item is called.
-    progress
-        Called with the number of turns done and to do.
 
     Raises
     ------

@@ -196,24 +196,10 @@ class Recipe(_Section):
 
 
 def load_recipe(path: str | Path, *, out: str | Path | None = None) -> Recipe:
-    """Read a recipe; its paths are relative to its own folder.
+    """Read a recipe; its paths are relative to its own folder, and ``out`` goes before the recipe's own.
 
-    So are the folders of models (base, encoder, teacher) where they begin with ``.``: any other name may be
-    one of the hub.
-
-    Parameters
-    ----------
-    path
-        A YAML file.
-    out
-        Goes before the recipe's own (and is relative to the working directory).
-
-    Raises
-    ------
-    ConfigError
-        If the file is no YAML mapping, or holds an unknown key or an impossible value.
-    InputError
-        If it cannot be read.
+    Folders of models (base, encoder, teacher) are relative to it where they begin with ``.``: any other name
+    may be one of the hub. Errors are those of `load_yaml`.
     """
     recipe = load_yaml(path, Recipe, hint="see finetune/recipes for examples")
     return recipe if out is None else recipe.model_copy(update={"out": Path(out)})
