@@ -342,7 +342,7 @@ class PipelineSettings(Section):
     encoder: str = Field(
         default="embedded",
         min_length=1,
-        description="Embedding model: embedded (R, the default), minilm (its base), dpr, bge-large, "
+        description="Embedding model: embedded (ours, the default), minilm (its base), dpr, bge-large, "
         "text-embedding-3-large, dpr:QUESTION,CONTEXT, openai:MODEL, openai-like:MODEL@URL, or a "
         "sentence-transformers model's folder or hub name.",
     )

@@ -25,7 +25,7 @@ Encoder = Annotated[
     str | None,
     typer.Option(
         "--encoder",
-        help="Embedding model: embedded (R, the default), minilm (its base), dpr, bge-large, "
+        help="Embedding model: embedded (ours, the default), minilm (its base), dpr, bge-large, "
         "text-embedding-3-large, openai:MODEL, or a folder or hub name.",
     ),
 ]

@@ -76,7 +76,7 @@ class EvaluationSettings(Section):
     name: str = Field(default="items", description="Name of the catalog within the store.")
     encoder: str | None = Field(
         default=None,
-        description="The embedding model; by default R, and all-MiniLM-L6-v2 for the stock rows of domains.",
+        description="By default ours, and all-MiniLM-L6-v2 for the stock rows of domains.",
     )
     resamples: int = Field(default=10_000, ge=100, description="Bootstrap samples, and swaps of the tests.")
     seed: int = Field(default=0, ge=0, description="Of intervals, tests and draws.")

@@ -65,7 +65,7 @@ def test_a_preset_with_other_values(store, tiny):
     assert len(result["candidates"]) == 4
     scored = recommend(*words, "--model", tiny, "--set", "mode=score", "--mode", "constrained").json
     assert scored["report"]["rerank"]["mode"] == "score"  # --set has the last word
-    recommend(*words, "--set", "speed=3").fails(2, "speed", "options: ")
+    recommend(*words, "--set", "colour=3").fails(2, "colour", "options: ")
     recommend(*words, "--set", "similarity_topk=3").fails(2, "did you mean similarity_top_k?")
     recommend(*words, "--set", "rerank.mod=rank").fails(2, "did you mean mode?")
     recommend(*words, "--set", "speed").fails(2, "KEY=VALUE")

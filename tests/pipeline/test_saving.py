@@ -275,14 +275,17 @@ def test_what_a_file_cannot_hold_is_refused(settings, catalog, tmp_path, tiny, f
             "version 2; this version of the package reads 1",
         ),
         ("format: reges-pipeline\nversion: true\n", "version True"),
-        ("format: reges-pipeline\nversion: 1\nsettings: {}\nmore: 1\n", "more: Extra"),
+        ("format: reges-pipeline\nversion: 1\nsettings: {}\nmore: 1\n", "more: there is no such key"),
         ("format: reges-pipeline\nversion: 1\nsettings: []\n", "settings: "),
-        ("format: reges-pipeline\nversion: 1\ncatalog: {pass: x}\nsettings: {}\n", "catalog.pass: Extra"),
-        ("format: reges-pipeline\nversion: 1\nsettings: {model: x}\n", "model: Extra"),
+        (
+            "format: reges-pipeline\nversion: 1\ncatalog: {pass: x}\nsettings: {}\n",
+            "catalog.pass: there is",
+        ),
+        ("format: reges-pipeline\nversion: 1\nsettings: {model: x}\n", "model: there is no such key"),
         ("format: reges-pipeline\nversion: 1\nsettings: {rerank: {mode: guess}}\n", "rerank.mode: "),
         ("format: reges-pipeline\nversion: 1\nsettings: !!python/object:os.system {}\n", "not valid YAML"),
         ("format: [\n", "not valid YAML"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff\xff", "not UTF-8"),
     ],
 )
 def test_files_that_are_none(tmp_path, text, words):
