@@ -171,6 +171,14 @@ def test_arms_of_equal_context_are_compared(finished):
     assert {row["n"] for row in whole} == {6}
 
 
+def test_figure_7_needs_no_references(data, catalog, lm, tmp_path):
+    lab = make_lab(data, catalog, lm, tmp_path)
+    lab.references = {}
+    done = run_experiments(lab, ["figure7"])["done"]["figure7"]
+    assert done["comparisons"]
+    assert "no reference queries" in done["left_out"]["pseudo-query (oracle)"]
+
+
 def test_table2_says_who_wrote_the_references_and_shows_no_figures_of_the_paper(finished):
     table = finished[1]["done"]["table2"]
     assert "LLM wrote" in table["title"]

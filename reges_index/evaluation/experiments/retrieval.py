@@ -171,14 +171,16 @@ def figure7(lab: Lab) -> Result:
                 rows.append(Row(arm.name, encoder, "all", f"{share:.0%} quantile", at, len(found)))
         # The oracle knows the queries of some turns only, so it is compared on those.
         for oracle in (False, True):
-            both = held["oracle"] if oracle else np.full(len(turns), True)
             wanted = [p for p in _pairs(arms) if any(key.startswith("oracle") for key in p) == oracle]
+            if not wanted:
+                continue
+            both = held["oracle"] if oracle else np.full(len(turns), True)
             comparisons += compare_pairs(
                 bootstrap(both),
                 {arms[key].name: values[both] for key, values in cosines.items()},
                 [(arms[a].name, arms[b].name) for a, b in wanted],
                 {"mean cosine": 0}, setting=encoder, protocol="all",
-            ) if wanted else []  # fmt: skip
+            )  # fmt: skip
         drawn[encoder] = {
             arm.name: cosines[key][held[key], 0] for key, arm in arms.items() if not key.endswith("+")
         }
