@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,25 +19,34 @@ TABLE = re.findall(
 ORDER = [name.removesuffix(".py") for name in TABLE]
 
 
-def _runtime_imports(tree: ast.Module):
-    """Yield (module, line) of imports inside the package, also lazy ones, not those for type checkers."""
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for part in node.body
-        for inner in ast.walk(part)
-    }
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+@cache
+def _imports(path: Path) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """Return the imports of a module, also lazy ones, not those for type checkers."""
+
+    def inside(node: ast.AST):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            nodes = node.orelse
+        else:
+            nodes = ast.iter_child_nodes(node)
+        for child in nodes:
+            if isinstance(child, ast.Import | ast.ImportFrom):
+                yield child
+            elif not isinstance(child, ast.expr):
+                yield from inside(child)
+
+    return tuple(inside(ast.parse(path.read_text("utf-8"))))
+
+
+def _runtime_imports(path: Path):
+    """Yield (module, line) of imports inside the package."""
+    for node in _imports(path):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import on line {node.lineno}"
             if node.module == "reges_index":
                 yield from ((f"reges_index.{alias.name}", node.lineno) for alias in node.names)
             elif (node.module or "").startswith("reges_index."):
                 yield node.module, node.lineno
-        elif isinstance(node, ast.Import):
+        else:
             yield from ((a.name, node.lineno) for a in node.names if a.name.startswith("reges_index."))
 
 
@@ -58,7 +68,7 @@ def test_imports_go_up_the_table_only():
         part = _part(path)
         if part == "__init__":
             continue
-        for module, line in _runtime_imports(ast.parse(path.read_text("utf-8"))):
+        for module, line in _runtime_imports(path):
             other = module.split(".")[1]
             if other in ("__version__", part):
                 continue
@@ -71,17 +81,18 @@ def test_imports_go_up_the_table_only():
 def test_modules_import_each_other_in_no_circle():
     """Not even inside a folder, and imports inside functions count too."""
     graph: dict[str, set[str]] = {}
-    trees = {}
-    for path in PACKAGE.rglob("*.py"):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        trees[name] = ast.parse(path.read_text("utf-8"))
-    for name, tree in trees.items():
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    packages = {name for name, path in paths.items() if path.stem == "__init__"}
+    for name, path in paths.items():
         if name == "reges_index":
             continue
         graph[name] = set()
-        for module, _ in _runtime_imports(tree):
+        for module, _ in _runtime_imports(path):
             # A package's names are loaded from its modules when they are first used.
-            graph[name] |= _homes(tree, module, trees) if module in _packages(trees) else {module}
+            graph[name] |= _homes(path, module, paths) if module in packages else {module}
     seen: dict[str, bool] = {}  # False while it is on the path
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -98,23 +109,26 @@ def test_modules_import_each_other_in_no_circle():
         visit(module, ())
 
 
-def _packages(trees):
-    return {name for name in trees if any(other.startswith(f"{name}.") for other in trees)}
-
-
-def _homes(tree: ast.Module, package: str, trees) -> set[str]:
+def _homes(path: Path, package: str, paths: dict[str, Path]) -> set[str]:
     """Return the modules that the names come from which a module imports from a package."""
     names = {
         alias.name
-        for node in ast.walk(tree)
+        for node in _imports(path)
         if isinstance(node, ast.ImportFrom) and node.module == package
         for alias in node.names
     }
-    modules = {f"{package}.{name}" for name in names} & set(trees)
-    for node in ast.walk(trees[package]):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+    modules = {f"{package}.{name}" for name in names} & set(paths)
+    # The package shows its names to type checkers, so these imports are read here.
+    for node in _shown(paths[package]):
+        if (node.module or "").startswith(f"{package}."):
             modules |= {node.module for alias in node.names if (alias.asname or alias.name) in names}
     return modules
+
+
+@cache
+def _shown(path: Path) -> tuple[ast.ImportFrom, ...]:
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    return tuple(node for node in nodes if isinstance(node, ast.ImportFrom))
 
 
 def test_no_module_is_too_long_to_read():
