@@ -417,7 +417,6 @@ class RunLog:
         self._note = path.with_name(path.name + ".run.json")
         self._made_by: dict[str, Any] = json.loads(json.dumps(dict(made_by), default=str))
         self._made_from: dict[str, str | None] = {}
-        self.finished: set[str] = set()
         self.repaired = 0
         try:
             if path.exists() and not path.is_file():
@@ -444,7 +443,7 @@ class RunLog:
         self._require_settings()
         if not self._holds_rows():
             write_json(self._note, self._made_by)
-        self.path.touch()
+        self.path.open("ab").close()  # a finished file keeps its time
         for path in filter(Path.exists, (self.path, self.left_out_path)):
             self._repair(path)
             for number, row in json_lines(path):
@@ -454,7 +453,7 @@ class RunLog:
                         hint="repair the line, or name another output file",
                     )
                 self._made_from[str(row["id"])] = row.get(self.MADE_FROM)
-        self.finished.update(self._made_from)
+        self.finished = set(self._made_from)
 
     def _repair(self, path: Path) -> None:
         """Drop a last line that a killed run left half-written, or end one that only lacks its line break."""

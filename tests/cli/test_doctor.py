@@ -47,7 +47,7 @@ def test_an_empty_home_stays_empty(monkeypatch, tmp_path):
 
 def test_what_is_wrong_is_said_and_ends_with_one(monkeypatch, tmp_path):
     monkeypatch.setattr("reges_index.models.embedded.find_embedded_gguf", lambda: None)
-    monkeypatch.setattr("reges_index.catalog.encoder.find_default_encoder", lambda: None)
+    monkeypatch.setattr("reges_index.catalog.encoder_names.find_default_encoder", lambda: None)
     monkeypatch.setattr("reges_index.cli.doctor.requires", lambda _: ["torch>=2", "no-such-package"])
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     found = call("doctor", "--store", tmp_path / "none", "--json")

@@ -28,6 +28,11 @@ def sessions(shelf):
     return Sessions(shelf)
 
 
+@pytest.fixture
+def turns(shelf, sessions):
+    return Turns(shelf, sessions, title="ReGeS", top_k=3)
+
+
 async def last(answer):
     """Read an answer to its end."""
     exchange = None
@@ -115,8 +120,7 @@ def send(turns, message, *, catalog="films", genres=(), years=("", ""), request=
     return turns.send(message, catalog, genres, *years, True, request or Request())
 
 
-async def test_panels_of_a_turn(shelf, sessions):
-    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+async def test_panels_of_a_turn(turns):
     panels = [panels async for panels in send(turns, "A space film")]
     assert [m["content"] for m in panels[0].chat] == ["A space film", ["…"]]
     assert panels[0].box == ""
@@ -130,8 +134,7 @@ async def test_panels_of_a_turn(shelf, sessions):
     assert "<tr data-id=" not in empty.candidates
 
 
-async def test_a_second_message_waits_and_is_not_lost(shelf, sessions):
-    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+async def test_a_second_message_waits_and_is_not_lost(turns):
     running = send(turns, "A space film")
     await anext(running)
     await anext(running)
@@ -145,8 +148,7 @@ async def test_a_second_message_waits_and_is_not_lost(shelf, sessions):
     assert [m["content"] for m in end.chat if m["role"] == "user"] == ["A space film", "An old one"]
 
 
-async def test_undo_takes_the_last_turn_back(shelf, sessions):
-    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+async def test_undo_takes_the_last_turn_back(turns):
     *_, first = [panels async for panels in send(turns, "A space film")]
     *_, second = [panels async for panels in send(turns, "An old one")]
     back = turns.undo(Request())
@@ -207,16 +209,14 @@ async def test_unforeseen_errors_are_told_without_what_they_say(catalogs, caplog
         ("x", ("2000", "1990"), "no year is from 2000 to 1990"),
     ],
 )
-async def test_what_cannot_be_is_said(shelf, sessions, message, years, said):
-    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+async def test_what_cannot_be_is_said(turns, message, years, said):
     [panels] = [panels async for panels in send(turns, message, years=years)]
     assert said in panels.notice["value"].replace("&#x27;", "'")
     assert panels.notice["visible"]
     assert panels.box == message
 
 
-async def test_a_request_needs_a_session(shelf, sessions):
-    turns = Turns(shelf, sessions, title="ReGeS", top_k=3)
+async def test_a_request_needs_a_session(turns):
     with pytest.raises(InputError, match="no session"):
         await anext(send(turns, "x", request=Request(None)))
 
