@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _FREE_SPACE = "free some space or name another place; what was there before is as it was"
 
 
@@ -193,9 +194,8 @@ def decoded(data: bytes, where: str) -> str:
     InputError
         Naming the place, if they are neither.
     """
-    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if is_wide else "utf-8-sig")
+        return data.decode("utf-16" if data.startswith(_WIDE) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 (byte {error.start})", hint="convert it to UTF-8") from error
 
@@ -211,7 +211,10 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     path = Path(path)
     with _readable(path), path.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
+        lines: Iterable[bytes] = stream
+        if stream.peek(2).startswith(_WIDE):  # a line's end has two bytes there
+            lines = decoded(stream.read(), str(path)).encode().split(b"\n")
+        for number, raw in enumerate(lines, 1):
             where = f"{path}:{number}"
             line = decoded(raw, where)
             if not line.strip():

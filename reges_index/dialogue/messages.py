@@ -44,7 +44,8 @@ _ASIDES = frozenset(
 )
 _IN_NAMES = str.maketrans("", "", "-_ ")
 # Keys under which messages hold their speaker and their text, the usual ones first.
-_ROLE_KEYS = ("role", "from", "speaker", "author", "sender", "type", "event")
+_SPEAKER_KEYS = ("role", "from", "speaker", "author", "sender")
+_ROLE_KEYS = (*_SPEAKER_KEYS, "type", "event")
 _TEXT_PARTS = ("text", "input_text", "output_text", "multimodal_text", "markdown")
 # What else chat APIs send as parts of a message.
 _OTHER_PARTS = ("image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file")
@@ -262,6 +263,13 @@ def _listed(dialogue: Any) -> Sequence[Any]:
     """Return the messages of what is no `Turn`; the parts of one message are a message of the user."""
     if isinstance(dialogue, str | Mapping | BaseModel):
         dialogue = [dialogue]
+    if not isinstance(dialogue, Iterable):
+        raise InputError(
+            f"the dialogue is of type {type(dialogue).__name__}",
+            hint="give a text, a Turn, or a list of messages with role and content",
+        )
+    if not isinstance(dialogue, Sequence):
+        dialogue = list(dialogue)
     if dialogue and all(_is_part(part) for part in dialogue):
         return [{"role": "user", "content": dialogue}]
     return cast("Sequence[Any]", dialogue)
@@ -270,7 +278,7 @@ def _listed(dialogue: Any) -> Sequence[Any]:
 def _is_part(value: Any) -> bool:
     if isinstance(value, Mapping):
         is_part = value.get("type") in (*_TEXT_PARTS, *_OTHER_PARTS)
-        return is_part and not set(value) & {"role", "from", "content", "data", "kwargs"}
+        return is_part and not set(value) & {*_SPEAKER_KEYS, "content", "data", "kwargs"}
     return hasattr(value, "block_type")
 
 

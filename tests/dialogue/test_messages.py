@@ -274,3 +274,34 @@ def test_parts_that_are_no_text_are_named():
             to_messages(message)
     with pytest.raises(InputError, match="message 1 of the dialogue: a part of content is of type int"):
         to_messages([{"role": "user", "content": [QUIET, 5]}])
+
+
+@pytest.mark.parametrize("key", ["sender", "author", "speaker", "from", "role"])
+def test_messages_that_say_their_kind_and_their_speaker_are_no_parts(key):
+    log = [{"type": "text", key: "user", "text": "hi"}, {"type": "text", key: "assistant", "text": "yo"}]
+    assert [(m.role.value, m.content) for m in to_messages(log)] == HI_YO
+
+
+def test_messages_may_be_read_once_only():
+    log = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    assert [(m.role.value, m.content) for m in to_messages(iter(log))] == HI_YO
+
+
+@pytest.mark.parametrize("dialogue", [None, 5])
+def test_what_is_no_dialogue_is_named(dialogue):
+    with pytest.raises(InputError, match=f"the dialogue is of type {type(dialogue).__name__}"):
+        to_messages(dialogue)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_turns_as_windows_writes_them(encoding, tmp_path):
+    path = tmp_path / "turns.jsonl"
+    row = '{"id": "%s", "messages": [{"role": "user", "content": "Amélie, 𝄞"}]}\n'
+    path.write_text((row * 2) % ("a", "b"), encoding=encoding)
+    assert [(turn.id, turn.messages[0].content) for turn in read_turns(path)] == [
+        ("a", "Amélie, 𝄞"),
+        ("b", "Amélie, 𝄞"),
+    ]
+    path.write_text(row % "a" + "{", encoding=encoding)
+    with pytest.raises(InputError, match=r"turns.jsonl:2: not valid JSON"):
+        read_turns(path)
