@@ -131,7 +131,9 @@ class StepLog:
 
     def _set_aside(self, step: Step) -> None:
         output = step.output
-        stale = [path for path in (output, *output.parent.glob(f"{output.name}.*")) if path.exists()]
+        # Checkpoints stay: training sets aside what is not its own, and a longer run goes on from them.
+        beside = (path for path in output.parent.glob(f"{output.name}.*") if path.suffix != ".run")
+        stale = [path for path in (output, *beside) if path.exists()]
         if not stale:
             return
         number = 1

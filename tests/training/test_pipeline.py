@@ -168,6 +168,15 @@ def test_what_is_done_is_skipped_and_a_change_runs_what_depends_on_it(folder):
     assert set(states(run(folder)).values()) == {"ran"}
 
 
+def test_a_recipe_with_more_steps_goes_on_from_its_checkpoints(folder, caplog):
+    run(folder)
+    change(folder, "max_steps: 12, epochs: 3", "max_steps: 14, epochs: 4")
+    caplog.set_level("INFO")
+    report = run(folder)
+    assert {step.report["steps"] for step in report.steps if "expert" in step.name} == {14}
+    assert sum("behind step 12" in record.getMessage() for record in caplog.records) >= 1
+
+
 def test_without_a_query_expert_the_lists_are_what_the_dialogue_itself_finds(folder):
     text = RECIPE[: RECIPE.index("query_expert:")].replace(", pseudo_queries: pq.jsonl", "")
     text += "query_expert: null\nnegatives: {top_k: 6}\n"
