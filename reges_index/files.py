@@ -305,8 +305,8 @@ def load_yaml(path: str | Path, model: type[ModelT], *, hint: str = "") -> Model
     ConfigError
         Naming file and key: an unknown key, a missing one, or a value that cannot be; else as `read_yaml`.
     """
-    values, folder = read_yaml(path, hint=hint), Path(path).resolve().parent
-    return checked(model, values, where=str(path), hint=hint, folder=folder)
+    folder = Path(path).resolve().parent
+    return checked(model, read_yaml(path, hint=hint), where=str(path), hint=hint, folder=folder)
 
 
 def checked(
@@ -353,16 +353,12 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, 
 def sha256_of(*paths: str | Path) -> str:
     """Return the SHA-256 (hex) of a file's bytes, as ``sha256sum`` does, or of several files' in their order.
 
-    Raises
-    ------
-    InputError
-        If one of them is not there or cannot be read.
+    Errors are those of `read_text`, whatever the bytes are.
     """
     digest = hashlib.sha256()
     for path in map(Path, paths):
         with _readable(path), path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
 
 
