@@ -20,7 +20,8 @@ a comedy | something scary | another one | no | yes | seen it | Inception | funn
 I like Tom Hanks | hi, I want a thriller |
 great. and a western for tomorrow? | nice, now a dessert | thank you! now a soup | hello! a quick dinner? |
 thanks, any others? | thanks, but I have seen it | I don't care | not that one |
-Hello! can you suggest a movie? | hello, I love horror films
+Hello! can you suggest a movie? | hello, I love horror films |
+warm | coffee for the morning | nice weather jacket | hello kitty backpack | a tent for a rainy day
 """
 
 
