@@ -16,7 +16,8 @@ from reges_index.catalog.encoder import resolve_encoder
 from reges_index.dialogue import one_line
 
 # Longer messages are never small talk, and it has to be this much closer (cosine) than the nearest request.
-_LONGEST, _MARGIN = 10, 0.1
+# "Breakfast" and "seasonal" are like neither: what is farther from all small talk than this is a wish.
+_LONGEST, _MARGIN, _LEAST = 10, 0.1, 0.5
 
 _THAT = r"(?:it|that|this|th[eo]se|them)(?: (?:one|film|movie|book|show|game))?"
 _PRAISE = (
@@ -115,7 +116,8 @@ class SmallTalkDetector:
         texts = [newest, *re.findall(r"\w[^.!?;,]*[.!?;,]*", newest)[-1:]]
         vectors = _unit(np.asarray(self._encoder.get_text_embedding_batch(texts)))
         talk, requests = self._examples
-        return bool(np.all((vectors @ talk.T).max(1) >= (vectors @ requests.T).max(1) + _MARGIN))
+        least = np.maximum((vectors @ requests.T).max(1) + _MARGIN, _LEAST)
+        return bool(np.all((vectors @ talk.T).max(1) >= least))
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

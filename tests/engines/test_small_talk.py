@@ -13,7 +13,8 @@ def detector():
 
 GREETINGS = """
 hello | Hi! | hey | Good morning! | how are you? | Thanks! | Thank you so much | thx | bye | see you |
-/help | /reset | Have a great day! | what's up? | who made you? | Are you a bot? | Great, thank you!
+/help | /reset | Have a great day! | what's up? | who made you? | Are you a bot? | Great, thank you! |
+yo | lol | cheers
 """
 WISHES = """
 a comedy | something scary | another one | no | yes | seen it | Inception | funny | ok | sure |
@@ -21,7 +22,8 @@ I like Tom Hanks | hi, I want a thriller |
 great. and a western for tomorrow? | nice, now a dessert | thank you! now a soup | hello! a quick dinner? |
 thanks, any others? | thanks, but I have seen it | I don't care | not that one |
 Hello! can you suggest a movie? | hello, I love horror films |
-warm | coffee for the morning | nice weather jacket | hello kitty backpack | a tent for a rainy day
+warm | coffee for the morning | nice weather jacket | hello kitty backpack | a tent for a rainy day |
+breakfast | quick breakfast | seasonal | alpine | a robot film | a thank you card | weather proof tent
 """
 
 
