@@ -47,6 +47,8 @@ _INSTEAD = {
     ),
     "memory": "a query engine has none: use ReGeSChatEngine",
     "chat_history": "a query engine has none: use ReGeSChatEngine, or give the whole dialogue to query",
+    "streaming": "an answer is short and comes at once; word by word it comes from stream_chat() of "
+    "ReGeSChatEngine.from_defaults(query_engine=engine)",
     "fusion": 'the fusion is a retriever: retriever="fusion", "vectors", or a FusionModel of yours',
 }
 """Options that a user may come with, of LlamaIndex's own engines for example, and what there is instead."""

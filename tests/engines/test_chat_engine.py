@@ -254,6 +254,12 @@ def test_llamaindexs_arguments_fit_or_are_named(few_films, tiny):
         assert "update_prompts()" in caught.value.hint or "=ReGeS" in caught.value.hint
 
 
+def test_a_query_engine_that_is_to_stream_is_sent_to_the_chat(few_films):
+    with pytest.raises(ConfigError, match="no option streaming") as caught:
+        ReGeSQueryEngine.from_defaults(few_films, streaming=True)
+    assert "stream_chat" in caught.value.hint
+
+
 def test_system_messages_in_the_history_do_no_harm(session):
     history = [ChatMessage(role="system", content="be brief"), *chat("a", "b", "c")[:2]]
     assert session.chat("thanks", chat_history=history).metadata["small_talk"]
