@@ -33,7 +33,8 @@ def test_a_line_for_every_turn_with_the_embedded_models(store, turns, tmp_path):
     words = ("predict", "--store", store, "--conversations", turns, "--out", out, "--similarity-top-k", 4)
     first = reges(*words, "--limit", 2)
     assert first.code == 0
-    assert "2/2" in first.err  # the bar
+    assert "predicting" in first.err  # the bar
+    assert "100%" in first.err
     assert "Loading" not in first.err
     assert "2 predicted" in first.out
     found = rows(out)

@@ -188,9 +188,9 @@ def test_small_talk_examples_are_embedded_once_for_all_chats_of_an_engine():
     engine = ReGeSQueryEngine.from_defaults(catalog)
     ReGeSChatEngine.from_defaults(query_engine=engine).chat("hello")
     embedded = encoder.embedded
-    assert embedded > 1
+    assert embedded > 20
     ReGeSChatEngine.from_defaults(query_engine=engine).chat("hello")
-    assert encoder.embedded == embedded
+    assert encoder.embedded - embedded <= 2  # the message and its last clause
 
 
 async def test_many_turns_at_once_wait_for_each_other(query_engine):
