@@ -39,6 +39,9 @@ class TextMeasure:
     def _longest(self, text: str, tokens: int, cut: Callable[[int], str]) -> str:
         if tokens <= 0:
             return ""
+        # A piece may have more tokens than the whole, which "👀0" has beside " 👀0".
+        if not surely_longer(text, tokens) and self.count(text) <= tokens:
+            return text
         low, high = 0, min(len(text), 4 * tokens)  # 4 characters a token are usual
         while high < len(text) and self.count(cut(high)) <= tokens:
             low, high = high, min(len(text), 2 * high)

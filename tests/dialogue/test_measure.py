@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reges_index.dialogue.measure import HFMeasure, TextMeasure, default_measure, surely_longer
@@ -21,6 +21,7 @@ TEXTS = st.one_of(
 @pytest.mark.parametrize("name", MEASURES)
 @settings(max_examples=60, deadline=None)
 @given(text=TEXTS, tokens=st.integers(0, 30))
+@example(text=" 👀0", tokens=3)
 def test_cuts_are_pieces_within_the_budget(name, text, tokens):
     measure = MEASURES[name]
     head, tail = measure.head(text, tokens), measure.tail(text, tokens)
