@@ -113,7 +113,7 @@ class SmallTalkDetector:
         if re.fullmatch(r"/\w+", newest):  # a command of some other chat, such as "/help"
             return True
         # A wish may follow the thanks, so the last clause has to be small talk by itself, too.
-        texts = [newest, *re.findall(r"\w[^.!?;,]*[.!?;,]*", newest)[-1:]]
+        texts = [*dict.fromkeys([newest, *re.findall(r"\w[^.!?;,]*[.!?;,]*", newest)[-1:]])]
         vectors = _unit(np.asarray(self._encoder.get_text_embedding_batch(texts)))
         talk, requests = self._examples
         least = np.maximum((vectors @ requests.T).max(1) + _MARGIN, _LEAST)

@@ -290,12 +290,13 @@ class CatalogSources:
             Where it has been read already.
         """
         state = self.read(messages) if state is None else state
-        vectors = self._turned(vectors)
+        last = _centred(self.vectors @ vectors.last)
+        vectors = self._turned(vectors, last)
         found: dict[str, Floats] = dict(self._static)
         found["dialogue"] = _centred(self.vectors @ vectors.dialogue)
         # What somebody comes with is clearer than the titles and the small talk of a long chat.
         found["dialogue_early"] = found["dialogue"] / len(messages)
-        found["last_message"] = _centred(self.vectors @ vectors.last)
+        found["last_message"] = last
         if self._neighbours is not None:
             found["recommended_nearby"] = self._neighbours.scores(vectors.dialogue)
         self._words(found, messages)
@@ -309,13 +310,13 @@ class CatalogSources:
             self._mentions(matrix, state)
         return matrix
 
-    def _turned(self, vectors: QueryVectors) -> QueryVectors:
+    def _turned(self, vectors: QueryVectors, last: Floats) -> QueryVectors:
         """Return the vectors with the dialogue's turned to the newest message, as far as the topic is new.
 
         A message that goes on with the topic is close to the items that the dialogue is close to, one that
         changes it to others, and one that asks for nothing ("Yes, I liked it") to none.
         """
-        whole, last = (_centred(self.vectors @ vector) for vector in (vectors.dialogue, vectors.last))
+        whole = _centred(self.vectors @ vectors.dialogue)
         spread, spread_last = (max(float(np.linalg.norm(values)), 1e-9) for values in (whole, last))
         new = _TURN * (_SAME_TOPIC - float(whole @ last) / (spread * spread_last))
         share = min(1.0, max(0.0, new)) * min(1.0, spread_last / spread) ** 4
