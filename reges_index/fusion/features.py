@@ -23,13 +23,14 @@ from reges_index.dialogue.text import Text, phrase_key, phrase_words
 from reges_index.dialogue.titles import Mention, TitleIndex
 from reges_index.errors import InputError
 from reges_index.fusion.statistics import BoundNeighbours, BoundStatistics, ItemStatistics, Neighbours
+from reges_index.fusion.topic import TopicChange
 
 Floats = npt.NDArray[np.floating[Any]]
 SourceSwitch: TypeAlias = Collection[str]
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "encoder": ("dialogue", "dialogue_early", "last_message", "again_dialogue"),
-    "words": ("bm25_share", "bm25_last"),
+    "words": ("bm25_share", "bm25_early"),
     "titles": ("title_shared",),
     "similar": ("people_shared", "genre_shared"),
     "people": ("people_named",),
@@ -54,9 +55,8 @@ _ABOUT_OTHERS = tuple(
 _COLUMN = {name: column for column, name in enumerate(FEATURES)}
 # How fast older mentions fade: each later message takes this share of the weight.
 _FADE = 0.85
-# From this correlation of the two likenesses on, the newest message goes on with the topic, and how fast it
-# is a new one below; chosen on the dev sets (finetune/FUSION.md).
-_SAME_TOPIC, _TURN = 0.8, 3.0
+# A BM25 score from which words speak clearly; below it a shared word may be chance (finetune/FUSION.md).
+_CLEAR_WORDS = 4.0
 # "comedies", "comedic" and "comedy" share this much.
 _STEM = 5
 
@@ -146,6 +146,23 @@ def _stop_words() -> frozenset[str]:
     return frozenset(STOPWORDS_EN)
 
 
+# What people ask with, whatever they ask for.
+_ASKING = """
+also any anyone anything bit could days else find fine get give go going gone good got great have hello help
+hey hi idea im interested know lately let like likes lol looking lot love loved make maybe me mind mood much
+my need needs never next nice okay one ones please pls possible rather really recommend recommendation
+recommendations right see seen show some someone something stuff suggest suggestion suggestions sure tell
+thank thanks thing things think today tonight try want wanted wants watch way well would yes you
+"""
+
+
+@lru_cache(maxsize=1)
+def _asking_words() -> frozenset[str]:
+    from bm25s.stopwords import STOPWORDS_EN_PLUS
+
+    return frozenset((*STOPWORDS_EN_PLUS, *_ASKING.split()))
+
+
 class Attributes:
     """An inverted index from attributes (people, genre stems, title words) to items.
 
@@ -229,6 +246,10 @@ class CatalogSources:
         Shape (N, d): their vectors, unit length.
     statistics, neighbours
         Of train dialogues.
+    topic
+        Tells when the newest message asks for something else than the dialogue before it; popularity then
+        waits until the wish has been talked over. None, for the fit: there everything counts in full, since
+        people name popular items whatever they are asked for, and weights would learn that of clear wishes.
     """
 
     def __init__(
@@ -237,6 +258,7 @@ class CatalogSources:
         vectors: Floats,
         statistics: ItemStatistics,
         neighbours: Neighbours | None = None,
+        topic: TopicChange | None = None,
     ) -> None:
         self.items = tuple(items)
         self.vectors = vectors
@@ -253,6 +275,7 @@ class CatalogSources:
         self._title_words = Attributes(
             [[w for w in phrase_words(i.title) if w not in _stop_words() and not w.isdigit()] for i in items]
         )
+        self._topic = topic
         self._bind(statistics, neighbours)
 
     def with_statistics(self, statistics: ItemStatistics, neighbours: Neighbours) -> CatalogSources:
@@ -290,19 +313,23 @@ class CatalogSources:
             Where it has been read already.
         """
         state = self.read(messages) if state is None else state
-        last = _centred(self.vectors @ vectors.last)
-        vectors = self._turned(vectors, last)
-        found: dict[str, Floats] = dict(self._static)
-        found["dialogue"] = _centred(self.vectors @ vectors.dialogue)
-        # What somebody comes with is clearer than the titles and the small talk of a long chat.
-        found["dialogue_early"] = found["dialogue"] / len(messages)
-        found["last_message"] = last
+        likeness, last = (_centred(self.vectors @ v) for v in (vectors.dialogue, vectors.last))
+        new = 0.0
+        if self._topic is not None and len(messages) > 1:
+            new = self._topic.share(vectors.dialogue, vectors.last, likeness, last)
+            vectors = _turned(vectors, new)
+            likeness = _centred(self.vectors @ vectors.dialogue)
+        # How many messages the wish has been talked over: 1 where it is new.
+        heard = 1 + (len(messages) - 1) * (1 - new)
+        vague = 1.0 if self._topic is None else 1 - 1 / heard**2
+        found = {name: vague * values for name, values in self._static.items()}
         if self._neighbours is not None:
-            found["recommended_nearby"] = self._neighbours.scores(vectors.dialogue)
-        self._words(found, messages)
+            found["recommended_nearby"] = vague * self._neighbours.scores(vectors.dialogue)
+        found |= {"dialogue": likeness, "dialogue_early": likeness / heard, "last_message": last}
+        self._words(found, messages, heard, newest_only=new > 0.5)
         self._wishes(found, state)
         if state.named:
-            self._company(found, state)
+            self._company(found, state, 1 - new)
         matrix = np.zeros((len(self.items), len(FEATURES)), dtype=np.float32)
         for name, values in found.items():
             matrix[:, _COLUMN[name]] = values
@@ -310,33 +337,26 @@ class CatalogSources:
             self._mentions(matrix, state)
         return matrix
 
-    def _turned(self, vectors: QueryVectors, last: Floats) -> QueryVectors:
-        """Return the vectors with the dialogue's turned to the newest message, as far as the topic is new.
-
-        A message that goes on with the topic is close to the items that the dialogue is close to, one that
-        changes it to others, and one that asks for nothing ("Yes, I liked it") to none.
-        """
-        whole = _centred(self.vectors @ vectors.dialogue)
-        spread, spread_last = (max(float(np.linalg.norm(values)), 1e-9) for values in (whole, last))
-        new = _TURN * (_SAME_TOPIC - float(whole @ last) / (spread * spread_last))
-        share = min(1.0, max(0.0, new)) * min(1.0, spread_last / spread) ** 4
-        turned = (1 - share) * vectors.dialogue + share * vectors.last
-        return replace(vectors, dialogue=turned / max(float(np.linalg.norm(turned)), 1e-9))
-
     # -- the groups --------------------------------------------------------------------------------
 
-    def _words(self, found: dict[str, Floats], messages: Sequence[ChatMessage]) -> None:
+    def _words(
+        self, found: dict[str, Floats], messages: Sequence[ChatMessage], heard: float, *, newest_only: bool
+    ) -> None:
         dialogue, last = dialogue_texts(messages)
         whole = self._texts.scores(dialogue)
         found["bm25_share"] = whole / max(float(whole.max(initial=0.0)), 1e-9)
-        found["bm25_last"] = np.log1p(self._texts.scores(last))
+        wish = phrase_words(last if newest_only else dialogue)
+        clear = self._texts.scores(" ".join(word for word in wish if word not in _asking_words()))
+        # Of the best, where that is clear; a word of the wish that hardly any item has, such as "heist".
+        found["bm25_early"] = clear / max(float(clear.max(initial=0.0)), _CLEAR_WORDS) / heard
 
     def _wishes(self, found: dict[str, Floats], state: DialogueState) -> None:
         end = state.messages - 1
         said = ((key, _FADE ** (end - number)) for key, number in state.people.items())
         found["people_named"] = self._people.scores(said) / 5
 
-    def _company(self, found: dict[str, Floats], state: DialogueState) -> None:
+    def _company(self, found: dict[str, Floats], state: DialogueState, share: float) -> None:
+        """Fill in what goes with the named items; ``share`` of it counts, less where the topic is new."""
         size = len(self.items)
         weights = np.array([_weight(item, state) for item in state.named], dtype=np.float32)
         total = max(float(weights.sum()), 1e-9)
@@ -358,9 +378,8 @@ class CatalogSources:
             words = self._title_words.rows[item.item]
             likeness = self._title_words.scores((word, 1.0) for word in words)
             titles = np.maximum(titles, likeness / max(float(likeness[item.item]), 1e-9) * item.certainty)
-        found["together"], found["together_last"] = np.sqrt(together), np.sqrt(last)
-        found["title_shared"] = titles
-        found.update(shared)
+        shared |= {"together": np.sqrt(together), "together_last": np.sqrt(last), "title_shared": titles}
+        found.update({name: share * values for name, values in shared.items()})
 
     def _mentions(self, matrix: Floats, state: DialogueState) -> None:
         rows = [item.item for item in state.named]
@@ -378,6 +397,12 @@ class CatalogSources:
             }
             for name, value in values.items():
                 matrix[named.item, _COLUMN[name]] = value * named.certainty
+
+
+def _turned(vectors: QueryVectors, share: float) -> QueryVectors:
+    """Return the vectors with the dialogue's turned to the newest message by a share from 0 to 1."""
+    turned = (1 - share) * vectors.dialogue + share * vectors.last
+    return replace(vectors, dialogue=turned / max(float(np.linalg.norm(turned)), 1e-9))
 
 
 def _centred(values: Floats) -> Floats:

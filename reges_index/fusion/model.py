@@ -22,8 +22,9 @@ from reges_index.errors import ModelError, ModelNotFoundError
 from reges_index.files import write_files
 from reges_index.fusion.features import FEATURES
 from reges_index.fusion.statistics import ItemStatistics, Neighbours
+from reges_index.fusion.topic import SAME_TOPIC, TopicChange
 
-FORMAT = "reges-fusion/5"
+FORMAT = "reges-fusion/6"
 _TENSORS, _MANIFEST = "fusion.safetensors", "fusion.json"
 # Of the tensors' file, in the manifest's.
 _CHECKSUM = "tensors_sha256"
@@ -43,6 +44,8 @@ class FusionModel:
         These dialogues by their vectors.
     weights
         Shape (F,): of each of `FEATURES`, in any catalog: statistics that it does not have are 0 there.
+    topic
+        Tells when a dialogue changes its topic.
     manifest
         Encoder, data and versions it was made with, and how.
     """
@@ -50,6 +53,7 @@ class FusionModel:
     statistics: ItemStatistics
     neighbours: Neighbours
     weights: npt.NDArray[np.float32]
+    topic: TopicChange = SAME_TOPIC
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -104,7 +108,7 @@ class FusionModel:
         }
         tensors["statistics.pairs"] = self.statistics.pairs.astype(np.int32)
         tensors |= {f"neighbours.{name}": getattr(self.neighbours, name) for name in _NEIGHBOURS}
-        tensors["weights"] = self.weights
+        tensors |= {"weights": self.weights, "topic": self.topic.weights}
         return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
     @classmethod
@@ -146,7 +150,8 @@ class FusionModel:
             counts = {name: tensors[f"statistics.{name}"] for name in _STATISTICS}
             counts["pairs"] = counts["pairs"].astype(np.int64)
             neighbours = Neighbours(**{name: tensors[f"neighbours.{name}"] for name in _NEIGHBOURS})
-            return cls(ItemStatistics(**counts), neighbours, tensors["weights"], manifest)
+            topic = TopicChange(tensors["topic"])
+            return cls(ItemStatistics(**counts), neighbours, tensors["weights"], topic, manifest)
         except KeyError as error:
             raise ModelError(f"{folder} lacks {error}", hint="copy or train it again") from error
 

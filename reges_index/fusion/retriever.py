@@ -150,7 +150,8 @@ class FusionRetriever(BaseRetriever):
     def _prepare(self, catalog: ItemCatalog) -> CatalogSources:
         items, vectors = catalog.contents()
         lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-        return CatalogSources(items, vectors / lengths, self.model.statistics, self.model.neighbours)
+        learnt = self.model
+        return CatalogSources(items, vectors / lengths, learnt.statistics, learnt.neighbours, learnt.topic)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         with self.catalog.pinned() as catalog:

@@ -27,6 +27,8 @@ from reges_index.training.fusion_fitting import (
     recalls,
     spliced_turns,
 )
+from reges_index.training.recipe import DomainFolders
+from reges_index.training.topic_fitting import fit_topic
 from reges_index.training.vector_cache import VectorCache
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class FusionRecipe(BaseModel):
     data
         Train sets; of each the turns, the catalog, and where there are some, pseudo-queries (`reges finetune
         pseudo-queries`) and a teacher's rankings (`reges finetune teacher-rankings`).
+    topics
+        Data sets of other domains, from which a change of topic is learnt besides.
     out
         Folder of the model.
     cache
@@ -58,6 +62,7 @@ class FusionRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: tuple[DataSet, ...] = Field(min_length=1)
+    topics: DomainFolders | None = None
     out: Place
     cache: Place
     encoder: ModelName = "reges"
@@ -65,10 +70,10 @@ class FusionRecipe(BaseModel):
     folds: int = Field(default=3, ge=2)
     training: ScorerTraining = ScorerTraining()
 
-    def train_sets(self, embed_model: BaseEmbedding | None = None) -> list[TrainSet]:
-        """Read and embed all data sets; an encoder that is given goes before the recipe's."""
-        cache = VectorCache(self.cache, embed_model or self.encoder)
-        return [_train_set(its, cache) for its in self.data]
+    @property
+    def topic_sets(self) -> list[DataSet]:
+        """What a change of topic is learnt from."""
+        return [*self.data, *(self.topics.data() if self.topics else ())]
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the fit as plain data."""
@@ -84,7 +89,7 @@ class FusionRecipe(BaseModel):
                 "dimension": identity.dimension,
                 "text_template": identity.text_template,
             },
-            "data": {its.name: [sha256_of(path) for path in its.files] for its in self.data},
+            "data": {its.name: [sha256_of(path) for path in its.files] for its in self.topic_sets},
             "settings": self.settings(),
             "versions": {name: version(name) for name in names},
         }
@@ -164,10 +169,12 @@ def train_by_recipe(
         If no turn has a target in its catalog.
     """
     without = {name for source in check_sources(recipe.without) for name in SOURCES[source]}
-    sets = recipe.train_sets(embed_model)
+    cache = VectorCache(recipe.cache, embed_model or recipe.encoder)
+    topic = fit_topic([read_data(its) for its in recipe.topic_sets], cache)
+    sets = [_train_set(its, cache) for its in recipe.data]
     examples = make_examples(sets, recipe.training, folds=recipe.folds)
     scores = _cross_validate(examples, recipe, without)
-    model = fit_fusion(sets, recipe.training, recipe.manifest(embed_model), examples, without=without)
+    model = fit_fusion(sets, recipe.training, recipe.manifest(embed_model), examples, topic, without=without)
     place = recipe.out if out is None else out
     model.save(place)
     return {"out": str(place), "cross_validation": scores}

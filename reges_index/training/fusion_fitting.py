@@ -18,6 +18,7 @@ from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES, CatalogSources, DialogueState, QueryVectors
 from reges_index.fusion.model import FusionModel
 from reges_index.fusion.statistics import ItemStatistics, Neighbours, Observation, shares_of
+from reges_index.fusion.topic import SAME_TOPIC, TopicChange
 
 logger = logging.getLogger(__name__)
 
@@ -430,6 +431,7 @@ def fit_fusion(
     settings: ScorerTraining,
     manifest: Mapping[str, Any],
     examples: Sequence[Example],
+    topic: TopicChange = SAME_TOPIC,
     *,
     without: Collection[str] = (),
 ) -> FusionModel:
@@ -437,4 +439,4 @@ def fit_fusion(
     seen = [o for its in sets for o in its.observations(range(len(its.turns)))]
     weights = fit_weights(examples, settings, without=without)
     neighbours = neighbours_of(((its, range(len(its.turns))) for its in sets), settings.teacher_share)
-    return FusionModel(ItemStatistics.count(seen), neighbours, weights, manifest)
+    return FusionModel(ItemStatistics.count(seen), neighbours, weights, topic, manifest)

@@ -42,3 +42,28 @@ def test_the_newest_wish_counts():
     ):
         talk = chat(first, named, "Seen it. Now a cartoon for the kids.")
         assert "animation" in engine.recommend(talk).item.genres
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [(), ("a whodunit with a clever detective", "How about Knives Out?")])
+def test_a_clear_wish_is_met_whatever_was_talked_of_before(before):
+    engine = ReGeSQueryEngine.from_defaults(ItemCatalog.from_items(demo_catalog("films"), name="films"))
+    for wish, fitting in (
+        ("a musical", {"Cabaret", "La La Land", "West Side Story", "The Sound of Music"}),
+        ("something with dinosaurs", {"Jurassic Park"}),
+        ("a christmas movie", {"The Nightmare Before Christmas", "It's a Wonderful Life", "Love Actually"}),
+        ("an animated movie about toys", {"Toy Story", "Toy Story 3"}),
+    ):
+        assert engine.recommend(chat(*before, wish)).item.title in fitting, wish
+
+
+@pytest.mark.slow
+def test_a_rare_word_of_a_first_wish_finds_its_film():
+    engine = ReGeSQueryEngine.from_defaults(ItemCatalog.from_items(demo_catalog("films"), name="films"))
+    for wish, title in (
+        ("a heist movie", "Ocean's Eleven"),
+        ("something about chess", "The Seventh Seal"),
+        ("a submarine thriller", "Das Boot"),
+        ("a love story in paris", "Amélie"),
+    ):
+        assert engine.recommend(wish).item.title == title
