@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -129,11 +129,18 @@ class BM25:
         if self._index is not None:
             self._index.index(documents, show_progress=False)
 
-    def scores(self, text: str) -> Floats:
-        """Return the score of each document, shape (N,); zeros where no word is shared."""
+    def scores(self, text: str, *, without: Collection[str] = ()) -> Floats:
+        """Return the score of each document, shape (N,); zeros where no word is shared.
+
+        Parameters
+        ----------
+        without
+            Words of the text that do not count, besides the stop words.
+        """
         if self._index is None:
             return np.zeros(self._size, dtype=np.float32)
-        known = [w for w in self._words(text) if w in self._index.vocab_dict and w not in _stop_words()]
+        left_out = _stop_words().union(without)
+        known = [w for w in self._words(text) if w in self._index.vocab_dict and w not in left_out]
         if not known:
             return np.zeros(self._size, dtype=np.float32)
         return np.asarray(self._index.get_scores(known), dtype=np.float32)
@@ -313,18 +320,21 @@ class CatalogSources:
             Where it has been read already.
         """
         state = self.read(messages) if state is None else state
-        likeness, last = (_centred(self.vectors @ v) for v in (vectors.dialogue, vectors.last))
+        dialogue = vectors.dialogue
+        likeness, last = (_centred(self.vectors @ vector) for vector in (dialogue, vectors.last))
         new = 0.0
         if self._topic is not None and len(messages) > 1:
-            new = self._topic.share(vectors.dialogue, vectors.last, likeness, last)
-            vectors = _turned(vectors, new)
-            likeness = _centred(self.vectors @ vectors.dialogue)
+            new = self._topic.share(dialogue, vectors.last, likeness, last)
+        if new:
+            dialogue = (1 - new) * dialogue + new * vectors.last
+            dialogue = dialogue / max(float(np.linalg.norm(dialogue)), 1e-9)
+            likeness = _centred(self.vectors @ dialogue)
         # How many messages the wish has been talked over: 1 where it is new.
         heard = 1 + (len(messages) - 1) * (1 - new)
         vague = 1.0 if self._topic is None else 1 - 1 / heard**2
         found = {name: vague * values for name, values in self._static.items()}
         if self._neighbours is not None:
-            found["recommended_nearby"] = vague * self._neighbours.scores(vectors.dialogue)
+            found["recommended_nearby"] = vague * self._neighbours.scores(dialogue)
         found |= {"dialogue": likeness, "dialogue_early": likeness / heard, "last_message": last}
         self._words(found, messages, heard, newest_only=new > 0.5)
         self._wishes(found, state)
@@ -345,8 +355,7 @@ class CatalogSources:
         dialogue, last = dialogue_texts(messages)
         whole = self._texts.scores(dialogue)
         found["bm25_share"] = whole / max(float(whole.max(initial=0.0)), 1e-9)
-        wish = phrase_words(last if newest_only else dialogue)
-        clear = self._texts.scores(" ".join(word for word in wish if word not in _asking_words()))
+        clear = self._texts.scores(last if newest_only else dialogue, without=_asking_words())
         # Of the best, where that is clear; a word of the wish that hardly any item has, such as "heist".
         found["bm25_early"] = clear / max(float(clear.max(initial=0.0)), _CLEAR_WORDS) / heard
 
@@ -397,12 +406,6 @@ class CatalogSources:
             }
             for name, value in values.items():
                 matrix[named.item, _COLUMN[name]] = value * named.certainty
-
-
-def _turned(vectors: QueryVectors, share: float) -> QueryVectors:
-    """Return the vectors with the dialogue's turned to the newest message by a share from 0 to 1."""
-    turned = (1 - share) * vectors.dialogue + share * vectors.last
-    return replace(vectors, dialogue=turned / max(float(np.linalg.norm(turned)), 1e-9))
 
 
 def _centred(values: Floats) -> Floats:

@@ -28,13 +28,12 @@ def topic_features(dialogue: Floats, last: Floats, like_dialogue: Floats, like_l
     dialogue, last
         Shape (d,): vectors of the whole dialogue and of the user's newest message, unit length.
     like_dialogue, like_last
-        Shape (N,): likeness of each item of the catalog to the two, around its mean.
+        Shape (N,): likeness of each item of the catalog to the two.
     """
-    spread = max(float(np.linalg.norm(like_dialogue)), _TINY)
-    spread_last = max(float(np.linalg.norm(like_last)), _TINY)
-    alike = float(like_dialogue @ like_last) / (spread * spread_last)
-    clear = spread_last / max(len(like_last), 1) ** 0.5
-    return np.array([*last, alike, spread_last / spread, clear, float(dialogue @ last)])
+    spread, spread_last = (max(float(like.std()), _TINY) for like in (like_dialogue, like_last))
+    together = (like_dialogue - like_dialogue.mean()) @ (like_last - like_last.mean()) / len(like_last)
+    alike = float(together) / (spread * spread_last)
+    return np.array([*last, alike, spread_last / spread, spread_last, float(dialogue @ last)])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import brentq
 
 from reges_index.catalog.item import Item
-from reges_index.dialogue import Turn
+from reges_index.dialogue import Message, Turn
 from reges_index.errors import TrainingError
 from reges_index.fusion.features import FEATURES, CatalogSources, DialogueState, QueryVectors
 from reges_index.fusion.model import FusionModel
@@ -147,6 +147,19 @@ class TrainSet:
         ]
 
 
+def user_messages(turn: Turn) -> int:
+    """Return how often the user has spoken."""
+    return sum(message.role == "user" for message in turn.messages)
+
+
+def up_to_an_answer(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages up to the last answer: one comes before the user changes the topic."""
+    end = len(messages)
+    while end and messages[end - 1].role == "user":
+        end -= 1
+    return tuple(messages[:end])
+
+
 def spliced_turns(turns: Sequence[Turn]) -> list[Turn]:
     """Return each turn whose user has spoken at most twice behind the messages of another dialogue.
 
@@ -156,12 +169,10 @@ def spliced_turns(turns: Sequence[Turn]) -> list[Turn]:
     rng = np.random.default_rng(0)
     found = []
     for turn in turns:
-        if sum(message.role == "user" for message in turn.messages) > _SHORT:
+        if user_messages(turn) > _SHORT:
             continue
         before = turns[int(rng.integers(len(turns)))]
-        messages = list(before.messages)
-        while messages and messages[-1].role == "user":  # an answer came before the user changed the topic
-            messages.pop()
+        messages = up_to_an_answer(before.messages)
         if messages and before.dialog_id != turn.dialog_id:
             found.append(turn.model_copy(update={"messages": (*messages, *turn.messages)}))
     return found

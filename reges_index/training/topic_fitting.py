@@ -15,6 +15,7 @@ from reges_index.dialogue import Message, Turn
 from reges_index.fusion.features import dialogue_texts
 from reges_index.fusion.topic import SAME_TOPIC, TopicChange, topic_features
 from reges_index.training.data import TrainingData
+from reges_index.training.fusion_fitting import up_to_an_answer, user_messages
 from reges_index.training.vector_cache import VectorCache
 
 logger = logging.getLogger(__name__)
@@ -46,14 +47,13 @@ def fit_topic(sets: Sequence[TrainingData], cache: VectorCache) -> TopicChange:
     rows: list[np.ndarray] = []
     labels: list[bool] = []
     for data in sets:
-        old = [turn for turn in data.turns if _said(turn) > 1][:_MOST]
+        old = [turn for turn in data.turns if user_messages(turn) > 1][:_MOST]
         new = list(_changed(data, len(old)))
         likeness = cache.get("text", [item.text() for item in data.items.values()])
         texts = [dialogue_texts(turn.chat) for turn in (*old, *new)]
         vectors = cache.get("query", [text for pair in texts for text in pair])
         for dialogue, last in zip(vectors[::2], vectors[1::2], strict=True):
-            like = [likeness @ vector for vector in (dialogue, last)]
-            rows.append(topic_features(dialogue, last, *(values - values.mean() for values in like)))
+            rows.append(topic_features(dialogue, last, likeness @ dialogue, likeness @ last))
         labels += [False] * len(old) + [True] * len(new)
     if len(set(labels)) < 2:
         logger.warning("no turn follows another of its dialogue, so a change of topic cannot be learnt")
@@ -64,10 +64,6 @@ def fit_topic(sets: Sequence[TrainingData], cache: VectorCache) -> TopicChange:
     intercept = model.intercept_[0] - weights @ scaler.mean_
     logger.info("change of topic: %d turns that go on, %d that do not", labels.count(False), sum(labels))
     return TopicChange(np.array([*weights, intercept], dtype=np.float32))
-
-
-def _said(turn: Turn) -> int:
-    return sum(message.role == "user" for message in turn.messages)
 
 
 def _changed(data: TrainingData, count: int) -> list[Turn]:
@@ -93,9 +89,7 @@ def _answered(turn: Turn, data: TrainingData) -> tuple[Message, ...]:
     target = next((data.items[i] for i in turn.targets if i in data.items), None)
     if len(messages) == 1 and target is not None:
         messages.append(Message(role="assistant", content=f"How about {target.title}?"))
-    while messages and messages[-1].role == "user":
-        messages.pop()
-    return tuple(messages)
+    return up_to_an_answer(messages)
 
 
 def _wishes(data: TrainingData, rng: random.Random) -> list[Callable[[], str]]:

@@ -30,12 +30,12 @@ def ids(nodes):
 
 
 def test_it_returns_nodes_with_probabilities(catalog, fusion):
-    nodes = FusionRetriever(catalog, fusion, similarity_top_k=50).retrieve(ask("a scary horror film"))
-    assert ids(nodes)[0] in ("f4", "f5")  # two films of one title and kind
+    nodes = FusionRetriever(catalog, fusion, similarity_top_k=50).retrieve(ask("horror, a family in a house"))
+    assert ids(nodes)[0] == "f4"
     assert sorted(ids(nodes)) == [item.id for item in FILMS]
     assert sum(node.score for node in nodes) == pytest.approx(1, abs=1e-6)
     assert [node.score for node in nodes] == sorted((node.score for node in nodes), reverse=True)
-    assert Item.from_node(nodes[0].node) in (FILMS[3], FILMS[4])
+    assert Item.from_node(nodes[0].node) == FILMS[3]
     assert len(FusionRetriever(catalog, fusion, similarity_top_k=2).retrieve(ask("horror"))) == 2
 
 
@@ -246,7 +246,7 @@ def test_threads_and_async_agree_with_one_call(catalog, fusion):
 def test_it_goes_into_a_stock_query_engine(catalog, fusion):
     retriever = FusionRetriever(catalog, fusion, similarity_top_k=3)
     engine = RetrieverQueryEngine(retriever, ReGeSSynthesizer())
-    assert ids(engine.query("a scary horror film").source_nodes)[0] in ("f4", "f5")
+    assert ids(engine.query("horror, a family in a house").source_nodes)[0] == "f4"
 
 
 def test_an_empty_catalog_gives_nothing(fusion):

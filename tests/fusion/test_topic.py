@@ -40,8 +40,7 @@ def test_a_wish_is_told_from_talk_and_the_model_keeps_it(data, tmp_path):
     def share(last):
         said = chat("I loved Harbour Lights (1994)", "Good one!", last)
         pair = QueryVectors(*embed(dialogue_texts(said)))
-        like = [vectors @ own for own in (pair.dialogue, pair.last)]
-        return topic.share(pair.dialogue, pair.last, *(own - own.mean() for own in like))
+        return topic.share(pair.dialogue, pair.last, vectors @ pair.dialogue, vectors @ pair.last)
 
     assert share("A comedy that makes me laugh please") > 0.5
     assert share("Good one! More?") == 0
