@@ -60,7 +60,8 @@ def fit_topic(sets: Sequence[TrainingData], cache: VectorCache) -> TopicChange:
         return SAME_TOPIC
     scaler = StandardScaler().fit(rows)
     model = LogisticRegression(C=_C, max_iter=500).fit(scaler.transform(rows), labels)
-    weights = model.coef_[0] / scaler.scale_
+    # A dead dimension of an encoder varies by 1e-33 and would get a weight of 1e31.
+    weights = np.where(scaler.scale_ > 1e-6, model.coef_[0] / scaler.scale_, 0.0)
     intercept = model.intercept_[0] - weights @ scaler.mean_
     logger.info("change of topic: %d turns that go on, %d that do not", labels.count(False), sum(labels))
     return TopicChange(np.array([*weights, intercept], dtype=np.float32))
